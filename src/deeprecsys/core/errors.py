@@ -1,0 +1,37 @@
+"""Errors that a user can cause, and the words they are told in."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input from outside: one clear line that names the field, what was expected and what came."""
+
+
+class TargetUnreachableError(RuntimeError):
+    """No operating point meets the target; the message carries the best latency that was possible."""
+
+
+class NodeError(RuntimeError):
+    """The node cannot go on: a worker could not start, or kept dying."""
+
+
+def unknown(kind: str, name: str, valid: Iterable[str]) -> InputError:
+    """An unknown name of some kind: the error names the nearest valid one, then all of them."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return InputError(f"unknown {kind} {name!r}: {hint}valid: {', '.join(names)}")
+
+
+def positive(field: str, value: float) -> float:
+    """`value`, if it is a finite number above 0.
+
+    Raises:
+        InputError: otherwise.
+    """
+    if not 0 < value < float("inf"):
+        raise InputError(f"{field}: expected a number above 0, got {value}")
+    return value

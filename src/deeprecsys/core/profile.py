@@ -1,0 +1,159 @@
+"""The latency profile: measured batch times s(b), with their spread and with contention."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from deeprecsys.core.errors import InputError, unknown
+
+FORMAT = "deeprecsys-profile/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Times of batches of `batch` items while `busy` workers (itself included) were busy.
+
+    `seconds` are equally spaced quantiles from the least to the greatest: one value is a constant,
+    three are least, median and greatest.
+    """
+
+    busy: int
+    batch: int
+    seconds: tuple[float, ...]
+
+    @property
+    def mean_s(self) -> float:
+        """Mean of the distribution that the quantiles span (trapezoid rule)."""
+        s = self.seconds
+        return s[0] if len(s) == 1 else float(np.trapezoid(s, dx=1.0 / (len(s) - 1)))
+
+    @property
+    def median_s(self) -> float:
+        return float(np.interp(0.5, np.linspace(0, 1, len(self.seconds)), self.seconds))
+
+
+@dataclass(frozen=True)
+class LatencyProfile:
+    """s(b) of one model on one engine, precision and thread count, and where it was measured.
+
+    The file is JSON; a hand-written one needs only `model` and `points`
+    (docs/profile-format.md): `{"model": "x", "points": [{"batch": 1, "seconds": [0.001]}]}`.
+    """
+
+    model: str
+    points: tuple[Point, ...]
+    engine: str = "unknown"
+    precision: str = "fp32"
+    threads: int = 1
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.points:
+            raise InputError("profile points: expected at least one, got none")
+        seen: dict[int, int] = {}
+        for p in self.points:
+            where = f"profile point (busy {p.busy}, batch {p.batch})"
+            if p.batch < 1 or p.busy < 1:
+                raise InputError(f"{where}: expected batch and busy of at least 1")
+            if p.batch <= seen.get(p.busy, 0):
+                raise InputError(
+                    f"{where}: expected batch sizes in rising order, got {p.batch} after {seen[p.busy]}"
+                )
+            seen[p.busy] = p.batch
+            if not p.seconds:
+                raise InputError(f"{where} seconds: expected at least one time, got none")
+            if any(not 0 < s < float("inf") for s in p.seconds):
+                raise InputError(f"{where} seconds: expected times above 0, got {min(p.seconds)}")
+            if list(p.seconds) != sorted(p.seconds):
+                raise InputError(f"{where} seconds: expected rising quantiles, got {list(p.seconds)}")
+
+    @property
+    def busy_levels(self) -> list[int]:
+        """The numbers of busy workers that were measured, rising."""
+        return sorted({p.busy for p in self.points})
+
+    def curve(self, busy: int) -> list[Point]:
+        """The points measured at the level nearest to `busy`, by rising batch size."""
+        level = min(self.busy_levels, key=lambda k: (abs(k - busy), k))
+        return [p for p in self.points if p.busy == level]
+
+    def seconds(self, batch: int, busy: int = 1, u: float | None = None) -> float:
+        """s(b): linear in b between measured sizes, and along the last segment beyond them.
+
+        Args:
+            batch: items.
+            busy: busy workers, this one included; the nearest measured level is used.
+            u: a number in [0, 1) picks that quantile of the spread; None takes the mean.
+        """
+        points = self.curve(busy)
+
+        def at(p: Point) -> float:
+            if u is None:
+                return p.mean_s
+            return float(np.interp(u, np.linspace(0, 1, len(p.seconds)), p.seconds))
+
+        if len(points) == 1:
+            return at(points[0])
+        sizes = [p.batch for p in points]
+        hi = min(max(bisect_left(sizes, batch), 1), len(points) - 1)
+        a, b = points[hi - 1], points[hi]
+        slope = (at(b) - at(a)) / (b.batch - a.batch)
+        # Below the smallest measured batch the first segment goes on, but never to nothing.
+        return max(at(a) + slope * (batch - a.batch), min(at(p) for p in points) * 0.1)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "engine": self.engine,
+            "precision": self.precision,
+            "threads": self.threads,
+            "machine": dict(self.machine),
+            "detail": dict(self.detail),
+            "points": [{"busy": p.busy, "batch": p.batch, "seconds": list(p.seconds)} for p in self.points],
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> LatencyProfile:
+        """The profile that a JSON document describes.
+
+        Raises:
+            InputError: an unknown or missing key, or a value that cannot be; names the key.
+        """
+        if not isinstance(data, dict):
+            raise InputError(f"profile: expected a JSON object, got {type(data).__name__}")
+        known = {"format", "model", "engine", "precision", "threads", "machine", "detail", "points"}
+        for key in data:
+            if key not in known:
+                raise unknown("profile key", str(key), known)
+        if data.get("format", FORMAT) != FORMAT:
+            raise InputError(f"profile format: expected {FORMAT!r}, got {data['format']!r}")
+        for key, kind in (("model", str), ("points", list)):
+            if not isinstance(data.get(key), kind):
+                raise InputError(f"profile {key}: expected a {kind.__name__}, got {data.get(key)!r}")
+        points = tuple(_point(i, p) for i, p in enumerate(data["points"]))
+        optional = {k: data[k] for k in ("engine", "precision", "threads", "machine", "detail") if k in data}
+        return cls(model=data["model"], points=points, **optional)
+
+
+def _point(index: int, data: Any) -> Point:
+    where = f"profile points[{index}]"
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: expected an object, got {data!r}")
+    for key in data:
+        if key not in ("busy", "batch", "seconds"):
+            raise unknown(f"key of {where}", str(key), ("busy", "batch", "seconds"))
+    busy, batch, seconds = data.get("busy", 1), data.get("batch"), data.get("seconds")
+    for key, value in (("busy", busy), ("batch", batch)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise InputError(f"{where} {key}: expected a whole number, got {value!r}")
+    values = seconds if isinstance(seconds, list) else [seconds]
+    if any(not isinstance(s, int | float) or isinstance(s, bool) for s in values):
+        raise InputError(f"{where} seconds: expected a number or a list of numbers, got {seconds!r}")
+    return Point(busy, batch, tuple(float(s) for s in values))

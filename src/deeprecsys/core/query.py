@@ -1,0 +1,61 @@
+"""The nouns of scheduling: query, slice, batch. docs/glossary.md has the words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Query(NamedTuple):
+    """One user's request to rank `size` candidate items."""
+
+    id: int
+    size: int
+    arrival_s: float
+    """The *intended* arrival, in seconds on the driver's clock; latency counts from here."""
+    features: int = 0
+    """A handle that the driver turns into feature rows; the core never looks at it."""
+
+
+class Slice(NamedTuple):
+    """Items `start` (included) to `stop` (excluded) of one query."""
+
+    query: Query
+    start: int
+    stop: int
+
+    @property
+    def items(self) -> int:
+        return self.stop - self.start
+
+
+class Batch(NamedTuple):
+    """What one worker of one device executes at once."""
+
+    id: int
+    device: str
+    worker: int
+    slices: tuple[Slice, ...]
+
+    @property
+    def items(self) -> int:
+        return sum(s.items for s in self.slices)
+
+
+def cut(query: Query, batch_size: int) -> list[Slice]:
+    """The query as the fewest slices of at most `batch_size` items, their lengths as equal as can be.
+
+    Equal lengths and not full batches with a remainder: the number of slices is the same, and the
+    longest one, which decides when an idle node completes the query, is never longer
+    (docs/design/0002-equal-slices.md).
+    """
+    n = query.size
+    if n <= batch_size:
+        return [Slice(query, 0, n)]
+    parts = -(-n // batch_size)
+    base, longer = divmod(n, parts)
+    slices, start = [], 0
+    for i in range(parts):
+        stop = start + base + (i < longer)
+        slices.append(Slice(query, start, stop))
+        start = stop
+    return slices

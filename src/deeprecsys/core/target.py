@@ -1,0 +1,42 @@
+"""The target (SLA), and the one definition of a percentile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprecsys.core.errors import InputError, positive
+
+LEVELS = {"low": 0.5, "medium": 1.0, "high": 1.5}
+"""The paper's three target levels, as factors of a model's medium target (FACTS §2)."""
+
+
+def percentile(values: NDArray[Any], quantile: float) -> float:
+    """The smallest of `values` such that at least `quantile` of them are no greater; nan when empty.
+
+    An observed value, never an interpolated one: `p95 <= t` says exactly that 95 % were within t.
+    """
+    if not len(values):
+        return float("nan")
+    return float(np.quantile(values, quantile, method="inverted_cdf"))
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """At least `quantile` of all offered queries are answered within `latency_s` seconds."""
+
+    latency_s: float
+    quantile: float = 0.95
+
+    def __post_init__(self) -> None:
+        positive("target latency", self.latency_s)
+        if not 0 < self.quantile < 1:
+            raise InputError(f"quantile: expected a number between 0 and 1, got {self.quantile}")
+
+    @property
+    def miss_rate(self) -> float:
+        """The share of queries that may be late."""
+        return 1.0 - self.quantile
