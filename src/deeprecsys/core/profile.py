@@ -149,11 +149,16 @@ def _point(index: int, data: Any) -> Point:
     for key in data:
         if key not in ("busy", "batch", "seconds"):
             raise unknown(f"key of {where}", str(key), ("busy", "batch", "seconds"))
-    busy, batch, seconds = data.get("busy", 1), data.get("batch"), data.get("seconds")
-    for key, value in (("busy", busy), ("batch", batch)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise InputError(f"{where} {key}: expected a whole number, got {value!r}")
+    busy = _whole(f"{where} busy", data.get("busy", 1))
+    batch = _whole(f"{where} batch", data.get("batch"))
+    seconds = data.get("seconds")
     values = seconds if isinstance(seconds, list) else [seconds]
     if any(not isinstance(s, int | float) or isinstance(s, bool) for s in values):
         raise InputError(f"{where} seconds: expected a number or a list of numbers, got {seconds!r}")
     return Point(busy, batch, tuple(float(s) for s in values))
+
+
+def _whole(field: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InputError(f"{field}: expected a whole number, got {value!r}")
+    return value
