@@ -81,8 +81,9 @@ Command = Start | Complete | Fail | Shed
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much may wait in one device's line before queries are shed."""
+    """How much may be open, and wait in one device's line, before queries are shed."""
 
+    queries: int = 1_000_000
     items: int = 1_000_000
     bytes: int = 1 << 32
     bytes_per_item: int = 0
@@ -161,6 +162,8 @@ class Dispatcher:
         place, batch_size = self.policy.place(query, self, now_s)
         device = self._devices[place]
         limits = self.limits
+        if len(self._open) >= limits.queries:
+            return self._refuse(query, f"{limits.queries} queries are open")
         waiting = device.waiting_items + query.size
         # A query that finds a worker idle and nothing in line never waits, however large it is.
         if device.line or not device.idle:

@@ -1,0 +1,38 @@
+# The same verbs by hand and in CI.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: install demo test lint type check bench docs clean
+.DEFAULT_GOAL := test
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: install ## the main job: tune dlrm-rmc1 for p95 <= 100 ms on this machine
+	$(BIN)/deeprecsys tune dlrm-rmc1 --sla-ms 100 --rows-scale 0.5
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+type: install
+	$(BIN)/mypy
+
+test: install lint type
+	$(BIN)/pytest
+
+check: test
+
+bench: install ## every benchmark, one after the other; hours on two cores
+	for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info

@@ -1,0 +1,42 @@
+"""Engines: what scores a batch on a device. The registry names them; each is imported when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from deeprecsys.core.errors import InputError, unknown
+from deeprecsys.engine.protocol import Assembly, Engine, SliceView
+
+__all__ = ["ENGINES", "Assembly", "Engine", "SliceView", "build", "factory"]
+
+ENGINES = {
+    "eager": "deeprecsys.engine.eager:EagerEngine",
+    "null": "deeprecsys.engine.null:NullEngine",
+    "wait": "deeprecsys.engine.null:WaitEngine",
+}
+"""Engine name -> `module:attribute` of its factory, a callable from an `Assembly` (and its arguments)."""
+
+
+def factory(name: str) -> Callable[..., Engine]:
+    """The factory of a named engine, or of one of the user's own given as `module:attribute`.
+
+    Raises:
+        InputError: no such engine, module or attribute.
+    """
+    head = name.split(":", 1)[0]
+    if head not in ENGINES and ":" not in name:
+        raise unknown("engine", name, ENGINES)
+    module, attribute = ENGINES.get(head, name).split(":", 1)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as e:
+        raise InputError(f"engine {name!r}: expected an importable module:attribute, got: {e}") from e
+    return found  # type: ignore[no-any-return]
+
+
+def build(name: str, assembly: Assembly) -> Engine:
+    """The engine `NAME` or `NAME:args` over an assembly; args are handed to the factory as text."""
+    make = factory(name)
+    head, _, args = name.partition(":")
+    return make(assembly, args) if head in ENGINES and args else make(assembly)

@@ -1,0 +1,60 @@
+"""What every engine is given, and what it must do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
+
+from deeprecsys.zoo.model import Model
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """All that an engine is built from. The arrays lie in shared memory and are only read.
+
+    Attributes:
+        model: configuration, schema and dense stage.
+        tables: [rows, dim] float32 by table name.
+        inputs: by input name, the rows that slices point into: float32 [rows, width] of a dense
+            input, int32 [rows, lookups] of a sparse one.
+        seed: of the dense stage's weights.
+        threads: compute threads that the engine may use.
+        precision: "fp32", "bf16" or "int8".
+    """
+
+    model: Model
+    tables: Mapping[str, NDArray[Any]]
+    inputs: Mapping[str, NDArray[Any]]
+    seed: int = 0
+    threads: int = 1
+    precision: str = "fp32"
+
+
+class SliceView(NamedTuple):
+    """One slice of a batch, in terms of the assembly's input rows.
+
+    A per-item input's rows are `first[input] + start` to `first[input] + stop`; a per-query input's is
+    the one row `first[input]`.
+    """
+
+    first: Mapping[str, int]
+    start: int
+    stop: int
+    out: NDArray[Any]
+    """Where the scores go: float32 [stop - start, outputs]."""
+
+
+class Engine(Protocol):
+    """Scores batches, one call at a time. Pure: the same slices give the same scores, in any batch."""
+
+    def score(self, slices: Sequence[SliceView]) -> None:
+        """Write each slice's scores to its `out`.
+
+        Raises:
+            Exception: an input cannot be scored (an id outside its table, say). The caller scores the
+                slices one by one then, so that only the offending query fails.
+        """
+        ...

@@ -1,0 +1,62 @@
+"""Closed loop: batch after batch on a fixed number of workers, to measure s(b) through the node's own path."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprecsys.core.errors import NodeError
+from deeprecsys.node.mailbox import Part
+from deeprecsys.node.pool import Down, Replied, WorkerPool
+from deeprecsys.node.trial import no_collection
+
+PATIENCE_S = 60.0
+
+
+def measure_batches(pool: WorkerPool, batch: int, busy: int, repeats: int, seed: int) -> NDArray[np.float64]:
+    """Times of at least `repeats` batches of `batch` items, with exactly `busy` workers kept busy.
+
+    The time is the dispatcher's: from posting the batch to hearing of its end, so that it holds the
+    wake-up and the hop, which a schedule pays for too. The first batch of each worker is left out.
+
+    Raises:
+        NodeError: a worker died, or a batch failed.
+    """
+    rng = np.random.default_rng((seed, batch, busy))
+    handles = rng.integers(0, 1 << 63, repeats + 2 * busy, dtype=np.uint64).tolist()
+    times: list[float] = []
+    posted: dict[int, float] = {}
+    fresh = set(range(busy))
+    clock = time.monotonic
+
+    def post(worker: int) -> None:
+        posted[worker] = clock()
+        pool.post(worker, (Part(worker, handles.pop(), 0, batch),))
+
+    with no_collection():
+        for worker in range(busy):
+            post(worker)
+        deadline = clock() + PATIENCE_S
+        while posted:
+            pool.wait(1.0)
+            for news in pool.poll():
+                now = clock()
+                if isinstance(news, Down):
+                    raise NodeError(f"worker {news.worker} died while batches of {batch} were measured: {news.why}")
+                if not isinstance(news, Replied):
+                    continue
+                if news.reply.errors:
+                    raise NodeError(f"a batch of {batch} failed: {news.reply.errors[0][1]}")
+                started = posted.pop(news.worker)
+                if news.worker in fresh:
+                    fresh.discard(news.worker)
+                else:
+                    times.append(now - started)
+                if handles and len(times) < repeats:
+                    post(news.worker)
+                    deadline = now + PATIENCE_S
+            if clock() > deadline:
+                raise NodeError(f"a batch of {batch} took longer than {PATIENCE_S:.0f} s")
+    return np.asarray(times)

@@ -1,0 +1,124 @@
+"""How a batch crosses to a worker and its result comes back: one mailbox per worker in shared memory.
+
+A worker runs one batch at a time, so a mailbox holds one request and one reply. All fields are 64-bit
+words; whoever writes fills the box first and rings the bell (an eventfd) afterwards, and the system
+call orders the two for the reader.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MAX_SLICES = 256
+MAX_ERROR_BYTES = 480
+
+# Word offsets within one mailbox.
+_SEQ, _COUNT = 0, 1  # request: sequence number (0 = stop), number of slices
+_DONE, _STARTED, _ENDED, _ERRORS = 8, 9, 10, 11  # reply: sequence done, worker's clock in ns, error count
+STATE, PID = 12, 13  # worker: 0 starting, 1 ready, 2 could not start
+_SLICES = 16
+_SLICE_WORDS = 4  # score slot, features handle, first item, last item + 1
+_TEXT = _SLICES + MAX_SLICES * _SLICE_WORDS
+_TEXT_WORDS = 64
+_ERROR_AT = _TEXT + _TEXT_WORDS
+WORDS = _ERROR_AT + MAX_SLICES
+"""64-bit words of one mailbox."""
+
+STARTING, READY, REFUSED = 0, 1, 2
+
+
+class Part(NamedTuple):
+    """One slice, as a worker sees it."""
+
+    slot: int
+    features: int
+    start: int
+    stop: int
+
+
+class Reply(NamedTuple):
+    """What came back: the batch's sequence number, the worker's own clock, the slices that failed."""
+
+    seq: int
+    started_ns: int
+    ended_ns: int
+    errors: tuple[tuple[int, str], ...]
+
+
+class Mailbox:
+    """One worker's mailbox over `words`, a writable view of at least `WORDS` 64-bit words."""
+
+    __slots__ = ("_words",)
+
+    def __init__(self, words: memoryview) -> None:
+        self._words = words
+
+    def clear(self) -> None:
+        """Forget whatever a former worker left."""
+        self._words[: _SLICES] = memoryview(bytes(8 * _SLICES)).cast("q")
+
+    # The node's side.
+    def post(self, seq: int, parts: list[Part] | tuple[Part, ...]) -> None:
+        """Write a request. Handles are unsigned 64-bit, words are signed: the bits are kept."""
+        w = self._words
+        at = _SLICES
+        for slot, features, start, stop in parts:
+            w[at] = slot
+            w[at + 1] = features if features < 1 << 63 else features - (1 << 64)
+            w[at + 2] = start
+            w[at + 3] = stop
+            at += _SLICE_WORDS
+        w[_COUNT] = len(parts)
+        w[_SEQ] = seq
+
+    @property
+    def done(self) -> int:
+        """Sequence number of the last request that was replied to."""
+        return self._words[_DONE]
+
+    def reply(self) -> Reply:
+        w = self._words
+        errors: tuple[tuple[int, str], ...] = ()
+        if count := w[_ERRORS]:
+            text = bytes(w[_TEXT : _TEXT + _TEXT_WORDS]).split(b"\0", 1)[0].decode("utf-8", "replace")
+            errors = tuple((w[_ERROR_AT + i], text) for i in range(count))
+        return Reply(w[_DONE], w[_STARTED], w[_ENDED], errors)
+
+    # The worker's side.
+    def request(self) -> tuple[int, list[Part]]:
+        w = self._words
+        ends = _SLICES + w[_COUNT] * _SLICE_WORDS
+        mask = (1 << 64) - 1
+        parts = [Part(w[i], w[i + 1] & mask, w[i + 2], w[i + 3]) for i in range(_SLICES, ends, _SLICE_WORDS)]
+        return w[_SEQ], parts
+
+    def answer(self, seq: int, started_ns: int, ended_ns: int, errors: list[tuple[int, str]]) -> None:
+        """Write a reply; of several errors' texts the first is kept."""
+        w = self._words
+        for i, (index, _) in enumerate(errors):
+            w[_ERROR_AT + i] = index
+        if errors:
+            self.say(errors[0][1])
+        w[_ERRORS] = len(errors)
+        w[_STARTED] = started_ns
+        w[_ENDED] = ended_ns
+        w[_DONE] = seq
+
+    def say(self, text: str) -> None:
+        """Leave a text for the node."""
+        raw = text.encode()[:MAX_ERROR_BYTES].ljust(8 * _TEXT_WORDS, b"\0")
+        self._words[_TEXT : _TEXT + _TEXT_WORDS] = memoryview(raw).cast("q")
+
+    @property
+    def text(self) -> str:
+        """The text that the worker left."""
+        raw = bytes(self._words[_TEXT : _TEXT + _TEXT_WORDS])
+        return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+    @property
+    def state(self) -> int:
+        return self._words[STATE]
+
+    @state.setter
+    def state(self, value: int) -> None:
+        self._words[STATE] = value

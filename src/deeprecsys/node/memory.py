@@ -1,0 +1,153 @@
+"""What lies in a node's shared memory: tables, feature pool, scores, mailboxes. Each exists once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprecsys.core.errors import InputError
+from deeprecsys.node.mailbox import WORDS
+from deeprecsys.node.segment import Segment, round_up
+from deeprecsys.workload.features import FeatureLayout
+from deeprecsys.zoo import model
+from deeprecsys.zoo.schema import Schema
+from deeprecsys.zoo.tables import fill
+
+_ALIGN = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What fixes the layout of a node's memory; every process of the node derives the same from it.
+
+    Attributes:
+        model: a model of the zoo; rows_scale: its tables' rows, as a factor.
+        seed: of tables, weights and features.
+        workers: how many mailboxes.
+        max_query: the most items that one query may have.
+        max_open: the most queries that can be open at once, each with a slot for its scores.
+        locality: feature locality, `uniform` or `zipf:S`.
+        llc_bytes: last-level cache; the pool touches at least eight times as much.
+        pool_bytes: the most that the feature pool may take.
+    """
+
+    model: str
+    rows_scale: float = 1.0
+    seed: int = 0
+    workers: int = 1
+    max_query: int = 1024
+    max_open: int = 16384
+    locality: str = "zipf:0.9"
+    llc_bytes: int = 32 << 20
+    pool_bytes: int = 512 << 20
+
+    def schema(self) -> Schema:
+        return model(self.model).scaled(self.rows_scale).schema
+
+    def features(self) -> FeatureLayout:
+        return FeatureLayout.plan(
+            self.schema(), self.max_query, self.llc_bytes, self.pool_bytes, self.locality
+        )
+
+    def table_offsets(self) -> dict[str, int]:
+        """Byte offset of each table in the table segment, and the whole's size under the name ""."""
+        offsets, at = {}, 0
+        for table in self.schema().tables:
+            offsets[table.name] = at
+            at = round_up(at + table.bytes, _ALIGN)
+        return {**offsets, "": at}
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each segment."""
+        return {
+            "tables": self.table_offsets()[""],
+            "features": self.features().size,
+            "scores": self.max_open * self.max_query * self.schema().outputs * 4,
+            "mail": self.workers * WORDS * 8,
+        }
+
+
+class NodeMemory:
+    """The segments of a node, mapped into this process, and the arrays in them."""
+
+    def __init__(self, plan: Plan, segments: Mapping[str, Segment]) -> None:
+        self.plan = plan
+        self.segments = segments
+        schema, layout = plan.schema(), plan.features()
+        offsets = plan.table_offsets()
+        self.tables: dict[str, NDArray[Any]] = {
+            t.name: segments["tables"].array(np.float32, (t.rows, t.dim), offsets[t.name])
+            for t in schema.tables
+        }
+        self.inputs: dict[str, NDArray[Any]] = layout.views(segments["features"].memory)
+        self.scores: NDArray[Any] = segments["scores"].array(
+            np.float32, (plan.max_open, plan.max_query, schema.outputs)
+        )
+        self.rows_at: Callable[[int], dict[str, int]] = layout.rows_at
+        self._mail = segments["mail"].words()
+
+    @classmethod
+    def create(cls, plan: Plan, progress: Callable[[str, float], None] | None = None) -> NodeMemory:
+        """New memory, tables and features filled from the plan's seed.
+
+        Raises:
+            InputError: it would not fit in what the machine has free.
+        """
+        need, free = sum(plan.sizes().values()), available_bytes()
+        if need > 0.9 * free:
+            raise InputError(
+                f"tables of {plan.model}: {need / 2**30:.1f} GiB do not fit in the {free / 2**30:.1f} GiB free: "
+                f"expected a smaller --rows-scale, got {plan.rows_scale:g}"
+            )
+        segments: dict[str, Segment] = {}
+        try:
+            for name, size in plan.sizes().items():
+                segments[name] = Segment.create(name, size)
+            memory = cls(plan, segments)
+            memory._fill(progress or (lambda _what, _share: None))
+        except BaseException:
+            for segment in segments.values():
+                segment.close()
+            raise
+        return memory
+
+    @classmethod
+    def attach(cls, plan: Plan, fds: Mapping[str, int]) -> NodeMemory:
+        """A worker's maps of a node's memory: tables and features read-only."""
+        writable = {"scores", "mail"}
+        return cls(plan, {n: Segment(fds[n], size, n in writable) for n, size in plan.sizes().items()})
+
+    def _fill(self, progress: Callable[[str, float], None]) -> None:
+        total = sum(t.nbytes for t in self.tables.values()) + self.segments["features"].size
+        done = 0
+        for i, (name, table) in enumerate(self.tables.items()):
+            fill(table, seed=(self.plan.seed << 16) + i)
+            done += table.nbytes
+            progress(f"filling table {name}", done / total)
+        self.plan.features().fill(self.segments["features"].memory, self.plan.seed)
+        progress("filling features", 1.0)
+        for name in ("tables", "features"):
+            self.segments[name].collapse()
+
+    def mailbox(self, worker: int) -> memoryview:
+        return self._mail[worker * WORDS : (worker + 1) * WORDS]
+
+    @property
+    def fds(self) -> dict[str, int]:
+        return {name: s.fd for name, s in self.segments.items()}
+
+    def close(self) -> None:
+        """Drop the segments. The arrays must not be used afterwards."""
+        self.tables, self.inputs = {}, {}
+        for segment in self.segments.values():
+            segment.close()
+
+
+def available_bytes() -> int:
+    """Memory that can be had without swapping."""
+    with open("/proc/meminfo") as f:
+        return next(1024 * int(line.split()[1]) for line in f if line.startswith("MemAvailable:"))

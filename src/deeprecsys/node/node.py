@@ -1,0 +1,201 @@
+"""A node: shared memory, workers and the trials that run on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprecsys.core.dispatcher import Dispatcher, Limits
+from deeprecsys.core.errors import InputError
+from deeprecsys.core.policy import CPU, Policy
+from deeprecsys.core.runlog import RunLog, warmup_s
+from deeprecsys.core.target import Target
+from deeprecsys.node.closed_loop import measure_batches
+from deeprecsys.node.cores import (
+    interleave_memory,
+    numa_nodes,
+    pss_bytes,
+    realtime,
+    realtime_permitted,
+    usable_cores,
+)
+from deeprecsys.node.memory import NodeMemory, Plan
+from deeprecsys.node.pool import WorkerPool
+from deeprecsys.node.trial import Hooks, LiveTrial, Recording
+from deeprecsys.workload.stream import Stream
+from deeprecsys.zoo.schema import Per
+
+DEFAULT_LLC = 32 << 20
+ABANDON_TARGETS = 20
+"""A trial is given up when a query has been open for this many targets: it cannot pass any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """A node, before it is built.
+
+    Attributes:
+        model: of the zoo; rows_scale: factor on its tables' rows.
+        engine, precision, threads: what scores, and with how many threads per worker.
+        workers: worker processes; None takes one per usable core and thread count, less one where the
+            dispatcher may not run under SCHED_FIFO.
+        seed: of tables, weights and features.
+        max_query: the most items of one query.
+        locality: of feature ids.
+    """
+
+    model: str
+    rows_scale: float = 1.0
+    engine: str = "eager"
+    precision: str = "fp32"
+    threads: int = 1
+    workers: int | None = None
+    seed: int = 0
+    max_query: int = 1000
+    locality: str = "zipf:0.9"
+    limits: Limits | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise InputError(f"threads: expected at least 1, got {self.threads}")
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"workers: expected at least 1, got {self.workers}")
+
+
+class Node:
+    """Worker processes over shared tables. A context manager: on leaving, nothing stays behind.
+
+    Raises:
+        InputError: the tables do not fit in memory.
+        NodeError: a worker could not start.
+    """
+
+    def __init__(
+        self, config: NodeConfig, progress: Callable[[str, float], None] | None = None
+    ) -> None:
+        self.config = config
+        cores = usable_cores()
+        self.realtime = realtime_permitted()
+        default = max(1, len(cores) // config.threads - (0 if self.realtime else 1))
+        count = config.workers or default
+        self.pinning = [
+            [cores[(i * config.threads + t) % len(cores)] for t in range(config.threads)] for i in range(count)
+        ]
+        plan = Plan(
+            model=config.model,
+            rows_scale=config.rows_scale,
+            seed=config.seed,
+            workers=count,
+            max_query=config.max_query,
+            locality=config.locality,
+            llc_bytes=last_level_cache(),
+        )
+        interleave_memory(numa_nodes())
+        self.memory = NodeMemory.create(plan, progress)
+        try:
+            self.pool = WorkerPool(self.memory, self.pinning, config.engine, config.precision, config.threads)
+            self.pool.start(progress)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers and give the memory back."""
+        if pool := getattr(self, "pool", None):
+            pool.close()
+        self.memory.close()
+
+    @property
+    def workers(self) -> int:
+        return len(self.pool)
+
+    def run(
+        self,
+        policy: Policy,
+        stream: Stream,
+        rate_qps: float,
+        target: Target | None = None,
+        hooks: Hooks | None = None,
+        recording: Recording | None = None,
+    ) -> RunLog:
+        """One live trial.
+
+        Args:
+            policy: how queries become batches.
+            stream: the queries; none larger than the node's `max_query`.
+            rate_qps: the rate that the stream offers, for the record.
+            target: sets the warm-up, and after what wait the trial is given up.
+        """
+        if len(stream.size) and (largest := int(stream.size.max())) > self.config.max_query:
+            raise InputError(f"size: expected queries of at most {self.config.max_query} items, got {largest}")
+        plan = self.memory.plan
+        schema = plan.schema()
+        limits = self.config.limits or Limits(
+            queries=plan.max_open - self.workers, bytes_per_item=schema.feature_bytes(Per.ITEM)
+        )
+        dispatcher = Dispatcher(policy, {CPU: self.workers}, limits)
+        trial = LiveTrial(
+            self.pool,
+            dispatcher,
+            stream,
+            self.memory.scores,
+            abandon_after_s=ABANDON_TARGETS * target.latency_s if target else None,
+            hooks=hooks,
+            recording=recording,
+        )
+        span = float(stream.arrival_s[-1]) if len(stream.arrival_s) else 0.0
+        with realtime():
+            return trial.run(rate_qps, warmup_s(span, target))
+
+    def measure(self, batch: int, busy: int, repeats: int) -> NDArray[np.float64]:
+        """Seconds from dispatch to completion of batches of `batch` items while `busy` workers are busy."""
+        with realtime():
+            return measure_batches(self.pool, batch, busy, repeats, self.config.seed)
+
+    def footprint(self) -> dict[str, float]:
+        """Bytes that the node takes in memory, and how its tables lie."""
+        import os
+
+        return {
+            "pss_bytes": pss_bytes([os.getpid(), *self.pool.pids]),
+            "table_bytes": self.memory.plan.schema().table_bytes,
+            "feature_bytes": self.memory.segments["features"].size,
+            "huge_page_fraction": self.memory.segments["tables"].huge_fraction(),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """The node for reports: engine, workers, cores, scheduling, memory."""
+        return {
+            "engine": self.config.engine,
+            "precision": self.config.precision,
+            "threads": self.config.threads,
+            "workers": self.workers,
+            "cores": self.pinning,
+            "dispatcher": "SCHED_FIFO" if self.realtime else "normal priority",
+            "rows_scale": self.config.rows_scale,
+            "locality": self.config.locality,
+            **self.footprint(),
+        }
+
+
+def last_level_cache(cpu: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+    """Bytes of the largest cache that a core sees; 32 MB where the system does not say."""
+    sizes = [DEFAULT_LLC] if not cpu.exists() else []
+    for size in cpu.glob("index*/size"):
+        text = size.read_text().strip()
+        sizes.append(int(text[:-1]) * {"K": 1 << 10, "M": 1 << 20}[text[-1]])
+    return max(sizes, default=DEFAULT_LLC)

@@ -1,0 +1,128 @@
+"""A worker process: waits at its bell, scores the batch in its mailbox, rings back.
+
+Started by node.pool as `python -m deeprecsys.node.worker SPEC`. It imports only what its engine needs;
+thread counts are in its environment before that.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from deeprecsys.engine import Assembly, Engine, SliceView, build
+from deeprecsys.node import mailbox
+from deeprecsys.node.cores import die_with_parent
+from deeprecsys.node.memory import NodeMemory, Plan
+from deeprecsys.zoo import model
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """Everything that a worker process is told; crosses as JSON."""
+
+    parent: int
+    index: int
+    cores: list[int]
+    bell: int
+    """eventfd that the node rings: a request is in the mailbox."""
+    done: int
+    """eventfd that the worker rings: a reply is in the mailbox."""
+    fds: dict[str, int]
+    plan: Plan
+    engine: str
+    precision: str
+    threads: int
+
+    def dump(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def load(cls, text: str) -> WorkerSpec:
+        data = json.loads(text)
+        return cls(**{**data, "plan": Plan(**data["plan"])})
+
+
+def main() -> None:
+    spec = WorkerSpec.load(sys.argv[1])
+    die_with_parent(spec.parent, signal.SIGKILL)
+    os.sched_setaffinity(0, spec.cores)
+    memory = NodeMemory.attach(spec.plan, spec.fds)
+    box = mailbox.Mailbox(memory.mailbox(spec.index))
+    try:
+        engine = _engine(spec, memory)
+    except Exception as e:
+        box.say(f"{type(e).__name__}: {e}")
+        box.state = mailbox.REFUSED
+        os.eventfd_write(spec.done, 1)
+        raise SystemExit(1) from e
+    gc.collect()
+    gc.freeze()
+    box.state = mailbox.READY
+    os.eventfd_write(spec.done, 1)
+    _serve(spec, box, engine, memory)
+
+
+def _engine(spec: WorkerSpec, memory: NodeMemory) -> Engine:
+    plan = spec.plan
+    assembly = Assembly(
+        model=model(plan.model).scaled(plan.rows_scale),
+        tables=memory.tables,
+        inputs=memory.inputs,
+        seed=plan.seed,
+        threads=spec.threads,
+        precision=spec.precision,
+    )
+    return build(spec.engine, assembly)
+
+
+def _serve(spec: WorkerSpec, box: mailbox.Mailbox, engine: Engine, memory: NodeMemory) -> None:
+    clock, wait, ring = time.monotonic_ns, os.eventfd_read, os.eventfd_write
+    view = slice_viewer(memory)
+    while True:
+        wait(spec.bell)
+        seq, parts = box.request()
+        if seq == 0:
+            return
+        started = clock()
+        slices = [view(p) for p in parts]
+        try:
+            engine.score(slices)
+            errors: list[tuple[int, str]] = []
+        except Exception:
+            errors = one_by_one(engine, slices)
+        box.answer(seq, started, clock(), errors)
+        ring(spec.done, 1)
+
+
+def slice_viewer(memory: NodeMemory) -> Callable[[mailbox.Part], SliceView]:
+    """A function from a part in a mailbox to the engine's view of it."""
+    scores, rows_at = memory.scores, memory.rows_at
+
+    def view(part: mailbox.Part) -> SliceView:
+        return SliceView(rows_at(part.features), part.start, part.stop, scores[part.slot, part.start : part.stop])
+
+    return view
+
+
+def one_by_one(engine: Engine, slices: Sequence[SliceView]) -> list[tuple[int, str]]:
+    """Score the slices of a failed batch alone; the index and the reason of each that fails."""
+    errors = []
+    for i, part in enumerate(slices):
+        try:
+            engine.score([part])
+        except Exception as e:
+            part.out[...] = np.nan
+            errors.append((i, f"{type(e).__name__}: {e}".splitlines()[0]))
+    return errors
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Engines that misbehave on demand; named to the node by import path."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+
+from deeprecsys.engine import Assembly, SliceView
+from deeprecsys.engine.eager import EagerEngine
+
+DEADLY_SIZE = 13
+
+
+class DeadlyEngine(EagerEngine):
+    """Eager, but a slice of exactly `DEADLY_SIZE` items kills the worker."""
+
+    def score(self, slices: Sequence[SliceView]) -> None:
+        if any(s.stop - s.start == DEADLY_SIZE for s in slices):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().score(slices)
+
+
+class RefusingEngine:
+    """Cannot be built."""
+
+    def __init__(self, assembly: Assembly) -> None:
+        raise RuntimeError("no such instruction")
+
+
+class CrashingEngine:
+    """Kills its process while it is built."""
+
+    def __init__(self, assembly: Assembly) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
