@@ -1,0 +1,140 @@
+"""A workload, and the stream of queries that it gives at a rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprecsys.core.errors import InputError, positive
+from deeprecsys.core.query import Query
+from deeprecsys.workload import arrivals as arrivals_
+from deeprecsys.workload import locality as locality_
+from deeprecsys.workload import sizes as sizes_
+from deeprecsys.workload.arrivals import Arrivals, Replay
+from deeprecsys.workload.seeds import Part, generator
+from deeprecsys.workload.sizes import Sizes
+from deeprecsys.workload.spec import whole
+from deeprecsys.workload.trace import read
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Queries in the order of their arrival.
+
+    Attributes:
+        rate_qps: the mean rate that was asked for, or that the trace was recorded at.
+        arrival_s: [n] float64, intended arrivals on the trial's clock, above 0, never decreasing.
+        size: [n] int32 items, at least 1.
+        features: [n] uint64, uniform handles into a feature pool.
+    """
+
+    rate_qps: float
+    arrival_s: NDArray[np.float64]
+    size: NDArray[np.int32]
+    features: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.size)
+
+    def query(self, i: int) -> Query:
+        """Query `i`, counted from 0."""
+        return Query(i, int(self.size[i]), float(self.arrival_s[i]), int(self.features[i]))
+
+    def queries(self) -> list[Query]:
+        """All of them, in order."""
+        columns = (self.size.tolist(), self.arrival_s.tolist(), self.features.tolist())
+        return [Query(i, *row) for i, row in enumerate(zip(*columns, strict=True))]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Arrival process × size distribution × feature locality, with a seed.
+
+    Arrivals, sizes, handles and the pool draw from generators of their own: changing one part never
+    changes another, and another rate changes arrivals alone.
+    """
+
+    arrivals: Arrivals
+    sizes: Sizes
+    seed: int = 0
+    locality: str = "zipf:0.9"
+    trace: str | None = None
+    """The trace's name, if arrivals or sizes come from one."""
+
+    def __post_init__(self) -> None:
+        generator(self.seed, Part.ARRIVALS)
+        locality_.parse(self.locality)
+
+    @classmethod
+    def parse(
+        cls,
+        arrivals: str | None = None,
+        sizes: str | None = None,
+        *,
+        trace: str | Path | None = None,
+        seed: int = 0,
+        locality: str = "zipf:0.9",
+    ) -> Workload:
+        """The workload that the options of the command line name.
+
+        What is left out is `poisson` and `production`, or, with a trace, the trace's own arrivals and
+        its sizes in order.
+
+        Raises:
+            InputError: one of them is not valid.
+        """
+        recorded = read(trace) if trace is not None else None
+        a = arrivals if arrivals is not None else "trace" if recorded else "poisson"
+        s = sizes if sizes is not None else "in-order" if recorded else "production"
+        source = recorded.source if recorded else None
+        return cls(arrivals_.parse(a, recorded), sizes_.parse(s, recorded), seed, locality, source)
+
+    def stream(
+        self, rate_qps: float | None = None, *, queries: int | None = None, duration_s: float | None = None
+    ) -> Stream:
+        """The first `queries` queries, or those that arrive within `duration_s` seconds, at a mean rate.
+
+        Asking for more extends the answer and never changes what was there. A replayed trace needs
+        neither a rate (then as recorded) nor a length (then one round of it).
+
+        Raises:
+            InputError: a rate or a length is missing, given twice, or not above 0.
+        """
+        rate = self._rate(rate_qps)
+        if queries is None and duration_s is None and isinstance(self.arrivals, Replay):
+            queries = len(self.arrivals.trace)
+        if (queries is None) == (duration_s is None):
+            got = "neither" if queries is None else "both"
+            raise InputError(f"stream: expected either a number of queries or a duration, got {got}")
+        fresh = partial(generator, self.seed, Part.ARRIVALS)
+        if queries is not None:
+            at_s = self.arrivals.times(fresh(), rate, whole("queries", queries))
+        else:
+            assert duration_s is not None
+            at_s = arrivals_.until(self.arrivals, fresh, rate, positive("duration", duration_s))
+        n = len(at_s)
+        size = self.sizes.of(generator(self.seed, Part.SIZES).random(n), at_s)
+        handles = generator(self.seed, Part.FEATURES).integers(0, 2**64, n, dtype=np.uint64)
+        return Stream(rate, at_s, size, handles)
+
+    def _rate(self, rate_qps: float | None) -> float:
+        if rate_qps is not None:
+            return positive("rate", rate_qps)
+        if isinstance(self.arrivals, Replay):
+            return self.arrivals.trace.rate_qps
+        raise InputError(f"rate: expected a number above 0 for {self.arrivals.spec} arrivals, got none")
+
+    def describe(self) -> dict[str, Any]:
+        """What it is, for JSON reports: parseable names, the seed, statistics of the sizes."""
+        return {
+            "arrivals": self.arrivals.spec,
+            "sizes": self.sizes.describe(),
+            "locality": self.locality,
+            "seed": self.seed,
+            "trace": self.trace,
+        }
