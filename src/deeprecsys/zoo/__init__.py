@@ -1,0 +1,47 @@
+"""The zoo: the paper's eight models and, as `<model>-artefact`, what its published artefact builds.
+
+Importing this package does not load torch; only `Model.dense_stage()` does.
+"""
+
+from __future__ import annotations
+
+from deeprecsys.core.errors import unknown
+from deeprecsys.zoo import dien, din, dlrm, mtwnd, ncf, wnd
+from deeprecsys.zoo.model import Model
+
+__all__ = ["MODELS", "Model", "model"]
+
+_PRIMARY: tuple[Model, ...] = (
+    dlrm.RMC1,
+    dlrm.RMC2,
+    dlrm.RMC3,
+    ncf.NCF,
+    wnd.WND,
+    mtwnd.MT_WND,
+    din.DIN,
+    dien.DIEN,
+)
+_ARTEFACT: tuple[Model, ...] = (
+    dlrm.RMC1_ARTEFACT,
+    dlrm.RMC2_ARTEFACT,
+    dlrm.RMC3_ARTEFACT,
+    ncf.NCF_ARTEFACT,
+    wnd.WND_ARTEFACT,
+    mtwnd.MT_WND_ARTEFACT,
+    din.DIN_ARTEFACT,
+    dien.DIEN_ARTEFACT,
+)
+
+MODELS: dict[str, Model] = {m.name: m for m in _PRIMARY + _ARTEFACT}
+"""All sixteen, by name."""
+
+
+def model(name: str) -> Model:
+    """The model of that name.
+
+    Raises:
+        InputError: there is none; the message names the nearest.
+    """
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    return MODELS[name]

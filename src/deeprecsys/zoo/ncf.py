@@ -1,0 +1,115 @@
+"""Neural collaborative filtering: NeuMF (arXiv 1708.05031 §3.4), and what the artefact builds of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
+
+from deeprecsys.core.errors import positive
+from deeprecsys.zoo.cost import multiply_adds, parameters
+from deeprecsys.zoo.model import scale_rows
+from deeprecsys.zoo.schema import Per, Schema, SparseInput, Table
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Ncf:
+    """NeuMF: a GMF branch (user times item) and an MLP branch, each with its own two tables.
+
+    The user's two ids are per query, the item's two per item, so the user's half of the MLP's first
+    layer runs once per slice.
+
+    Attributes:
+        users, items: rows of the user and the item tables; the artefact's MovieLens-20M sizes.
+        dim: of all four tables.
+        mlp: widths of the MLP branch, without its input (2 x dim).
+    """
+
+    name: str = "ncf"
+    users: int = 140_000
+    items: int = 28_000
+    dim: int = 64
+    mlp: tuple[int, ...] = (256, 256, 128)
+    medium_target_ms: float = 5
+    bottleneck: str = "MLP"
+    rows_scale: float = 1.0
+
+    @cached_property
+    def schema(self) -> Schema:
+        tables = (
+            Table("mf_user", self.users, self.dim),
+            Table("mf_item", self.items, self.dim),
+            Table("mlp_user", self.users, self.dim),
+            Table("mlp_item", self.items, self.dim),
+        )
+        inputs = tuple(
+            SparseInput(t.name, t.name, per=Per.QUERY if t.name.endswith("user") else Per.ITEM)
+            for t in tables
+        )
+        return Schema(scale_rows(tables, self.rows_scale), inputs)
+
+    @property
+    def dense_parameters(self) -> int:
+        return parameters(2 * self.dim, *self.mlp) + parameters(self.dim + self.mlp[-1], 1)
+
+    def flops(self, per: Per) -> int:
+        if per is Per.QUERY:
+            return 2 * self.dim * self.mlp[0]
+        return 2 * (multiply_adds(self.dim, *self.mlp) + self.dim + self.mlp[-1])
+
+    def scaled(self, rows_scale: float) -> Self:
+        return replace(self, rows_scale=self.rows_scale * positive("rows scale", rows_scale))
+
+    def dense_stage(self) -> torch.nn.Module:
+        from deeprecsys.zoo.networks.ncf import NcfDense
+
+        return NcfDense(self).eval()
+
+
+@dataclass(frozen=True)
+class NcfArtefact:
+    """What the artefact builds: the MF branch *sums* its two tables, and nothing ends in one score.
+
+    MF: tables 0 + 1 (dim). MLP: tables 2 and 3 concatenated -> `mlp`. Both concatenated -> `out`. Every
+    layer ends in ReLU, the last too, so the "scores" are `out` numbers per item.
+    """
+
+    name: str = "ncf-artefact"
+    rows: tuple[int, ...] = (140_000, 140_000, 28_000, 28_000)
+    dim: int = 64
+    mlp: tuple[int, ...] = (256, 256, 128, 64)
+    out: int = 64
+    medium_target_ms: float = 5
+    bottleneck: str = "MLP"
+    rows_scale: float = 1.0
+
+    @cached_property
+    def schema(self) -> Schema:
+        tables = tuple(Table(f"table_{i}", rows, self.dim) for i, rows in enumerate(self.rows))
+        inputs = tuple(SparseInput(f"sparse_{i}", t.name) for i, t in enumerate(tables))
+        return Schema(scale_rows(tables, self.rows_scale), inputs, outputs=self.out)
+
+    @property
+    def dense_parameters(self) -> int:
+        return parameters(2 * self.dim, *self.mlp) + parameters(self.dim + self.mlp[-1], self.out)
+
+    def flops(self, per: Per) -> int:
+        if per is Per.QUERY:
+            return 0
+        last = multiply_adds(self.dim + self.mlp[-1], self.out)
+        return 2 * (multiply_adds(2 * self.dim, *self.mlp) + last)
+
+    def scaled(self, rows_scale: float) -> Self:
+        return replace(self, rows_scale=self.rows_scale * positive("rows scale", rows_scale))
+
+    def dense_stage(self) -> torch.nn.Module:
+        from deeprecsys.zoo.networks.ncf import NcfArtefactDense
+
+        return NcfArtefactDense(self).eval()
+
+
+NCF = Ncf()
+NCF_ARTEFACT = NcfArtefact()
