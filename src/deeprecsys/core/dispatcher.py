@@ -195,7 +195,8 @@ class Dispatcher:
 
     def _finish(self, batch: Batch, errors: tuple[tuple[int, str], ...]) -> list[Command]:
         key = (batch.device, batch.worker)
-        if self._running.get(key) is not batch:
+        running = self._running.get(key)
+        if running is None or running.id != batch.id:
             return []  # reported by a worker that was given up for dead: the batch runs elsewhere
         del self._running[key]
         device = self._devices[batch.device]

@@ -11,7 +11,19 @@ class InputError(ValueError):
 
 
 class TargetUnreachableError(RuntimeError):
-    """No operating point meets the target; the message carries the best latency that was possible."""
+    """No operating point meets the target; the message says the best latency that was possible.
+
+    Attributes:
+        best_latency_s: that latency, at the target's quantile, in seconds; nan where it is not known.
+    """
+
+    def __init__(self, message: str, best_latency_s: float = float("nan")) -> None:
+        super().__init__(message)
+        self.best_latency_s = best_latency_s
+
+
+class TrialsVoidError(RuntimeError):
+    """The load source was late in trial after trial: the machine cannot offer this load."""
 
 
 class NodeError(RuntimeError):

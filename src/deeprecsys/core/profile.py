@@ -152,7 +152,7 @@ def _point(index: int, data: Any) -> Point:
     busy = _whole(f"{where} busy", data.get("busy", 1))
     batch = _whole(f"{where} batch", data.get("batch"))
     seconds = data.get("seconds")
-    values = seconds if isinstance(seconds, list) else [seconds]
+    values: list[Any] = seconds if isinstance(seconds, list) else [seconds]
     if any(not isinstance(s, int | float) or isinstance(s, bool) for s in values):
         raise InputError(f"{where} seconds: expected a number or a list of numbers, got {seconds!r}")
     return Point(busy, batch, tuple(float(s) for s in values))

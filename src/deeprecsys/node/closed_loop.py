@@ -1,4 +1,4 @@
-"""Closed loop: batch after batch on a fixed number of workers, to measure s(b) through the node's own path."""
+"""Closed loop: batch after batch on a fixed number of workers measures s(b) through the node's own path."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def measure_batches(pool: WorkerPool, batch: int, busy: int, repeats: int, seed:
             for news in pool.poll():
                 now = clock()
                 if isinstance(news, Down):
-                    raise NodeError(f"worker {news.worker} died while batches of {batch} were measured: {news.why}")
+                    raise NodeError(
+                        f"worker {news.worker} died while batches of {batch} were measured: {news.why}"
+                    )
                 if not isinstance(news, Replied):
                     continue
                 if news.reply.errors:

@@ -20,7 +20,7 @@ def usable_cores() -> list[int]:
 
 
 def cgroup_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
-    """Cores that the cgroup (version 2) of this process may use, the least along its path; None if unbounded."""
+    """Cores that this process's cgroup (version 2) pays for, the least along its path; None if unbounded."""
     try:
         path = own.read_text().strip().rsplit(":", 1)[-1].lstrip("/")
     except OSError:

@@ -55,7 +55,7 @@ class Mailbox:
 
     def clear(self) -> None:
         """Forget whatever a former worker left."""
-        self._words[: _SLICES] = memoryview(bytes(8 * _SLICES)).cast("q")
+        self._words[:_SLICES] = memoryview(bytes(8 * _SLICES)).cast("q")
 
     # The node's side.
     def post(self, seq: int, parts: list[Part] | tuple[Part, ...]) -> None:

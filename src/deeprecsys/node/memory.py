@@ -98,9 +98,9 @@ class NodeMemory:
             InputError: it would not fit in what the machine has free.
         """
         need, free = sum(plan.sizes().values()), available_bytes()
-        if need > 0.9 * free:
+        if need > 0.9 * free:  # the rest is for the processes themselves
             raise InputError(
-                f"tables of {plan.model}: {need / 2**30:.1f} GiB do not fit in the {free / 2**30:.1f} GiB free: "
+                f"tables of {plan.model}: {need / 2**30:.1f} GiB do not fit in {free / 2**30:.1f} GiB free: "
                 f"expected a smaller --rows-scale, got {plan.rows_scale:g}"
             )
         segments: dict[str, Segment] = {}
@@ -125,7 +125,7 @@ class NodeMemory:
         total = sum(t.nbytes for t in self.tables.values()) + self.segments["features"].size
         done = 0
         for i, (name, table) in enumerate(self.tables.items()):
-            fill(table, seed=(self.plan.seed << 16) + i)
+            fill(table, seed=(self.plan.seed, i))
             done += table.nbytes
             progress(f"filling table {name}", done / total)
         self.plan.features().fill(self.segments["features"].memory, self.plan.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,16 +77,15 @@ class Node:
         NodeError: a worker could not start.
     """
 
-    def __init__(
-        self, config: NodeConfig, progress: Callable[[str, float], None] | None = None
-    ) -> None:
+    def __init__(self, config: NodeConfig, progress: Callable[[str, float], None] | None = None) -> None:
         self.config = config
         cores = usable_cores()
         self.realtime = realtime_permitted()
         default = max(1, len(cores) // config.threads - (0 if self.realtime else 1))
         count = config.workers or default
         self.pinning = [
-            [cores[(i * config.threads + t) % len(cores)] for t in range(config.threads)] for i in range(count)
+            [cores[(i * config.threads + t) % len(cores)] for t in range(config.threads)]
+            for i in range(count)
         ]
         plan = Plan(
             model=config.model,
@@ -127,7 +127,6 @@ class Node:
         self,
         policy: Policy,
         stream: Stream,
-        rate_qps: float,
         target: Target | None = None,
         hooks: Hooks | None = None,
         recording: Recording | None = None,
@@ -137,11 +136,12 @@ class Node:
         Args:
             policy: how queries become batches.
             stream: the queries; none larger than the node's `max_query`.
-            rate_qps: the rate that the stream offers, for the record.
             target: sets the warm-up, and after what wait the trial is given up.
         """
         if len(stream.size) and (largest := int(stream.size.max())) > self.config.max_query:
-            raise InputError(f"size: expected queries of at most {self.config.max_query} items, got {largest}")
+            raise InputError(
+                f"size: expected queries of at most {self.config.max_query} items, got {largest}"
+            )
         plan = self.memory.plan
         schema = plan.schema()
         limits = self.config.limits or Limits(
@@ -159,7 +159,7 @@ class Node:
         )
         span = float(stream.arrival_s[-1]) if len(stream.arrival_s) else 0.0
         with realtime():
-            return trial.run(rate_qps, warmup_s(span, target))
+            return trial.run(warmup_s(span, target))
 
     def measure(self, batch: int, busy: int, repeats: int) -> NDArray[np.float64]:
         """Seconds from dispatch to completion of batches of `batch` items while `busy` workers are busy."""
@@ -168,8 +168,6 @@ class Node:
 
     def footprint(self) -> dict[str, float]:
         """Bytes that the node takes in memory, and how its tables lie."""
-        import os
-
         return {
             "pss_bytes": pss_bytes([os.getpid(), *self.pool.pids]),
             "table_bytes": self.memory.plan.schema().table_bytes,

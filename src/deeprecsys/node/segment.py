@@ -71,7 +71,7 @@ class Segment:
 
     def array(self, dtype: Any, shape: tuple[int, ...], offset: int = 0) -> NDArray[Any]:
         """An array over part of the memory, without a copy."""
-        return np.ndarray(shape, dtype, self.memory, offset)
+        return np.ndarray(shape, dtype, memoryview(self.memory).cast("B"), offset)
 
     def words(self) -> memoryview:
         """The memory as signed 64-bit words: scalar access far cheaper than an array's."""

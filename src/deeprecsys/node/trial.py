@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -85,6 +85,7 @@ class LiveTrial:
     ) -> None:
         self._pool = pool
         self._dispatcher = dispatcher
+        self._rate_qps = stream.rate_qps
         self._arrival = stream.arrival_s.tolist()
         self._size = stream.size.tolist()
         self._features = stream.features.tolist()
@@ -108,7 +109,7 @@ class LiveTrial:
         self._failures: list[str] = []
         self._origin = 0.0
 
-    def run(self, rate_qps: float, warmup_s: float) -> RunLog:
+    def run(self, warmup_s: float) -> RunLog:
         """Run the trial to its end.
 
         Raises:
@@ -121,7 +122,7 @@ class LiveTrial:
             self._settle()
         elapsed = time.monotonic() - self._origin
         return RunLog(
-            rate_qps=rate_qps,
+            rate_qps=self._rate_qps,
             arrival_s=np.asarray(self._arrival),
             size=np.asarray(self._size, np.int32),
             issued_s=self._issued,

@@ -107,7 +107,9 @@ def slice_viewer(memory: NodeMemory) -> Callable[[mailbox.Part], SliceView]:
     scores, rows_at = memory.scores, memory.rows_at
 
     def view(part: mailbox.Part) -> SliceView:
-        return SliceView(rows_at(part.features), part.start, part.stop, scores[part.slot, part.start : part.stop])
+        return SliceView(
+            rows_at(part.features), part.start, part.stop, scores[part.slot, part.start : part.stop]
+        )
 
     return view
 

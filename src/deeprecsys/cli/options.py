@@ -1,0 +1,102 @@
+"""The options, each defined once: the same name means the same in every command."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from deeprecsys.core.errors import InputError, unknown
+from deeprecsys.core.target import LEVELS
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+
+def _group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several options as one decorator, in the order in which help shows them."""
+    return lambda f: functools.reduce(lambda g, option: option(g), reversed(options), f)
+
+
+model = _group(
+    click.argument("model_name", metavar="MODEL"),
+    click.option("--rows-scale", type=float, default=1.0, show_default=True, metavar="X",
+                 help="Factor on the rows of every embedding table."),
+)  # fmt: skip
+
+node = _group(
+    click.option("--engine", default="eager", show_default=True, metavar="NAME",
+                 help="What scores a batch: eager, null, wait:BATCH_MS[,ITEM_MS], or module:attribute."),
+    click.option("--precision", type=click.Choice(["fp32", "bf16", "int8"]), default="fp32",
+                 show_default=True, help="Arithmetic of the engine."),
+    click.option("--workers", type=int, metavar="K",
+                 help="Worker processes.  [default: one per usable core]"),
+    click.option("--threads", type=int, default=1, show_default=True, metavar="T",
+                 help="Compute threads per worker."),
+    click.option("--locality", default="zipf:0.9", show_default=True, metavar="NAME[:S]",
+                 help="How often the same embedding rows are asked for: uniform or zipf:S."),
+    click.option("--seed", type=int, default=0, show_default=True, metavar="N",
+                 help="Seed of tables, weights, features, sizes and arrivals."),
+)  # fmt: skip
+
+workload = _group(
+    click.option("--arrivals", default="poisson", show_default=True, metavar="NAME[:ARGS]",
+                 help="Arrival process: poisson, constant, diurnal[:ratio,period], bursts[:...]."),
+    click.option("--sizes", default="production", show_default=True, metavar="NAME[:ARGS]",
+                 help="Query sizes: production, mlperf, ribbon, lognormal, normal[:mean,std], fixed:N."),
+    click.option("--trace", "trace_file", type=click.Path(path_type=Path), metavar="FILE",
+                 help="Arrivals and sizes from a file of (arrival_s, size) rows, scaled to the rate."),
+)  # fmt: skip
+
+target = _group(
+    click.option("--sla-ms", type=float, metavar="MS", help="Latency target in milliseconds."),
+    click.option("--target", "level", type=click.Choice(list(LEVELS)), default=None,
+                 help="The paper's target for this model instead: medium is its published value, "
+                      "low half of it, high half as much again.  [default: medium]"),
+    click.option("--quantile", type=float, default=95.0, show_default=True, metavar="PERCENT",
+                 help="Share of queries that must be within the target, in percent."),
+)  # fmt: skip
+
+policy = _group(
+    click.option("--policy", "policy_name", default="deeprecsched", show_default=True, metavar="NAME",
+                 help="How queries become batches: deeprecsched or static."),
+    click.option("--batch-size", type=int, metavar="B",
+                 help="Most items per batch.  [default: the static baseline, largest query / workers]"),
+    click.option("--offload-above", type=int, metavar="N",
+                 help="Send queries of more than N items to the accelerator."),
+)  # fmt: skip
+
+output = _group(
+    click.option("--json", "json_file", metavar="FILE",
+                 help="Write the result as JSON; - for standard output."),
+    click.option("--out", "out_dir", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+                 help="Keep the result and every measurement, as it is made, in a directory."),
+    click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
+                 is_eager=True, expose_value=False, callback=lambda ctx, _p, value: _defaults(ctx, value),
+                 help="Defaults for these options from a TOML file; keys are the options' names."),
+)  # fmt: skip
+
+
+def _defaults(ctx: click.Context, file: Path | None) -> None:
+    """Take defaults from a TOML file. The command line wins over them."""
+    if file is None:
+        return
+    try:
+        values = tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise InputError(f"--config {file}: expected a TOML file, got: {e}") from e
+    names = {p.opts[-1].lstrip("-"): p.name for p in ctx.command.params if isinstance(p, click.Option)}
+    known = {k: v for k, v in names.items() if k not in ("config", "help") and v}
+    defaults: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("_", "-")
+        if name not in known:
+            raise unknown(f"key in {file}", key, known)
+        if isinstance(value, dict | list):
+            raise InputError(f"{file} {key}: expected one value, got {value!r}")
+        defaults[known[name]] = value
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
