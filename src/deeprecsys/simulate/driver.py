@@ -1,0 +1,222 @@
+"""The reference virtual-time driver: feeds arrivals and finishes to the dispatcher, in order of time.
+
+It decides nothing. What starts where is the dispatcher's doing, the very class that a live node drives;
+here a started batch merely finishes after the service time that a profile, or any callable, gives.
+A compiled path may stand beside `simulate` one day; this one stays, as what it must equal.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from heapq import heappop, heappush
+from math import inf, nan
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from deeprecsys.core.dispatcher import (
+    Arrive,
+    Command,
+    Complete,
+    Dispatcher,
+    Event,
+    Fail,
+    Finish,
+    Limits,
+    Shed,
+    Start,
+)
+from deeprecsys.core.errors import InputError
+from deeprecsys.core.policy import Policy
+from deeprecsys.core.profile import LatencyProfile, Point
+from deeprecsys.core.query import Batch, Query
+from deeprecsys.core.runlog import RunLog, Status
+
+DRAWS = 4096
+
+
+class Service(Protocol):
+    """How long a batch takes."""
+
+    def __call__(self, batch_items: int, busy_workers: int, u: float, /) -> float:
+        """Seconds for a batch that starts as `busy_workers` of its device, itself included, are busy.
+
+        `u`, uniform in [0, 1), picks the quantile of the spread; a constant service ignores it.
+        """
+        ...
+
+
+Observer = Callable[[Event, float, list[Command]], None]
+"""Sees every event, its time in seconds, and the commands that followed."""
+
+
+def simulate(
+    policy: Policy,
+    arrival_s: ArrayLike,
+    size: ArrayLike,
+    service: Service | LatencyProfile | Mapping[str, Service | LatencyProfile],
+    workers: int | Mapping[str, int],
+    *,
+    seed: int = 0,
+    warmup_s: float = 0.0,
+    rate_qps: float | None = None,
+    limits: Limits | None = None,
+    observe: Observer | None = None,
+) -> RunLog:
+    """One trial in virtual time: every query is followed to its end.
+
+    Ties are settled by rule: at one instant a finish comes before an arrival, so that the arrival finds
+    the worker idle; finishes of one instant come in the order in which the batches started; arrivals in
+    the order given. Batch number i takes the i-th draw of the generator, whatever the events in between.
+
+    Args:
+        policy: how queries become batches.
+        arrival_s: rising arrival times, seconds.
+        size: items of each query.
+        service: batch times, one for all devices or one for each.
+        workers: of each device; a whole number means that many on the `cpu`.
+        seed: of the spread of the service times.
+        warmup_s: carried into the run log.
+        rate_qps: the offered rate; by default the number of arrivals over the time of the last.
+        limits: of the waiting lines.
+        observe: is told every event.
+
+    Raises:
+        InputError: arrivals that fall or sizes below 1, a device without a service time.
+    """
+    arrivals, sizes = _load(arrival_s, size)
+    counts = {"cpu": workers} if isinstance(workers, int) else dict(workers)
+    services = _services(service, counts)
+    dispatcher = Dispatcher(policy, counts, limits)
+    draws = _uniforms(seed)
+    n = len(arrivals)
+    start: list[float | None] = [None] * n
+    finish = [nan] * n
+    status = [int(Status.OPEN)] * n
+    busy = dict.fromkeys(counts, 0)
+    running: list[tuple[float, int, Batch]] = []  # a heap by finish time, then by order of start
+    busy_s = 0.0
+
+    def carry_out(commands: list[Command], now_s: float) -> None:
+        nonlocal busy_s
+        for command in commands:
+            match command:
+                case Start(batch):
+                    busy[batch.device] += 1
+                    took_s = services[batch.device](batch.items, busy[batch.device], next(draws))
+                    busy_s += took_s
+                    heappush(running, (now_s + took_s, batch.id, batch))
+                    for part in batch.slices:
+                        if start[part.query.id] is None:
+                            start[part.query.id] = now_s
+                case Complete(query):
+                    finish[query.id], status[query.id] = now_s, Status.SERVED
+                case Shed(query):
+                    status[query.id] = Status.SHED
+                case Fail(query):
+                    status[query.id] = Status.FAILED
+
+    times, items = arrivals.tolist(), sizes.tolist()
+    next_query = 0
+    while next_query < n or running:
+        due_s = times[next_query] if next_query < n else inf
+        event: Event
+        if running and running[0][0] <= due_s:
+            now_s, _, batch = heappop(running)
+            busy[batch.device] -= 1
+            event = Finish(batch)
+        else:
+            now_s = due_s
+            event = Arrive(Query(next_query, items[next_query], due_s))
+            next_query += 1
+        commands = dispatcher.handle(event, now_s)
+        if observe:
+            observe(event, now_s, commands)
+        carry_out(commands, now_s)
+
+    if rate_qps is None:
+        rate_qps = n / times[-1] if n and times[-1] > 0 else 0.0
+    return RunLog(
+        rate_qps=rate_qps,
+        arrival_s=arrivals,
+        size=sizes,
+        issued_s=arrivals.copy(),
+        start_s=np.array(start, dtype=np.float64),
+        finish_s=np.array(finish, dtype=np.float64),
+        status=np.array(status, dtype=np.uint8),
+        busy_s=busy_s,
+        workers=sum(counts.values()),
+        warmup_s=warmup_s,
+    )
+
+
+class ProfileService:
+    """A latency profile as a service time: what `LatencyProfile.seconds` says, remembered per batch size."""
+
+    def __init__(self, profile: LatencyProfile) -> None:
+        self._profile = profile
+        self._levels = profile.busy_levels
+        self._curves = {level: profile.curve(level) for level in self._levels}
+        self._rows: dict[tuple[int, int], list[float] | None] = {}
+        self._nearest: dict[int, int] = {}
+
+    def __call__(self, batch_items: int, busy_workers: int, u: float, /) -> float:
+        level = self._nearest.get(busy_workers)
+        if level is None:
+            level = min(self._levels, key=lambda k: (abs(k - busy_workers), k))
+            self._nearest[busy_workers] = level
+        key = (level, batch_items)
+        if key not in self._rows:
+            self._rows[key] = _row(self._curves[level], batch_items)
+        row = self._rows[key]
+        if row is None:
+            return self._profile.seconds(batch_items, busy_workers, u)
+        place = u * (len(row) - 1)
+        i = int(place)
+        return row[i] if i + 1 >= len(row) else row[i] + (place - i) * (row[i + 1] - row[i])
+
+
+def _row(points: list[Point], batch: int) -> list[float] | None:
+    """The quantiles at a batch size; None where they do not follow linearly from the measured ones."""
+    if len(points) == 1:
+        return list(points[0].seconds)
+    if len({len(p.seconds) for p in points}) > 1:
+        return None
+    sizes = [p.batch for p in points]
+    hi = min(max(bisect_left(sizes, batch), 1), len(points) - 1)
+    a, b = points[hi - 1], points[hi]
+    share = (batch - a.batch) / (b.batch - a.batch)
+    row = [s + share * (t - s) for s, t in zip(a.seconds, b.seconds, strict=True)]
+    # Beyond the measured sizes `seconds` never goes to nothing; where that could bind, leave it to it.
+    safe = all(r >= 0.1 * max(s) for r, s in zip(row, zip(*(p.seconds for p in points), strict=True), strict=True))
+    return row if 0 <= share <= 1 or safe else None
+
+
+def _load(arrival_s: ArrayLike, size: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    arrivals = np.ascontiguousarray(arrival_s, dtype=np.float64)
+    sizes = np.ascontiguousarray(size, dtype=np.int32)
+    if arrivals.ndim != 1 or arrivals.shape != sizes.shape:
+        raise InputError(f"load: expected as many sizes as arrivals, got {sizes.shape} and {arrivals.shape}")
+    if len(sizes) and sizes.min() < 1:
+        raise InputError(f"size: expected at least 1 item, got {sizes.min()}")
+    if not np.isfinite(arrivals).all() or (np.diff(arrivals) < 0).any():
+        raise InputError("arrivals: expected finite times in rising order")
+    return arrivals, sizes
+
+
+def _services(
+    service: Service | LatencyProfile | Mapping[str, Service | LatencyProfile], workers: Mapping[str, int]
+) -> dict[str, Service]:
+    given = service if isinstance(service, Mapping) else dict.fromkeys(workers, service)
+    missing = [d for d in workers if d not in given]
+    if missing:
+        raise InputError(f"service times: expected one for each device, got none for {', '.join(missing)}")
+    return {d: ProfileService(s) if isinstance(s, LatencyProfile) else s for d, s in given.items()}
+
+
+def _uniforms(seed: int) -> Iterator[float]:
+    rng = np.random.default_rng(seed)
+    while True:
+        yield from rng.random(DRAWS).tolist()
