@@ -32,7 +32,8 @@ def fill(table: NDArray[Any], seed: int | Sequence[int], threads: int | None = N
         raise ValueError(f"table: expected a C-contiguous float32 array, got {table.dtype}")
     flat = table.reshape(-1)
     starts = range(0, flat.size, CHUNK)
-    entropy = [seed] if isinstance(seed, int) else list(seed)
+    words = [seed] if isinstance(seed, int) else list(seed)
+    entropy = [len(words), *words]  # numpy pads with zeros: without its length, (4, 0) would be (4,)
 
     def fill_chunk(index: int) -> None:
         chunk = flat[index * CHUNK : (index + 1) * CHUNK]

@@ -39,18 +39,18 @@ class Augru(nn.Module):
         """interests [T, S, width], attention [n, T] -> last state [n, hidden]."""
         n, h = len(attention), self.state.in_features
         x = self.input(interests)  # [T, S, 3 h]
-        # Columns: what U h is added to, for r, u and n (n's is b' alone); then n's W x + b.
+        # What U h is added to: for r and u all that is in their sigmoid, for n its b' alone.
         inside = x[..., : 2 * h] + self.state.bias[: 2 * h]
         alone = self.state.bias[2 * h :].expand(*x.shape[:2], h)
-        x = torch.cat([inside, alone, x[..., 2 * h :]], dim=2)  # [T, S, 4 h]
+        x_gates, x_new = torch.cat([inside, alone], dim=2), x[..., 2 * h :]
         u_matrix = self.state.weight.t()
         state = attention.new_zeros(n, h)
-        for x_t, a_t in zip(x, attention.t().unsqueeze(2), strict=True):
-            mine = spread(x_t, owner, n)
-            gates = torch.addmm(mine[:, : 3 * h], state, u_matrix)
-            both = gates[:, : 2 * h].sigmoid_()
-            new = torch.addcmul(mine[:, 3 * h :], both[:, :h], gates[:, 2 * h :]).tanh_()
-            state = torch.lerp(state, new, both[:, h:] * a_t)
+        for x_gates_t, x_new_t, a_t in zip(x_gates, x_new, attention.t().unsqueeze(2), strict=True):
+            gates = torch.addmm(spread(x_gates_t, owner, n), state, u_matrix)
+            gates[:, : 2 * h].sigmoid_()
+            r, u, uh = gates.chunk(3, dim=1)
+            new = torch.addcmul(spread(x_new_t, owner, n), r, uh).tanh_()
+            state = torch.lerp(state, new, u * a_t)
         return state
 
 

@@ -76,36 +76,38 @@ class DinDense(nn.Module):
 
 
 class PrivateUnits(nn.Module):
-    """One unit per behaviour table, relu(W2 relu(w1 . [u, a, u + a] + b1) + b2), and their sum.
+    """One unit per behaviour table, relu(W2 relu(W1 [u, a, u + a] + b1) + b2), and their sum.
 
-    All tables' units as batched products. The three blocks of w1 are applied one by one, which is as
-    many multiply-adds and spares the concatenation. Tables come first: [G, n, dim].
+    All G tables' units as batched products. The three blocks of W1 are applied one by one, which is as
+    many multiply-adds and spares the concatenation. Items come last until W2: a product with one
+    row is several times as fast as one with one column.
     """
 
     def __init__(self, tables: int, dim: int, hidden: int, std: float) -> None:
         super().__init__()
         self.std = std
-        self.w1 = nn.Parameter(torch.empty(tables, 3 * dim, hidden))
-        self.b1 = nn.Parameter(torch.empty(tables, 1, hidden))
+        self.w1 = nn.Parameter(torch.empty(tables, hidden, 3 * dim))
+        self.b1 = nn.Parameter(torch.empty(tables, hidden))
         self.w2 = nn.Parameter(torch.empty(tables, hidden, dim))
         self.b2 = nn.Parameter(torch.empty(tables, 1, dim))
 
     def initialise(self, generator: torch.Generator) -> None:
         """Biases of the narrow hidden layer centre above 0, or its ReLU would hide half the tables."""
-        fan_in = self.w1.shape[1]
-        self.w1.normal_(0, 0.5 / (math.sqrt(fan_in) * self.std), generator=generator)
+        fan_in = self.w1.shape[2]
+        self.w1.normal_(0, 0.2 / (math.sqrt(fan_in) * self.std), generator=generator)
         self.b1.normal_(1.0, 0.1, generator=generator)
         self.w2.normal_(0, 1.0, generator=generator)
         self.b2.normal_(0, 0.1, generator=generator)
 
     def forward(self, behaviours: list[Tensor], candidate: Tensor) -> Tensor:
         """behaviours: G of [n, dim]; candidate [n, dim] -> [n, dim]."""
-        w_u, w_a, w_sum = self.w1.chunk(3, dim=1)
-        u = torch.stack(behaviours)
-        hidden = torch.baddbmm(torch.matmul(candidate, w_a) + self.b1, u, w_u)  # [G, n, hidden]
+        w_u, w_a, w_sum = self.w1.chunk(3, dim=2)
+        u = torch.stack(behaviours)  # [G, n, dim]
+        mine = torch.addmm(self.b1.view(-1, 1), w_a.flatten(0, 1), candidate.t())
+        hidden = torch.baddbmm(mine.view(*self.b1.shape, -1), w_u, u.transpose(1, 2))  # [G, hidden, n]
         u += candidate
-        hidden = torch.baddbmm(hidden, u, w_sum).relu_()
-        return torch.baddbmm(self.b2, hidden, self.w2).relu_().sum(dim=0)
+        hidden = torch.baddbmm(hidden, w_sum, u.transpose(1, 2)).relu_()
+        return torch.baddbmm(self.b2, hidden.transpose(1, 2), self.w2).relu_().sum(dim=0)
 
 
 class DinArtefactDense(nn.Module):
@@ -117,10 +119,15 @@ class DinArtefactDense(nn.Module):
         std = input_std(config.schema, "user")
         self.units = PrivateUnits(config.behaviours, config.dim, config.attention, std)
         dim = config.dim
-        # Each unit's output is about half of |N(0, 1)|, alike for all items: the sum's root mean square.
-        summed = 0.5 * config.behaviours
-        stds = columns((dim, std), (dim, summed), (2 * dim, std))
-        self.head = output_relu(mlp((4 * dim, *config.head), stds))
+        # The units' outputs are positive: their sum is large, and about the same whatever the ids. Only
+        # how much it differs between dimensions and items is told to the head.
+        varying = 0.2 * math.sqrt(config.behaviours)
+        self.head = output_relu(
+            mlp((4 * dim, *config.head), columns((dim, std), (dim, varying), (2 * dim, std)))
+        )
+        first = self.head[0]
+        assert isinstance(first, Layer)
+        first.centred = slice(dim, 2 * dim)
 
     def forward(self, x: Rows, owner: Tensor | None) -> Tensor:
         """Each sparse input [n, dim] -> [n, 2]."""

@@ -63,6 +63,7 @@ class Layer(nn.Linear):
         gain: variance of the output; 2 keeps the mean square through a ReLU.
         bias_mean: where the biases centre; above 0 for a ReLU that is the network's output, which
             would otherwise show zeros whatever the ids.
+        centred: columns that share a large positive mean; their weights sum to 0, so that it cancels.
     """
 
     def __init__(
@@ -73,17 +74,22 @@ class Layer(nn.Linear):
         gain: float = 2.0,
         bias_mean: float = 0.0,
         bias: bool = True,
+        centred: slice | None = None,
     ) -> None:
         super().__init__(inputs, outputs, bias=bias)
         self.std = torch.ones(inputs) if std is None else std
         self.gain = gain
         self.bias_mean = bias_mean
+        self.centred = centred
         if self.std.shape != (inputs,):
             raise ValueError(f"std: expected [{inputs}], got {list(self.std.shape)}")
 
     def initialise(self, generator: torch.Generator) -> None:
         self.weight.normal_(0, math.sqrt(self.gain / self.in_features), generator=generator)
         self.weight.div_(self.std)
+        if self.centred is not None:
+            shared = self.weight[:, self.centred]
+            shared.sub_(shared.mean(dim=1, keepdim=True))
         if self.bias is not None:
             self.bias.normal_(self.bias_mean, 0.1, generator=generator)
 
@@ -166,10 +172,19 @@ def initialise(module: nn.Module, seed: int) -> None:
 
 
 def _initialise_recurrent(layer: nn.RNNBase, generator: torch.Generator) -> None:
-    """Pre-activations of order 1 for inputs uniform in (-1, 1) or bounded states."""
+    """Pre-activations of order 1 for inputs uniform in (-1, 1); states that remember.
+
+    A plain RNN forgets its first inputs unless its recurrence keeps the state's length: hence an
+    orthogonal matrix there, and inputs small enough that their sum stays where tanh is steep. A wrong
+    first id would otherwise not show in the last state.
+    """
+    plain = not isinstance(layer, nn.GRU)
     for name, weight in layer.named_parameters():
         if "bias" in name:
-            weight.normal_(0, 0.1, generator=generator)
-        else:
-            gain = 3.0 if "weight_ih" in name else 1.0
-            weight.normal_(0, math.sqrt(gain / weight.shape[1]), generator=generator)
+            weight.normal_(0, 0.01 if plain else 0.1, generator=generator)
+            continue
+        inputs = "weight_ih" in name
+        gain = (0.03 if plain else 3.0) if inputs else 1.0
+        weight.normal_(0, math.sqrt(gain / weight.shape[1]), generator=generator)
+        if plain and not inputs:
+            weight.copy_(torch.linalg.qr(weight).Q)
