@@ -1,0 +1,62 @@
+"""What a trial tells about the true miss rate, allowing for the dependence between its queries.
+
+One late query makes late neighbours, so n queries are worth n / d independent ones, d being the dispersion.
+docs/design/0003-capacity-search.md has the reasoning.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaincinv, stdtrit
+
+BLOCKS = 10
+"""A trial is cut into this many blocks of consecutive queries (batch means)."""
+FEW_MISSES = 10
+"""With fewer misses than this their own clustering shows nothing: that of the latencies stands for it."""
+MOST_LAG = 0.6
+
+
+def dispersion(latency_s: NDArray[np.float64], target_s: float) -> float:
+    """How many queries of a trial are worth one independent one, from 1 to a block's length.
+
+    The variance of block means over what it would be if queries were independent, times a factor for what
+    correlation is left between neighbouring blocks (Law and Kelton, batch means).
+
+    Args:
+        latency_s: latencies in order of arrival, seconds; infinite where unserved.
+        target_s: a query later than this is a miss.
+    """
+    n = len(latency_s)
+    blocks = min(BLOCKS, n // 2)
+    if blocks < 2:
+        return 1.0
+    missed = latency_s > target_s
+    x = missed.astype(float) if missed.sum() >= FEW_MISSES else np.minimum(latency_s, 3 * target_s)
+    length = n // blocks
+    means = x[n - blocks * length :].reshape(blocks, length).mean(axis=1)
+    variance = float(x.var())
+    if variance <= 0:
+        return 1.0
+    gaps = means - means.mean()
+    square = float(gaps @ gaps)
+    lag = min(max(float(gaps[1:] @ gaps[:-1]) / square, 0.0), MOST_LAG) if square > 0 else 0.0
+    ratio = length * square / (blocks - 1) / variance * (1 + lag) / (1 - lag)
+    return float(min(max(ratio, 1.0), n / blocks))
+
+
+def miss_bounds(miss_rate: float, worth: float, confidence: float) -> tuple[float, float]:
+    """Two-sided interval of a miss rate seen in a sample worth `worth` independent queries.
+
+    Clopper and Pearson's, which never covers less than it says, for a count that need not be whole.
+    """
+    tail = (1 - confidence) / 2
+    late, good = miss_rate * worth, (1 - miss_rate) * worth
+    low = float(betaincinv(late, good + 1, tail)) if late > 0 else 0.0
+    high = float(betaincinv(late + 1, good, 1 - tail)) if good > 0 else 1.0
+    return low, high
+
+
+def student(confidence: float, degrees: float) -> float:
+    """Two-sided quantile of Student's t."""
+    return float(stdtrit(max(degrees, 1.0), 0.5 + confidence / 2))
