@@ -1,0 +1,125 @@
+"""A trial's raw records as Parquet: one row per query, and in a second file one row per slice."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deeprecsys.core.runlog import RunLog
+from deeprecsys.report.json_values import dumps, restored
+from deeprecsys.report.slices import TYPES as SLICE_TYPES
+from deeprecsys.report.slices import Slices
+
+KEY = b"deeprecsys"
+QUERY_TYPES: dict[str, type] = {
+    "arrival_s": np.float64,
+    "size": np.int32,
+    "issued_s": np.float64,
+    "start_s": np.float64,
+    "finish_s": np.float64,
+    "status": np.uint8,
+}
+_SCALARS = ("rate_qps", "busy_s", "workers", "warmup_s", "extra")
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One kept trial.
+
+    Attributes:
+        name: of its file.
+        log: what happened to every query.
+        slices: what happened to every slice; None where that was not recorded.
+        about: what the writer said of it: policy, role, engine, seed.
+    """
+
+    name: str
+    log: RunLog
+    slices: Slices | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+class DamagedError(ValueError):
+    """A file that is there and cannot be read; the message says why in plain words."""
+
+
+def write_queries(path: Path, log: RunLog, about: dict[str, Any]) -> None:
+    """Write a run log; the file appears whole or not at all."""
+    scalars = {name: getattr(log, name) for name in _SCALARS}
+    columns = {name: pa.array(np.asarray(getattr(log, name), t)) for name, t in QUERY_TYPES.items()}
+    _write(path, columns, {**scalars, "about": about})
+
+
+def write_slices(path: Path, slices: Slices) -> None:
+    """Write the slices of a trial."""
+    columns = {name: pa.array(getattr(slices, name)) for name in SLICE_TYPES}
+    columns["device"] = pa.array(slices.device.tolist(), pa.string()).dictionary_encode()
+    _write(path, columns, {})
+
+
+def read_queries(path: Path) -> tuple[RunLog, dict[str, Any]]:
+    """A run log and what was said about it.
+
+    Raises:
+        DamagedError: the file is cut short, or not one of ours.
+    """
+    table, meta = _read(path)
+    columns: dict[str, Any] = {name: _column(table, name, t) for name, t in QUERY_TYPES.items()}
+    missing = [name for name in _SCALARS if name not in meta]
+    if missing:
+        raise DamagedError(f"lacks the metadata {', '.join(missing)}")
+    scalars = {name: meta[name] for name in _SCALARS}
+    return RunLog(**columns, **scalars), meta.get("about") or {}
+
+
+def read_slices(path: Path) -> Slices:
+    """The slices of a trial.
+
+    Raises:
+        DamagedError: the file is cut short, or not one of ours.
+    """
+    table, _ = _read(path)
+    return Slices(**{name: _column(table, name, t) for name, t in SLICE_TYPES.items()})
+
+
+def _write(path: Path, columns: dict[str, Any], meta: dict[str, Any]) -> None:
+    table = pa.table(columns).replace_schema_metadata({KEY: dumps(meta).encode()})
+    partial = path.with_name(f".{path.name}.partial")
+    pq.write_table(table, partial, compression="zstd")
+    os.replace(partial, path)
+
+
+def _read(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+    try:
+        # Not memory-mapped: a file cut short while it is read must not end the process.
+        table = pq.read_table(path, memory_map=False)
+        meta = restored(json.loads((table.schema.metadata or {}).get(KEY, b"null")))
+    except (pa.ArrowException, OSError, ValueError) as e:
+        raise DamagedError(f"cannot be read ({_first_line(e)})") from e
+    if not isinstance(meta, dict):
+        raise DamagedError("was not written by deeprecsys: it lacks its metadata")
+    return table, meta
+
+
+def _column(table: pa.Table, name: str, kind: type) -> np.ndarray[Any, Any]:
+    if name not in table.column_names:
+        raise DamagedError(f"lacks the column {name}")
+    column = table.column(name)
+    if kind is np.str_:
+        return np.array(column.to_pylist(), dtype=np.str_)
+    try:
+        return np.array(column.to_numpy(), dtype=kind)
+    except (ValueError, TypeError) as e:
+        raise DamagedError(f"column {name} cannot be read ({_first_line(e)})") from e
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:120] if text else type(error).__name__
