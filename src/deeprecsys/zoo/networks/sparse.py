@@ -37,8 +37,8 @@ class SparseStage:
         """Pooled rows by input name.
 
         Args:
-            ids: [n, lookups] int32 by input name; n is the items of a per-item input and the slices of
-                a per-query one.
+            ids: contiguous [n, lookups] int32 by input name; n is the items of a per-item input and
+                the slices of a per-query one.
 
         Returns:
             sum and mean: [n, dim]; concat: [n, lookups * dim]; sequence: [n, lookups, dim].
@@ -55,11 +55,13 @@ class SparseStage:
             return functional.embedding(ids, table).flatten(1)
         # What F.embedding_bag calls, less its 20 us of Python per call: with 40 tables they count.
         mode = 0 if i.pooling is Pooling.SUM else 1
-        return torch.embedding_bag(table, ids.view(-1), self._starts(*ids.shape), False, mode)[0]
+        return torch.embedding_bag(table, ids.view(-1), self._starts(ids), False, mode)[0]
 
-    def _starts(self, n: int, lookups: int) -> Tensor:
+    def _starts(self, ids: Tensor) -> Tensor:
+        n, lookups = ids.shape
         if (n, lookups) not in self._offsets:
             if len(self._offsets) >= 4096:
                 self._offsets.clear()
-            self._offsets[n, lookups] = torch.arange(0, n * lookups, lookups, dtype=torch.int32)
+            starts = torch.arange(0, n * lookups, lookups, dtype=ids.dtype, device=ids.device)
+            self._offsets[n, lookups] = starts
         return self._offsets[n, lookups]
