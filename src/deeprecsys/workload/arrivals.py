@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprecsys.core.errors import InputError, positive, unknown
+from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.workload.spec import numbers, split, within
 from deeprecsys.workload.trace import Trace
 
@@ -93,15 +93,7 @@ class Diurnal:
     def times(self, rng: np.random.Generator, rate_qps: float, queries: int) -> NDArray[np.float64]:
         to_angle = 2 * np.pi / self.period_s
         turns, y = np.divmod(_unit(rng, queries) * (to_angle / rate_qps), 2 * np.pi)
-        # M(t) is Kepler's equation, x - a·sin(x) = y: Newton, from a start that is known to converge.
-        a = self.swing
-        x = y + 0.85 * a * np.sign(np.sin(y))
-        for _ in range(50):
-            step = (x - a * np.sin(x) - y) / (1 - a * np.cos(x))
-            x -= step
-            if not len(step) or np.abs(step).max() < 1e-13:
-                break
-        return np.maximum.accumulate((turns * (2 * np.pi) + x) / to_angle)
+        return np.maximum.accumulate((turns * (2 * np.pi) + _kepler(y, self.swing)) / to_angle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +168,24 @@ def _unit(rng: np.random.Generator, queries: int) -> NDArray[np.float64]:
     return np.cumsum(rng.standard_exponential(queries))
 
 
+def _kepler(y: NDArray[np.float64], a: float) -> NDArray[np.float64]:
+    """x such that x - a·sin(x) = y, for y in [0, 2π) and 0 ≤ a < 1, [n].
+
+    Newton's method, from a start that is known to converge. Each value stops by itself, so that none
+    depends on its neighbours.
+    """
+    x = y + 0.85 * a * np.sign(np.sin(y))
+    left = np.arange(len(y))
+    for _ in range(50):
+        at = x[left]
+        step = (at - a * np.sin(at) - y[left]) / (1 - a * np.cos(at))
+        x[left] = at - step
+        left = left[np.abs(step) > 1e-12]
+        if not len(left):
+            break
+    return x
+
+
 def until(
     arrivals: Arrivals, fresh: Callable[[], np.random.Generator], rate_qps: float, horizon_s: float
 ) -> NDArray[np.float64]:
@@ -194,7 +204,8 @@ def until(
 def _diurnal(args: list[str]) -> Arrivals:
     ratio, period_s = numbers("arrivals diurnal", args, {"ratio": 2.5, "period_s": 60.0})
     return Diurnal(
-        within("arrivals diurnal: ratio", ratio, 1, 1000), positive("arrivals diurnal: period_s", period_s)
+        within("arrivals diurnal: ratio", ratio, 1, 1000),
+        within("arrivals diurnal: period_s", period_s, 1e-3, 1e9),
     )
 
 
@@ -203,7 +214,7 @@ def _bursts(args: list[str]) -> Arrivals:
     return Bursts(
         within("arrivals bursts: ratio", given[0], 1, 1000),
         within("arrivals bursts: duty", given[1], 0.001, 0.999),
-        positive("arrivals bursts: period_s", given[2]),
+        within("arrivals bursts: period_s", given[2], 1e-3, 1e9),
     )
 
 

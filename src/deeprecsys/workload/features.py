@@ -26,8 +26,10 @@ from deeprecsys.zoo.schema import DenseInput, Input, Per, Schema, SparseInput
 ALIGN = 64
 LLC_FACTOR = 8
 """Unique row bytes that a pool aims to touch, in last-level caches (FACTS §3)."""
-WHOLE = 0.99
-"""The share of small tables that counts as the whole: random ids touch the last rows only in the limit."""
+WHOLE = 0.98
+"""The share of tables that counts as the whole of them: random ids touch the last rows only in the limit."""
+MARGIN = 1.01
+"""Aim so much beyond the goal, so that chance does not leave a pool short of it."""
 _BLOCK = 1 << 17  # elements drawn from one generator; part of what a seed means
 
 
@@ -129,7 +131,7 @@ class FeatureLayout:
                 f"got {max_bytes}"
             )
         goal = min(LLC_FACTOR * llc_bytes, int(WHOLE * schema.table_bytes))
-        rows = _fewest_rows(schema, law, goal, fewest, limit)
+        rows = _fewest_rows(schema, law, int(MARGIN * goal), fewest, limit)
         arrays, size = _place(schema, max_items, rows, dense_rows)
         return cls(arrays, max_items, size, law.spec, goal, int(_expected_bytes(schema, law, rows)))
 
@@ -171,8 +173,8 @@ class FeatureLayout:
                 pass
 
     @cached_property
-    def _moduli(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        return tuple(a.name for a in self.arrays), tuple(a.span for a in self.arrays)
+    def _spans(self) -> tuple[tuple[str, int], ...]:
+        return tuple((a.name, a.span) for a in self.arrays)
 
     def rows_at(self, handle: int) -> dict[str, int]:
         """The first pool row of each input for a query's handle, by input name.
@@ -181,8 +183,7 @@ class FeatureLayout:
         Spans are consecutive integers, which share only small factors, so the remainders of one
         handle are as good as independent: no two inputs march in lock-step.
         """
-        names, spans = self._moduli
-        return dict(zip(names, map(handle.__mod__, spans), strict=True))
+        return {name: handle % span for name, span in self._spans}
 
     def touched(
         self,

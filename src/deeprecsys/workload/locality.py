@@ -69,7 +69,9 @@ class Zipf:
         x = rng.random(n)
         x *= head[-1] + tail
         far = x >= head[-1]
-        ranks = np.searchsorted(head, x, side="right")
+        near = ~far
+        ranks = np.empty(n, np.int64)
+        ranks[near] = np.searchsorted(head, x[near], side="right")
         ranks[far] = np.minimum(self._tail_rank(x[far] - head[-1], len(head)), rows - 1)
         return ranks
 
@@ -121,7 +123,12 @@ def _head(s: float, k: int) -> NDArray[np.float64]:
 
 
 def parse(text: str) -> Locality:
-    """`uniform` or `zipf[:S]`, 0 < S ≤ 1.5, default 0.9, the middle of the published 0.7 … 1.1.
+    """`uniform` or `zipf[:S]`, 0 < S ≤ 1.5.
+
+    The default, 0.9, is the middle of 0.7 … 1.1 and the best fit to the reuse statistics of Meta's
+    `dlrm_datasets` (2021, 856 tables): there each octave of reuse counts between 64 and 8192 has 4.3 to
+    5.8 % of all accesses, so the share above a count falls by 0.05 per octave; 6.9 M accesses to 1 M rows
+    at s = 0.9 give 3.9 to 6.1 %. (At s = 1 all octaves have the same share.)
 
     Raises:
         InputError: another name, or an exponent out of range.
@@ -140,19 +147,19 @@ def parse(text: str) -> Locality:
 class Scatter:
     """A pseudo-random permutation of 0 … rows - 1, computed and not stored: popular rows lie scattered.
 
-    Two rounds of multiply – add – shift – xor, each invertible on the next power of two; what falls
+    Three rounds of multiply – add – shift – xor, each invertible on the next power of two; what falls
     beyond `rows` is sent round again (cycle walking), which keeps the map a permutation.
     """
 
     rows: int
-    factors: tuple[int, int]
-    addends: tuple[int, int]
+    factors: tuple[int, ...]
+    addends: tuple[int, ...]
 
     @classmethod
     def draw(cls, rng: np.random.Generator, rows: int) -> Scatter:
         """A permutation of `rows` rows, chosen by `rng`."""
-        a, b, c, d = (int(x) for x in rng.integers(1 << 31, size=4))
-        return cls(rows, (2 * a + 1, 2 * b + 1), (c, d))
+        factors, addends = rng.integers(1 << 31, size=(2, 3)).tolist()
+        return cls(rows, tuple(2 * f + 1 for f in factors), tuple(addends))
 
     def __call__(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
         """The row of each rank, [n]; the argument's memory is reused."""

@@ -190,14 +190,17 @@ def _mlperf() -> Discrete:
 
 
 def _ribbon() -> Discrete:
-    """Uniform parts as whole numbers whose upper end is excluded, hence the cap of 499."""
-    n = np.arange(1, 500)
+    """Rounded up, not to the nearest: the rule that brings all its figures within 1 % of FACTS §3.
+
+    Its 95th percentile is 375.04 before rounding, where the density is low; FACTS has 378, from a sample.
+    """
+    n = np.linspace(1, 499, 499)
 
     def uniform(low: int, high: int) -> _Cdf:
-        return np.clip((n - low + 1) / (high - low), 0, 1)
+        return np.clip((n - low) / (high - low), 0, 1)
 
-    body = _lognormal_cdf(_edges(499), 5.1, 0.2)
-    body = body + (1 - body[-1]) * uniform(400, 500)
+    body = _lognormal_cdf(n, 5.1, 0.2)
+    body = body + (1 - _lognormal_cdf(np.array([500.0]), 5.1, 0.2)) * uniform(400, 500)
     return Discrete("ribbon", _capped(0.02 * uniform(1, 100) + 0.10 * uniform(250, 500) + 0.88 * body))
 
 
