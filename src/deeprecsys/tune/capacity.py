@@ -24,6 +24,8 @@ from deeprecsys.tune.probe import Observation, Probe, Runner, Trial, Verdict
 LEAST_TRIALS = 4
 """Trials near the crossing before an interval is believed."""
 MOST_BRACKET = 30
+GLANCE = 40
+"""Queries that a glance at the floor expects at least."""
 IDLE = 0.05
 """A node less utilised than this hardly queues: what is late here is late at any rate."""
 
@@ -208,12 +210,15 @@ class _Search:
         step = log(1 + self.settings.resolution / 2)
         return exp(round(log(rate_qps) / step) * step)
 
-    def _try(self, rate_qps: float, duration_s: float) -> Observation | None:
+    def _try(
+        self, rate_qps: float, duration_s: float, least_queries: int | None = None
+    ) -> Observation | None:
         """A trial at about a rate; None, and remembered, where it stayed void."""
         rate = self._grid(rate_qps)
         s = self.settings
+        least = s.least_queries if least_queries is None else least_queries
         longest_s = max(s.trial_s, s.budget_s / 4)
-        duration = max(duration_s, min(s.least_queries / rate, longest_s))
+        duration = max(duration_s, min(least / rate, longest_s))
         observation = self.runner.run(rate, duration)
         if observation is None:
             self.void_qps = min(self.void_qps, rate)
@@ -229,14 +234,19 @@ class _Search:
 
     # The floor.
     def _fails(self, floor_qps: float) -> bool:
-        """Whether the floor clearly fails: a second, longer trial where the first is in doubt."""
-        for duration_s in (self.settings.trial_s, 2 * self.settings.trial_s):
-            if self._try(floor_qps, duration_s) is None:
+        """Whether the floor clearly fails: by a glance, if it is grossly too much; a longer look in doubt.
+
+        A glance is short because what it offers in excess must be worked off before the next trial.
+        """
+        trial_s = self.settings.trial_s
+        for duration_s in (max(trial_s / 4, 3 * self.target.latency_s), trial_s, 2 * trial_s):
+            glance = duration_s < trial_s
+            if self._try(floor_qps, duration_s, least_queries=GLANCE) is None:
                 return False
             probe = self.runner.probe(self._grid(floor_qps), self.settings.confidence)
-            if probe.verdict is not Verdict.UNDECIDED:
-                return probe.verdict is Verdict.FAILED
-            if probe.miss_rate <= self.target.miss_rate:
+            if probe.verdict is Verdict.FAILED and (not glance or probe.miss_rate > 0.5):
+                return True
+            if not glance and probe.miss_rate <= self.target.miss_rate:
                 return False
         return False
 

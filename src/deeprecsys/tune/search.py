@@ -1,0 +1,112 @@
+"""Ask and tell: what every search over policies is, and what it is told. No search runs a trial itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from deeprecsys.core.policy import CPU, Policy
+
+
+class Score(Protocol):
+    """A policy's capacity, with its interval; `tune.capacity.CapacityResult` is one."""
+
+    @property
+    def capacity_qps(self) -> float | None:
+        """None where all that is known is `high_qps`."""
+        ...
+
+    @property
+    def low_qps(self) -> float: ...
+
+    @property
+    def high_qps(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A score given outright: 0 for a policy that meets the target at no load."""
+
+    capacity_qps: float | None
+    low_qps: float
+    high_qps: float
+
+
+UNREACHABLE = Known(0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A policy that ran, and what came of it."""
+
+    policy: Policy
+    score: Score
+
+    @property
+    def qps(self) -> float:
+        """The capacity; where it is only known to be low, nothing."""
+        return self.score.capacity_qps or 0.0
+
+
+class Search(Protocol):
+    """A search over policies: `ask` for one, run it, `tell` its score, until `ask` gives None."""
+
+    def ask(self) -> Policy | None:
+        """The next policy to run; the same again until it is told; None when the search is over."""
+        ...
+
+    def tell(self, policy: Policy, score: Score) -> None:
+        """What came of a policy, asked for or not."""
+        ...
+
+    @property
+    def best(self) -> Told | None:
+        """The best policy that was told and met the target at some load."""
+        ...
+
+    @property
+    def told(self) -> tuple[Told, ...]:
+        """All that was told, in order."""
+        ...
+
+    @property
+    def floor_qps(self) -> float | None:
+        """A policy whose capacity is below this need not be known any better; None for full accuracy."""
+        ...
+
+    @property
+    def outstanding(self) -> int:
+        """How many policies may still be asked for, at most."""
+        ...
+
+
+def best_of(told: list[Told]) -> Told | None:
+    """The one of the highest capacity, the earliest of equals; None where none meets the target."""
+    good = [t for t in told if t.qps > 0]
+    return max(good, key=lambda t: t.qps) if good else None
+
+
+def batch_sizes(largest_query: int, static: int | None = None) -> tuple[int, ...]:
+    """The batch sizes to try: powers of two below the largest query, that query whole, the static size.
+
+    A power within 5 % of one of the latter two would measure the same thing twice and is left out.
+    """
+    fixed = {largest_query} | ({static} if static else set())
+    powers = [1 << k for k in range(largest_query.bit_length()) if 1 << k < largest_query]
+    apart = [b for b in powers if all(abs(b - f) > 0.05 * f for f in fixed)]
+    return tuple(sorted(set(apart) | fixed))
+
+
+def thresholds(largest_query: int) -> tuple[int, ...]:
+    """The offload thresholds to try: 0 (all queries), then by half octaves up to the largest query."""
+    least = max(largest_query // 64, 1)
+    sizes = {round(least * 2 ** (k / 2)) for k in range(13)}
+    return (0, *sorted(s for s in sizes if s < largest_query))
+
+
+def batch_size_of(policy: Policy) -> int | None:
+    """The batch size of a policy that keeps all work on the CPU; None for any other."""
+    if policy.devices != (CPU,):
+        return None
+    known = policy.describe().get("batch_size")
+    return known if isinstance(known, int) else None

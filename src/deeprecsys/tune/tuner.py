@@ -1,0 +1,277 @@
+"""The main job: static baseline, search, and both points confirmed by fresh interleaved trials."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from math import exp, hypot, inf, log, nan
+from typing import Any
+
+from deeprecsys.core.errors import TargetUnreachableError, positive
+from deeprecsys.core.policy import Policy
+from deeprecsys.core.target import Target
+from deeprecsys.tune.capacity import CapacityResult, Settings, capacity
+from deeprecsys.tune.confirm import Candidate, Confirmed, ConfirmSettings, confirm
+from deeprecsys.tune.events import Event as Event
+from deeprecsys.tune.events import PhaseStarted, Progress, TrialDone, silent
+from deeprecsys.tune.probe import Trial
+from deeprecsys.tune.search import UNREACHABLE, Search, Told, batch_size_of
+
+REFINEMENT = 1
+"""The purpose (see `trial_seed`) of the searches that look at the winners again."""
+
+
+@dataclass(frozen=True, slots=True)
+class TuneSettings:
+    """What tuning may take.
+
+    Attributes:
+        candidate: of each capacity search while climbing; coarse.
+        climb_budget_s: seconds of trial time for the static baseline and the climb together.
+        refine: of the second, finer look at the static and the best point.
+        confirm: of the confirmation.
+    """
+
+    candidate: Settings = field(default_factory=Settings)
+    climb_budget_s: float = 120.0
+    refine: Settings = field(default_factory=Settings)
+    confirm: ConfirmSettings = field(default_factory=ConfirmSettings)
+
+    @classmethod
+    def live(cls, target: Target) -> TuneSettings:
+        """Within about four minutes at a target of 100 ms."""
+        fine = Settings.live(target)
+        coarse = replace(fine, resolution=0.05, budget_s=8 * fine.trial_s)
+        return cls(
+            candidate=coarse,
+            climb_budget_s=80 * fine.trial_s,
+            refine=fine,
+            confirm=ConfirmSettings(trial_s=2.5 * fine.trial_s),
+        )
+
+    @classmethod
+    def virtual(cls, target: Target) -> TuneSettings:
+        """Accuracy first."""
+        fine = Settings.virtual(target)
+        return cls(
+            candidate=fine,
+            climb_budget_s=inf,
+            refine=replace(fine, resolution=0.005),
+            confirm=ConfirmSettings(trial_s=10 * fine.trial_s, confidence=0.99, margin=0.005, step=0.005),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a part of the job took."""
+
+    trials: int = 0
+    seconds: float = 0.0
+    queries: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {"trials": self.trials, "seconds": self.seconds, "queries": self.queries}
+
+
+@dataclass(frozen=True, slots=True)
+class TuneResult:
+    """What tuning found.
+
+    Attributes:
+        target: what was to be met.
+        static: the baseline, confirmed; None where it meets the target at no load.
+        tuned: the best point, confirmed; the static one where nothing proved better.
+        kept_static: whether that is so.
+        ratio: tuned over static, of the confirmed rates; None without a static point.
+        ratio_low, ratio_high: its interval, from those of both capacities.
+        candidates: every policy that was told to the search, with its capacity.
+        complete: whether the search ended by itself and not by its budget.
+        search, confirmation: what each took; the refinement counts as search.
+    """
+
+    target: Target
+    static: Confirmed | None
+    tuned: Confirmed
+    kept_static: bool
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    candidates: tuple[Told, ...]
+    complete: bool
+    search: Cost
+    confirmation: Cost
+
+    def to_json(self) -> dict[str, Any]:
+        """The parts of the JSON of `tune` that tuning knows."""
+        return {
+            "target": {"quantile": self.target.quantile, "latency_ms": 1e3 * self.target.latency_s},
+            "static": self.static.to_json() if self.static else None,
+            "tuned": self.tuned.to_json(),
+            "kept_static": self.kept_static,
+            "ratio": self.ratio,
+            "ratio_interval": [self.ratio_low, self.ratio_high] if self.ratio is not None else None,
+            "candidates": [_told_json(t) for t in self.candidates],
+            "search": {**self.search.to_json(), "complete": self.complete},
+            "confirmation": self.confirmation.to_json(),
+        }
+
+
+def tune(
+    trial: Trial,
+    target: Target,
+    *,
+    static: Policy,
+    search: Search,
+    hint_qps: float,
+    settings: TuneSettings | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> TuneResult:
+    """Find the best policy, and confirm it beside the static one.
+
+    Args:
+        trial: runs one trial, live or virtual.
+        target: what to meet.
+        static: the baseline; one of the candidates.
+        search: proposes the others, e.g. `HillClimb(batch_sizes(largest, static.batch_size))`.
+        hint_qps: about what the node can do, e.g. workers / E[work] from a profile.
+        settings: by default `TuneSettings.live(target)`.
+        seed: of all trials.
+        progress: is told of every phase, search, trial and probe.
+
+    Raises:
+        TargetUnreachableError: no candidate meets the target at any load; carries the best latency of all.
+        TrialsVoidError: the load source was late over and over.
+    """
+    positive("hint", hint_qps)
+    return _Tuning(trial, target, settings or TuneSettings.live(target), seed, progress).run(
+        static, search, hint_qps
+    )
+
+
+class _Tuning:
+    """One tuning under way."""
+
+    def __init__(
+        self, trial: Trial, target: Target, settings: TuneSettings, seed: int, progress: Progress
+    ) -> None:
+        self.trial, self.target, self.settings, self.seed = trial, target, settings, seed
+        self.listener = progress
+        self.cost = Cost()
+        self.best_latency_s = inf
+        self.complete = True
+
+    def progress(self, event: Event) -> None:
+        """Keeps account of every trial, and passes the event on."""
+        if isinstance(event, TrialDone):
+            c = self.cost
+            self.cost = Cost(c.trials + 1, c.seconds + event.seconds, c.queries + event.queries)
+        self.listener(event)
+
+    def run(self, static: Policy, search: Search, hint_qps: float) -> TuneResult:
+        s = self.settings
+        self.progress(PhaseStarted("static", s.candidate.budget_s))
+        baseline = self._capacity(static, s.candidate, 0.8 * hint_qps)
+        search.tell(static, baseline or UNREACHABLE)
+        self.progress(PhaseStarted("climb", s.climb_budget_s))
+        self._climb(search, hint_qps)
+        best = search.best
+        if best is None:
+            raise self._unreachable()
+        same = batch_size_of(best.policy) is not None and batch_size_of(best.policy) == batch_size_of(static)
+        policies = [static] if same else [best.policy, *([static] if baseline else [])]
+        self.progress(PhaseStarted("refine", len(policies) * s.refine.budget_s))
+        found = [self._refined(policy, search) for policy in policies]
+        searched, self.cost = self.cost, Cost()
+        rounds = s.confirm.rounds * s.confirm.trial_s
+        self.progress(PhaseStarted("confirm", len(policies) * rounds))
+        points = confirm(self.trial, found, self.target, s.confirm, seed=self.seed, progress=self.progress)
+        return self._result(points, points[-1] if baseline else None, search.told, searched)
+
+    def _capacity(
+        self,
+        policy: Policy,
+        settings: Settings,
+        hint_qps: float,
+        floor_qps: float | None = None,
+        purpose: int = 0,
+    ) -> CapacityResult | None:
+        """A capacity; None where the policy meets the target at no load."""
+        try:
+            return capacity(
+                self.trial,
+                policy,
+                self.target,
+                hint_qps=hint_qps,
+                settings=settings,
+                seed=self.seed,
+                purpose=purpose,
+                floor_qps=floor_qps,
+                progress=self.progress,
+            )
+        except TargetUnreachableError as error:
+            self.best_latency_s = min(self.best_latency_s, error.best_latency_s)
+            return None
+
+    def _climb(self, search: Search, hint_qps: float) -> None:
+        s = self.settings
+        while (policy := search.ask()) is not None:
+            left_s = s.climb_budget_s - self.cost.seconds
+            if left_s < s.candidate.trial_s:
+                self.complete = False
+                return
+            settings = replace(s.candidate, budget_s=min(s.candidate.budget_s, left_s))
+            hint = search.best.qps if search.best else 0.8 * hint_qps
+            found = self._capacity(policy, settings, hint, search.floor_qps)
+            search.tell(policy, found or UNREACHABLE)
+
+    def _refined(self, policy: Policy, search: Search) -> Candidate:
+        """A second look with fresh seeds: the best of many noisy capacities is a lucky one."""
+        told = next(t for t in reversed(search.told) if t.policy == policy)
+        found = self._capacity(policy, self.settings.refine, told.qps, purpose=REFINEMENT)
+        if found is None:
+            raise self._unreachable()
+        return Candidate(policy, found)
+
+    def _unreachable(self) -> TargetUnreachableError:
+        best_s = self.best_latency_s if self.best_latency_s < inf else nan
+        return TargetUnreachableError(
+            f"no batch size meets p{100 * self.target.quantile:g} within {1e3 * self.target.latency_s:g} ms "
+            f"at any load: the best was {1e3 * best_s:.3g} ms",
+            best_s,
+        )
+
+    def _result(
+        self, points: list[Confirmed], static: Confirmed | None, told: tuple[Told, ...], searched: Cost
+    ) -> TuneResult:
+        tuned = points[0]
+        if static and static.met and (not tuned.met or tuned.qps < static.qps):
+            tuned = static
+        ratio = low = high = None
+        if static and static.met and tuned.met:
+            ratio = tuned.qps / static.qps
+            spread = 0.0 if tuned is static else hypot(_half(tuned.capacity), _half(static.capacity))
+            low, high = ratio * exp(-spread), ratio * exp(spread)
+        return TuneResult(
+            target=self.target,
+            static=static,
+            tuned=tuned,
+            kept_static=tuned is static,
+            ratio=ratio,
+            ratio_low=low,
+            ratio_high=high,
+            candidates=told,
+            complete=self.complete,
+            search=searched,
+            confirmation=self.cost,
+        )
+
+
+def _half(found: CapacityResult) -> float:
+    """Half the interval of a capacity, relative; infinite where it is open."""
+    return log(found.high_qps / found.low_qps) / 2 if found.low_qps > 0 else inf
+
+
+def _told_json(told: Told) -> dict[str, Any]:
+    score = told.score
+    rest = score.to_json() if isinstance(score, CapacityResult) else {"outcome": "unreachable"}
+    return {**told.policy.describe(), "qps": told.score.capacity_qps, **rest}
