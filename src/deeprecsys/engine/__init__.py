@@ -8,7 +8,7 @@ from collections.abc import Callable
 from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.engine.protocol import Assembly, Engine, SliceView
 
-__all__ = ["ENGINES", "Assembly", "Engine", "SliceView", "build", "factory"]
+__all__ = ["ENGINES", "Assembly", "Engine", "SliceView", "build", "check", "factory"]
 
 ENGINES = {
     "eager": "deeprecsys.engine.eager:EagerEngine",
@@ -18,15 +18,25 @@ ENGINES = {
 """Engine name -> `module:attribute` of its factory, a callable from an `Assembly` (and its arguments)."""
 
 
+def check(name: str) -> str:
+    """The part of an engine's name before its arguments; imports nothing.
+
+    Raises:
+        InputError: neither a known engine nor a `module:attribute`.
+    """
+    head = name.split(":", 1)[0]
+    if head not in ENGINES and ":" not in name:
+        raise unknown("engine", name, ENGINES)
+    return head
+
+
 def factory(name: str) -> Callable[..., Engine]:
     """The factory of a named engine, or of one of the user's own given as `module:attribute`.
 
     Raises:
         InputError: no such engine, module or attribute.
     """
-    head = name.split(":", 1)[0]
-    if head not in ENGINES and ":" not in name:
-        raise unknown("engine", name, ENGINES)
+    head = check(name)
     module, attribute = ENGINES.get(head, name).split(":", 1)
     try:
         found = getattr(importlib.import_module(module), attribute)

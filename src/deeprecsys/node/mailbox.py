@@ -85,6 +85,11 @@ class Mailbox:
         return Reply(w[_DONE], w[_STARTED], w[_ENDED], errors)
 
     # The worker's side.
+    @property
+    def requested(self) -> int:
+        """Sequence number of the last request."""
+        return self._words[_SEQ]
+
     def request(self) -> tuple[int, list[Part]]:
         w = self._words
         ends = _SLICES + w[_COUNT] * _SLICE_WORDS

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import IO, NamedTuple
 
-from deeprecsys.core.errors import NodeError
+from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.node import mailbox
 from deeprecsys.node.mailbox import Mailbox, Part, Reply
 from deeprecsys.node.memory import NodeMemory
@@ -77,6 +77,7 @@ class WorkerPool:
 
     Raises:
         NodeError: a worker could not start, or could not be replaced.
+        InputError: the engine refuses its arguments or the precision.
     """
 
     def __init__(
@@ -204,6 +205,8 @@ class WorkerPool:
         if index in self._starting:
             self._starting.discard(index)
             self._failed_starts[index] += 1
+            if refused and why.startswith("InputError: "):
+                raise InputError(why.removeprefix("InputError: "))
             if refused or self._failed_starts[index] >= MAX_FAILED_STARTS:
                 raise NodeError(f"worker {index} cannot start: {why}")
         self._spawn(index)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import platform
 import signal
 import sys
 import time
@@ -22,6 +23,11 @@ from deeprecsys.node import mailbox
 from deeprecsys.node.cores import die_with_parent
 from deeprecsys.node.memory import NodeMemory, Plan
 from deeprecsys.zoo import model
+
+
+SPIN_NS = 50_000 if platform.machine() == "x86_64" else 0
+"""How long a worker looks at its mailbox before it sleeps at the bell: under load the next batch comes
+sooner than a sleeping core wakes. Only where stores are seen in order without a system call."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,12 @@ def _engine(spec: WorkerSpec, memory: NodeMemory) -> Engine:
 def _serve(spec: WorkerSpec, box: mailbox.Mailbox, engine: Engine, memory: NodeMemory) -> None:
     clock, wait, ring = time.monotonic_ns, os.eventfd_read, os.eventfd_write
     view = slice_viewer(memory)
+    seq = 0
     while True:
+        if SPIN_NS:
+            until = clock() + SPIN_NS
+            while box.requested == seq and clock() < until:
+                pass
         wait(spec.bell)
         seq, parts = box.request()
         if seq == 0:
