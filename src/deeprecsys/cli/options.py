@@ -43,11 +43,17 @@ node = _group(
                  help="Seed of tables, weights, features, sizes and arrivals."),
 )  # fmt: skip
 
+sizes = _group(
+    click.option("--sizes", metavar="NAME[:ARGS]",
+                 help="Query sizes: production, mlperf, ribbon, lognormal, normal[:mean,std,cap], fixed:N, "
+                      "mix:NAME@SECONDS,...  [default: production]"),
+)  # fmt: skip
+
 workload = _group(
-    click.option("--arrivals", default="poisson", show_default=True, metavar="NAME[:ARGS]",
-                 help="Arrival process: poisson, constant, diurnal[:ratio,period], bursts[:...]."),
-    click.option("--sizes", default="production", show_default=True, metavar="NAME[:ARGS]",
-                 help="Query sizes: production, mlperf, ribbon, lognormal, normal[:mean,std], fixed:N."),
+    click.option("--arrivals", metavar="NAME[:ARGS]",
+                 help="Arrival process: poisson, constant, diurnal[:ratio,period_s], "
+                      "bursts[:ratio,duty,period_s].  [default: poisson]"),
+    sizes,
     click.option("--trace", "trace_file", type=click.Path(path_type=Path), metavar="FILE",
                  help="Arrivals and sizes from a file of (arrival_s, size) rows, scaled to the rate."),
 )  # fmt: skip
@@ -68,6 +74,11 @@ policy = _group(
                  help="Most items per batch.  [default: the static baseline, largest query / workers]"),
     click.option("--offload-above", type=int, metavar="N",
                  help="Send queries of more than N items to the accelerator."),
+)  # fmt: skip
+
+search = _group(
+    click.option("--budget", type=float, metavar="S",
+                 help="Seconds of trials that the search may take.  [default: by the target]"),
 )  # fmt: skip
 
 output = _group(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -161,10 +161,29 @@ class Node:
         with realtime():
             return trial.run(warmup_s(span, target))
 
+    def offline_qps(self, policy: Policy, stream: Stream) -> float:
+        """Queries per second when all of the stream's are there from the start and nobody waits for one."""
+        count = min(len(stream), self.memory.plan.max_open - self.workers)
+        at_once = replace(
+            stream,
+            arrival_s=np.full(count, 1e-9),
+            size=stream.size[:count],
+            features=stream.features[:count],
+        )
+        log = self.run(policy, at_once)
+        return count / log.duration_s
+
     def measure(self, batch: int, busy: int, repeats: int) -> NDArray[np.float64]:
         """Seconds from dispatch to completion of batches of `batch` items while `busy` workers are busy."""
         with realtime():
             return measure_batches(self.pool, batch, busy, repeats, self.config.seed)
+
+    def touched(self, stream: Stream) -> dict[str, float]:
+        """Embedding row bytes that a stream's queries look up at least once, beside the cache's size."""
+        plan = self.memory.plan
+        features = self.memory.segments["features"].memory
+        found = plan.features().touched(features, plan.schema(), stream.features, stream.size)
+        return {"bytes": found.bytes, "fraction_of_tables": found.fraction, "llc_bytes": plan.llc_bytes}
 
     def footprint(self) -> dict[str, float]:
         """Bytes that the node takes in memory, and how its tables lie."""

@@ -110,25 +110,31 @@ class LiveTrial:
         self._origin = 0.0
 
     def run(self, warmup_s: float) -> RunLog:
-        """Run the trial to its end.
+        """Run the trial to its end, or to a Ctrl-C: `extra["interrupted"]` says which.
 
         Raises:
             NodeError: a worker could not be replaced.
         """
         cpu_before = time.process_time()
+        abandoned = interrupted = False
         with no_collection():
             self._origin = time.monotonic() + LEAD_S
-            abandoned = self._loop()
+            try:
+                abandoned = self._loop()
+            except KeyboardInterrupt:
+                interrupted = True
             self._settle()
         elapsed = time.monotonic() - self._origin
+        # What was interrupted keeps the queries that were offered until then.
+        kept = ~np.isnan(self._issued) if interrupted else np.ones(len(self._arrival), np.bool_)
         return RunLog(
             rate_qps=self._rate_qps,
-            arrival_s=np.asarray(self._arrival),
-            size=np.asarray(self._size, np.int32),
-            issued_s=self._issued,
-            start_s=self._start,
-            finish_s=self._finish,
-            status=self._status,
+            arrival_s=np.asarray(self._arrival)[kept],
+            size=np.asarray(self._size, np.int32)[kept],
+            issued_s=self._issued[kept],
+            start_s=self._start[kept],
+            finish_s=self._finish[kept],
+            status=self._status[kept],
             busy_s=self._busy_ns * 1e-9,
             workers=len(self._pool),
             warmup_s=warmup_s,
@@ -138,6 +144,7 @@ class LiveTrial:
                 "elapsed_s": elapsed,
                 "node_cpu_share": (time.process_time() - cpu_before) / max(elapsed, 1e-9),
                 "abandoned": abandoned,
+                "interrupted": interrupted,
                 "failures": self._failures[:10],
             },
         )

@@ -24,7 +24,6 @@ from deeprecsys.node.cores import die_with_parent
 from deeprecsys.node.memory import NodeMemory, Plan
 from deeprecsys.zoo import model
 
-
 SPIN_NS = 50_000 if platform.machine() == "x86_64" else 0
 """How long a worker looks at its mailbox before it sleeps at the bell: under load the next batch comes
 sooner than a sleeping core wakes. Only where stores are seen in order without a system call."""

@@ -1,0 +1,44 @@
+"""The command line: the only place that composes, reads configuration, prints, and exits."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from deeprecsys import __version__
+from deeprecsys.cli import commands, errors
+from deeprecsys.core.errors import unknown
+
+
+class _Group(click.Group):
+    """A group that names the nearest command when asked for one that does not exist."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            raise unknown("command", name, self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of a first use, not of the alphabet
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="deeprecsys")
+def cli() -> None:
+    """Serve recommendation models at the highest load a tail-latency target allows, and see why.
+
+    Start with `deeprecsys models`, then `deeprecsys tune dlrm-rmc1 --sla-ms 100`.
+    """
+
+
+for _command in commands.ALL:
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """The `deeprecsys` command."""
+    sys.exit(errors.run(lambda: cli.main(prog_name="deeprecsys", standalone_mode=False)))

@@ -1,0 +1,252 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deeprecsys.cli import options as opt
+from deeprecsys.cli.live import (
+    LiveTrials,
+    baseline,
+    document,
+    measure_profile,
+    offline_qps,
+    quick_hint_qps,
+    sample_sizes,
+    start,
+)
+from deeprecsys.cli.output import emit, run_directory, summary_document
+from deeprecsys.cli.progress import Bar, TickHooks
+from deeprecsys.cli.searching import Listener, tune_settings
+from deeprecsys.cli.setup import Job, policy_of, read_profile
+from deeprecsys.core.errors import InputError, positive
+from deeprecsys.core.runlog import summarise
+from deeprecsys.node.trial import Recording
+from deeprecsys.report import text
+from deeprecsys.report.machine import machine_record, same_machine
+from deeprecsys.tune.capacity import Settings, capacity
+from deeprecsys.tune.hill_climb import HillClimb
+from deeprecsys.tune.search import batch_sizes
+from deeprecsys.tune.tuner import tune
+from deeprecsys.tune.work import saturation_qps
+from deeprecsys.zoo import MODELS, Model
+from deeprecsys.zoo.schema import Per
+
+
+@click.command("models")
+@click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON; - for standard output.")
+def models(json_file: str | None) -> None:
+    """List the zoo: sizes, FLOPs and bytes per item, the paper's medium target."""
+    rows = [_model_row(m) for m in MODELS.values()]
+    emit(text.models(rows), rows, json_file)
+
+
+def _model_row(m: Model) -> dict[str, Any]:
+    schema = m.schema
+    return {
+        "name": m.name,
+        "bottleneck": m.bottleneck,
+        "target_ms": m.medium_target_ms,
+        "tables": len(schema.tables),
+        "table_bytes": schema.table_bytes,
+        "dense_parameters": m.dense_parameters,
+        "flops_per_item": m.flops(Per.ITEM),
+        "flops_per_query": m.flops(Per.QUERY),
+        "bytes_per_item": schema.gathered_bytes(Per.ITEM),
+        "bytes_per_query": schema.gathered_bytes(Per.QUERY),
+        "feature_bytes_per_item": schema.feature_bytes(Per.ITEM),
+        "feature_bytes_per_query": schema.feature_bytes(Per.QUERY),
+        "outputs": schema.outputs,
+    }
+
+
+@click.command("profile")
+@opt.model
+@opt.node
+@opt.sizes
+@click.option(
+    "--budget", type=float, default=20.0, show_default=True, metavar="S", help="Seconds to measure for."
+)
+@click.option("--profile", "profile_file", type=click.Path(path_type=Path), metavar="FILE",
+              help="Where to write the profile, for `tune` and `simulate` to read.")  # fmt: skip
+@opt.output
+def profile_command(
+    budget: float, profile_file: Path | None, json_file: str | None, out_dir: Path | None, **options: Any
+) -> None:
+    """Measure batch times s(b) of MODEL on this machine, with 1 to all workers busy."""
+    job = Job.resolve(**options)
+    positive("--budget", budget)
+    with run_directory(out_dir, job) as out, start(job) as node:
+        found = measure_profile(node, job, budget).to_json()
+        if profile_file:
+            _write(profile_file, found)
+        if out:
+            out.result(found)
+    emit(text.profile(found), found, json_file)
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(document, indent=1) + "\n")
+    except OSError as e:
+        raise InputError(f"--profile {path}: expected a file that can be written, got: {e}") from e
+
+
+@click.command("bench")
+@opt.model
+@click.option("--rate", type=float, metavar="QPS", help="Offered rate; a trace goes at its own without one.")
+@click.option("--duration", type=float, metavar="S", help="Seconds of arrivals.  [default: 10]")
+@click.option("--queries", type=int, metavar="N", help="How many queries instead.")
+@opt.policy
+@opt.target
+@opt.workload
+@opt.node
+@opt.output
+def bench(
+    rate: float | None,
+    duration: float | None,
+    queries: int | None,
+    policy_name: str,
+    batch_size: int | None,
+    offload_above: int | None,
+    json_file: str | None,
+    out_dir: Path | None,
+    **options: Any,
+) -> None:
+    """Run one live trial of MODEL at a given rate, and say how late its queries were."""
+    job = Job.resolve(**options)
+    if rate is not None:
+        positive("--rate", rate)
+    if duration is None and queries is None and options["trace_file"] is None:
+        duration = 10.0
+    stream = job.workload.stream(rate, queries=queries, duration_s=duration)
+    with run_directory(out_dir, job) as out, start(job) as node:
+        policy = policy_of(policy_name, batch_size, offload_above, baseline(node, job))
+        recording = Recording() if out else None
+        with Bar(f"{job.node.model}: {stream.rate_qps:g} queries/s") as bar:
+            log = node.run(policy, stream, job.target, TickHooks(bar.set), recording)
+        summary = summarise(log, job.target)
+        found = {**document(node, job), **policy.describe(), **summary_document(summary), "extra": log.extra}
+        found["touched"] = node.touched(stream)
+        if out:
+            batches = recording.batches if recording else None
+            out.trial("bench", log, batches, about=policy.describe())
+            out.result(found)
+    emit(text.bench(found), found, json_file)
+    if log.extra["interrupted"]:
+        raise KeyboardInterrupt
+
+
+@click.command("capacity")
+@opt.model
+@opt.policy
+@opt.target
+@opt.workload
+@opt.node
+@opt.search
+@opt.output
+def capacity_command(
+    policy_name: str,
+    batch_size: int | None,
+    offload_above: int | None,
+    budget: float | None,
+    json_file: str | None,
+    out_dir: Path | None,
+    **options: Any,
+) -> None:
+    """Find the highest rate at which MODEL meets the target under one given policy."""
+    job = Job.resolve(**options)
+    settings = Settings.live(job.target)
+    if budget is not None:
+        settings = Settings(trial_s=settings.trial_s, budget_s=positive("--budget", budget))
+    with ExitStack() as stack:
+        out = stack.enter_context(run_directory(out_dir, job))
+        node = stack.enter_context(start(job))
+        policy = policy_of(policy_name, batch_size, offload_above, baseline(node, job))
+        size = getattr(policy, "batch_size", job.node.max_query)
+        hint = 0.8 * quick_hint_qps(node, job, size)
+        listener = stack.enter_context(Listener(job.node.model, out))
+        trials = LiveTrials(node, job, listener.tick)
+        found = capacity(
+            trials,
+            policy,
+            job.target,
+            hint_qps=hint,
+            settings=settings,
+            seed=job.node.seed,
+            progress=listener,
+        )
+        point = summary_document(found.summary) if found.summary else {}
+        result = {**document(node, job), **policy.describe(), **point, **found.to_json()}
+        result |= {"qps": found.capacity_qps, "search": listener.cost()}
+        if out:
+            out.result(result)
+    emit(text.capacity(result), result, json_file)
+
+
+@click.command("tune")
+@opt.model
+@opt.target
+@opt.workload
+@opt.node
+@click.option("--profile", "profile_file", type=click.Path(path_type=Path), metavar="FILE",
+              help="A profile measured before; without it one is measured first.")  # fmt: skip
+@opt.search
+@opt.output
+def tune_command(
+    profile_file: Path | None,
+    budget: float | None,
+    json_file: str | None,
+    out_dir: Path | None,
+    **options: Any,
+) -> None:
+    """Find the batch size that carries the most queries per second of MODEL within the target.
+
+    Measures the machine, finds the static baseline's capacity, climbs from batch size 1 as long as the rate
+    rises, and runs the winner and the baseline again side by side with load that the search never saw.
+    """
+    job = Job.resolve(**options)
+    settings = tune_settings(job.target, budget)
+    known = read_profile(profile_file, job) if profile_file else None
+    with ExitStack() as stack:
+        out = stack.enter_context(run_directory(out_dir, job))
+        node = stack.enter_context(start(job))
+        warnings = []
+        if known and not same_machine(dict(known.machine), machine_record()):
+            warnings.append(f"{profile_file} was measured on another machine")
+        profile = known or measure_profile(node, job, min(20.0, settings.climb_budget_s / 4))
+        static = baseline(node, job)
+        hint = saturation_qps(profile, static.batch_size, sample_sizes(job), node.workers)
+        search = HillClimb(batch_sizes(job.workload.sizes.cap, static.batch_size))
+        listener = stack.enter_context(Listener(job.node.model, out, settings))
+        found = tune(
+            LiveTrials(node, job, listener.tick),
+            job.target,
+            static=static,
+            search=search,
+            hint_qps=hint,
+            settings=settings,
+            seed=job.node.seed,
+            progress=listener,
+        )
+        result = {
+            **document(node, job),
+            "profile": profile.to_json(),
+            **found.to_json(),
+            "warnings": warnings,
+        }
+        result["tuned"] |= {"engine": job.node.engine, "precision": job.node.precision}
+        result["offline_qps"] = offline_qps(node, job, found.tuned.policy, hint)
+        # Filled by parts that do not exist yet.
+        result |= {"bounds": None, "fraction_of_bound": None, "simulator_error": None}
+        if out:
+            out.result(result)
+    emit(text.tune(result), result, json_file)
+
+
+ALL = (models, profile_command, bench, capacity_command, tune_command)

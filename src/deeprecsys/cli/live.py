@@ -1,0 +1,107 @@
+"""A live node as what the tuner asks for: a callable that runs one trial, and one that times batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprecsys.cli.progress import Bar, TickHooks
+from deeprecsys.cli.setup import Job
+from deeprecsys.core.policy import CPU, Policy, Static
+from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.core.runlog import RunLog
+from deeprecsys.node.node import Node
+from deeprecsys.report.machine import machine_record
+from deeprecsys.tune.profiler import ProfilePlan, ProfileStep, profile
+from deeprecsys.tune.work import saturation_qps
+
+SAMPLE = 4000  # sizes that stand for the distribution where an expectation is wanted
+OFFLINE_S = 3.0
+
+
+def start(job: Job) -> Node:
+    """The job's node, with a bar while its tables are filled and its workers start."""
+    with Bar(f"{job.node.model}: starting") as bar:
+        return Node(job.node, bar.said)
+
+
+class LiveTrials:
+    """Runs trials of a job on a node. Calling it is `tune.Trial`; `on_tick` hears of progress within one."""
+
+    def __init__(self, node: Node, job: Job, on_tick: Callable[[float], None] | None = None) -> None:
+        self._node, self._job = node, job
+        self._hooks = TickHooks(on_tick) if on_tick else None
+
+    def __call__(self, policy: Policy, rate_qps: float, duration_s: float, seed: int) -> RunLog:
+        """One trial; raises KeyboardInterrupt where Ctrl-C ended it, for the tuner to end too."""
+        stream = replace(self._job.workload, seed=seed).stream(rate_qps, duration_s=duration_s)
+        log = self._node.run(policy, stream, self._job.target, self._hooks)
+        if log.extra["interrupted"]:
+            raise KeyboardInterrupt
+        return log
+
+
+def sample_sizes(job: Job) -> NDArray[np.int32]:
+    """A sample of the workload's query sizes."""
+    return job.workload.stream(1.0, queries=SAMPLE).size
+
+
+def measure_profile(node: Node, job: Job, budget_s: float) -> LatencyProfile:
+    """s(b) of the job's model on this node, at one, some and all workers busy."""
+    largest = job.node.max_query
+    sizes = (*(1 << k for k in range(largest.bit_length()) if 1 << k < largest), largest)
+    levels = sorted({1, -(-node.workers // 2), node.workers})
+    plan = ProfilePlan(batches=sizes, busy=tuple(levels), budget_s=budget_s)
+    with Bar(f"{job.node.model}: profiling") as bar:
+
+        def step(s: ProfileStep) -> None:
+            bar.set(s.spent_s / s.budget_s, f"batch {s.batch}, {s.busy} busy")
+
+        return profile(
+            node.measure,
+            job.node.model,
+            plan,
+            engine=job.node.engine,
+            precision=job.node.precision,
+            threads=job.node.threads,
+            machine=machine_record(),
+            progress=step,
+        )
+
+
+def quick_hint_qps(node: Node, job: Job, batch_size: int) -> float:
+    """About what the node can carry, from a second or two of measuring."""
+    batches = sorted({1, min(batch_size, job.node.max_query), job.node.max_query})
+    plan = ProfilePlan(batches=tuple(batches), busy=(node.workers,), budget_s=1.5, rounds=2)
+    quick = profile(node.measure, job.node.model, plan)
+    return saturation_qps(quick, batch_size, sample_sizes(job), node.workers)
+
+
+def offline_qps(node: Node, job: Job, policy: Policy, about_qps: float) -> float:
+    """The node's rate without a target, over about three seconds of queries."""
+    count = max(int(OFFLINE_S * about_qps), 50)
+    return node.offline_qps(policy, job.workload.stream(1.0, queries=count))
+
+
+def baseline(node: Node, job: Job) -> Static:
+    """The static baseline of this node and workload."""
+    return Static.baseline(job.workload.sizes.cap, node.workers)
+
+
+def document(node: Node, job: Job) -> dict[str, Any]:
+    """What every result states: model, target, workload, node and machine."""
+    return {
+        "model": job.node.model,
+        "target": job.target_document(),
+        "workload": job.workload.describe(),
+        "engine": job.node.engine,
+        "precision": job.node.precision,
+        "threads": job.node.threads,
+        "workers": {CPU: node.workers},
+        "node": node.describe(),
+        "machine": machine_record(),
+    }

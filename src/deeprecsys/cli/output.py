@@ -1,0 +1,72 @@
+"""Where results go: text to stdout, one JSON document, a run directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deeprecsys.cli.setup import Job
+from deeprecsys.core.errors import InputError
+from deeprecsys.core.runlog import Summary
+from deeprecsys.report.json_values import plain
+from deeprecsys.report.machine import machine_record
+from deeprecsys.report.rundir import RunWriter
+from deeprecsys.tune.events import CapacityDone, CapacityStarted, Event, PhaseStarted, ProbeDone, TrialDone
+
+
+def emit(text: str, document: Any, json_file: str | None) -> None:
+    """Print the text, or put the document in its place on stdout (`-`), or also into a file."""
+    if json_file != "-":
+        click.echo(text)
+    if json_file is None:
+        return
+    body = json.dumps(plain(document), indent=1) + "\n"
+    if json_file == "-":
+        click.echo(body, nl=False)
+        return
+    try:
+        Path(json_file).write_text(body)
+    except OSError as e:
+        raise InputError(f"--json {json_file}: expected a file that can be written, got: {e}") from e
+
+
+@contextmanager
+def run_directory(path: Path | None, job: Job) -> Iterator[RunWriter | None]:
+    """The run directory that `--out` names, or None."""
+    if path is None:
+        yield None
+        return
+    with RunWriter(path, job.configuration(), machine_record()) as writer:
+        yield writer
+
+
+def summary_document(s: Summary) -> dict[str, Any]:
+    """A trial's summary under the names of the JSON of `bench`."""
+    return {**asdict(s), "qps": s.rate_qps, "miss_rate": s.miss_rate}
+
+
+def event_document(event: Event) -> dict[str, Any]:
+    """One event of a search as JSON values, for the run directory."""
+    kind = {"event": type(event).__name__}
+    match event:
+        case PhaseStarted(phase, budget_s):
+            return {**kind, "phase": phase, "budget_s": budget_s}
+        case CapacityStarted(policy, budget_s, floor_qps):
+            return {**kind, **policy.describe(), "budget_s": budget_s, "floor_qps": floor_qps}
+        case TrialDone(policy, rate_qps, seconds, queries, miss_rate, void):
+            return {
+                **kind, **policy.describe(), "rate_qps": rate_qps, "seconds": seconds, "queries": queries,
+                "miss_rate": miss_rate, "void": void,
+            }  # fmt: skip
+        case ProbeDone(policy, probe):
+            return {**kind, **policy.describe(), **probe.to_json()}
+        case CapacityDone(policy, result):
+            return {**kind, **policy.describe(), **result.to_json()}
+        case _:
+            return {**kind, **event.policy.describe(), "rate_qps": event.rate_qps}

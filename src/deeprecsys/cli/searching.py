@@ -1,0 +1,109 @@
+"""A search on the command line: its bar, its record, and what it found when it is cut short."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import click
+
+from deeprecsys.cli.output import event_document
+from deeprecsys.cli.progress import Bar
+from deeprecsys.core.errors import positive
+from deeprecsys.core.target import Target
+from deeprecsys.report.rundir import RunWriter
+from deeprecsys.tune.events import (
+    CapacityDone,
+    CapacityStarted,
+    Event,
+    PhaseStarted,
+    TrialDone,
+    TrialStarted,
+)
+from deeprecsys.tune.tuner import TuneSettings
+
+
+def tune_settings(target: Target, budget_s: float | None) -> TuneSettings:
+    """The live settings, or these shrunk or stretched so that the climb takes at most `budget_s`."""
+    settings = TuneSettings.live(target)
+    if budget_s is None:
+        return settings
+    factor = positive("--budget", budget_s) / settings.climb_budget_s
+    return replace(
+        settings,
+        climb_budget_s=budget_s,
+        candidate=replace(settings.candidate, budget_s=factor * settings.candidate.budget_s),
+        refine=replace(settings.refine, budget_s=factor * settings.refine.budget_s),
+    )
+
+
+class Listener:
+    """Listens to a search: moves a bar, writes events, and on Ctrl-C says what was found until then."""
+
+    def __init__(self, model: str, out: RunWriter | None, settings: TuneSettings | None = None) -> None:
+        self._bar = Bar(f"{model}: searching")
+        self._out = out
+        self._phase = ""
+        self._budget_s = settings.climb_budget_s if settings else 0.0
+        self._spent_s = 0.0
+        self._phase_began_s = 0.0
+        self._trial_s = 0.0
+        self._note = ""
+        self._found: list[CapacityDone] = []
+        self._trials = self._queries = self._voids = 0
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+        if kind is KeyboardInterrupt and self._found:
+            click.echo("found before the interruption:")
+            for done in self._found:
+                qps = done.result.capacity_qps
+                rate = f"{qps:.4g} queries/s" if qps else f"below {done.result.high_qps:.4g} queries/s"
+                click.echo(f"  batch size {done.policy.describe()['batch_size']}: {rate}")
+
+    def __call__(self, event: Event) -> None:
+        if self._out:
+            self._out.event(event_document(event))
+        match event:
+            case PhaseStarted(phase, budget_s):
+                self._phase, self._budget_s, self._phase_began_s = phase, budget_s, self._spent_s
+            case CapacityStarted(policy, budget_s, _):
+                self._note = f"batch size {policy.describe()['batch_size']}"
+                if not self._phase:
+                    self._budget_s = budget_s
+            case TrialStarted(policy, rate_qps, duration_s):
+                self._trial_s = duration_s
+                size = policy.describe()["batch_size"]
+                self._note = f"batch size {size} at {rate_qps:.4g} queries/s"
+            case TrialDone(_, _, seconds, queries, _, void):
+                self._spent_s += seconds
+                self._trials += 1
+                self._queries += queries
+                self._voids += void
+            case CapacityDone():
+                self._found.append(event)
+        self._show(0.0)
+
+    def tick(self, share: float) -> None:
+        """Within a trial: `share` of it is over."""
+        self._show(share)
+
+    def _show(self, share: float) -> None:
+        done_s = self._spent_s - self._phase_began_s + share * self._trial_s
+        label = f"{self._phase}: {self._note}" if self._phase else self._note
+        self._bar.set(min(done_s / self._budget_s, 1.0) if self._budget_s else 0.0, label)
+
+    def cost(self) -> dict[str, Any]:
+        """Trials, seconds and queries so far."""
+        return {
+            "trials": self._trials,
+            "seconds": self._spent_s,
+            "queries": self._queries,
+            "voids": self._voids,
+        }

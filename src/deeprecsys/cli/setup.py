@@ -1,0 +1,117 @@
+"""From options to the things that they name: model, node, workload, target, policy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deeprecsys.core.errors import InputError, positive, unknown
+from deeprecsys.core.policy import DeepRecSched, Policy, Static
+from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.core.target import LEVELS, Target
+from deeprecsys.engine import check
+from deeprecsys.node.node import NodeConfig
+from deeprecsys.workload.stream import Workload
+from deeprecsys.zoo import model
+
+POLICIES = {"deeprecsched": DeepRecSched, "static": Static}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command is to do, resolved from its options and checked before anything starts."""
+
+    options: dict[str, Any]
+    node: NodeConfig
+    workload: Workload
+    target: Target
+
+    @classmethod
+    def resolve(cls, **options: Any) -> Job:
+        """The job that options of the groups model, node, workload and target describe.
+
+        Raises:
+            InputError: an option's value cannot be.
+        """
+        name = options["model_name"]
+        chosen = model(name).scaled(positive("--rows-scale", options["rows_scale"]))
+        check(options["engine"])
+        workload = Workload.parse(
+            options.get("arrivals"),
+            options.get("sizes"),
+            trace=options.get("trace_file"),
+            seed=options["seed"],
+            locality=options["locality"],
+        )
+        target = target_of(
+            options.get("sla_ms"),
+            options.get("level"),
+            options.get("quantile", 95.0),
+            chosen.medium_target_ms,
+        )
+        node = NodeConfig(
+            model=name,
+            rows_scale=options["rows_scale"],
+            engine=options["engine"],
+            precision=options["precision"],
+            threads=options["threads"],
+            workers=options["workers"],
+            seed=options["seed"],
+            max_query=workload.sizes.cap,
+            locality=options["locality"],
+        )
+        return cls(options, node, workload, target)
+
+    def configuration(self) -> dict[str, Any]:
+        """The resolved configuration, as JSON values."""
+        return {
+            "node": {k: v for k, v in asdict(self.node).items() if v is not None},
+            "workload": self.workload.describe(),
+            "target": self.target_document(),
+        }
+
+    def target_document(self) -> dict[str, Any]:
+        return {"quantile": self.target.quantile, "latency_ms": 1e3 * self.target.latency_s}
+
+
+def target_of(sla_ms: float | None, level: str | None, quantile: float, medium_ms: float) -> Target:
+    """The target in milliseconds, or a level of the paper's medium one; the latter's medium by default."""
+    if sla_ms is not None and level is not None:
+        raise InputError("--sla-ms and --target: expected one of them, got both")
+    if not 0 < quantile < 100:
+        raise InputError(f"--quantile: expected a percentage between 0 and 100, got {quantile:g}")
+    ms = positive("--sla-ms", sla_ms) if sla_ms is not None else medium_ms * LEVELS[level or "medium"]
+    return Target(ms / 1e3, quantile / 100)
+
+
+def policy_of(name: str, batch_size: int | None, offload_above: int | None, baseline: Static) -> Policy:
+    """The named policy; without a batch size, the baseline's."""
+    if name not in POLICIES:
+        raise unknown("policy", name, POLICIES)
+    size = baseline.batch_size if batch_size is None else batch_size
+    if name == "static":
+        if offload_above is not None:
+            raise InputError(
+                "--offload-above: expected policy deeprecsched, got static, which never offloads"
+            )
+        return Static(size)
+    return DeepRecSched(size, offload_above)
+
+
+def read_profile(path: Path, job: Job) -> LatencyProfile:
+    """A latency profile from a file, if it is one of this job's model.
+
+    Raises:
+        InputError: no such file, not a profile, or another model's.
+    """
+    try:
+        profile = LatencyProfile.from_json(json.loads(path.read_text()))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
+        raise InputError(f"--profile {path}: expected a latency profile in JSON, got: {e}") from e
+    if profile.model != job.node.model:
+        raise InputError(
+            f"--profile {path}: expected a profile of {job.node.model}, got one of {profile.model}"
+        )
+    return profile
