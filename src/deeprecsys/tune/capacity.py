@@ -13,6 +13,8 @@ from enum import StrEnum
 from math import exp, inf, log, nan
 from typing import Any
 
+import numpy as np
+
 from deeprecsys.core.errors import InputError, TargetUnreachableError, TrialsVoidError, positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import Summary
@@ -339,7 +341,7 @@ class _Search:
         confidence = self.settings.confidence
         usable = [o for o in self.runner.observations if o.all_served]
         found = crossing(
-            [Sample(o.rate_qps, o.miss_rate, o.summary.measured, o.dispersion) for o in usable],
+            [self._sample(o) for o in usable],
             self.target.miss_rate,
             confidence,
         )
@@ -348,6 +350,23 @@ class _Search:
             return found if found.high_qps <= unserved else _capped(found, found.low_qps, unserved)
         below = [o.rate_qps for o in usable if self._below(o) and o.rate_qps < unserved]
         return _capped(found, max(below, default=0.5 * unserved), unserved)
+
+    def _sample(self, o: Observation) -> Sample:
+        return Sample(
+            o.rate_qps,
+            o.miss_rate,
+            o.summary.measured,
+            o.dispersion,
+            o.warmup_s / self._room_s(),
+            o.offered_s / self._room_s(),
+        )
+
+    def _room_s(self) -> float:
+        """How long a query may wait and still meet the target: what its own service leaves of it."""
+        first = self.runner.observations[0].unloaded_s
+        served = first[np.isfinite(first)]
+        own_s = float(served.mean()) if len(served) else 0.0
+        return max(self.target.latency_s - own_s, 0.2 * self.target.latency_s)
 
     def _refine(self) -> bool:
         """Trials about the crossing until its interval is narrow enough; False if the budget ended it."""

@@ -2,8 +2,12 @@
 
 Near the crossing the logarithm of a queue's tail is close to linear in the load (the decay rate of
 P(W > t) is; Asmussen, Applied Probability and Queues, ch. XIII), so the logit of the miss rate is taken as
-linear in log rate, and trials far from the crossing count for less. The interval is the set of rates that
-a quasi-likelihood ratio does not reject: it stays honest when no trial missed, or all did.
+linear in log rate, and trials far from the crossing count for less. A trial that is short beside the time in
+which the queue forgets that it began empty misses less than a long one would; its expected miss rate
+is that of reflected Brownian motion begun at 0 (Harrison, Brownian Motion and Stochastic Flow Systems, §3.6),
+the limit of queues in just the heavy traffic where such trials are short. The interval is the set of rates
+that a quasi-likelihood ratio does not reject: it stays honest when no trial missed, or all did.
+docs/design/0003-capacity-search.md has the reasoning.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from deeprecsys.tune.interval import BLOCKS, student
 
@@ -25,6 +30,9 @@ REACH = 2.5
 """Trials whose fitted logit is further than this from the crossing's count for less than half."""
 FREE = 3.0
 """Degrees of freedom lent to the belief that blocks show all the scatter there is; few trials cannot tell."""
+LONG = 300.0
+"""Trials longer than this (see `Sample.end`) have long forgotten how they began."""
+NODES = 6
 GRID_X, GRID_SLOPE, ZOOMS = 121, 31, 4
 
 Array = NDArray[np.float64]
@@ -37,6 +45,9 @@ class Sample(NamedTuple):
     miss_rate: float
     queries: float
     dispersion: float
+    begin: float = float("inf")
+    """When its measured part began and ended, in units of the wait that the target leaves room for."""
+    end: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,43 +88,92 @@ def crossing(samples: Sequence[Sample], allowed: float, confidence: float) -> Cr
         allowed: the miss rate at the crossing.
         confidence: of the interval, two-sided.
     """
-    x, m, n, d = (np.array(column, dtype=float) for column in zip(*samples, strict=True))
+    x, m, n, d, begin, end = (np.array(column, dtype=float) for column in zip(*samples, strict=True))
     x = np.log(x)
+    curve = _Curve(allowed, begin, end)
     weight = np.ones(len(x))
-    centre, slope, low, high = _fit(x, m, n / np.maximum(d, 1), allowed, 4.0)
+    centre, slope, low, high = _fit(x, m, n / np.maximum(d, 1), curve, 4.0)
     for _ in range(2):
-        weight = 1 / (1 + (slope * (x - centre) / REACH) ** 4)
+        weight = curve.weight(slope * (x - centre), np.full(len(x), slope))
+        for side in (x <= centre, x > centre):
+            if side.any():  # nothing nearer is known: it must do
+                weight[side & (np.abs(x - centre) == np.abs(x - centre)[side].min())] = 1.0
         spread = float(np.average(d, weights=weight * n))
         worth = weight * n / max(spread, 1.0)
         # Trials are independent of each other, so their scatter about the fit shows what blocks cannot.
-        p = _expit(np.log(allowed / (1 - allowed)) + slope * (x - centre))
+        p = curve(slope * (x - centre), np.full(len(x), slope))
         p = np.clip(p, allowed / 4, 1 - allowed / 4)
         excess = float((worth * (m - p) ** 2 / (p * (1 - p))).sum())
         free = max(float(weight.sum()) - 2, 0.0)
         scatter = max(1.0, (excess + FREE) / (free + FREE))
         t = student(confidence, (BLOCKS - 1) * float(weight.sum()))
-        centre, slope, low, high = _fit(x, m, worth / scatter, allowed, t * t)
+        centre, slope, low, high = _fit(x, m, worth / scatter, curve, t * t)
     return Crossing(
         float(np.exp(centre)), float(np.exp(low)), float(np.exp(high)), slope, float(weight.sum()), weight
     )
 
 
-def _expit(eta: Array) -> Array:
-    return np.asarray(0.5 * (1 + np.tanh(eta / 2)))
+class _Curve:
+    """The expected miss rate of each trial.
+
+    Args:
+        allowed: the miss rate at the crossing.
+        begin, end: of the measured part of each trial (see `Sample`).
+    """
+
+    def __init__(self, allowed: float, begin: Array, end: Array) -> None:
+        self._allowed = allowed
+        self._short = np.flatnonzero(end < LONG)
+        nodes, weights = np.polynomial.legendre.leggauss(NODES)
+        self._weights = weights / 2
+        begin, end = begin[self._short], end[self._short]
+        self._times = begin + (end - begin) * (nodes[:, None] + 1) / 2  # nodes × short trials
+
+    def __call__(self, u: Array, slope: Array) -> Array:
+        """Miss rates where the load is exp(u / slope) times that at the crossing; the last axis is trials."""
+        base = np.log(self._allowed / (1 - self._allowed))
+        p = 0.5 * (1 + np.tanh((base + u) / 2))
+        if len(self._short):
+            p = np.broadcast_to(p, np.broadcast_shapes(p.shape, slope.shape)).copy()
+            each = np.broadcast_to(slope, p.shape)[..., self._short]
+            p[..., self._short] = self._transient(np.broadcast_to(u, p.shape)[..., self._short], each)
+        return np.asarray(np.clip(p, 1e-9, 1 - 1e-9))
+
+    def weight(self, u: Array, slope: Array) -> Array:
+        """How much each trial is to count: the straight line holds near the crossing only."""
+        p = self(u, slope)
+        far = np.abs(np.log(p / (1 - p)) - np.log(self._allowed / (1 - self._allowed)))
+        reach = np.full(far.shape, REACH)
+        reach[self._short] *= 3  # the Brownian curve holds further
+        return np.asarray(1 / (1 + (far / reach) ** 4))
+
+    def _transient(self, u: Array, slope: Array) -> Array:
+        """P(W > x), averaged over the trial, of reflected Brownian motion that began at 0.
+
+        In units of x and of x^2 / variance the drift is -a / 2 with a the stationary exponent, P = exp(-a).
+        """
+        ask = -np.log(self._allowed)
+        a = np.clip(ask - slope * np.expm1(u / slope), -60.0, 60.0)
+        pace = 2 / (slope + ask)  # variance / x, by which the slope is what it is
+        total = np.zeros(a.shape)
+        for weight, time in zip(self._weights, self._times, strict=True):
+            root = np.sqrt(pace * time)
+            total += weight * (ndtr(-1 / root - a * root / 2) + np.exp(-a) * ndtr(-1 / root + a * root / 2))
+        return total
 
 
 def _fit(
-    x: Array, m: Array, worth: Array, allowed: float, threshold: float
+    x: Array, m: Array, worth: Array, curve: _Curve, threshold: float
 ) -> tuple[float, float, float, float]:
     """Best centre and slope, and the interval of the centre, on a grid that is refined around them."""
-    base = np.log(allowed / (1 - allowed))
     lo, hi = float(x.min()) - 1.0, float(x.max()) + 1.0
     slope_lo, slope_hi = np.log(SLOPES[0]), np.log(SLOPES[1])
     for _ in range(ZOOMS):
         centres = np.linspace(lo, hi, GRID_X)
         slopes = np.linspace(slope_lo, slope_hi, GRID_SLOPE)
-        eta = base + np.exp(slopes)[None, :, None] * (x[None, None, :] - centres[:, None, None])
-        loss = np.logaddexp(0, eta) - m * eta  # -log likelihood of one query
+        steep = np.exp(slopes)[None, :, None]
+        p = curve(steep * (x[None, None, :] - centres[:, None, None]), steep)
+        loss = -m * np.log(p) - (1 - m) * np.log1p(-p)  # -log likelihood of one query
         deviance = 2 * loss @ worth + ((slopes - np.log(SLOPE)) / SLOPE_SPREAD)[None, :] ** 2
         best = np.unravel_index(int(deviance.argmin()), deviance.shape)
         inside = deviance <= deviance[best] + threshold

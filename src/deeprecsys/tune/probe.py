@@ -43,6 +43,10 @@ class Observation:
 
     rate_qps: float
     seconds: float
+    """What it took, to the last answer."""
+    warmup_s: float
+    offered_s: float
+    """How long queries were offered."""
     summary: Summary
     dispersion: float
     latency_s: NDArray[np.float64]
@@ -160,7 +164,7 @@ class Runner:
             void = summary.void
             self._progress(TrialDone(self.policy, rate_qps, took_s, summary.offered, summary.miss_rate, void))
             if not void:
-                return self._keep(rate_qps, took_s, log, summary)
+                return self._keep(rate_qps, log, summary, duration_s, took_s)
             self.voids += 1
         return None
 
@@ -178,12 +182,16 @@ class Runner:
             )
         return observation
 
-    def _keep(self, rate_qps: float, took_s: float, log: RunLog, summary: Summary) -> Observation:
+    def _keep(
+        self, rate_qps: float, log: RunLog, summary: Summary, offered_s: float, took_s: float
+    ) -> Observation:
         keep = log.measured
         latency = log.latency_s[keep]
         observation = Observation(
             rate_qps=rate_qps,
             seconds=took_s,
+            warmup_s=log.warmup_s,
+            offered_s=offered_s,
             summary=summary,
             dispersion=dispersion(latency, self.target.latency_s),
             latency_s=latency,
