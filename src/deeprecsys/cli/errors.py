@@ -10,7 +10,13 @@ from types import FrameType
 
 import click
 
-from deeprecsys.core.errors import InputError, NodeError, TargetUnreachableError
+from deeprecsys.core.errors import (
+    InputError,
+    NodeError,
+    NotConfirmedError,
+    TargetUnreachableError,
+    TrialsVoidError,
+)
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -27,7 +33,7 @@ def run(command: Callable[[], object]) -> int:
         return _say(_one_line(e), BAD_INPUT)
     except InputError as e:
         return _say(str(e), BAD_INPUT)
-    except (NodeError, TargetUnreachableError) as e:
+    except (NodeError, TargetUnreachableError, NotConfirmedError, TrialsVoidError) as e:
         return _say(str(e), FAILED)
     except (KeyboardInterrupt, click.Abort):
         return _say("interrupted", INTERRUPTED)

@@ -13,6 +13,7 @@ from deeprecsys.cli.progress import Bar
 from deeprecsys.core.errors import positive
 from deeprecsys.core.target import Target
 from deeprecsys.report.rundir import RunWriter
+from deeprecsys.tune.capacity import Settings
 from deeprecsys.tune.events import (
     CapacityDone,
     CapacityStarted,
@@ -23,18 +24,30 @@ from deeprecsys.tune.events import (
 )
 from deeprecsys.tune.tuner import TuneSettings
 
+LEAST_TRIAL_S = 0.3
+
 
 def tune_settings(target: Target, budget_s: float | None) -> TuneSettings:
-    """The live settings, or these shrunk or stretched so that the climb takes at most `budget_s`."""
+    """The live settings, or these shrunk or stretched so that the climb takes about `budget_s`.
+
+    Trials shrink with the budget, down to a few targets each: shorter ones would never see a queue.
+    """
     settings = TuneSettings.live(target)
     if budget_s is None:
         return settings
     factor = positive("--budget", budget_s) / settings.climb_budget_s
+    usual = settings.candidate.trial_s
+    trial_s = max(min(factor, 1.0) * usual, 5 * target.latency_s, LEAST_TRIAL_S)
+
+    def scaled(part: Settings) -> Settings:
+        return replace(part, trial_s=trial_s, budget_s=factor * part.budget_s)
+
     return replace(
         settings,
         climb_budget_s=budget_s,
-        candidate=replace(settings.candidate, budget_s=factor * settings.candidate.budget_s),
-        refine=replace(settings.refine, budget_s=factor * settings.refine.budget_s),
+        candidate=scaled(settings.candidate),
+        refine=scaled(settings.refine),
+        confirm=replace(settings.confirm, trial_s=trial_s / usual * settings.confirm.trial_s),
     )
 
 

@@ -26,6 +26,10 @@ class TrialsVoidError(RuntimeError):
     """The load source was late in trial after trial: the machine cannot offer this load."""
 
 
+class NotConfirmedError(RuntimeError):
+    """What a search found did not hold when it was run again."""
+
+
 class NodeError(RuntimeError):
     """The node cannot go on: a worker could not start, or kept dying."""
 

@@ -172,8 +172,10 @@ class LiveTrial:
                     oldest += 1
                 if self._abandon_after_s and oldest < i and now - arrival[oldest] > self._abandon_after_s:
                     return True
-            due = arrival[i] - (clock() - origin) if i < n else TICK_S
-            pool.wait(min(due, TICK_S))
+            if i < n:
+                pool.wait(min(arrival[i] - (clock() - origin), TICK_S))
+            elif self._open:
+                pool.wait(TICK_S)
         return False
 
     def _settle(self) -> None:

@@ -81,7 +81,8 @@ class ConfirmSettings:
         rounds: fresh trials of each point.
         confidence: of verdicts.
         margin: the first rate is at most this share below the capacity, and not below its interval.
-        step: each further rate is this share below the last.
+        step: the second rate is this share below the first; each further step is twice the last, so that a
+            machine that has become slower since the search is followed within a few steps.
         attempts: how many rates at most.
         max_voids: repetitions of a void trial.
     """
@@ -91,7 +92,7 @@ class ConfirmSettings:
     confidence: float = 0.95
     margin: float = 0.02
     step: float = 0.03
-    attempts: int = 12
+    attempts: int = 7
     max_voids: int = 3
 
 
@@ -168,7 +169,7 @@ class _Point:
         self._attempts += 1
         self.met = not self._failed and self._probe.meets(self._target)
         if not self.met:
-            self._rate *= 1 - self._settings.step
+            self._rate *= 1 - min(self._settings.step * 2 ** (self._attempts - 1), 0.5)
             self._failed = False
 
     def result(self) -> Confirmed:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from math import exp, hypot, inf, log, nan
 from typing import Any
 
-from deeprecsys.core.errors import TargetUnreachableError, positive
+from deeprecsys.core.errors import NotConfirmedError, TargetUnreachableError, positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target
 from deeprecsys.tune.capacity import CapacityResult, Settings, capacity
@@ -140,6 +140,7 @@ def tune(
 
     Raises:
         TargetUnreachableError: no candidate meets the target at any load; carries the best latency of all.
+        NotConfirmedError: what the search found did not hold in fresh trials.
         TrialsVoidError: the load source was late over and over.
     """
     positive("hint", hint_qps)
@@ -246,8 +247,15 @@ class _Tuning:
         tuned = points[0]
         if static and static.met and (not tuned.met or tuned.qps < static.qps):
             tuned = static
+        if not tuned.met:
+            p = tuned.probe
+            raise NotConfirmedError(
+                f"no operating point held when it was run again: at {p.rate_qps:.4g} queries/s, after "
+                f"{tuned.attempts} rates, {100 * p.miss_rate:.3g} % were later than "
+                f"{1e3 * self.target.latency_s:g} ms; is the machine busy with other work?"
+            )
         ratio = low = high = None
-        if static and static.met and tuned.met:
+        if static and static.met:
             ratio = tuned.qps / static.qps
             spread = 0.0 if tuned is static else hypot(_half(tuned.capacity), _half(static.capacity))
             low, high = ratio * exp(-spread), ratio * exp(spread)

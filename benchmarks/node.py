@@ -1,0 +1,85 @@
+"""What the node itself costs: batches/s through one worker, hop latency, lateness of the source, memory.
+
+    python benchmarks/node.py
+
+The engine computes nothing (`null`), so that all that is left is the node. Keep the machine idle.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common import save
+from deeprecsys.core.policy import Static
+from deeprecsys.core.runlog import summarise
+from deeprecsys.node.node import Node, NodeConfig
+from deeprecsys.node.trial import Recording
+from deeprecsys.workload.stream import Workload
+
+ROUNDS = 5
+TABLES = 0.5  # rows scale of dlrm-rmc1 for the memory figure: 2.56 GB of tables
+
+
+def main() -> None:
+    result = {"hop": hop(), "lateness": lateness(), "memory": memory()}
+    path = save("node", result)
+    h, late, m = result["hop"], result["lateness"], result["memory"]
+    print(f"batches/s through one worker, dispatcher included: {h['batches_per_s']:.0f} (median of {ROUNDS})")
+    print(f"dispatch to completion: p50 {h['p50_us']:.1f} us, p99 {h['p99_us']:.1f} us")
+    print(f"of that: to the worker {h['to_worker_us']:.1f}, in it {h['in_worker_us']:.1f}, "
+          f"back {h['back_us']:.1f} us (medians)")  # fmt: skip
+    print(
+        f"lateness of the source at 2,000 queries/s: p99 {late['p99_ms']:.3f} ms, max {late['max_ms']:.3f} ms"
+    )
+    print(f"memory, sum of PSS: {m['pss_bytes'] / 1e6:.0f} MB for {m['table_bytes'] / 1e6:.0f} MB of tables; "
+          f"allowed {m['allowed_bytes'] / 1e6:.0f} MB")  # fmt: skip
+    print(path)
+
+
+def hop() -> dict[str, float]:
+    """Back-to-back batches of one item through the dispatcher on one worker."""
+    rates, times = [], []
+    with Node(NodeConfig("ncf", rows_scale=0.1, engine="null", workers=1)) as node:
+        stream = Workload.parse("constant", "fixed:1000").stream(100, duration_s=0.3)
+        for _ in range(ROUNDS):
+            recording = Recording()
+            log = node.run(Static(1), stream, recording=recording)
+            rates.append(log.extra["batches"] / log.duration_s)
+            times.append(np.array([b[1:] for b in recording.batches]))
+    posted, started, ended, heard = np.concatenate(times).T
+    us = 1e6 * (heard - posted)
+    return {
+        "batches_per_s": float(np.median(rates)),
+        "batches_per_s_rounds": rates,
+        "p50_us": float(np.quantile(us, 0.5)),
+        "p99_us": float(np.quantile(us, 0.99)),
+        "to_worker_us": 1e6 * float(np.median(started - posted)),
+        "in_worker_us": 1e6 * float(np.median(ended - started)),
+        "back_us": 1e6 * float(np.median(heard - ended)),
+    }
+
+
+def lateness() -> dict[str, float]:
+    """How late the open-loop source is at 2,000 queries/s."""
+    found = []
+    with Node(NodeConfig("ncf", rows_scale=0.1, engine="null")) as node:
+        for seed in range(ROUNDS):
+            log = node.run(Static(1000), Workload.parse(seed=seed).stream(2000, duration_s=3))
+            late = log.issued_s - log.arrival_s
+            found.append((summarise(log).lateness_p99_ms, 1e3 * late.max(), log.extra["node_cpu_share"]))
+    p99, most, cpu = np.median(found, axis=0)
+    return {"p99_ms": p99, "max_ms": most, "node_cpu_share": cpu, "p99_ms_rounds": [f[0] for f in found]}
+
+
+def memory() -> dict[str, float]:
+    """PSS of all processes of a real node after a trial, against tables + 15 % + 250 MB per worker."""
+    with Node(NodeConfig("dlrm-rmc1", rows_scale=TABLES)) as node:
+        node.run(Static(100), Workload.parse().stream(100, duration_s=3))
+        found = node.footprint()
+        workers = node.workers
+    allowed = 1.15 * found["table_bytes"] + 250e6 * workers
+    return {**found, "workers": workers, "allowed_bytes": allowed}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""The command line as a user meets it: exit status, one clear line, JSON, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deeprecsys.zoo import MODELS
+from tests.node.test_node import alive
+
+SMALL = ["--rows-scale", "0.001"]
+NULL = [*SMALL, "--engine", "null"]
+
+
+def run(*args: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "deeprecsys", *args], capture_output=True, text=True, timeout=timeout
+    )
+
+
+def refused(*args: str) -> str:
+    """The one line that a refused call says."""
+    done = run(*args)
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("command", ["models", "profile", "bench", "capacity", "tune"])
+def test_every_command_explains_itself(command: str) -> None:
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"Usage: deeprecsys {command}")
+    assert "--json" in done.stdout
+
+
+def test_models_lists_all_sixteen_as_text_and_as_json() -> None:
+    text, data = run("models"), run("models", "--json", "-")
+    rows = json.loads(data.stdout)
+    assert [r["name"] for r in rows] == list(MODELS)
+    assert all(name in text.stdout for name in MODELS)
+
+
+def test_the_command_line_loads_no_torch() -> None:
+    code = "import sys, deeprecsys.cli; sys.exit('torch' in sys.modules or 'numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["tun"], "did you mean 'tune'"),
+        (["bench", "dlrm-rm1", "--rate", "10"], "did you mean 'dlrm-rmc1'"),
+        (["bench", "ncf", "--rat", "10"], "did you mean --rate"),
+        (["bench", "ncf", "--rate", "10", "--sizes", "prodction"], "did you mean 'production'"),
+        (["bench", "ncf", "--rate", "10", "--arrivals", "poison"], "did you mean 'poisson'"),
+        (["bench", "ncf", "--rate", "10", "--engine", "eagre"], "did you mean 'eager'"),
+        (["bench", "ncf", "--rate", "10", "--policy", "statik"], "did you mean 'static'"),
+        (["bench", "ncf", "--rate", "10", "--locality", "zpf"], "zipf"),
+        (["bench", "ncf", "--rate", "0"], "--rate: expected a number above 0, got 0"),
+        (["bench", "ncf", "--rate", "nan"], "--rate: expected a number above 0, got nan"),
+        (["bench", "ncf", "--rate", "ten"], "'ten' is not a valid float"),
+        (["bench", "ncf"], "rate: expected"),
+        (["bench", "ncf", "--rate", "10", "--sla-ms", "-1"], "--sla-ms: expected a number above 0"),
+        (["bench", "ncf", "--rate", "10", "--sla-ms", "5", "--target", "low"], "one of them, got both"),
+        (["bench", "ncf", "--rate", "10", "--target", "hgh"], "'low', 'medium', 'high'"),
+        (["bench", "ncf", "--rate", "10", "--quantile", "100"], "--quantile: expected a percentage"),
+        (["bench", "ncf", "--rate", "10", "--rows-scale", "0"], "--rows-scale: expected a number above 0"),
+        (["bench", "ncf", "--rate", "10", "--workers", "0"], "workers: expected at least 1, got 0"),
+        (["bench", "ncf", "--rate", "10", "--duration", "0"], "duration: expected"),
+        (["bench", "ncf", "--rate", "10", "--seed", "-1"], "seed: expected"),
+        (["bench", "ncf", "--rate", "10", *SMALL, "--precision", "bf16"], "precision of engine eager"),
+        (["bench", "ncf", "--rate", "10", *SMALL, "--batch-size", "0"], "batch size: expected at least 1"),
+        (["bench", "ncf", "--rate", "10", *NULL, "--offload-above", "9"], "without gpu"),
+        (["tune", "ncf", "--profile", "/nowhere.json"], "--profile /nowhere.json: expected"),
+        (["tune", "ncf", "--config", "/nowhere.toml"], "--config /nowhere.toml: expected"),
+    ],
+)
+def test_bad_input_gets_one_line_that_names_it(args: list[str], said: str) -> None:
+    assert said in refused(*args)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [("0.2,3\n0.1,3\n", "line 2"), ("0.1,0\n", "size"), ("0.1,x\n", "line 1"), ("", "trace")],
+)
+def test_a_bad_trace_is_refused_with_its_line(tmp_path: Path, rows: str, said: str) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text(rows)
+    assert said in refused("bench", "ncf", "--trace", str(trace))
+
+
+def test_an_unknown_configuration_key_names_the_nearest(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text("sla_mss = 5\n")
+    assert "did you mean 'sla-ms'" in refused("bench", "ncf", "--rate", "10", "--config", str(file))
+
+
+def test_a_profile_of_another_model_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "p.json"
+    file.write_text(json.dumps({"model": "wnd", "points": [{"batch": 1, "seconds": [0.001]}]}))
+    assert "expected a profile of ncf, got one of wnd" in refused("tune", "ncf", "--profile", str(file))
+
+
+def test_bench_states_what_the_design_promises(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text('rate = 100\nduration = 2\nengine = "null"\nrows-scale = 0.001\n')
+    done = run("bench", "ncf", "--config", str(file), "--duration", "1", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    doc = json.loads(done.stdout)
+    assert doc["offered"] == doc["completed"] > 50
+    assert (doc["shed"], doc["failed"], doc["served"]) == (0, 0, 1.0)
+    for key in ("model", "target", "workload", "machine", "batch_size", "p50_ms", "p95_ms", "p99_ms"):
+        assert doc[key] is not None, key
+    assert {"lateness_p99_ms", "void", "utilisation"} <= set(doc)
+    assert doc["touched"]["bytes"] > 0
+
+
+def test_profile_then_tune_with_it_on_a_small_model(tmp_path: Path) -> None:
+    profile, out = tmp_path / "p.json", tmp_path / "run"
+    args = ["ncf", *SMALL, "--sizes", "fixed:20"]
+    assert run("profile", *args, "--budget", "1", "--profile", str(profile)).returncode == 0
+    done = run(
+        "tune", *args, "--sla-ms", "50", "--profile", str(profile), "--budget", "10", "--out", str(out),
+        "--json", "-",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    doc = json.loads(done.stdout)
+    for role in ("static", "tuned"):
+        point = doc[role]
+        assert point["met"]
+        assert point["served"] == 1.0
+        assert point["p95_ms"] <= 50
+        assert 0 < point["p50_ms"] <= point["p95_ms"] <= point["p99_ms"]
+    assert doc["tuned"]["qps"] >= doc["static"]["qps"]
+    assert doc["static"]["batch_size"] in [c["batch_size"] for c in doc["candidates"]]
+    assert doc["search"]["trials"] > 0
+    assert doc["offline_qps"] > 0
+    kept = json.loads((out / "result.json").read_text())
+    assert kept["tuned"]["qps"] == doc["tuned"]["qps"]
+
+
+def test_a_target_that_nothing_meets_gives_the_best_latency_and_no_point() -> None:
+    done = run(
+        "capacity", "ncf", *SMALL, "--engine", "wait:5", "--sizes", "fixed:20", "--sla-ms", "1",
+        "--batch-size", "20", "--budget", "5", "--json", "-",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    best = float(done.stderr.split("the best was ")[1].split()[0])
+    assert best >= 5
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_bench_reports_what_it_measured_and_leaves_nothing(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    before = set(os.listdir("/dev/shm"))
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deeprecsys", "bench", "ncf", *NULL, "--rate", "200", "--duration", "60",
+         "--out", str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    workers = wait_for_workers(process.pid)
+    time.sleep(1.5)
+    process.send_signal(how)
+    stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert "100 %" in stdout
+    assert not any(alive(p) for p in workers)
+    assert set(os.listdir("/dev/shm")) == before
+    assert json.loads((out / "result.json").read_text())["completed"] > 50
+
+
+def test_an_interrupted_tune_keeps_its_events(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deeprecsys", "tune", "ncf", *SMALL, "--sizes", "fixed:20", "--sla-ms", "200",
+         "--out", str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    events = out / "events.jsonl"
+    deadline = time.monotonic() + 90
+    while not (events.exists() and "TrialDone" in events.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    workers = wait_for_workers(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert stderr == "deeprecsys: interrupted\n"
+    assert not any(alive(p) for p in workers)
+    assert all(json.loads(line) for line in events.read_text().splitlines())
+
+
+def wait_for_workers(pid: int) -> list[int]:
+    """The worker processes of a running command, once there are any."""
+    deadline = time.monotonic() + 30
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    while time.monotonic() < deadline:
+        found = [int(p) for p in children.read_text().split()]
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("no worker appeared")
