@@ -1,0 +1,232 @@
+"""The event loop of the fast path, compiled. Only `simulate.fast` imports this: it loads numba.
+
+It repeats, in arrays, what `core.Dispatcher` decides for a fixed batch size and a size threshold, and
+what `simulate.driver` does with it; tests/simulate/test_fast.py holds the three together, event for event.
+
+Running batches lie in one ring per device, by finish time. A new batch has the greatest number, so it
+goes behind those that finish at the same instant, and the ring's order is the driver's order of events.
+It is entered from the back, where it nearly always belongs: with times that vary little that costs a
+step or two, at worst as many as there are workers. The line needs no order but that of arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+F = TypeVar("F", bound=Callable[..., object])
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+SERVED, SHED = 1, 2  # core.runlog.Status
+
+
+def compiled(function: F) -> F:
+    """`function`, compiled; the code is kept on disk where there is a place for it."""
+    try:
+        return cast(F, njit(cache=True, nogil=True)(function))
+    except RuntimeError:  # a read-only installation and no home directory: compile in every process
+        return cast(F, njit(nogil=True)(function))
+
+
+class Load(NamedTuple):
+    """What happens to queries, one entry each; see `core.runlog.RunLog`."""
+
+    arrival: Floats
+    size: NDArray[np.int32]
+    start: Floats
+    finish: Floats
+    status: NDArray[np.uint8]
+    left: NDArray[np.int32]  # slices not yet scored
+
+
+class Batches(NamedTuple):
+    """What happened to batches, by their number; empty arrays where nobody asked.
+
+    Attributes:
+        query: index of the query.
+        items: how many.
+        device: 0 is the CPU, 1 the accelerator.
+        worker: of that device.
+        start_s, finish_s: seconds.
+    """
+
+    query: NDArray[np.int32]
+    items: NDArray[np.int32]
+    device: NDArray[np.uint8]
+    worker: NDArray[np.int32]
+    start_s: Floats
+    finish_s: Floats
+
+    def first(self, count: int) -> Batches:
+        """The first `count` of them."""
+        return Batches(*(column[:count] for column in self))  # type: ignore[arg-type] # each as it was
+
+
+def no_batches(room: int) -> Batches:
+    """Room for so many batches."""
+    whole = (np.zeros(room, np.int32) for _ in range(3))
+    return Batches(
+        next(whole), next(whole), np.zeros(room, np.uint8), next(whole), np.zeros(room), np.zeros(room)
+    )
+
+
+class Service(NamedTuple):
+    """Batch times (`simulate.table.Tables`) and the draws, one for each batch in order of start."""
+
+    seconds: NDArray[np.float64]
+    points: NDArray[np.int32]
+    level_of: NDArray[np.int32]
+    draws: Floats
+
+
+@compiled
+def _quantile(seconds: Floats, row: int, last: int, u: float) -> float:
+    """The time at quantile `u` of the `last` + 1 that begin at `row` (`driver.ProfileService`)."""
+    if last == 0:
+        return seconds[row]  # type: ignore[no-any-return]
+    place = u * last
+    i = int(place)
+    if i >= last:
+        return seconds[row + i]  # type: ignore[no-any-return]
+    return seconds[row + i] + (place - i) * (seconds[row + i + 1] - seconds[row + i])  # type: ignore[no-any-return]
+
+
+@compiled
+def _enter(
+    times: Floats, workers: Ints, base: int, mask: int, first: int, end: int, finish: float, who: int
+) -> None:
+    """Put a batch that now starts into its device's ring, behind all that finish no later."""
+    i = end
+    while i > first and times[base + ((i - 1) & mask)] > finish:
+        times[base + (i & mask)] = times[base + ((i - 1) & mask)]
+        workers[base + (i & mask)] = workers[base + ((i - 1) & mask)]
+        i -= 1
+    times[base + (i & mask)] = finish
+    workers[base + (i & mask)] = who
+
+
+@compiled
+def _record(
+    kept: Batches, batch: int, query: int, items: int, device: int, worker: int, start: float, end: float
+) -> None:
+    kept.query[batch], kept.items[batch] = query, items
+    kept.device[batch], kept.worker[batch] = device, worker
+    kept.start_s[batch], kept.finish_s[batch] = start, end
+
+
+@compiled
+def run(
+    load: Load,
+    service: Service,
+    kept: Batches,
+    workers: tuple[int, int],
+    batch_size: int,
+    offload_above: int,
+    most_queries: int,
+    most_items: int,
+) -> tuple[float, int]:
+    """Follow every query to its end; fills `load` (and `kept`); returns worker-seconds and number of batches.
+
+    A query of more than `offload_above` items goes to device 1, uncut. Lines are bounded as in
+    `core.dispatcher.Limits`. Arrays of two devices are flat: that of device 1 follows that of device 0.
+    One loop and few helpers: arrays that cross a call are counted, which costs as much as the event.
+    """
+    arrival, size, start, finish, status, left = load
+    seconds, points, level_of, draws = service
+    n, k, keep, spread = len(arrival), max(workers), len(kept.query) > 0, len(draws) > 0
+    _, levels, rows, width = seconds.shape
+    times = seconds.reshape(-1)
+    ring = 2
+    while ring <= k:
+        ring *= 2
+    ring_finish, ring_worker = np.zeros(2 * ring), np.zeros(2 * ring, np.int64)  # by finish time
+    head, tail = np.zeros(2, np.int64), np.zeros(2, np.int64)  # of the rings; the difference is running
+    runs, number = np.zeros(2 * k, np.int64), np.zeros(2 * k, np.int64)  # a worker's query and batch
+    idle, idle_top = np.zeros(2 * k, np.int64), np.array(workers)  # stacks: worker 0 starts first
+    for d in range(2):
+        for i in range(workers[d]):
+            idle[d * k + i] = workers[d] - 1 - i
+    line = np.zeros((2 if workers[1] else 1) * n, np.int32)  # queries
+    line_head, line_tail = np.zeros(2, np.int64), np.zeros(2, np.int64)
+    part, last_of = np.zeros(2, np.int64), np.zeros(2, np.int64)  # of the line's first query: next slice,
+    base, longer = np.zeros(2, np.int64), np.zeros(2, np.int64)  # its last; items, how many have one more
+    waiting = np.zeros(2, np.int64)  # items
+    batch, opened, q, busy_s = 0, 0, 0, 0.0
+    while True:
+        device = 0  # whose batch finishes next; batches of one instant go by their numbers
+        if head[1] < tail[1]:
+            i, j = head[0] & (ring - 1), ring + (head[1] & (ring - 1))
+            if head[0] == tail[0] or ring_finish[j] < ring_finish[i]:
+                device = 1
+            elif ring_finish[j] == ring_finish[i]:
+                device = 1 if number[k + ring_worker[j]] < number[ring_worker[i]] else 0
+        due = arrival[q] if q < n else np.inf
+        here = device * ring + (head[device] & (ring - 1))
+        if head[device] < tail[device] and ring_finish[here] <= due:
+            now = ring_finish[here]
+            worker = ring_worker[here]
+            head[device] += 1
+            idle[device * k + idle_top[device]] = worker
+            idle_top[device] += 1
+            done = runs[device * k + worker]
+            left[done] -= 1
+            if left[done] == 0:
+                finish[done], status[done] = now, SERVED
+                opened -= 1
+        elif q < n:
+            now, items = due, size[q]
+            device = 1 if items > offload_above else 0
+            waits = idle_top[device] == 0  # then only is there a line
+            if opened >= most_queries or (waits and waiting[device] + items > most_items):
+                status[q] = SHED
+                q += 1
+                continue
+            opened += 1
+            left[q] = 1 if device == 1 else (items + batch_size - 1) // batch_size
+            waiting[device] += items
+            line[device * n + line_tail[device]] = q
+            line_tail[device] += 1
+            q += 1
+        else:
+            return busy_s, batch
+        while idle_top[device] > 0 and line_head[device] < line_tail[device]:
+            idle_top[device] -= 1
+            worker = idle[device * k + idle_top[device]]
+            query = line[device * n + line_head[device]]
+            p = part[device]
+            if p == 0:  # cut it, as core.query.cut does; none of it is scored, so `left` is all
+                start[query] = now
+                base[device] = size[query] // left[query]
+                longer[device] = size[query] - base[device] * left[query]
+                last_of[device] = left[query] - 1
+            items = base[device] + (1 if p < longer[device] else 0)
+            if p == last_of[device]:
+                line_head[device] += 1
+                part[device] = 0
+            else:
+                part[device] = p + 1
+            waiting[device] -= items
+            level = level_of[device, tail[device] - head[device] + 1]
+            row = ((device * levels + level) * rows + items) * width
+            u = draws[batch] if spread else 0.0
+            took = _quantile(times, row, points[device, level] - 1, u)
+            busy_s += took
+            runs[device * k + worker], number[device * k + worker] = query, batch
+            _enter(
+                ring_finish,
+                ring_worker,
+                device * ring,
+                ring - 1,
+                head[device],
+                tail[device],
+                now + took,
+                worker,
+            )
+            tail[device] += 1
+            if keep:
+                _record(kept, batch, query, items, device, worker, now, now + took)
+            batch += 1

@@ -1,0 +1,98 @@
+"""Batch times as arrays: a latency profile laid out by busy level, batch size and quantile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.simulate.driver import ProfileService, _row
+
+
+class Tabulated:
+    """A profile as a `Service` that remembers its table of times, for many trials with one profile.
+
+    What it returns, and what the table holds, is bit for bit what `ProfileService` gives.
+    """
+
+    def __init__(self, profile: LatencyProfile) -> None:
+        self._service = ProfileService(profile)
+        self._levels = profile.busy_levels
+        self._curves = [profile.curve(level) for level in self._levels]
+        self._points = [len(curve[0].seconds) for curve in self._curves]
+        self._rows: list[list[list[float]]] = [[] for _ in self._levels]
+        self._quantiles: NDArray[np.float64] | None = None
+
+    def __call__(self, batch_items: int, busy_workers: int, u: float, /) -> float:
+        return self._service(batch_items, busy_workers, u)
+
+    @property
+    def quantiles_per_level(self) -> Sequence[int]:
+        """How many quantiles a time has, for each busy level; 1 is a constant."""
+        return self._points
+
+    def level_of(self, workers: int) -> NDArray[np.int32]:
+        """[workers + 1] the index of the busy level that holds for 0, 1, … busy workers."""
+        levels = self._levels
+        nearest = [min(levels, key=lambda k: (abs(k - busy), k)) for busy in range(workers + 1)]
+        return np.array([levels.index(k) for k in nearest], dtype=np.int32)
+
+    def quantiles(self, largest: int) -> NDArray[np.float64]:
+        """[levels, at least largest + 1, quantiles] seconds; row 0 stands for no batch.
+
+        Where the time at a batch size does not follow linearly from the measured quantiles, it is nan,
+        and only calling gives it.
+        """
+        if self._quantiles is None or self._quantiles.shape[1] <= largest:
+            widest = max(self._points)
+            for index in range(len(self._levels)):
+                rows = self._rows[index]
+                rows += [self._padded(index, b, widest) for b in range(len(rows), largest + 1)]
+            self._quantiles = np.array(self._rows, dtype=np.float64)
+        return self._quantiles
+
+    def _padded(self, index: int, batch: int, width: int) -> list[float]:
+        if batch == 0:
+            return [0.0] * width
+        curve = self._curves[index]
+        row = _row(curve, batch)
+        if row is None:
+            constant = all(len(p.seconds) == 1 for p in curve)
+            row = [self._service(batch, self._levels[index], 0.0) if constant else np.nan]
+        return row + [row[-1]] * (width - len(row))
+
+
+class Tables(NamedTuple):
+    """The batch times of up to two devices, as the compiled path reads them.
+
+    Attributes:
+        seconds: [devices, levels, largest batch + 1, quantiles].
+        points: [devices, levels] how many of the quantiles count.
+        level_of: [devices, workers + 1] index of the level for a number of busy workers.
+    """
+
+    seconds: NDArray[np.float64]
+    points: NDArray[np.int32]
+    level_of: NDArray[np.int32]
+
+    @property
+    def spread(self) -> bool:
+        """Whether any time has a spread, so that draws matter."""
+        return bool((self.points > 1).any())
+
+
+def stack(services: Sequence[Tabulated], workers: Sequence[int], largest: Sequence[int]) -> Tables:
+    """The tables of several devices in one, for batches of up to `largest` items each."""
+    quantiles = [t.quantiles(n)[:, : n + 1] for t, n in zip(services, largest, strict=True)]
+    shape = (len(services), *(max(q.shape[axis] for q in quantiles) for axis in range(3)))
+    seconds = np.zeros(shape)
+    points = np.ones(shape[:2], dtype=np.int32)
+    level_of = np.zeros((len(services), max(workers) + 1), dtype=np.int32)
+    for d, (table, q) in enumerate(zip(services, quantiles, strict=True)):
+        seconds[d, : q.shape[0], : q.shape[1], : q.shape[2]] = q
+        points[d, : q.shape[0]] = table.quantiles_per_level
+        level_of[d, : workers[d] + 1] = table.level_of(workers[d])
+    return Tables(seconds, points, level_of)
