@@ -34,6 +34,7 @@ from deeprecsys.workload.stream import Stream
 
 TICK_S = 0.25
 ARRIVALS_PER_POLL = 16  # under overload, news from workers must not wait for all late arrivals
+DRAIN_S = 2.0
 LEAD_S = 0.02  # the first arrival is due this long after the clock starts
 
 
@@ -123,10 +124,13 @@ class LiveTrial:
                 abandoned = self._loop()
             except KeyboardInterrupt:
                 interrupted = True
+                self._drain()
             self._settle()
         elapsed = time.monotonic() - self._origin
         # What was interrupted keeps the queries that were offered until then.
         kept = ~np.isnan(self._issued) if interrupted else np.ones(len(self._arrival), np.bool_)
+        if interrupted:
+            warmup_s = min(warmup_s, elapsed / 3)
         return RunLog(
             rate_qps=self._rate_qps,
             arrival_s=np.asarray(self._arrival)[kept],
@@ -177,6 +181,15 @@ class LiveTrial:
             elif self._open:
                 pool.wait(TICK_S)
         return False
+
+    def _drain(self) -> None:
+        """After an interruption, answer what is open, for a moment."""
+        until = time.monotonic() + DRAIN_S
+        while self._open and time.monotonic() < until:
+            for news in self._pool.poll():
+                self._hear(news, time.monotonic() - self._origin)
+            if self._open:
+                self._pool.wait(TICK_S)
 
     def _settle(self) -> None:
         """Wait for the batches that an abandoned trial left on the workers."""
