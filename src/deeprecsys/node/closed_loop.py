@@ -40,8 +40,7 @@ def measure_batches(pool: WorkerPool, batch: int, busy: int, repeats: int, seed:
             post(worker)
         deadline = clock() + PATIENCE_S
         while posted:
-            pool.wait(1.0)
-            for news in pool.poll():
+            for news in pool.news(1.0):
                 now = clock()
                 if isinstance(news, Down):
                     raise NodeError(

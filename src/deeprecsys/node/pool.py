@@ -113,8 +113,7 @@ class WorkerPool:
         while self._starting:
             if monotonic() > deadline:
                 raise NodeError(f"worker {min(self._starting)}: not ready within {START_TIMEOUT_S:.0f} s")
-            self.wait(0.2)
-            self.poll()
+            self.news(0.2)
             if progress:
                 progress("starting workers", 1 - len(self._starting) / len(self))
 
@@ -161,19 +160,14 @@ class WorkerPool:
         os.eventfd_write(self._bells[worker], 1)
         return self._seq
 
-    def wait(self, timeout_s: float) -> None:
-        """Sleep until there may be news, or the time is over."""
-        if timeout_s > 0:
-            select.select(self._listen, (), (), timeout_s)
-
-    def poll(self) -> list[News]:
-        """What has happened since the last call; never blocks."""
+    def news(self, timeout_s: float) -> list[News]:
+        """What has happened; sleeps at most `timeout_s` for something to happen."""
+        ready, _, _ = select.select(self._listen, (), (), max(timeout_s, 0.0))
+        if not ready:
+            return []
         news: list[News] = []
-        try:
+        if self._done in ready:
             os.eventfd_read(self._done)
-        except BlockingIOError:
-            pass
-        else:
             boxes = self._boxes
             for worker, seq in list(self._sent.items()):
                 if boxes[worker].done == seq:
@@ -184,9 +178,8 @@ class WorkerPool:
                     self._starting.discard(worker)
                     self._failed_starts[worker] = 0
                     news.append(Up(worker))
-            return news
-        for fd, _ in self._deaths.poll(0):
-            news.append(self._bury(fd))
+        if len(ready) > 1 or not news:
+            news += [self._bury(fd) for fd, _ in self._deaths.poll(0)]
         return news
 
     def _bury(self, pidfd: int) -> Down:

@@ -166,8 +166,6 @@ class LiveTrial:
                 self._arrive(i, now)
                 i += 1
                 now = clock() - origin
-            for news in pool.poll():
-                self._hear(news, clock() - origin)
             if now + origin > next_tick:
                 next_tick = now + origin + TICK_S
                 if self._hooks:
@@ -176,28 +174,25 @@ class LiveTrial:
                     oldest += 1
                 if self._abandon_after_s and oldest < i and now - arrival[oldest] > self._abandon_after_s:
                     return True
-            if i < n:
-                pool.wait(min(arrival[i] - (clock() - origin), TICK_S))
-            elif self._open:
-                pool.wait(TICK_S)
+            due = arrival[i] - (clock() - origin) if i < n else TICK_S
+            if i < n or self._open:
+                for news in pool.news(min(due, TICK_S)):
+                    self._hear(news, clock() - origin)
         return False
 
     def _drain(self) -> None:
         """After an interruption, answer what is open, for a moment."""
         until = time.monotonic() + DRAIN_S
         while self._open and time.monotonic() < until:
-            for news in self._pool.poll():
+            for news in self._pool.news(TICK_S):
                 self._hear(news, time.monotonic() - self._origin)
-            if self._open:
-                self._pool.wait(TICK_S)
 
     def _settle(self) -> None:
         """Wait for the batches that an abandoned trial left on the workers."""
         while self._running:
-            for news in self._pool.poll():
+            for news in self._pool.news(TICK_S):
                 if isinstance(news, Replied | Down):
                     self._running.pop(news.worker, None)
-            self._pool.wait(TICK_S)
 
     def _arrive(self, i: int, now: float) -> None:
         query = Query(i, self._size[i], self._arrival[i], self._features[i])
