@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,19 @@ from deeprecsys.cli.live import (
     sample_sizes,
     start,
 )
-from deeprecsys.cli.output import emit, run_directory, summary_document
+from deeprecsys.cli.output import emit, run_directory, summary_document, write_json
+from deeprecsys.cli.predict import prediction
 from deeprecsys.cli.progress import Bar, TickHooks
 from deeprecsys.cli.searching import Listener, tune_settings
 from deeprecsys.cli.setup import Job, policy_of, read_profile
-from deeprecsys.core.errors import InputError, positive
+from deeprecsys.core.errors import positive
 from deeprecsys.core.runlog import summarise
 from deeprecsys.node.trial import Recording
 from deeprecsys.report import text
 from deeprecsys.report.machine import machine_record, same_machine
+from deeprecsys.report.rundir import read_run
+from deeprecsys.report.slices import Slices
+from deeprecsys.report.timeline import trace_events
 from deeprecsys.tune.capacity import Settings, capacity
 from deeprecsys.tune.hill_climb import HillClimb
 from deeprecsys.tune.search import batch_sizes
@@ -84,17 +87,10 @@ def profile_command(
     with run_directory(out_dir, job) as out, start(job) as node:
         found = measure_profile(node, job, budget).to_json()
         if profile_file:
-            _write(profile_file, found)
+            write_json("--profile", profile_file, found)
         if out:
             out.result(found)
     emit(text.profile(found), found, json_file)
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(document, indent=1) + "\n")
-    except OSError as e:
-        raise InputError(f"--profile {path}: expected a file that can be written, got: {e}") from e
 
 
 @click.command("bench")
@@ -102,6 +98,12 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 @click.option("--rate", type=float, metavar="QPS", help="Offered rate; a trace goes at its own without one.")
 @click.option("--duration", type=float, metavar="S", help="Seconds of arrivals.  [default: 10]")
 @click.option("--queries", type=int, metavar="N", help="How many queries instead.")
+@click.option(
+    "--trace-out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a time line of sampled queries for Perfetto or chrome://tracing.",
+)
 @opt.policy
 @opt.target
 @opt.workload
@@ -114,6 +116,7 @@ def bench(
     policy_name: str,
     batch_size: int | None,
     offload_above: int | None,
+    trace_out: Path | None,
     json_file: str | None,
     out_dir: Path | None,
     **options: Any,
@@ -127,7 +130,7 @@ def bench(
     stream = job.workload.stream(rate, queries=queries, duration_s=duration)
     with run_directory(out_dir, job) as out, start(job) as node:
         policy = policy_of(policy_name, batch_size, offload_above, baseline(node, job))
-        recording = Recording() if out else None
+        recording = Recording() if out or trace_out else None
         with Bar(f"{job.node.model}: {stream.rate_qps:g} queries/s") as bar:
             log = node.run(policy, stream, job.target, TickHooks(bar.set), recording)
         summary = summarise(log, job.target)
@@ -137,7 +140,11 @@ def bench(
             batches = recording.batches if recording else None
             out.trial("bench", log, batches, about=policy.describe())
             out.result(found)
+        if trace_out:
+            slices = Slices.of(recording.batches) if recording else None
+            write_json("--trace-out", trace_out, trace_events(log, slices, seed=job.node.seed))
     emit(text.bench(found), found, json_file)
+    report_on(out_dir)
     if log.extra["interrupted"]:
         raise KeyboardInterrupt
 
@@ -171,7 +178,7 @@ def capacity_command(
         size = getattr(policy, "batch_size", job.node.max_query)
         hint = 0.8 * quick_hint_qps(node, job, size)
         listener = stack.enter_context(Listener(job.node.model, out))
-        trials = LiveTrials(node, job, listener.tick)
+        trials = LiveTrials(node, job, listener)
         found = capacity(
             trials,
             policy,
@@ -187,6 +194,7 @@ def capacity_command(
         if out:
             out.result(result)
     emit(text.capacity(result), result, json_file)
+    report_on(out_dir)
 
 
 @click.command("tune")
@@ -225,7 +233,7 @@ def tune_command(
         search = HillClimb(batch_sizes(job.workload.sizes.cap, static.batch_size))
         listener = stack.enter_context(Listener(job.node.model, out, settings))
         found = tune(
-            LiveTrials(node, job, listener.tick),
+            LiveTrials(node, job, listener),
             job.target,
             static=static,
             search=search,
@@ -242,11 +250,37 @@ def tune_command(
         }
         result["tuned"] |= {"engine": job.node.engine, "precision": job.node.precision}
         result["offline_qps"] = offline_qps(node, job, found.tuned.policy, hint)
-        # Filled by parts that do not exist yet.
-        result |= {"bounds": None, "fraction_of_bound": None, "simulator_error": None}
+        result |= prediction(profile, job, node.workers, found.tuned)
         if out:
             out.result(result)
     emit(text.tune(result), result, json_file)
+    report_on(out_dir)
 
 
-ALL = (models, profile_command, bench, capacity_command, tune_command)
+@click.command("report")
+@click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
+@click.option("--out", "out_dir", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="Where to write.  [default: into the one DIR; ./comparison for several]")  # fmt: skip
+def report(directories: tuple[Path, ...], out_dir: Path | None) -> None:
+    """Render run directories again: report.html, report.txt and plots; several are compared."""
+    runs = [read_run(d) for d in directories]
+    for run in runs:
+        for problem in run.problems:
+            click.echo(f"deeprecsys: {run.name}: {problem}", err=True)
+    from deeprecsys.report.render import render  # matplotlib takes a second to load
+
+    written = render(runs, out_dir or (directories[0] if len(runs) == 1 else Path("comparison")))
+    click.echo(next(p for p in written if p.suffix == ".txt").read_text(), nl=False)
+    click.echo(f"page: {written[0]}")
+
+
+def report_on(out_dir: Path | None) -> None:
+    """Render a run directory that a command has just filled, and say where."""
+    if out_dir:
+        from deeprecsys.report.render import render
+
+        page = render([read_run(out_dir)], out_dir)[0]
+        click.echo(f"page: {page}", err=True)
+
+
+ALL = (models, profile_command, bench, capacity_command, tune_command, report)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from deeprecsys.core.policy import CPU, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.node.node import Node
+from deeprecsys.node.trial import Recording
 from deeprecsys.report.machine import machine_record
 from deeprecsys.tune.profiler import ProfilePlan, ProfileStep, profile
 from deeprecsys.tune.work import saturation_qps
@@ -29,17 +29,32 @@ def start(job: Job) -> Node:
         return Node(job.node, bar.said)
 
 
-class LiveTrials:
-    """Runs trials of a job on a node. Calling it is `tune.Trial`; `on_tick` hears of progress within one."""
+class Keeper(Protocol):
+    """Hears of progress within a trial, and keeps its raw records where somebody wants them."""
 
-    def __init__(self, node: Node, job: Job, on_tick: Callable[[float], None] | None = None) -> None:
-        self._node, self._job = node, job
-        self._hooks = TickHooks(on_tick) if on_tick else None
+    def tick(self, share: float) -> None: ...
+
+    def recording(self) -> Recording | None:
+        """Where the next trial is to be recorded slice by slice; None if it need not be."""
+
+    def keep(self, policy: Policy, log: RunLog, recording: Recording | None) -> None:
+        """A trial ended."""
+
+
+class LiveTrials:
+    """Runs trials of a job on a node. Calling it is `tune.Trial`."""
+
+    def __init__(self, node: Node, job: Job, keeper: Keeper | None = None) -> None:
+        self._node, self._job, self._keeper = node, job, keeper
+        self._hooks = TickHooks(keeper.tick) if keeper else None
 
     def __call__(self, policy: Policy, rate_qps: float, duration_s: float, seed: int) -> RunLog:
         """One trial; raises KeyboardInterrupt where Ctrl-C ended it, for the tuner to end too."""
         stream = replace(self._job.workload, seed=seed).stream(rate_qps, duration_s=duration_s)
-        log = self._node.run(policy, stream, self._job.target, self._hooks)
+        recording = self._keeper.recording() if self._keeper else None
+        log = self._node.run(policy, stream, self._job.target, self._hooks, recording)
+        if self._keeper:
+            self._keeper.keep(policy, log, recording)
         if log.extra["interrupted"]:
             raise KeyboardInterrupt
         return log

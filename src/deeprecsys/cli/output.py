@@ -26,14 +26,18 @@ def emit(text: str, document: Any, json_file: str | None) -> None:
         click.echo(text)
     if json_file is None:
         return
-    body = json.dumps(plain(document), indent=1) + "\n"
     if json_file == "-":
-        click.echo(body, nl=False)
-        return
+        click.echo(json.dumps(plain(document), indent=1))
+    else:
+        write_json("--json", Path(json_file), document)
+
+
+def write_json(option: str, path: Path, document: Any) -> None:
+    """Write a document to the file that an option names."""
     try:
-        Path(json_file).write_text(body)
+        path.write_text(json.dumps(plain(document), indent=1) + "\n")
     except OSError as e:
-        raise InputError(f"--json {json_file}: expected a file that can be written, got: {e}") from e
+        raise InputError(f"{option} {path}: expected a file that can be written, got: {e}") from e
 
 
 @contextmanager

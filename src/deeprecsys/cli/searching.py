@@ -11,7 +11,10 @@ import click
 from deeprecsys.cli.output import event_document
 from deeprecsys.cli.progress import Bar
 from deeprecsys.core.errors import positive
+from deeprecsys.core.policy import Policy
+from deeprecsys.core.runlog import RunLog
 from deeprecsys.core.target import Target
+from deeprecsys.node.trial import Recording
 from deeprecsys.report.rundir import RunWriter
 from deeprecsys.tune.capacity import Settings
 from deeprecsys.tune.events import (
@@ -106,6 +109,19 @@ class Listener:
     def tick(self, share: float) -> None:
         """Within a trial: `share` of it is over."""
         self._show(share)
+
+    def recording(self) -> Recording | None:
+        """Trials that confirm are recorded slice by slice, for the report to explain."""
+        return Recording() if self._out and self._phase == "confirm" else None
+
+    def keep(self, policy: Policy, log: RunLog, recording: Recording | None) -> None:
+        """Put a trial's raw records into the run directory."""
+        if self._out is None:
+            return
+        known = policy.describe()
+        role = "static" if known["policy"] == "static" else "tuned"
+        name = role if self._phase == "confirm" else f"{self._phase or 'probe'}-b{known['batch_size']}"
+        self._out.trial(name, log, recording.batches if recording else None, about={**known, "role": role})
 
     def _show(self, share: float) -> None:
         done_s = self._spent_s - self._phase_began_s + share * self._trial_s
