@@ -33,7 +33,7 @@ FREE = 3.0
 LONG = 300.0
 """Trials longer than this (see `Sample.end`) have long forgotten how they began."""
 NODES = 6
-GRID_X, GRID_SLOPE, ZOOMS = 121, 31, 4
+GRID_X, GRID_SLOPE, ZOOMS = 81, 21, 4
 
 Array = NDArray[np.float64]
 
@@ -99,7 +99,7 @@ def crossing(samples: Sequence[Sample], allowed: float, confidence: float) -> Cr
             if side.any():  # nothing nearer is known: it must do
                 weight[side & (np.abs(x - centre) == np.abs(x - centre)[side].min())] = 1.0
         spread = float(np.average(d, weights=weight * n))
-        worth = weight * n / max(spread, 1.0)
+        worth = weight * np.minimum(n / max(spread, 1.0), curve.most_worth(slope))
         # Trials are independent of each other, so their scatter about the fit shows what blocks cannot.
         p = curve(slope * (x - centre), np.full(len(x), slope))
         p = np.clip(p, allowed / 4, 1 - allowed / 4)
@@ -123,6 +123,7 @@ class _Curve:
 
     def __init__(self, allowed: float, begin: Array, end: Array) -> None:
         self._allowed = allowed
+        self._end = end
         self._short = np.flatnonzero(end < LONG)
         nodes, weights = np.polynomial.legendre.leggauss(NODES)
         self._weights = weights / 2
@@ -146,6 +147,17 @@ class _Curve:
         reach = np.full(far.shape, REACH)
         reach[self._short] *= 3  # the Brownian curve holds further
         return np.asarray(1 / (1 + (far / reach) ** 4))
+
+    def most_worth(self, slope: float) -> Array:
+        """How many independent looks each trial can be: its length over what one visit above x lasts.
+
+        Never below 1: no variable between 0 and 1 varies more than one coin does.
+        """
+        ask = -np.log(self._allowed)
+        most = np.full(len(self._end), np.inf)
+        visit = 4 / ask**2  # twice the mean sojourn above x (as clumps count), in units of x^2 / variance
+        most[self._short] = np.maximum(self._end[self._short] * 2 / (slope + ask) / visit, 1.0)
+        return most
 
     def _transient(self, u: Array, slope: Array) -> Array:
         """P(W > x), averaged over the trial, of reflected Brownian motion that began at 0.
