@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,7 @@ class Group:
         label: which.
         queries: how many.
         queue_s, compute_s, merge_s: means, seconds.
+        by_size: whether it is one of those that sizes divide the queries into.
     """
 
     label: str
@@ -51,6 +52,7 @@ class Group:
     queue_s: float
     compute_s: float
     merge_s: float
+    by_size: bool = False
 
     @property
     def latency_s(self) -> float:
@@ -113,7 +115,7 @@ def by_size(log: RunLog, parts: Breakdown) -> list[Group]:
         if chosen.any():
             least = int(log.size[chosen].min())
             label = f"{least:,} items" if least == high else f"{least:,}–{high:,} items"
-            groups.append(_group(label, parts, chosen))
+            groups.append(replace(_group(label, parts, chosen), by_size=True))
         low = high + 1
     return groups
 
@@ -141,5 +143,7 @@ def _counted(log: RunLog) -> NDArray[np.bool_]:
 
 
 def _group(label: str, parts: Breakdown, chosen: NDArray[np.bool_]) -> Group:
-    means = (float(np.mean(p[chosen])) for p in (parts.queue_s, parts.compute_s, parts.merge_s))
-    return Group(label, int(chosen.sum()), *means)
+    queue, compute, merge = (
+        float(np.mean(p[chosen])) for p in (parts.queue_s, parts.compute_s, parts.merge_s)
+    )
+    return Group(label, int(chosen.sum()), queue, compute, merge)

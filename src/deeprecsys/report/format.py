@@ -99,6 +99,11 @@ def percentile(quantile: Any) -> str:
     return NONE if q is None else f"p{100 * q:.6g}"
 
 
+def with_unit(text: str, unit: str) -> str:
+    """The text and its unit; no unit where there is no value."""
+    return text if text in (NONE, UNAVAILABLE) else f"{text} {unit}"
+
+
 def _finite(value: Any, words: Any) -> str:
     if isinstance(value, str):
         return value

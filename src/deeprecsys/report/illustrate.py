@@ -1,0 +1,110 @@
+"""Which plots a run, or a comparison of runs, has; each with its title and caption."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from deeprecsys.report import format as f
+from deeprecsys.report.breakdown import breakdown, by_size, everyone, slowest
+from deeprecsys.report.plots import (
+    Curve,
+    latency_by_rate,
+    latency_tail,
+    qps_by_batch_size,
+    time_line,
+    where_time_goes,
+)
+from deeprecsys.report.view import View
+
+
+@dataclass(frozen=True)
+class Illustration:
+    """A plot and its words.
+
+    Attributes:
+        name: of its file, and prefix of its ids in a page.
+        title: one line.
+        caption: how to read it.
+        figure: the plot.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+def illustrations(view: View) -> Iterator[Illustration]:
+    """The plots of one run: those for which it has what they need."""
+    if view.candidates:
+        yield Illustration(
+            "qps-by-batch-size",
+            "Capacity against batch size",
+            "Bars are the search's intervals; the large marks are the points confirmed by fresh trials.",
+            qps_by_batch_size({"": view.candidates}, view.marks),
+        )
+    if view.curves:
+        rates = ", ".join(f"{role} at {f.figure(qps)} queries/s" for role, (_, qps) in view.marks.items())
+        caption = "A curve that enters the shaded corner misses the target."
+        yield Illustration(
+            "latency-tail",
+            "Latency distribution against the target",
+            f"{caption} {rates.capitalize()}." if rates else caption,
+            latency_tail(view.curves, view.target),
+        )
+    if view.probes:
+        yield Illustration(
+            "latency-by-rate",
+            "Latency against offered rate",
+            "Every rate that the search tried; the band is the interval of the capacity.",
+            latency_by_rate(view.probes, view.target, view.interval, view.capacity_qps),
+        )
+    yield from _of_trial(view)
+
+
+def _of_trial(view: View) -> Iterator[Illustration]:
+    if view.main is None or not len(view.main.log.size):
+        return
+    trial = view.main
+    parts = breakdown(trial.log, trial.slices)
+    groups = by_size(trial.log, parts)
+    groups += [g for g in (everyone(trial.log, parts), slowest(trial.log, parts)) if g]
+    at = f"Trial {trial.name}, {f.figure(trial.log.rate_qps)} queries/s."
+    if groups:
+        yield Illustration(
+            "where-time-goes",
+            "Where a query's time goes",
+            f"Mean of the queries of each size. {at}",
+            where_time_goes(groups, parts.split),
+        )
+    yield Illustration(
+        "time-line",
+        "Time line",
+        f"Load, latency and the longest line, by time of arrival. {at}",
+        time_line(trial.log, trial.slices, view.target),
+    )
+
+
+def comparisons(views: Sequence[View]) -> Iterator[Illustration]:
+    """The plots that lay several runs over each other."""
+    curves = {v.name: v.candidates for v in views if v.candidates}
+    if curves:
+        yield Illustration(
+            "qps-by-batch-size",
+            "Capacity against batch size",
+            "One curve a run; bars are the search's intervals.",
+            qps_by_batch_size(curves),
+        )
+    tails = [Curve(v.name, v.curves[-1].latency_s) for v in views if v.curves]
+    targets = {v.target for v in views}
+    if tails:
+        same = len(targets) == 1
+        yield Illustration(
+            "latency-tail",
+            "Latency distribution" + (" against the target" if same else ""),
+            "Each run's tuned point, or its only trial, at its own rate.",
+            latency_tail(tails, targets.pop() if same else None),
+        )

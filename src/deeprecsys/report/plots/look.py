@@ -1,0 +1,177 @@
+"""The look of all plots, and how one becomes inline SVG or PNG.
+
+Colours are Okabe and Ito's, which survive colour blindness; line styles, markers and hatches say the same
+again for print in grey. In SVG every colour is a variable of the page's style sheet, so that dark mode works.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator
+
+WIDTH_IN = 4.2  # a phone shows it at about 85 %
+FONT_PT = 8.5
+
+INK, MUTED, GRID, PAPER = "#1c2126", "#5a646e", "#dfe3e7", "#fdfefe"
+BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7"
+VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--grid",
+    PAPER: "--paper",
+    BLUE: "--blue",
+    VERMILION: "--vermilion",
+    GREEN: "--green",
+    ORANGE: "--orange",
+    SKY: "--sky",
+    PURPLE: "--purple",
+}
+ROLES: dict[str, dict[str, Any]] = {
+    "static": {"color": VERMILION, "marker": "s", "linestyle": (0, (5, 2))},
+    "tuned": {"color": BLUE, "marker": "o", "linestyle": "-"},
+}
+"""How the static and the tuned point look in every plot."""
+_OTHERS: tuple[dict[str, Any], ...] = (
+    {"color": BLUE, "marker": "o", "linestyle": "-"},
+    {"color": VERMILION, "marker": "s", "linestyle": (0, (5, 2))},
+    {"color": GREEN, "marker": "^", "linestyle": (0, (1, 1))},
+    {"color": PURPLE, "marker": "D", "linestyle": (0, (3, 1, 1, 1))},
+    {"color": ORANGE, "marker": "v", "linestyle": (0, (8, 2))},
+    {"color": SKY, "marker": "P", "linestyle": (0, (2, 3))},
+)
+_STYLE: Any = {
+    "font.size": FONT_PT,
+    "axes.titlesize": FONT_PT,
+    "axes.labelsize": FONT_PT,
+    "xtick.labelsize": FONT_PT,
+    "ytick.labelsize": FONT_PT,
+    "font.family": "sans-serif",
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "hatch.linewidth": 0.8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "deeprecsys",
+    "path.simplify": True,
+}
+
+
+def style() -> AbstractContextManager[None]:
+    """The plots' style, for a `with` block around making or writing one."""
+    return mpl.rc_context(_STYLE)
+
+
+def look(role: str, order: int) -> dict[str, Any]:
+    """Colour, marker and line style of a role; of the `order`-th thing where it has none."""
+    return ROLES.get(role) or _OTHERS[order % len(_OTHERS)]
+
+
+def figure(height_in: float, rows: int = 1, heights: list[float] | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure of the common width, and its axes from top to bottom, which share x."""
+    fig = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    FigureCanvasAgg(fig)
+    grid = fig.add_gridspec(rows, 1, height_ratios=heights)
+    axes: list[Axes] = []
+    for i in range(rows):
+        axes.append(fig.add_subplot(grid[i, 0], sharex=axes[0] if axes else None))
+    for ax in axes[:-1]:
+        ax.tick_params(labelbottom=False)
+    return fig, axes
+
+
+def log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Make an axis logarithmic from `low` to `high`, with round labels: 1, 2, 5, or powers of ten alone."""
+    ax = axis.axes
+    across = axis is ax.xaxis
+    (ax.set_xlim if across else ax.set_ylim)(low, high)
+    (ax.set_xscale if across else ax.set_yscale)("log")
+    steps = (1, 2, 5) if high / low < 1000 else (1,)
+    ticks = [s * 10.0**p for p in range(-7, 9) for s in steps if low <= s * 10.0**p <= high]
+    axis.set_ticks(ticks, [f"{t:g}" if t < 1e4 else f"{t:,.0f}" for t in ticks])
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
+
+
+def end_labels(ax: Axes, labels: Sequence[tuple[str, float, str]], gap: float = 0.075) -> None:
+    """Names of lines, at the heights at which they end, right of the axes, pushed apart where they meet.
+
+    Args:
+        ax: its limits set.
+        labels: text, height in data and colour.
+        gap: the least distance between two, as a share of the axes' height.
+    """
+    to_axes = ax.transData + ax.transAxes.inverted()
+    placed = sorted((min(max(float(to_axes.transform((1, y))[1]), 0.0), 1.0), t, c) for t, y, c in labels)
+    heights = [h for h, _, _ in placed]
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + gap)
+    over = max(heights, default=0.0) - 1.0
+    if over > 0:
+        heights = [h - over for h in heights]
+        for i in range(len(heights) - 2, -1, -1):
+            heights[i] = min(heights[i], heights[i + 1] - gap)
+    for height, (_, text, color) in zip(heights, placed, strict=True):
+        ax.annotate(
+            text, (1, height), (4, 0), xycoords="axes fraction", textcoords="offset points", color=color,
+            va="center", annotation_clip=False,
+        )  # fmt: skip
+
+
+def png(fig: Figure, path: Path, dpi: int = 200) -> None:
+    """Write a figure on white paper."""
+    with style():
+        fig.savefig(path, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+
+
+def svg(fig: Figure, name: str, title: str) -> str:
+    """A figure as an `<svg>` element to stand in a page: text stays text, colours are the page's.
+
+    Args:
+        fig: the figure.
+        name: prefix of its ids; each plot of a page needs its own.
+        title: what a screen reader says.
+    """
+    buffer = io.StringIO()
+    with style():
+        fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r'\s+xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
+    text = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"font-family: [^;\"]*; ?", "", text)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    width, height = (72 * x for x in fig.get_size_inches())
+    label = _escaped(title)
+    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}" stroke-linejoin="round"'
+    return head + text[text.index(">", text.index("<svg")) :].strip()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

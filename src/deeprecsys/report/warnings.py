@@ -1,0 +1,69 @@
+"""What a reader must know before believing a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from deeprecsys.report import format as f
+from deeprecsys.report.machine import same_machine
+
+HUGE_PAGES = 0.9
+"""With less than this share of the tables on huge pages, gathers are slower than they could be."""
+
+Document = Mapping[str, Any]
+
+
+def warnings(doc: Document) -> list[str]:
+    """One sentence for each thing that limits what the figures of a result mean."""
+    found = [str(w) for w in doc.get("warnings") or []]
+    return list(dict.fromkeys([*found, *_load(doc), *_points(doc), *_setup(doc)]))
+
+
+def _load(doc: Document) -> Iterator[str]:
+    if doc.get("void"):
+        late = f.ms(doc.get("lateness_p99_ms"))
+        yield f"void: the load source was late (p99 {late} ms), so the load was not the one asked for"
+    voids = max(
+        (f.number(_object(doc.get(k)).get("voids")) or 0 for k in ("search", "confirmation")), default=0
+    )
+    if voids:
+        trials = "1 void trial was" if voids == 1 else f"{voids:.0f} void trials were"
+        yield f"{trials} repeated: the load source was late"
+    if _object(doc.get("search")).get("complete") is False:
+        yield "the search ended with its budget, before every candidate was tried"
+    if doc.get("resolved") is False:
+        yield "the budget ended the search before the interval was as narrow as asked"
+
+
+def _points(doc: Document) -> Iterator[str]:
+    for role, point in (("", doc), *((r, _object(doc.get(r))) for r in ("static", "tuned"))):
+        name = f"{role}: " if role else ""
+        served = f.number(point.get("served"))
+        if served is not None and served < 1:
+            yield f"{name}only {f.share(served)} of the offered queries were served"
+        if point.get("met") is False:
+            yield f"{name}no rate that was tried met the target when it was confirmed"
+
+
+def _setup(doc: Document) -> Iterator[str]:
+    node, profile = _object(doc.get("node")), _object(doc.get("profile"))
+    engine = str(doc.get("engine") or node.get("engine") or "")
+    if engine.partition(":")[0] in ("null", "wait"):
+        yield f"engine {engine} scores nothing: the figures are of the node, not of a model"
+    if any(_object(d).get("emulated") for d in (doc, node, doc.get("tuned"))) or engine.startswith(
+        "emulated"
+    ):
+        yield "the accelerator is emulated: its batch times come from a profile"
+    here, there = _object(doc.get("machine")), _object(profile.get("machine"))
+    if here and there and not same_machine(dict(here), dict(there)):
+        yield f"the latency profile was measured on another machine ({there.get('cpu', f.UNAVAILABLE)})"
+    huge = f.number(node.get("huge_page_fraction"))
+    if huge is not None and huge < HUGE_PAGES:
+        yield f"only {f.share(huge)} of the embedding tables lie on huge pages: gathers are slower for it"
+    if node.get("dispatcher") == "normal priority":
+        yield "the dispatcher ran at normal priority: SCHED_FIFO is not permitted here"
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

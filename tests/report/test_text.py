@@ -1,0 +1,134 @@
+"""Text: every figure that is known is there, what is not is a dash, and columns line up."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from deeprecsys.report import format as f
+from deeprecsys.report import text
+from deeprecsys.report.tables import Table
+from deeprecsys.report.warnings import warnings
+
+POINT = {"batch_size": 128, "qps": 214.4, "p50_ms": 38.2, "p95_ms": 97.1, "p99_ms": 141.0, "served": 1.0}
+TUNE = {
+    "model": "dlrm-rmc1",
+    "target": {"quantile": 0.95, "latency_ms": 100.0},
+    "machine": {"cpu": "some CPU", "cores": 2, "memory_bytes": 8e9},
+    "static": {**POINT, "batch_size": 500, "qps": 155.3},
+    "tuned": {**POINT, "offload_above": None, "engine": "eager", "precision": "fp32"},
+    "ratio": 1.38,
+    "ratio_interval": [1.31, 1.45],
+    "offline_qps": 262.1,
+    "bounds": None,
+    "fraction_of_bound": None,
+    "simulator_error": None,
+    "search": {"trials": 41, "seconds": 233.0, "queries": 41234},
+}
+
+
+def test_tune_states_both_points_and_the_ratio() -> None:
+    said = text.tune(TUNE)
+    assert said.startswith(
+        "dlrm-rmc1, p95 ≤ 100 ms: 214 queries/s tuned, 1.38× the static 155 (between 1.31× and 1.45×)"
+    )
+    static, tuned = (line.split() for line in said.splitlines() if line.startswith(("static", "tuned")))
+    assert static == ["static", "155", "500", "–", "–", "38.2", "97.1", "141", "100", "%"]
+    assert tuned == ["tuned", "214", "128", "eager", "fp32", "38.2", "97.1", "141", "100", "%"]
+    assert "search: 41 trials, 41,234 queries, 3 min 53 s" in said
+    assert "machine: some CPU, 2 cores, 8.00 GB" in said
+    assert "warning" not in said
+
+
+@pytest.mark.parametrize("say", [text.tune, text.bench, text.capacity, text.profile])
+def test_nothing_known_raises_nothing(say) -> None:
+    assert isinstance(say({}), str)
+    assert isinstance(say(dict.fromkeys([*TUNE, "points", "probes", "point", "interval_qps"])), str)
+    assert isinstance(text.compare([("a", {}), ("b", dict.fromkeys(TUNE))]), str)
+
+
+def test_bench_says_whether_the_target_was_met() -> None:
+    doc = {
+        **TUNE,
+        **POINT,
+        "rate_qps": 214.4,
+        "offered": 10,
+        "completed": 9,
+        "shed": 1,
+        "failed": 0,
+        "served": 0.9,
+    }
+    said = text.bench(doc)
+    assert "target  " in said
+    assert "p95 ≤ 100 ms: met" in said
+    assert "90 %: 9 of 10 queries, 1 shed" in said
+    assert "warning: only 90 % of the offered queries were served" in said
+    assert "missed, 120 ms" in text.bench({**doc, "p95_ms": 120.0})
+    assert "missed, ∞ ms" in text.bench({**doc, "p95_ms": math.inf})
+
+
+def test_capacity_lists_the_rates_that_were_tried() -> None:
+    probes = [
+        {"rate_qps": r, "verdict": v, "miss_rate": m, "miss_low": 0.0, "miss_high": 0.1, "p95_ms": 90.0}
+        for r, v, m in ((220.0, "failed", 0.08), (200.0, "passed", 0.01))
+    ]
+    doc = {**TUNE, "qps": 210.0, "interval_qps": [205.0, None], "confidence": 0.95, "probes": probes}
+    said = text.capacity(doc)
+    assert "210 queries/s, 205–∞ at 95 % confidence" in said
+    assert said.index("200") < said.index("failed")
+    below = {**doc, "qps": None, "interval_qps": [0.0, 30.0]}
+    assert "below 30.0 queries/s" in text.capacity(below)
+
+
+def test_compare_names_what_is_the_same_once() -> None:
+    said = text.compare([("a", TUNE), ("b", TUNE)])
+    assert said.splitlines()[0] == "dlrm-rmc1, p95 ≤ 100 ms"
+    assert said.count("dlrm-rmc1") == 1
+    assert text.compare([("a", TUNE), ("b", {**TUNE, "model": "ncf"})]).count("dlrm-rmc1") == 2
+
+
+def test_columns_line_up() -> None:
+    lines = str(Table(("name", "figure"), (("a", "1"), ("long name", "1,000")))).splitlines()
+    assert lines == ["name       figure", "a               1", "long name   1,000"]
+
+
+@pytest.mark.parametrize(
+    ("doc", "said"),
+    [
+        ({"void": True, "lateness_p99_ms": 7.0}, "the load source was late (p99 7.00 ms)"),
+        ({"search": {"voids": 2}}, "2 void trials were repeated"),
+        ({"search": {"complete": False}}, "before every candidate was tried"),
+        ({"tuned": {"served": 0.9999}}, "tuned: only 99.99 %"),
+        ({"static": {"met": False}}, "static: no rate that was tried met the target"),
+        ({"engine": "wait:5"}, "engine wait:5 scores nothing"),
+        ({"tuned": {"emulated": True}}, "the accelerator is emulated"),
+        ({"node": {"huge_page_fraction": 0.25}}, "only 25 % of the embedding tables lie on huge pages"),
+        ({"node": {"dispatcher": "normal priority"}}, "SCHED_FIFO is not permitted"),
+        ({"machine": {"cpu": "a"}, "profile": {"machine": {"cpu": "b"}}}, "measured on another machine (b)"),
+        ({"warnings": ["mind the gap"]}, "mind the gap"),
+    ],
+)
+def test_warnings(doc: dict, said: str) -> None:
+    assert any(said in w for w in warnings(doc))
+    assert len(warnings(doc)) == 1
+    assert warnings(TUNE) == []
+
+
+def test_numbers() -> None:
+    assert [f.figure(x) for x in (0, 0.0412, 4, 41.2, 99.96, 412.4, 41234)] == [
+        "0", "0.0412", "4.00", "41.2", "100", "412", "41,234",
+    ]  # fmt: skip
+    assert [f.figure(x) for x in (None, math.nan, math.inf, "unavailable", True)] == [
+        "–",
+        "–",
+        "∞",
+        "unavailable",
+        "–",
+    ]
+    assert [f.share(x) for x in (0, 0.05, 0.34, 0.993, 0.99996, 0.999999, 1)] == [
+        "0 %", "5.0 %", "34 %", "99.3 %", "99.99 %", "99.99 %", "100 %",
+    ]  # fmt: skip
+    assert [f.seconds(x) for x in (0.85, 12.34, 250, 7500)] == ["850 ms", "12.3 s", "4 min 10 s", "2 h 5 min"]
+    assert [f.size(x) for x in (0, 999, 81_920, 2.56e9)] == ["0 B", "999 B", "81.9 KB", "2.56 GB"]
+    assert [f.magnitude(x) for x in (147, 200_832, 5_242_880)] == ["147", "201 k", "5.24 M"]
