@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,26 @@ def realtime() -> Iterator[bool]:
     finally:
         if granted:
             os.sched_setscheduler(0, before, param)
+
+
+@contextmanager
+def awake() -> Iterator[bool]:
+    """Keep idle cores from sleeping, where permitted; yields whether they are.
+
+    A core that sleeps takes its wake-up time to begin a batch, and in a virtual machine it gives its
+    processor back: to get it again can take milliseconds. The kernel's interface is a file that holds as
+    long as it is open (power management quality of service, `Documentation/power/pm_qos_interface`).
+    """
+    try:
+        fd = os.open("/dev/cpu_dma_latency", os.O_WRONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        os.write(fd, struct.pack("i", 0))
+        yield True
+    finally:
+        os.close(fd)
 
 
 def die_with_parent(parent: int, signal: int) -> None:

@@ -19,6 +19,7 @@ from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.node.closed_loop import measure_batches
 from deeprecsys.node.cores import (
+    awake,
     interleave_memory,
     numa_nodes,
     pss_bytes,
@@ -81,6 +82,8 @@ class Node:
         self.config = config
         cores = usable_cores()
         self.realtime = realtime_permitted()
+        with awake() as self.kept_awake:
+            pass
         default = max(1, len(cores) // config.threads - (0 if self.realtime else 1))
         count = config.workers or default
         self.pinning = [
@@ -158,7 +161,7 @@ class Node:
             recording=recording,
         )
         span = float(stream.arrival_s[-1]) if len(stream.arrival_s) else 0.0
-        with realtime():
+        with realtime(), awake():
             return trial.run(warmup_s(span, target))
 
     def offline_qps(self, policy: Policy, stream: Stream) -> float:
@@ -175,7 +178,7 @@ class Node:
 
     def measure(self, batch: int, busy: int, repeats: int) -> NDArray[np.float64]:
         """Seconds from dispatch to completion of batches of `batch` items while `busy` workers are busy."""
-        with realtime():
+        with realtime(), awake():
             return measure_batches(self.pool, batch, busy, repeats, self.config.seed)
 
     def touched(self, stream: Stream) -> dict[str, float]:
@@ -202,6 +205,7 @@ class Node:
             "threads": self.config.threads,
             "workers": self.workers,
             "cores": self.pinning,
+            "cores_kept_awake": self.kept_awake,
             "dispatcher": "SCHED_FIFO" if self.realtime else "normal priority",
             "rows_scale": self.config.rows_scale,
             "locality": self.config.locality,
