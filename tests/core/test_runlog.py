@@ -1,0 +1,77 @@
+"""Summaries derived from run logs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from deeprecsys.core.runlog import RunLog, Status, summarise, warmup_s
+from deeprecsys.core.target import Target
+
+
+def log(latency_s, late_s=0.0, status=None, warmup=0.0, gap_s=0.1):
+    n = len(latency_s)
+    arrival = np.arange(n) * gap_s
+    served = np.full(n, Status.SERVED, dtype=np.uint8) if status is None else np.array(status, dtype=np.uint8)
+    finish = np.where(served == Status.SERVED, arrival + latency_s, np.nan)
+    issued = arrival + np.broadcast_to(late_s, n)
+    return RunLog(1 / gap_s, arrival, np.ones(n, np.int32), issued, issued, finish, served, 1.0, 2, warmup)
+
+
+def test_latency_counts_from_the_intended_arrival():
+    assert summarise(log(np.full(20, 0.05), late_s=0.04)).p50_ms == pytest.approx(50)
+
+
+def test_the_warm_up_is_left_out_of_latencies_but_not_of_what_was_served():
+    status = [Status.SHED] + [Status.SERVED] * 19
+    s = summarise(log(np.r_[9.0, np.full(19, 0.05)], status=status, warmup=0.05), Target(0.1))
+    assert (s.measured, s.misses, s.offered, s.completed, s.shed) == (19, 0, 20, 19, 1)
+    assert s.served == pytest.approx(0.95)
+    assert s.max_ms == pytest.approx(50)
+
+
+def test_unserved_queries_are_misses_and_infinitely_late():
+    status = [Status.SERVED] * 18 + [Status.FAILED, Status.OPEN]
+    s = summarise(log(np.full(20, 0.05), status=status), Target(0.1))
+    assert s.misses == 2
+    assert s.miss_rate == pytest.approx(0.1)
+    assert s.p95_ms == math.inf
+    assert s.p50_ms == pytest.approx(50)
+    assert s.failed == 1
+    assert s.mean_ms == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    ("target_s", "late_s", "void"),
+    [(0.1, 0.0049, False), (0.1, 0.0051, True), (0.001, 0.00049, False), (0.001, 0.00051, True)],
+)
+def test_a_trial_is_void_when_its_source_was_late_by_5_percent_or_half_a_millisecond(target_s, late_s, void):
+    assert summarise(log(np.full(50, 0.05), late_s=late_s), Target(target_s)).void is void
+
+
+def test_one_late_issue_in_two_hundred_voids_nothing():
+    late = np.zeros(200)
+    late[5] = 1.0
+    assert not summarise(log(np.full(200, 0.05), late_s=late), Target(0.1)).void
+
+
+@pytest.mark.parametrize(
+    ("duration", "target", "expected"),
+    [(100, Target(0.1), 10), (1, Target(0.2), 0.2), (1, Target(5.0), 1 / 3), (10, None, 1.0)],
+)
+def test_the_warm_up_is_a_rule(duration, target, expected):
+    assert warmup_s(duration, target) == pytest.approx(expected)
+
+
+def test_utilisation_is_busy_time_over_all_workers():
+    record = log(np.full(11, 0.0))  # 1 worker-second over 1 s, two workers
+    assert summarise(record).utilisation == pytest.approx(0.5)
+
+
+def test_an_empty_log_has_a_summary():
+    s = summarise(log(np.array([])), Target(0.1))
+    assert s.offered == 0
+    assert math.isnan(s.p95_ms)
+    assert not s.void
