@@ -1,22 +1,18 @@
-"""The dispatcher as a state machine: whatever happens, in whatever order, its invariants hold."""
+"""The dispatcher under random events: invariants after each, and every query ends exactly once."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
-from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deeprecsys.core.dispatcher import (
+    MAX_KILLS,
     Arrive,
-    Command,
     Complete,
     Dispatcher,
-    Event,
     Fail,
     Finish,
     Limits,
@@ -26,210 +22,198 @@ from deeprecsys.core.dispatcher import (
     Start,
 )
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Policy, Static
-from deeprecsys.core.query import Batch, Query, cut
+from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Static
+from deeprecsys.core.query import Batch, Query, Slice, cut
 
-policies = st.one_of(
+POLICIES = st.one_of(
     st.builds(Static, st.integers(1, 40)),
     st.builds(DeepRecSched, st.integers(1, 40), st.none() | st.integers(0, 60)),
 )
-limits = st.builds(
-    Limits, queries=st.integers(1, 30), items=st.integers(1, 300), bytes=st.integers(1, 3000),
-    bytes_per_item=st.sampled_from([0, 10]),
-)  # fmt: skip
+LIMITS = st.one_of(
+    st.just(Limits()),
+    st.builds(Limits, items=st.integers(1, 200)),
+    st.builds(Limits, bytes=st.integers(100, 2000), bytes_per_item=st.just(10)),
+)
+STEPS = st.lists(
+    st.tuples(st.sampled_from("aaaaffffelr"), st.integers(1, 100), st.integers(0, 10**6)), max_size=120
+)
 
 
-class World:
-    """A node without time: keeps what the dispatcher has started, and lets anything happen next."""
+class Driver:
+    """A world whose order of events is drawn: it does what it is told and checks what must hold."""
 
-    def __init__(self, policy: Policy, workers: dict[str, int], bounds: Limits) -> None:
-        self.dispatcher = Dispatcher(policy, workers, bounds)
+    def __init__(self, policy, workers, limits):
+        self.dispatcher = Dispatcher(policy, workers, limits)
+        self.workers = workers
         self.running: dict[tuple[str, int], Batch] = {}
         self.dead: set[tuple[str, int]] = set()
-        self.ends: Counter[int] = Counter()
-        self.scored: Counter[int] = Counter()
-        self.queries: dict[int, Query] = {}
-        self.told: list[tuple[Event, list[Command]]] = []
+        self.ended: Counter[int] = Counter()
+        self.scored: dict[int, set[int]] = {}
+        self.queries: list[Query] = []
+        self.events = []
+        self.commands = []
+        self.now = 0.0
 
-    def tell(self, event: Event) -> None:
-        commands = self.dispatcher.handle(event, 0.0)
-        self.told.append((event, commands))
+    def do(self, event):
+        self.now += 0.001
+        commands = self.dispatcher.handle(event, self.now)
+        self.events.append((event, self.now))
+        self.commands.append(list(commands))
         for command in commands:
             match command:
                 case Start(batch):
                     key = (batch.device, batch.worker)
-                    assert key not in self.running, "a busy worker was given a batch"
-                    assert key not in self.dead, "a dead worker was given a batch"
+                    assert key not in self.running, "started on a busy worker"
+                    assert key not in self.dead, "started on a dead worker"
                     self.running[key] = batch
                 case Complete(query):
-                    assert self.scored[query.id] == query.size
-                    self.ends[query.id] += 1
-                case Fail(query, _) | Shed(query, _):
-                    self.ends[query.id] += 1
+                    self.ended[query.id] += 1
+                    assert self.scored[query.id] == set(range(query.size)), "complete before all was scored"
+                case Fail(query) | Shed(query):
+                    self.ended[query.id] += 1
         self.dispatcher.check()
 
-    def arrive(self, size: int) -> None:
-        query = Query(len(self.queries), size, float(len(self.queries)))
-        self.queries[query.id] = query
-        self.tell(Arrive(query))
+    def step(self, kind, size, pick):
+        if kind == "a":
+            query = Query(len(self.queries), size, self.now)
+            self.queries.append(query)
+            self.scored[query.id] = set()
+            self.do(Arrive(query))
+        elif kind in "fe" and self.running:
+            key = sorted(self.running)[pick % len(self.running)]
+            batch = self.running.pop(key)
+            errors = ((batch.slices[0].query.id, "bad id"),) if kind == "e" else ()
+            for part in batch.slices:
+                self.scored[part.query.id].update(range(part.start, part.stop))
+            self.do(Finish(batch, errors))
+        elif kind == "l":
+            alive = sorted({(d, w) for d, n in self.workers.items() for w in range(n)} - self.dead)
+            if alive:
+                key = alive[pick % len(alive)]
+                self.dead.add(key)
+                self.running.pop(key, None)
+                self.do(Lost(*key))
+        elif kind == "r" and self.dead:
+            key = sorted(self.dead)[pick % len(self.dead)]
+            self.dead.remove(key)
+            self.do(Ready(*key))
 
-    def finish(self, pick: int, fails: bool) -> None:
-        if not self.running:
-            return
-        key = sorted(self.running)[pick % len(self.running)]
-        batch = self.running.pop(key)
-        errors = ((batch.slices[0].query.id, "cannot be scored"),) if fails else ()
-        for part in batch.slices:
-            self.scored[part.query.id] += part.items
-        self.tell(Finish(batch, errors))
-
-    def lose(self, pick: int) -> None:
-        alive = [(d, w) for d in (CPU, GPU) for w in range(3) if (d, w) not in self.dead]
-        if not alive:
-            return
-        key = alive[pick % len(alive)]
-        self.running.pop(key, None)
-        self.dead.add(key)
-        self.tell(Lost(*key))
-
-    def replace(self) -> None:
-        if self.dead:
-            key = min(self.dead)
-            self.dead.discard(key)
-            self.tell(Ready(*key))
-
-    def end(self) -> None:
-        """Replace what is dead, finish what runs, until nothing is left to do."""
+    def drain(self):
         while self.dead:
-            self.replace()
+            self.step("r", 0, 0)
         while self.running:
-            self.finish(0, fails=False)
+            self.step("f", 0, 0)
 
 
-steps = st.lists(
-    st.one_of(
-        st.tuples(st.just("arrive"), st.integers(1, 100)),
-        st.tuples(st.just("finish"), st.integers(0, 5)),
-        st.tuples(st.just("fail"), st.integers(0, 5)),
-        st.tuples(st.just("lose"), st.integers(0, 5)),
-        st.tuples(st.just("replace"), st.just(0)),
-    ),
-    max_size=60,
-)
+def world(policy, limits, cpus, steps):
+    driver = Driver(policy, {CPU: cpus, GPU: 1}, limits)
+    for step in steps:
+        driver.step(*step)
+    return driver
 
 
-def play(policy: Policy, bounds: Limits, script: list[tuple[str, int]]) -> World:
-    world = World(policy, {CPU: 3, GPU: 3}, bounds)
-    for step, value in script:
-        match step:
-            case "arrive":
-                world.arrive(value)
-            case "finish" | "fail":
-                world.finish(value, fails=step == "fail")
-            case "lose":
-                world.lose(value)
-            case "replace":
-                world.replace()
-    world.end()
-    return world
+@settings(max_examples=200, deadline=None)
+@given(POLICIES, LIMITS, st.integers(1, 4), STEPS)
+def test_every_query_ends_exactly_once(policy, limits, cpus, steps):
+    driver = world(policy, limits, cpus, steps)
+    driver.drain()
+    assert driver.dispatcher.open == 0
+    assert driver.ended == Counter({q.id: 1 for q in driver.queries})
+    d = driver.dispatcher
+    assert d.arrived == len(driver.queries) == d.completed + d.failed + d.shed
 
 
-@given(policies, limits, steps)
-def test_every_query_ends_exactly_once_whatever_happens(
-    policy: Policy, bounds: Limits, script: list[tuple[str, int]]
-) -> None:
-    world = play(policy, bounds, script)
-    assert set(world.ends) == set(world.queries)
-    assert set(world.ends.values()) <= {1}
-    assert world.dispatcher.open == 0
+@settings(max_examples=60, deadline=None)
+@given(POLICIES, LIMITS, st.integers(1, 3), STEPS)
+def test_replayed_events_give_the_same_commands(policy, limits, cpus, steps):
+    driver = world(policy, limits, cpus, steps)
+    fresh = Dispatcher(policy, {CPU: cpus, GPU: 1}, limits)
+    known: dict[int, Batch] = {}  # the dispatcher tells batches apart by identity
+    for (event, now), expected in zip(driver.events, driver.commands, strict=True):
+        again = Finish(known[event.batch.id], event.errors) if isinstance(event, Finish) else event
+        commands = fresh.handle(again, now)
+        known.update({c.batch.id: c.batch for c in commands if isinstance(c, Start)})
+        assert commands == expected
 
 
-@given(policies, limits, steps)
-def test_the_same_events_give_the_same_commands(
-    policy: Policy, bounds: Limits, script: list[tuple[str, int]]
-) -> None:
-    world = play(policy, bounds, script)
-    fresh = Dispatcher(policy, {CPU: 3, GPU: 3}, bounds)
-    for event, commands in world.told:
-        assert fresh.handle(event, 0.0) == commands
-
-
-def test_slices_run_first_come_first_served() -> None:
-    world = World(Static(10), {CPU: 1, GPU: 1}, Limits())
-    for size in (25, 5, 12):
-        world.arrive(size)
-    order = []
-    while world.running:
-        part = world.running[CPU, 0].slices[0]
-        order.append((part.query.id, part.start))
-        world.finish(0, fails=False)
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5), st.lists(st.integers(1, 100), min_size=1, max_size=30), st.integers(1, 50))
+def test_batches_start_first_come_first_served(cpus, sizes, batch_size):
+    driver = Driver(Static(batch_size), {CPU: cpus}, Limits())
+    for size in sizes:
+        driver.step("a", size, 0)
+    driver.drain()
+    started = [c.batch.slices[0] for step in driver.commands for c in step if isinstance(c, Start)]
+    order = [(s.query.id, s.start) for s in started]
     assert order == sorted(order)
-    assert [q for q, _ in order] == [0, 0, 0, 1, 2, 2]
+    assert [s.items for s in started if s.query.id == 0] == [
+        s.items for s in cut(driver.queries[0], batch_size)
+    ]
 
 
-def test_queries_above_the_threshold_go_to_the_accelerator_whole() -> None:
-    world = World(DeepRecSched(10, offload_above=50), {CPU: 3, GPU: 1}, Limits())
-    world.arrive(50)
-    world.arrive(51)
-    assert world.running[GPU, 0].items == 51
-    assert {b.slices[0].query.id for (d, _), b in world.running.items() if d == CPU} == {0}
+def start(commands):
+    return [c.batch for c in commands if isinstance(c, Start)]
 
 
-def test_a_slice_that_two_workers_died_on_fails_its_query() -> None:
-    world = World(Static(100), {CPU: 3, GPU: 3}, Limits())
-    world.arrive(7)
-    for _ in range(2):
-        (_, worker), _ = next(iter(world.running.items()))
-        del world.running[CPU, worker]
-        world.dead.add((CPU, worker))
-        world.tell(Lost(CPU, worker))
-    assert world.told[-1][1] == [Fail(world.queries[0], "2 workers died while scoring it")]
+def test_a_slice_that_kills_two_workers_fails_its_query_once_and_frees_the_line():
+    d = Dispatcher(Static(10), {CPU: 1})
+    query, other = Query(0, 30, 0.0), Query(1, 10, 0.0)
+    d.handle(Arrive(query), 0.0)
+    d.handle(Arrive(other), 0.0)
+    for _ in range(MAX_KILLS - 1):
+        assert start(d.handle(Lost(CPU, 0), 1.0)) == []
+        again = start(d.handle(Ready(CPU, 0), 1.0))
+        assert again[0].slices == (Slice(query, 0, 10),), "the slice that was running comes first again"
+    commands = d.handle(Lost(CPU, 0), 2.0)
+    assert [c.query for c in commands if isinstance(c, Fail)] == [query]
+    commands = d.handle(Ready(CPU, 0), 3.0)
+    assert start(commands)[0].slices[0].query == other, "the failed query's other slices are gone"
+    d.check()
 
 
-def test_a_large_query_is_never_refused_by_an_idle_node() -> None:
-    world = World(Static(100), {CPU: 3, GPU: 3}, Limits(items=10))
-    world.arrive(80)
-    assert world.ends[0] == 0
-    world.arrive(300)
-    world.arrive(11)
-    assert isinstance(world.told[-1][1][0], Shed)
+def test_a_late_report_of_a_worker_given_up_for_dead_counts_for_nothing():
+    d = Dispatcher(Static(10), {CPU: 2})
+    query = Query(0, 10, 0.0)
+    (batch,) = start(d.handle(Arrive(query), 0.0))
+    (again,) = start(d.handle(Lost(CPU, batch.worker), 1.0))
+    assert d.handle(Finish(batch), 2.0) == []
+    assert d.handle(Finish(again), 3.0) == [Complete(query)]
 
 
-def test_a_policy_that_wants_a_device_the_node_lacks_is_refused() -> None:
+def test_only_the_query_named_in_a_failed_batch_fails():
+    d = Dispatcher(Static(10), {CPU: 2})
+    a = start(d.handle(Arrive(Query(0, 5, 0.0)), 0.0))[0]
+    b = start(d.handle(Arrive(Query(1, 5, 0.0)), 0.0))[0]
+    assert d.handle(Finish(a, ((0, "id 7 out of range"),)), 1.0) == [
+        Fail(Query(0, 5, 0.0), "id 7 out of range")
+    ]
+    assert d.handle(Finish(b), 1.0) == [Complete(Query(1, 5, 0.0))]
+
+
+def test_a_full_line_sheds_and_an_idle_node_never_does():
+    d = Dispatcher(Static(1000), {CPU: 1}, Limits(items=10))
+    assert start(d.handle(Arrive(Query(0, 500, 0.0)), 0.0)), "nothing waits: it starts, however large"
+    assert d.handle(Arrive(Query(1, 10, 0.0)), 0.0) == []
+    (shed,) = d.handle(Arrive(Query(2, 1, 0.0)), 0.0)
+    assert isinstance(shed, Shed)
+    assert "10 items" in shed.reason
+
+
+def test_limits_in_bytes_hold_too():
+    d = Dispatcher(Static(1000), {CPU: 1}, Limits(bytes=1000, bytes_per_item=100))
+    d.handle(Arrive(Query(0, 1, 0.0)), 0.0)
+    assert d.handle(Arrive(Query(1, 10, 0.0)), 0.0) == []
+    assert isinstance(d.handle(Arrive(Query(2, 1, 0.0)), 0.0)[0], Shed)
+
+
+def test_offloaded_queries_go_whole_and_the_rest_is_cut():
+    d = Dispatcher(DeepRecSched(10, offload_above=50), {CPU: 8, GPU: 1})
+    (batch,) = start(d.handle(Arrive(Query(0, 51, 0.0)), 0.0))
+    assert (batch.device, batch.items) == (GPU, 51)
+    batches = start(d.handle(Arrive(Query(1, 50, 0.0)), 0.0))
+    assert [(b.device, b.items) for b in batches] == [(CPU, 10)] * 5
+
+
+def test_a_policy_for_a_device_that_is_not_there_is_refused():
     with pytest.raises(InputError, match="without gpu"):
-        Dispatcher(DeepRecSched(10, offload_above=5), {CPU: 2})
-
-
-@given(st.integers(1, 2000), st.integers(1, 2000))
-def test_cut_covers_the_query_in_the_fewest_and_most_equal_slices(size: int, batch_size: int) -> None:
-    parts = cut(Query(0, size, 0.0), batch_size)
-    assert len(parts) == -(-size // batch_size)
-    assert parts[0].start == 0
-    assert parts[-1].stop == size
-    assert all(a.stop == b.start for a, b in pairwise(parts))
-    lengths = {p.items for p in parts}
-    assert max(lengths) <= batch_size
-    assert max(lengths) - min(lengths) <= 1
-
-
-@pytest.mark.parametrize(
-    "make",
-    [lambda: Static(0), lambda: DeepRecSched(-1), lambda: DeepRecSched(4, offload_above=-1)],
-)
-def test_knobs_out_of_range_are_refused(make: object) -> None:
-    with pytest.raises(InputError, match="expected"):
-        make()  # type: ignore[operator]
-
-
-def test_the_static_baseline_spreads_the_largest_query_over_the_cores() -> None:
-    assert Static.baseline(1000, 40) == Static(25)
-    assert Static.baseline(1000, 28) == Static(36)
-
-
-def test_the_core_loads_neither_torch_nor_numba() -> None:
-    code = (
-        "import sys, pkgutil, importlib, deeprecsys.core as c\n"
-        "for m in pkgutil.iter_modules(c.__path__): importlib.import_module('deeprecsys.core.' + m.name)\n"
-        "sys.exit(bool({'torch', 'numba'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+        Dispatcher(DeepRecSched(10, offload_above=50), {CPU: 8})
