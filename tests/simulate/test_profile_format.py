@@ -1,0 +1,62 @@
+"""docs/profile-format.md says what is true: its JSON loads, its Python runs, its keys are all there are."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deeprecsys.core.errors import InputError
+from deeprecsys.core.profile import LatencyProfile
+
+TEXT = (Path(__file__).parents[2] / "docs" / "profile-format.md").read_text()
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_the_file_written_by_hand_is_a_profile() -> None:
+    (text,) = snippets("json")
+    profile = LatencyProfile.from_json(json.loads(text))
+    assert profile.seconds(1) == pytest.approx(0.0004)
+    assert profile.seconds(544) == pytest.approx((0.0035 + 0.0515) / 2)
+    assert profile.seconds(1024 + 480) == pytest.approx(0.0515 + 0.024)
+    assert profile.seconds(64, busy=16) == profile.seconds(64)
+
+
+def test_every_python_snippet_runs() -> None:
+    names: dict[str, Any] = {}
+    found = snippets("python")
+    assert len(found) == 2
+    for text in found:
+        exec(compile(text, "docs/profile-format.md", "exec"), names)
+
+
+def test_the_tables_name_every_key() -> None:
+    profile = LatencyProfile.from_json({"model": "x", "points": [{"batch": 1, "seconds": [0.9, 1.0, 1.5]}]})
+    written = profile.to_json()
+    cells = " ".join(re.findall(r"^\| (`[^|]*)\|", TEXT, re.MULTILINE))
+    assert set(re.findall(r"`(\w+)`", cells)) == {*written, *written["points"][0]}
+    assert LatencyProfile.from_json(written) == profile
+    assert profile.seconds(1, u=0.25) == pytest.approx(0.95)
+    assert profile.seconds(1, u=0.75) == pytest.approx(1.25)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([{"batch": 2, "seconds": 1}, {"batch": 1, "seconds": 1}], "rising"),
+        ([{"batch": 1, "seconds": -1}], "above 0"),
+        ([{"batch": 1}], "seconds"),
+        ([{"batch": 1, "second": 1}], "seconds"),
+        ([], "at least one"),
+    ],
+)
+def test_everything_else_is_refused_by_name(points: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        LatencyProfile.from_json({"model": "x", "points": points})
+    assert "\n" not in str(error.value)
