@@ -1,0 +1,109 @@
+"""How fast the simulator is: the compiled path beside the reference driver, on one core.
+
+    python benchmarks/simulator.py
+
+16 workers, production sizes, Poisson arrivals at 90 % of what the workers can do. The two take turns, so that
+neither has the quieter machine; of each the best round counts. The numbers of both are compared on the way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common import save
+from deeprecsys.core.policy import Static
+from deeprecsys.core.profile import LatencyProfile, Point
+from deeprecsys.core.runlog import RunLog
+from deeprecsys.simulate.driver import simulate
+from deeprecsys.simulate.fast import simulate_fast
+from deeprecsys.simulate.table import Tabulated
+from deeprecsys.workload.sizes import parse
+
+WORKERS = 16
+UTILISATION = 0.9
+QUERIES, QUERIES_REFERENCE = 1_000_000, 20_000
+ROUNDS = 5
+BATCH_SIZES = (25, 50, 100, 200, 1000)
+FACTORS = (0.9, 0.97, 1.0, 1.05, 1.4)
+
+
+def profile(spread: bool) -> Tabulated:
+    """s(b) = 0.3 + 0.05 b ms; with `spread`, five quantiles and three levels of contention."""
+    factors, levels = (FACTORS, (1, 8, 16)) if spread else ((1.0,), (1,))
+    points = [
+        Point(busy, b, tuple(f * (0.3e-3 + 0.05e-3 * b) * (1 + (busy - 1) / 64) for f in factors))
+        for busy in levels
+        for b in (1, 1000)
+    ]
+    return Tabulated(LatencyProfile("affine", tuple(points)))
+
+
+def timed(run: Callable[[], RunLog]) -> tuple[float, RunLog]:
+    began = time.perf_counter()
+    log = run()
+    return time.perf_counter() - began, log
+
+
+def same(a: RunLog, b: RunLog) -> bool:
+    pairs = ((a.start_s, b.start_s), (a.finish_s, b.finish_s), (a.status, b.status))
+    return all(np.array_equal(x, y, equal_nan=x.dtype.kind == "f") for x, y in pairs)
+
+
+def measure(batch_size: int, spread: bool, size: NDArray[np.int32]) -> dict[str, Any]:
+    times = profile(spread)
+    slices = -(-size // batch_size)
+    mean_s = float((slices * 0.3e-3 + size * 0.05e-3).mean()) * (1.25 if spread else 1.0)
+    gaps = np.random.default_rng(2).exponential(mean_s / (UTILISATION * WORKERS), len(size))
+    arrival_s = np.cumsum(gaps)
+    few = QUERIES_REFERENCE
+
+    def fast(n: int) -> RunLog:
+        return simulate_fast(Static(batch_size), arrival_s[:n], size[:n], times, WORKERS)
+
+    def reference() -> RunLog:
+        return simulate(Static(batch_size), arrival_s[:few], size[:few], times, WORKERS)
+
+    if not same(fast(few), reference()):
+        raise SystemExit("the compiled path and the reference driver differ")
+    best_fast = best_reference = float("inf")
+    for _ in range(ROUNDS):
+        seconds, log = timed(lambda: fast(len(size)))
+        best_fast = min(best_fast, seconds)
+        best_reference = min(best_reference, timed(reference)[0])
+    return {
+        "batch_size": batch_size,
+        "spread": spread,
+        "slices_per_query": float(slices.mean()),
+        "utilisation": log.busy_s / (WORKERS * log.duration_s),
+        "fast": {"queries_per_s": len(size) / best_fast, "slices_per_s": float(slices.sum()) / best_fast},
+        "reference": {
+            "queries_per_s": few / best_reference,
+            "slices_per_s": float(slices[:few].sum()) / best_reference,
+        },
+    }
+
+
+def main() -> None:
+    size = parse("production").of(np.random.default_rng(1).random(QUERIES), np.zeros(QUERIES))
+    cases = []
+    for spread in (False, True):
+        for batch_size in BATCH_SIZES:
+            case = measure(batch_size, spread, size)
+            cases.append(case)
+            fast, slow = case["fast"], case["reference"]
+            print(
+                f"batch {batch_size:4d} {'spread  ' if spread else 'constant'}  "
+                f"{fast['queries_per_s'] / 1e6:5.2f} M queries/s  {fast['slices_per_s'] / 1e6:5.1f} M slices/s  "
+                f"reference {slow['queries_per_s'] / 1e3:5.1f} k queries/s"
+            )
+    path = save("simulator", {"workers": WORKERS, "sizes": "production", "queries": QUERIES, "cases": cases})
+    print(f"{WORKERS} workers, {QUERIES} queries: {path}")
+
+
+if __name__ == "__main__":
+    main()
