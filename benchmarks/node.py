@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from common import save
+from common import ROOT, put_in, save
 from deeprecsys.core.policy import Static
 from deeprecsys.core.runlog import summarise
 from deeprecsys.node.node import Node, NodeConfig
@@ -34,6 +34,22 @@ def main() -> None:
     print(f"memory, sum of PSS: {m['pss_bytes'] / 1e6:.0f} MB for {m['table_bytes'] / 1e6:.0f} MB of tables; "
           f"allowed {m['allowed_bytes'] / 1e6:.0f} MB")  # fmt: skip
     print(path)
+    put_in(ROOT / "docs" / "results.md", "node", table(result))
+
+
+def table(result: dict[str, dict[str, float]]) -> str:
+    """The figures as Markdown."""
+    h, late, m = result["hop"], result["lateness"], result["memory"]
+    rows = [
+        ("batches/s through one worker, dispatcher included", f"{h['batches_per_s']:,.0f}"),
+        ("dispatch to completion, p50", f"{h['p50_us']:.1f} µs"),
+        ("dispatch to completion, p99", f"{h['p99_us']:.0f} µs"),
+        ("lateness of the source at 2,000 queries/s, p99", f"{late['p99_ms']:.2f} ms"),
+        ("share of one core that the node process takes then", f"{100 * late['node_cpu_share']:.0f} %"),
+        ("sum of PSS", f"{m['pss_bytes'] / 1e6:,.0f} MB, of it tables {m['table_bytes'] / 1e6:,.0f} MB"),
+        ("tables on huge pages", f"{100 * m['huge_page_fraction']:.0f} %"),
+    ]
+    return "\n".join(["| what | figure |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
 
 
 def hop() -> dict[str, float]:
