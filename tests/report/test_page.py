@@ -18,6 +18,7 @@ from deeprecsys.report.page import html as html_of
 from deeprecsys.report.page import run_page
 from deeprecsys.report.render import render, run_text
 from deeprecsys.report.rundir import read_run
+from deeprecsys.report.trialfile import read_queries, write_queries
 from deeprecsys.report.view import view
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -104,6 +105,28 @@ def test_what_is_shown_is_what_was_measured(tuned: Path) -> None:
         )
         assert seen.marks[curve.role] == (point["batch_size"], point["qps"])
     assert len(seen.probes) == len(run.result["tuned"]["capacity"]["probes"])
+
+
+def test_void_trials_are_kept_and_not_shown(tuned_copy: Path) -> None:
+    before = view(read_run(tuned_copy))
+    path = next((tuned_copy / "trials").glob("tuned*.parquet"))
+    log, about = read_queries(path)
+    late = replace(log, issued_s=log.arrival_s + 1, finish_s=log.finish_s + 1)
+    write_queries(path, late, about)
+    after = view(read_run(tuned_copy))
+    assert len(after.curves[1].latency_s) < len(before.curves[1].latency_s)
+    assert after.curves[1].latency_s.max() < 1
+
+
+def test_where_static_is_best_it_is_shown_once(tuned: Path, tmp_path: Path) -> None:
+    run = read_run(tuned)
+    run = replace(
+        run, result={**run.result, "kept_static": True, "tuned": run.result["static"], "ratio": 1.0}
+    )
+    seen = view(run)
+    assert list(seen.marks) == ["static"]
+    assert [c.role for c in seen.curves] == ["static"]
+    assert "nothing proved better" in checked(html_of(run_page(run, seen, [])))
 
 
 @pytest.mark.parametrize("gone", ["config.json", "machine.json", "events.jsonl", "result.json", "trials"])

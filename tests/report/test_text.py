@@ -106,6 +106,8 @@ def test_columns_line_up() -> None:
         ({"node": {"huge_page_fraction": 0.25}}, "only 25 % of the embedding tables lie on huge pages"),
         ({"node": {"dispatcher": "normal priority"}}, "SCHED_FIFO is not permitted"),
         ({"machine": {"cpu": "a"}, "profile": {"machine": {"cpu": "b"}}}, "measured on another machine (b)"),
+        ({"tuned": {"qps": 9.0}, "offline_qps": 8.0}, "the offline rate is below the tuned one"),
+        ({"fraction_of_bound": {"bound": "o_fcfs", "value": 1.1}}, "above its bound"),
         ({"warnings": ["mind the gap"]}, "mind the gap"),
     ],
 )

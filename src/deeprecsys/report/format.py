@@ -45,6 +45,11 @@ def share(value: Any) -> str:
     return _finite(value, percent)
 
 
+def signed_share(value: Any) -> str:
+    """A difference as a percentage with its sign: +3.2 %."""
+    return _finite(value, lambda x: f"{100 * x:+.1f} %")
+
+
 def ratio(value: Any) -> str:
     """A factor: 1.38×."""
     return _finite(value, lambda x: f"{x:.2f}×")

@@ -129,12 +129,15 @@ def run_page(run: Run, view: View, plots: Sequence[Illustration]) -> Page:
         title=title,
         subtitle=_subtitle(view),
         headline=_headline(view),
-        notices=[Notice("Incomplete run directory", view.problems), Notice("Mind", tuple(warnings(doc)))],
+        notices=[
+            Notice("Incomplete run directory", view.problems),
+            Notice("Read with care", tuple(warnings(doc))),
+        ],
         tables=[t for t in _tables(view) if t.table],
         plots=[drawn(p) for p in plots],
         why=_why(view),
         details=[t for t in details if t.table],
-        beside=_beside(doc),
+        beside=_beside(view),
         facts=_facts(run, doc),
         footer=_footer([run]),
     )
@@ -146,7 +149,7 @@ def comparison_page(runs: Sequence[Run], views: Sequence[View], plots: Sequence[
         title=f"{len(runs)} runs compared",
         subtitle=", ".join(tables.common([v.doc for v in views])),
         notices=[
-            Notice("Mind", tuple(differences(views))),
+            Notice("Read with care", tuple(differences(views))),
             Notice("Incomplete run directories", tuple(f"{v.name}: {p}" for v in views for p in v.problems)),
             Notice("In the runs", tuple(f"{v.name}: {w}" for v in views for w in warnings(v.doc))),
         ],
@@ -194,10 +197,11 @@ def _headline(view: View) -> list[Card]:
             Card("served", f.share(doc.get("served")), "of all offered queries"),
         ][: 1 if doc.get("served") is None else 2]
     if view.kind == "bench" and doc.get("offered") is not None:
-        rate = doc.get("rate_qps", doc.get("qps"))
+        rate, verdict = doc.get("rate_qps", doc.get("qps")), text.met(doc).partition(",")[0]
+        against = f"target {target(doc)}, {verdict}" if verdict else ""
         return [
             Card("offered", f.figure(rate), "queries/s"),
-            Card("p95", f"{f.ms(doc.get('p95_ms'))} ms", f"target {target(doc)}{text.met(doc)}"),
+            Card("p95", f"{f.ms(doc.get('p95_ms'))} ms", against),
             Card("p99", f"{f.ms(doc.get('p99_ms'))} ms"),
             Card("served", f.share(doc.get("served")), "of all offered queries"),
         ]
@@ -247,9 +251,13 @@ def _why(view: View) -> Why | None:
     return Why(f"trial {view.main.name}", tuple(overview(log, slices)), stories)
 
 
-def _beside(doc: Mapping[str, Any]) -> list[Facts]:
-    """What stands beside the first table: limits, and what the search took."""
+def _beside(view: View) -> list[Facts]:
+    """What stands beside the first table: limits, and what the search took; of a trial, its counts."""
+    doc = view.doc
     took = [(name, text.cost_words(doc.get(name) or {})) for name in ("search", "confirmation")]
+    if view.kind == "bench" and doc.get("offered") is not None:
+        latency = [(k, f.with_unit(f.ms(doc.get(f"{k}_ms")), "ms")) for k in ("mean", "max")]
+        return [Facts("Load", tuple((n, v) for n, v in [*text.trial(doc), *latency] if v != f.NONE))]
     found = [
         Facts("Limits", tuple((n, v) for n, v in text.context(doc) if v != f.NONE)),
         Facts("Cost of the search", tuple((n, v) for n, v in took if v)),

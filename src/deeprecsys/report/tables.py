@@ -80,8 +80,9 @@ _OPTIONAL = ("offload above", "engine", "precision")
 
 def points(doc: Document) -> list[tuple[str, Document]]:
     """The static and the tuned point of a result, by role; what the result says of both is in each."""
-    common = {k: doc[k] for k in ("engine", "precision") if doc.get(k)}
-    return [(role, {**common, **doc[role]}) for role in ("static", "tuned") if doc.get(role)]
+    both = {k: doc[k] for k in ("engine", "precision") if doc.get(k)}
+    roles = ("static",) if doc.get("kept_static") and doc.get("static") else ("static", "tuned")
+    return [(role, {**both, **doc[role]}) for role in roles if doc.get(role)]
 
 
 def operating_points(rows: Sequence[tuple[str, Document]]) -> Table:

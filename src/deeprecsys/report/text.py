@@ -32,16 +32,19 @@ def bench(doc: Document) -> str:
     title = f"{_model(doc)}: {f.figure(rate)} queries/s offered, {operating_point(doc)}"
     names = ("mean", "p50", "p95", "p99", "max")
     latency = Table(("latency", *names), (("ms", *(f.ms(doc.get(f"{k}_ms")) for k in names)),))
-    counts = _pairs(
-        [
-            ("target", target(doc) + met(doc)),
-            ("served", _served(doc)),
-            ("utilisation", f.share(doc.get("utilisation"))),
-            ("lateness p99", f.with_unit(f.ms(doc.get("lateness_p99_ms")), "ms, of the load source")),
-            ("offline rate", f.with_unit(f.figure(doc.get("offline_qps")), "queries/s")),
-        ]
-    )
-    return _join(title, str(latency), counts, where(doc), cautions(doc))
+    reached = met(doc)
+    verdict = [("target", f"{target(doc)}: {reached}" if reached else target(doc))]
+    return _join(title, str(latency), _pairs(verdict + trial(doc)), where(doc), cautions(doc))
+
+
+def trial(doc: Document) -> list[tuple[str, str]]:
+    """What a trial was besides its latencies, by name."""
+    return [
+        ("served", _served(doc)),
+        ("utilisation", f.share(doc.get("utilisation"))),
+        ("lateness p99", f.with_unit(f.ms(doc.get("lateness_p99_ms")), "ms, of the load source")),
+        ("offline rate", f.with_unit(f.figure(doc.get("offline_qps")), "queries/s")),
+    ]
 
 
 def capacity(doc: Document) -> str:
@@ -123,8 +126,9 @@ def context(doc: Document) -> list[tuple[str, str]]:
         ("offline rate", f.with_unit(f.figure(doc.get("offline_qps")), "queries/s, nobody waiting")),
         ("capacity bound", f.with_unit(f.figure(bounds.get("capacity_qps")), "queries/s")),
         ("O_fcfs bound", f.with_unit(f.figure(bounds.get("o_fcfs_qps")), "queries/s")),
+        ("O_drop bound", f.with_unit(f.figure(bounds.get("o_drop_qps")), "queries/s")),
         ("reached", fraction),
-        ("simulator error", f.share(doc.get("simulator_error"))),
+        ("simulator error", f.with_unit(f.signed_share(doc.get("simulator_error")), "in p95, against live")),
     ]
 
 
@@ -174,7 +178,7 @@ def met(doc: Document) -> str:
     reached = f.number(doc.get(f"p{100 * quantile:g}_ms"))
     if reached is None:
         return ""
-    return ": met" if reached <= limit else f": missed, {f.ms(reached)} ms"
+    return "met" if reached <= limit else f"missed, {f.ms(reached)} ms"
 
 
 def _model(doc: Document) -> str:

@@ -5,12 +5,13 @@ A run that has no result yet is read from its events, as far as they go.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from deeprecsys.core.runlog import summarise
 from deeprecsys.core.target import Target
 from deeprecsys.report.format import number
 from deeprecsys.report.plots import Candidate, Curve
@@ -75,11 +76,12 @@ def view(run: Run) -> View:
     best = _object(_object(doc["tuned"]).get("capacity")) or doc
     low, high = _pair(best.get("interval_qps"))
     capacity = number(best.get("capacity_qps"))
-    records = {role: _records(run, _object(doc[role]), role) for role in ROLES}
+    target = _target(doc)
+    records = {role: _records(run, _object(doc[role]), role, target) for role in ROLES}
     if doc.get("kept_static"):
         records = {"static": records["static"], "tuned": []}
     curves = tuple(c for role, r in records.items() if (c := _curve(role, r)))
-    main = _main(run, records["tuned"] or records["static"])
+    main = _main(run, doc, records["tuned"] or records["static"])
     if not curves and main is not None:
         curves = (Curve(main.name, main.log.latency_s[main.log.measured]),)
     return View(
@@ -87,7 +89,7 @@ def view(run: Run) -> View:
         kind=kind,
         doc=doc,
         complete=complete,
-        target=_target(doc),
+        target=target,
         candidates=_candidates(doc),
         marks=_marks(doc),
         probes=tuple(_objects(best.get("probes"))),
@@ -174,7 +176,7 @@ def _candidates(doc: Mapping[str, Any]) -> tuple[Candidate, ...]:
 
 def _marks(doc: Mapping[str, Any]) -> dict[str, tuple[int, float]]:
     marks = {}
-    for role in ROLES:
+    for role in ROLES[:1] if doc.get("kept_static") else ROLES:
         point = _object(doc[role])
         size, qps = number(point.get("batch_size")), number(point.get("qps"))
         if size is not None and qps is not None and number(point.get("offload_above")) is None:
@@ -182,21 +184,27 @@ def _marks(doc: Mapping[str, Any]) -> dict[str, tuple[int, float]]:
     return marks
 
 
-def _records(run: Run, point: Mapping[str, Any], role: str) -> list[TrialRecord]:
-    """The trials of an operating point: those said to be of its role, or else of its policy and rate."""
-    named = [t for t in run.trials.values() if t.about.get("role", t.name.split("-")[0]) == role]
-    of_policy = [
-        t
-        for t in run.trials.values()
-        if point and all(t.about.get(k) == point.get(k) for k in ("batch_size", "offload_above"))
-        and "batch_size" in t.about
-    ]  # fmt: skip
-    qps = number(point.get("qps"))
-    for chosen in (named, of_policy):
-        at_rate = [t for t in chosen if qps and abs(t.log.rate_qps - qps) <= _SAME_RATE * qps]
-        if at_rate:
-            return at_rate
-    return named[-1:]
+def _records(run: Run, point: Mapping[str, Any], role: str, target: Target | None) -> list[TrialRecord]:
+    """The trials of an operating point at its rate; without such, the last that is named after its role.
+
+    Void trials do not count, as they did not when the point was judged.
+    """
+    valid = [t for t in run.trials.values() if not summarise(t.log, target).void]
+    named = [t for t in valid if t.name.split("-")[0] == role and _fits(t, point)]
+    return _at_rate(named or valid, point, point.get("qps")) or named[-1:]
+
+
+def _fits(trial: TrialRecord, point: Mapping[str, Any]) -> bool:
+    """Whether a trial can be of an operating point, by what is known of both."""
+    knobs = ("batch_size", "offload_above")
+    return all(trial.about.get(k) == point.get(k) for k in knobs if k in trial.about and k in point)
+
+
+def _at_rate(trials: Iterable[TrialRecord], point: Mapping[str, Any], qps: Any) -> list[TrialRecord]:
+    rate = number(qps)
+    if rate is None:
+        return []
+    return [t for t in trials if _fits(t, point) and abs(t.log.rate_qps - rate) <= _SAME_RATE * rate]
 
 
 def _curve(role: str, records: list[TrialRecord]) -> Curve | None:
@@ -206,9 +214,10 @@ def _curve(role: str, records: list[TrialRecord]) -> Curve | None:
     return Curve(role, latency, role)
 
 
-def _main(run: Run, records: list[TrialRecord]) -> TrialRecord | None:
-    """The longest of these trials, or of all; one with slices rather than one without."""
-    chosen = records or list(run.trials.values())
+def _main(run: Run, doc: Mapping[str, Any], records: list[TrialRecord]) -> TrialRecord | None:
+    """The longest of these trials, or of those at the rate found, or of all; those with slices first."""
+    found = _at_rate(run.trials.values(), doc, _object(doc.get("point")).get("rate_qps"))
+    chosen = records or found or list(run.trials.values())
     return max(chosen, key=lambda t: (t.slices is not None, len(t.log.size)), default=None)
 
 

@@ -17,7 +17,7 @@ Document = Mapping[str, Any]
 def warnings(doc: Document) -> list[str]:
     """One sentence for each thing that limits what the figures of a result mean."""
     found = [str(w) for w in doc.get("warnings") or []]
-    return list(dict.fromkeys([*found, *_load(doc), *_points(doc), *_setup(doc)]))
+    return list(dict.fromkeys([*found, *_load(doc), *_points(doc), *_order(doc), *_setup(doc)]))
 
 
 def _load(doc: Document) -> Iterator[str]:
@@ -44,6 +44,17 @@ def _points(doc: Document) -> Iterator[str]:
             yield f"{name}only {f.share(served)} of the offered queries were served"
         if point.get("met") is False:
             yield f"{name}no rate that was tried met the target when it was confirmed"
+
+
+def _order(doc: Document) -> Iterator[str]:
+    """Figures that cannot all be true: something else used the machine while one of them was measured."""
+    tuned = f.number(_object(doc.get("tuned")).get("qps"))
+    offline = f.number(doc.get("offline_qps"))
+    if tuned is not None and offline is not None and tuned > offline:
+        yield "the offline rate is below the tuned one: the machine was disturbed while one was measured"
+    part = f.number(_object(doc.get("fraction_of_bound")).get("value"))
+    if part is not None and part > 1:
+        yield "the tuned rate is above its bound: the profile was measured in another state of the machine"
 
 
 def _setup(doc: Document) -> Iterator[str]:

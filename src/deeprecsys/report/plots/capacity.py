@@ -26,6 +26,7 @@ from deeprecsys.report.plots.look import (
     log_ticks,
     look,
     style,
+    thousands,
 )
 
 
@@ -77,6 +78,7 @@ def qps_by_batch_size(
         _batch_axis(ax, sorted(sizes))
         _label_marks(ax, marks or {}, [c for cs in curves.values() for c in cs])
         ax.set_ylabel("capacity, queries/s")
+        ax.yaxis.set_major_formatter(thousands())
         end_labels(ax, ends)
         return fig
 
@@ -185,6 +187,7 @@ def latency_by_rate(
         log_ticks(ax.yaxis, min([*known, limit or top, top / 10]) / 1.3, top)
         ax.margins(x=0.05)
         ax.set_xlabel("offered rate, queries/s")
+        ax.xaxis.set_major_formatter(thousands())
         ax.set_ylabel("latency, ms")
         end_labels(ax, labels)
         return fig

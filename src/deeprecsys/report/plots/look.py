@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 WIDTH_IN = 4.2  # a phone shows it at about 85 %
 FONT_PT = 8.5
@@ -103,6 +103,11 @@ def figure(height_in: float, rows: int = 1, heights: list[float] | None = None) 
     return fig, axes
 
 
+def thousands() -> FuncFormatter:
+    """Labels of a linear axis as the text has its figures: 1,750."""
+    return FuncFormatter(lambda v, _: f"{v:,.6g}")
+
+
 def log_ticks(axis: Axis, low: float, high: float) -> None:
     """Make an axis logarithmic from `low` to `high`, with round labels: 1, 2, 5, or powers of ten alone."""
     ax = axis.axes
@@ -162,7 +167,12 @@ def svg(fig: Figure, name: str, title: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r'\s+xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
-    text = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    # Ids in order of appearance, coordinates to a hundredth: equal plots give equal text, and short.
+    ids = {old: f"{name}-{i}" for i, old in enumerate(dict.fromkeys(re.findall(r'\sid="([^"]+)"', text)))}
+    text = re.sub(
+        r'((?:\sid=|href=)"#?|url\(#)([^")]+)', lambda m: m[1] + ids.get(m[2], f"{name}-{m[2]}"), text
+    )
+    text = re.sub(r"\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", text)
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"font-family: [^;\"]*; ?", "", text)
     for colour, variable in VARIABLES.items():

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from deeprecsys.core.runlog import RunLog
@@ -28,6 +27,7 @@ from deeprecsys.report.plots.look import (
     figure,
     log_ticks,
     style,
+    thousands,
 )
 from deeprecsys.report.slices import Slices
 from deeprecsys.report.timeline import level
@@ -48,6 +48,7 @@ def time_line(
         load.axhline(log.rate_qps, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
         load.set_ylabel("load,\nqueries/s")
         load.set_ylim(bottom=0)
+        load.yaxis.set_major_formatter(thousands())
         _latency_panel(late, log, end, target)
         _queue_panel(line, log, slices, edges)
         line.set_xlabel("time, s")
@@ -113,7 +114,7 @@ def _queue_panel(ax: Axes, log: RunLog, slices: Slices | None, edges: NDArray[np
         peak = np.maximum(peak, np.where(edges[:-1] >= times[0], carried, 0))
     ax.fill_between((edges[:-1] + edges[1:]) / 2, peak, step="mid", color=ORANGE, alpha=0.6, linewidth=0)
     ax.set_ylim(bottom=0)
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    ax.yaxis.set_major_formatter(thousands())
 
 
 PER_BIN = 40
