@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test lint type check bench docs clean
+.PHONY: install demo test lint type check bench clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml requirements.txt
 	touch $@
 
 demo: install ## the main job: tune dlrm-rmc1 for p95 <= 100 ms on this machine
-	$(BIN)/deeprecsys tune dlrm-rmc1 --sla-ms 100 --rows-scale 0.5
+	$(BIN)/deeprecsys tune dlrm-rmc1 --sla-ms 100 --rows-scale 0.5 --out runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 lint: install
 	$(BIN)/ruff check .

@@ -172,6 +172,23 @@ def test_a_target_that_nothing_meets_gives_the_best_latency_and_no_point() -> No
     assert best >= 5
 
 
+def test_killing_a_worker_during_bench_costs_no_query(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deeprecsys", "bench", "ncf", *NULL, "--rate", "200", "--duration", "8",
+         "--json", str(file)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    workers = wait_for_workers(process.pid)
+    time.sleep(3)
+    os.kill(workers[0], signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    doc = json.loads(file.read_text())
+    assert doc["offered"] == doc["completed"] > 1000
+    assert doc["extra"]["workers_lost"] == 1
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_bench_reports_what_it_measured_and_leaves_nothing(
     tmp_path: Path, how: signal.Signals

@@ -119,9 +119,11 @@ class Listener:
         if self._out is None:
             return
         known = policy.describe()
-        role = "static" if known["policy"] == "static" else "tuned"
-        name = role if self._phase == "confirm" else f"{self._phase or 'probe'}-b{known['batch_size']}"
-        self._out.trial(name, log, recording.batches if recording else None, about={**known, "role": role})
+        if self._phase == "confirm":
+            name = known["role"] = "static" if known["policy"] == "static" else "tuned"
+        else:
+            name = f"{self._phase or 'probe'}-b{known['batch_size']}"
+        self._out.trial(name, log, recording.batches if recording else None, about=known)
 
     def _show(self, share: float) -> None:
         done_s = self._spent_s - self._phase_began_s + share * self._trial_s

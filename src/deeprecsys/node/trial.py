@@ -108,6 +108,7 @@ class LiveTrial:
         self._batches = 0
         self._occupied_s = 0.0
         self._failures: list[str] = []
+        self._lost = 0
         self._origin = 0.0
 
     def run(self, warmup_s: float) -> RunLog:
@@ -149,6 +150,7 @@ class LiveTrial:
                 "node_cpu_share": (time.process_time() - cpu_before) / max(elapsed, 1e-9),
                 "abandoned": abandoned,
                 "interrupted": interrupted,
+                "workers_lost": self._lost,
                 "failures": self._failures[:10],
             },
         )
@@ -215,6 +217,7 @@ class LiveTrial:
                 self._tell(Finish(batch, errors), now)
                 self._release()
             case Down(worker, _):
+                self._lost += 1
                 self._running.pop(worker, None)
                 self._tell(Lost(CPU, worker), now)
             case Up(worker):

@@ -10,7 +10,7 @@ from typing import Any
 
 UNAVAILABLE = "unavailable"
 _FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_int8")
-_PACKAGES = ("deeprecsys", "numpy", "torch")
+_PACKAGES = ("deeprecsys", "numba", "numpy", "torch")
 
 
 def machine_record() -> dict[str, Any]:

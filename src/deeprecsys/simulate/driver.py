@@ -86,9 +86,9 @@ def simulate(
     Raises:
         InputError: arrivals that fall or sizes below 1, a device without a service time.
     """
-    arrivals, sizes = _load(arrival_s, size)
+    arrivals, sizes = checked_load(arrival_s, size)
     counts = {"cpu": workers} if isinstance(workers, int) else dict(workers)
-    services = _services(service, counts)
+    services = checked_services(service, counts)
     dispatcher = Dispatcher(policy, counts, limits)
     draws = _uniforms(seed)
     n = len(arrivals)
@@ -169,7 +169,7 @@ class ProfileService:
             self._nearest[busy_workers] = level
         key = (level, batch_items)
         if key not in self._rows:
-            self._rows[key] = _row(self._curves[level], batch_items)
+            self._rows[key] = quantiles_at(self._curves[level], batch_items)
         row = self._rows[key]
         if row is None:
             return self._profile.seconds(batch_items, busy_workers, u)
@@ -178,7 +178,7 @@ class ProfileService:
         return row[i] if i + 1 >= len(row) else row[i] + (place - i) * (row[i + 1] - row[i])
 
 
-def _row(points: list[Point], batch: int) -> list[float] | None:
+def quantiles_at(points: list[Point], batch: int) -> list[float] | None:
     """The quantiles at a batch size; None where they do not follow linearly from the measured ones."""
     if len(points) == 1:
         return list(points[0].seconds)
@@ -190,11 +190,12 @@ def _row(points: list[Point], batch: int) -> list[float] | None:
     share = (batch - a.batch) / (b.batch - a.batch)
     row = [s + share * (t - s) for s, t in zip(a.seconds, b.seconds, strict=True)]
     # Beyond the measured sizes `seconds` never goes to nothing; where that could bind, leave it to it.
-    safe = all(r >= 0.1 * max(s) for r, s in zip(row, zip(*(p.seconds for p in points), strict=True), strict=True))
+    columns = zip(*(p.seconds for p in points), strict=True)
+    safe = all(r >= 0.1 * max(column) for r, column in zip(row, columns, strict=True))
     return row if 0 <= share <= 1 or safe else None
 
 
-def _load(arrival_s: ArrayLike, size: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+def checked_load(arrival_s: ArrayLike, size: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     arrivals = np.ascontiguousarray(arrival_s, dtype=np.float64)
     sizes = np.ascontiguousarray(size, dtype=np.int32)
     if arrivals.ndim != 1 or arrivals.shape != sizes.shape:
@@ -206,7 +207,7 @@ def _load(arrival_s: ArrayLike, size: ArrayLike) -> tuple[NDArray[np.float64], N
     return arrivals, sizes
 
 
-def _services(
+def checked_services(
     service: Service | LatencyProfile | Mapping[str, Service | LatencyProfile], workers: Mapping[str, int]
 ) -> dict[str, Service]:
     given = service if isinstance(service, Mapping) else dict.fromkeys(workers, service)

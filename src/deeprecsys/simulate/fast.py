@@ -13,7 +13,7 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog
-from deeprecsys.simulate.driver import Observer, Service, _load, _services, simulate
+from deeprecsys.simulate.driver import Observer, Service, checked_load, checked_services, simulate
 from deeprecsys.simulate.table import Tables, Tabulated, stack
 
 _NEVER = int(np.iinfo(np.int32).max)
@@ -126,9 +126,9 @@ def _job(
         batch_size = policy.batch_size
     else:
         return None
-    arrivals, sizes = _load(arrival_s, size)
+    arrivals, sizes = checked_load(arrival_s, size)
     counts = {CPU: workers} if isinstance(workers, int) else dict(workers)
-    _services(service, counts)
+    checked_services(service, counts)
     bounds = Dispatcher(policy, counts, limits).limits  # refuses what the reference refuses
     tables = []
     for device in (CPU,) if offload_above is None else (CPU, GPU):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.simulate.driver import ProfileService, _row
+from deeprecsys.simulate.driver import ProfileService, quantiles_at
 
 
 class Tabulated:
@@ -58,7 +58,7 @@ class Tabulated:
         if batch == 0:
             return [0.0] * width
         curve = self._curves[index]
-        row = _row(curve, batch)
+        row = quantiles_at(curve, batch)
         if row is None:
             constant = all(len(p.seconds) == 1 for p in curve)
             row = [self._service(batch, self._levels[index], 0.0) if constant else np.nan]

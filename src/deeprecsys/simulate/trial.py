@@ -14,7 +14,8 @@ from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
-from deeprecsys.simulate.driver import Service, simulate
+from deeprecsys.simulate.driver import Service
+from deeprecsys.simulate.fast import run
 
 _SPREAD = 0x5E41  # the stream of service times, apart from that of the load
 
@@ -50,7 +51,7 @@ class VirtualNode:
     def __call__(self, policy: Policy, rate_qps: float, duration_s: float, seed: int) -> RunLog:
         arrivals, sizes = self.load(rate_qps, duration_s, seed)
         spread = int(np.random.SeedSequence([seed, _SPREAD]).generate_state(1)[0])
-        return simulate(
+        return run(
             policy,
             arrivals,
             sizes,
