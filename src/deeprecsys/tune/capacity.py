@@ -71,7 +71,7 @@ class Settings:
     def virtual(cls, target: Target) -> Settings:
         """Accuracy first: 1 % at 99 % confidence, as long as it takes."""
         return cls(
-            resolution=0.01, confidence=0.99, trial_s=100 * target.latency_s, budget_s=inf, least_queries=2000
+            resolution=0.01, confidence=0.99, trial_s=400 * target.latency_s, budget_s=inf, least_queries=2000
         )
 
 

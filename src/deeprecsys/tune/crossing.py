@@ -28,6 +28,8 @@ SLOPE, SLOPE_SPREAD = 20.0, 1.2
 SLOPES = (1.5, 1500.0)
 REACH = 2.5
 """Trials whose fitted logit is further than this from the crossing's count for less than half."""
+OVERLOAD = 0.5
+"""A trial in which more than this share was late says nothing of a steady state."""
 FREE = 3.0
 """Degrees of freedom lent to the belief that blocks show all the scatter there is; few trials cannot tell."""
 LONG = 300.0
@@ -98,13 +100,16 @@ def crossing(samples: Sequence[Sample], allowed: float, confidence: float) -> Cr
         for side in (x <= centre, x > centre):
             if side.any():  # nothing nearer is known: it must do
                 weight[side & (np.abs(x - centre) == np.abs(x - centre)[side].min())] = 1.0
-        spread = float(np.average(d, weights=weight * n))
-        worth = weight * np.minimum(n / max(spread, 1.0), curve.most_worth(slope))
+        # One dispersion for all that are not overloaded: a trial's own goes up and down with its misses.
+        calm = (m < OVERLOAD) | (m == m.min())
+        spread = np.where(calm, float(np.average(d[calm], weights=(weight * n)[calm] + 1e-9)), d)
+        worth = weight * np.minimum(n / np.maximum(spread, 1.0), curve.most_worth(slope))
         # Trials are independent of each other, so their scatter about the fit shows what blocks cannot.
         p = curve(slope * (x - centre), np.full(len(x), slope))
-        p = np.clip(p, allowed / 4, 1 - allowed / 4)
-        excess = float((worth * (m - p) ** 2 / (p * (1 - p))).sum())
-        free = max(float(weight.sum()) - 2, 0.0)
+        near = (p > allowed / 10) & (p < OVERLOAD)
+        q = np.maximum(p, allowed / 4)
+        excess = float((worth * (m - p) ** 2 / (q * (1 - q)))[near].sum())
+        free = max(float(weight[near].sum()) - 2, 0.0)
         scatter = max(1.0, (excess + FREE) / (free + FREE))
         t = student(confidence, (BLOCKS - 1) * float(weight.sum()))
         centre, slope, low, high = _fit(x, m, worth / scatter, curve, t * t)
@@ -155,7 +160,7 @@ class _Curve:
         """
         ask = -np.log(self._allowed)
         most = np.full(len(self._end), np.inf)
-        visit = 4 / ask**2  # twice the mean sojourn above x (as clumps count), in units of x^2 / variance
+        visit = 3 / ask**2  # twice the mean sojourn above x (as clumps count), in units of x^2 / variance
         most[self._short] = np.maximum(self._end[self._short] * 2 / (slope + ask) / visit, 1.0)
         return most
 

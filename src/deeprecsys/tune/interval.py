@@ -36,8 +36,8 @@ def dispersion(latency_s: NDArray[np.float64], target_s: float) -> float:
     length = n // blocks
     means = x[n - blocks * length :].reshape(blocks, length).mean(axis=1)
     variance = float(x.var())
-    if variance <= 0:
-        return 1.0
+    if variance <= 0:  # all alike: beyond what can be seen if all are late, else no dependence to speak of
+        return n / blocks if missed.all() else 1.0
     gaps = means - means.mean()
     square = float(gaps @ gaps)
     lag = min(max(float(gaps[1:] @ gaps[:-1]) / square, 0.0), MOST_LAG) if square > 0 else 0.0
