@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deeprecsys.core.errors import positive
+from deeprecsys.core.errors import TrialsVoidError, positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target
 from deeprecsys.tune.capacity import CapacityResult
@@ -111,7 +111,7 @@ def confirm(
     one rate, taken together, do; one that clearly fails midway is lowered at once.
 
     Raises:
-        TrialsVoidError: a trial stayed void.
+        TrialsVoidError: no trial at any rate was valid.
     """
     points = [_Point(trial, c, target, settings, seed, progress) for c in candidates]
     for _ in range(settings.attempts):
@@ -158,22 +158,28 @@ class _Point:
         """One more fresh trial at the present rate, unless it has clearly failed there."""
         if self._failed:
             return
-        self._runner.must_run(self._rate, self._settings.trial_s)
+        if self._runner.run(self._rate, self._settings.trial_s) is None:
+            # The source cannot keep up with this rate on this machine now: a lower one may be offered truly.
+            self._failed = True
+            return
         self._probe = self._runner.probe(self._rate, self._settings.confidence)
         self._progress(ProbeDone(self._candidate.policy, self._probe))
         self._failed = self._probe.verdict is Verdict.FAILED
 
     def judge(self) -> None:
         """After a round: met, or lower the rate for the next."""
-        assert self._probe is not None
         self._attempts += 1
-        self.met = not self._failed and self._probe.meets(self._target)
+        self.met = not self._failed and self._probe is not None and self._probe.meets(self._target)
         if not self.met:
             self._rate *= 1 - min(self._settings.step * 2 ** (self._attempts - 1), 0.5)
             self._failed = False
 
     def result(self) -> Confirmed:
-        assert self._probe is not None
+        if self._probe is None:
+            raise TrialsVoidError(
+                f"the load source was late in every trial down to {self._rate:.4g} queries/s; "
+                "the machine is too busy with other work"
+            )
         c = self._candidate
         return Confirmed(c.policy, c.capacity, self._probe, self.met, self._attempts)
 

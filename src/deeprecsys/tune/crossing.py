@@ -40,6 +40,10 @@ GRID_X, GRID_SLOPE, ZOOMS = 81, 21, 4
 Array = NDArray[np.float64]
 
 
+BEYOND = 4.0
+"""A crossing lies within this factor of the rates that were tried."""
+
+
 class Sample(NamedTuple):
     """What one trial showed."""
 
@@ -113,6 +117,9 @@ def crossing(samples: Sequence[Sample], allowed: float, confidence: float) -> Cr
         scatter = max(1.0, (excess + FREE) / (free + FREE))
         t = student(confidence, (BLOCKS - 1) * float(weight.sum()))
         centre, slope, low, high = _fit(x, m, worth / scatter, curve, t * t)
+    # A fit to trials that are all far off can point anywhere: beyond what was tried it is no estimate.
+    centre = float(np.clip(centre, x.min() - np.log(BEYOND), x.max() + np.log(BEYOND)))
+    low, high = min(low, centre), max(high, centre)
     return Crossing(
         float(np.exp(centre)), float(np.exp(low)), float(np.exp(high)), slope, float(weight.sum()), weight
     )
