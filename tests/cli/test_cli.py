@@ -140,6 +140,9 @@ def test_profile_then_tune_with_it_on_a_small_model(tmp_path: Path) -> None:
     profile, out = tmp_path / "p.json", tmp_path / "run"
     args = ["ncf", *SMALL, "--sizes", "fixed:20"]
     assert run("profile", *args, "--budget", "1", "--profile", str(profile)).returncode == 0
+    elsewhere = json.loads(profile.read_text())
+    elsewhere["machine"]["cpu"] = "Another CPU"
+    profile.write_text(json.dumps(elsewhere))
     done = run(
         "tune", *args, "--sla-ms", "50", "--profile", str(profile), "--budget", "10", "--out", str(out),
         "--json", "-",
@@ -156,8 +159,13 @@ def test_profile_then_tune_with_it_on_a_small_model(tmp_path: Path) -> None:
     assert doc["static"]["batch_size"] in [c["batch_size"] for c in doc["candidates"]]
     assert doc["search"]["trials"] > 0
     assert doc["offline_qps"] > 0
+    assert doc["bounds"]["o_fcfs_qps"] > 0
+    assert doc["fraction_of_bound"]["bound"] == "o_fcfs"
+    assert doc["simulator_error"] is not None
+    assert "measured on another machine" in doc["warnings"][0]
     kept = json.loads((out / "result.json").read_text())
     assert kept["tuned"]["qps"] == doc["tuned"]["qps"]
+    assert (out / "report.html").exists()
 
 
 def test_a_target_that_nothing_meets_gives_the_best_latency_and_no_point() -> None:
