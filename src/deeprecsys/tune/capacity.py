@@ -28,6 +28,8 @@ LEAST_TRIALS = 4
 MOST_BRACKET = 30
 GLANCE = 40
 """Queries that a glance at the floor expects at least."""
+LONGEST = 100
+"""No trial is longer than this many of the first."""
 IDLE = 0.05
 """A node less utilised than this hardly queues: what is late here is late at any rate."""
 
@@ -396,9 +398,8 @@ class _Search:
         spent_s = sum(w * o.seconds for o, w in near)
         longest_s = max((o.seconds for o, w in near if w > 0.5), default=s.trial_s)
         missing_s = spent_s * ((half / s.resolution) ** 2 - 1)
-        duration_s = min(
-            max(missing_s / 4, spent_s / 8, s.trial_s), 2 * longest_s, max(left_s, s.trial_s / 2)
-        )
+        useful_s = min(max(missing_s / 4, spent_s / 8), 2 * longest_s, LONGEST * s.trial_s, s.budget_s / 8)
+        duration_s = min(max(useful_s, s.trial_s), max(left_s, s.trial_s / 2))
         return rate, duration_s
 
     # Ending.

@@ -35,7 +35,7 @@ FREE = 3.0
 LONG = 300.0
 """Trials longer than this (see `Sample.end`) have long forgotten how they began."""
 NODES = 6
-GRID_X, GRID_SLOPE, ZOOMS = 81, 21, 4
+GRID_X, GRID_SLOPE, ZOOMS, FINE = 61, 17, 10, 12
 
 Array = NDArray[np.float64]
 
@@ -189,12 +189,15 @@ class _Curve:
 def _fit(
     x: Array, m: Array, worth: Array, curve: _Curve, threshold: float
 ) -> tuple[float, float, float, float]:
-    """Best centre and slope, and the interval of the centre, on a grid that is refined around them."""
-    lo, hi = float(x.min()) - 1.0, float(x.max()) + 1.0
-    slope_lo, slope_hi = np.log(SLOPES[0]), np.log(SLOPES[1])
+    """Best centre and slope, and the interval of the centre: a grid, redrawn about what fits till it is fine.
+
+    The interval is open (infinite) on a side where it goes further than all trials by a factor of e.
+    """
+    ends = least, most = float(x.min()) - 1.0, float(x.max()) + 1.0
+    lo, hi = ends
+    slope_lo, slope_hi = log_slopes = np.log(SLOPES)
     for _ in range(ZOOMS):
-        centres = np.linspace(lo, hi, GRID_X)
-        slopes = np.linspace(slope_lo, slope_hi, GRID_SLOPE)
+        centres, slopes = np.linspace(lo, hi, GRID_X), np.linspace(slope_lo, slope_hi, GRID_SLOPE)
         steep = np.exp(slopes)[None, :, None]
         p = curve(steep * (x[None, None, :] - centres[:, None, None]), steep)
         loss = -m * np.log(p) - (1 - m) * np.log1p(-p)  # -log likelihood of one query
@@ -202,15 +205,16 @@ def _fit(
         best = np.unravel_index(int(deviance.argmin()), deviance.shape)
         inside = deviance <= deviance[best] + threshold
         rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-        low, high = centres[rows[0]], centres[rows[-1]]
-        open_low, open_high = rows[0] == 0, rows[-1] == GRID_X - 1
-        step, slope_step = centres[1] - centres[0], slopes[1] - slopes[0]
-        lo, hi = low - step, high + step
-        slope_lo = max(slopes[columns[0]] - slope_step, np.log(SLOPES[0]))
-        slope_hi = min(slopes[columns[-1]] + slope_step, np.log(SLOPES[1]))
+        low, high = float(centres[rows[0]]), float(centres[rows[-1]])
+        step, slope_step = (hi - lo) / (GRID_X - 1), (slope_hi - slope_lo) / (GRID_SLOPE - 1)
+        if len(rows) >= FINE and (rows[0] > 0 or low <= least) and (rows[-1] < GRID_X - 1 or high >= most):
+            break
+        lo, hi = low - 2 * step, high + 2 * step
+        slope_lo = max(slopes[columns[0]] - 2 * slope_step, log_slopes[0])
+        slope_hi = min(slopes[columns[-1]] + 2 * slope_step, log_slopes[1])
     return (
         float(centres[best[0]]),
         float(np.exp(slopes[best[1]])),
-        -np.inf if open_low else float(lo),
-        np.inf if open_high else float(hi),
+        low - step / 2 if low > least else -np.inf,
+        high + step / 2 if high < most else np.inf,
     )
