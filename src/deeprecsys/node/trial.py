@@ -159,7 +159,7 @@ class LiveTrial:
         """Feed arrivals and news to the dispatcher until every query has ended; True if given up."""
         arrival, n, pool, origin = self._arrival, len(self._arrival), self._pool, self._origin
         clock = time.monotonic
-        i, oldest = 0, 0
+        i = 0
         next_tick = clock() + TICK_S
         while i < n or self._open:
             now = clock() - origin
@@ -172,10 +172,10 @@ class LiveTrial:
                 next_tick = now + origin + TICK_S
                 if self._hooks:
                     self._hooks.tick(i / n)
-                while oldest < i and self._status[oldest] != Status.OPEN:
-                    oldest += 1
-                if self._abandon_after_s and oldest < i and now - arrival[oldest] > self._abandon_after_s:
-                    return True
+                oldest = next(iter(self._slot), None)  # slots are taken in order of arrival
+                if self._abandon_after_s and oldest is not None:
+                    if now - arrival[oldest] > self._abandon_after_s:
+                        return True
             due = arrival[i] - (clock() - origin) if i < n else TICK_S
             if i < n or self._open:
                 for news in pool.news(min(due, TICK_S)):
