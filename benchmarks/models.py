@@ -21,6 +21,7 @@ from deeprecsys.cli.live import LiveTrials, baseline, document, measure_profile,
 from deeprecsys.cli.searching import Listener, tune_settings
 from deeprecsys.cli.setup import Job
 from deeprecsys.core.errors import TargetUnreachableError
+from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.node.node import Node
 from deeprecsys.report import format as f
 from deeprecsys.tune.capacity import CapacityResult, capacity
@@ -54,7 +55,7 @@ def measure(name: str, with_sweep: bool) -> dict[str, Any]:
                 trials, job.target, static=static, search=HillClimb(sizes), hint_qps=hint,
                 settings=settings, progress=listener,
             )  # fmt: skip
-                swept = sweep(trials, job, sizes, tuned.tuned.qps, settings.candidate) if with_sweep else None
+            swept = sweep(trials, job, sizes, tuned.tuned.qps, settings.candidate) if with_sweep else None
         offline = offline_qps(node, job, tuned.tuned.policy, hint)
         about = document(node, job)
     return {
@@ -69,8 +70,6 @@ def measure(name: str, with_sweep: bool) -> dict[str, Any]:
 
 def sweep(trials: LiveTrials, job: Job, sizes: tuple[int, ...], hint: float, settings: Any) -> dict[str, Any]:
     """The capacity of every batch size, none given up early, with seeds that the climb never used."""
-    from deeprecsys.core.policy import DeepRecSched
-
     points, seconds, queries = [], 0.0, 0
     for size in sizes:
         try:

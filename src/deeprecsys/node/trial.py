@@ -172,10 +172,9 @@ class LiveTrial:
                 next_tick = now + origin + TICK_S
                 if self._hooks:
                     self._hooks.tick(i / n)
-                oldest = next(iter(self._slot), None)  # slots are taken in order of arrival
-                if self._abandon_after_s and oldest is not None:
-                    if now - arrival[oldest] > self._abandon_after_s:
-                        return True
+                oldest = next(iter(self._slot), i)  # slots are taken in order of arrival
+                if self._abandon_after_s and oldest < i and now - arrival[oldest] > self._abandon_after_s:
+                    return True
             due = arrival[i] - (clock() - origin) if i < n else TICK_S
             if i < n or self._open:
                 for news in pool.news(min(due, TICK_S)):
