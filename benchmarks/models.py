@@ -101,12 +101,10 @@ def tables(results: dict[str, Any]) -> tuple[str, str]:
              "|---|---|---|---|---|---|"]  # fmt: skip
     for name, r in done:
         s, t = r["static"], r["tuned"]
-        low, high = r["ratio_interval"] or (None, None)
         base = f"{s['batch_size']}, {f.figure(s['qps'])}" if s else "cannot meet it"
-        ratio = f"{r['ratio']:.2f} ({low:.2f}–{high:.2f})" if r["ratio"] else "–"
         rows.append(
             f"| {name} | {r['target']['latency_ms']:g} ms | {base} | {t['batch_size']}, {f.figure(t['qps'])} | "
-            f"{f.ms(t['p95_ms'])}, {f.ms(t['p99_ms'])} | {ratio} | {f.figure(r['offline_qps'])} |"
+            f"{f.ms(t['p95_ms'])}, {f.ms(t['p99_ms'])} | {ratio_cell(r)} | {f.figure(r['offline_qps'])} |"
         )
         if not r["sweep"]:
             continue
@@ -120,6 +118,17 @@ def tables(results: dict[str, Any]) -> tuple[str, str]:
         mean = exp(sum(map(log, ratios)) / len(ratios))
         rows.append(f"| geometric mean | | | | | {mean:.2f} | |")
     return "\n".join(rows), "\n".join(climb)
+
+
+def ratio_cell(r: dict[str, Any]) -> str:
+    """Tuned over static, with its interval where the search resolved one."""
+    if r["kept_static"]:
+        return "1, static kept"
+    if not r["ratio"]:
+        return "–"
+    low, high = r["ratio_interval"]
+    known = isinstance(high, float) and low > 0
+    return f"{r['ratio']:.2f} ({low:.2f}–{high:.2f})" if known else f"{r['ratio']:.2f}, interval open"
 
 
 def write(results: dict[str, Any]) -> None:
