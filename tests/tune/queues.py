@@ -89,6 +89,7 @@ def _system(rate: float, servers: int) -> np.ndarray:
     return np.linalg.solve(balance, right)
 
 
+@cache
 def theory_qps(servers: int, target: Target) -> float:
     """The rate at which P(latency > target) is what the target allows."""
     return float(

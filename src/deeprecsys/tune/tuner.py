@@ -56,7 +56,7 @@ class TuneSettings:
             candidate=fine,
             climb_budget_s=inf,
             refine=replace(fine, resolution=0.005),
-            confirm=ConfirmSettings(trial_s=10 * fine.trial_s, confidence=0.99, margin=0.005, step=0.005),
+            confirm=ConfirmSettings(trial_s=10 * fine.trial_s, confidence=0.99, margin=0.01, step=0.01),
         )
 
 
