@@ -9,9 +9,9 @@ from typing import Any
 from deeprecsys.core.errors import TrialsVoidError, positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target
-from deeprecsys.tune.capacity import CapacityResult
 from deeprecsys.tune.events import ProbeDone, Progress, silent
 from deeprecsys.tune.probe import Probe, Runner, Trial, Verdict
+from deeprecsys.tune.result import CapacityResult
 
 CONFIRMATION = 2
 """The purpose (see `trial_seed`) of these trials."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from deeprecsys.core.policy import Policy
 
 if TYPE_CHECKING:
-    from deeprecsys.tune.capacity import CapacityResult
     from deeprecsys.tune.probe import Probe
+    from deeprecsys.tune.result import CapacityResult
 
 
 @dataclass(frozen=True, slots=True)
