@@ -3,7 +3,7 @@
     python benchmarks/artefact_rule.py [--seeds 100]
 
 Both look for the highest rate with p95 within the target on the same virtual M/D/1 and M/D/c queues, whose capacity
-theory knows exactly. The artefact's rule is as its code runs it (shared facts, section 4): 128 updates of
+theory knows exactly. The artefact's rule is as its code runs it (docs/facts.md §4): 128 updates of
 64 queries, each update raises the rate by one grid step where the p95 of its 64 samples is within the target and
 lowers it otherwise; the answer is the median of the last 50 steps. Its step is not published: 5 % and 1 % are shown.
 Its faults of another kind (gaps of whole milliseconds, queues drained) are left out here.

@@ -18,7 +18,7 @@ from deeprecsys.workload.sizes import parse
 
 CORES, QUERIES = 16, 100_000
 TIMES_S = 0.3e-3 + 0.05e-3 * np.arange(1, 701)
-# SLA in ms; O_fcfs, static, best fixed batch over k / E[s(n)]: roughly (FACTS §6), and with this seed.
+# SLA in ms; O_fcfs, static, best fixed batch over k / E[s(n)]: roughly (facts §6), and with this seed.
 SMALL_CHECK = [
     (10, (0.80, 0.68, 0.70), (0.803, 0.684, 0.701)),
     (25, (0.94, 0.83, 0.90), (0.932, 0.816, 0.889)),

@@ -91,7 +91,7 @@ def test_poisson_gaps_are_exponential() -> None:
 
 
 def test_the_artefacts_gaps_fail_that_test() -> None:
-    """Integer-millisecond gaps, Poisson-distributed about 25 ms (FACTS §3), even in a small sample."""
+    """Integer-millisecond gaps, Poisson-distributed about 25 ms (facts §3), even in a small sample."""
     gaps = rng().poisson(25, 500) / 1e3
     assert stats.kstest(gaps, stats.expon(scale=1 / 40).cdf).pvalue < 1e-9
     assert gaps.std() / gaps.mean() == pytest.approx(0.2, rel=0.1)
@@ -124,7 +124,7 @@ def test_diurnal_rate_follows_the_day() -> None:
 
 
 def test_diurnal_has_the_law_of_thinning() -> None:
-    """The same law as candidates at the peak rate, each kept with probability m(t) / peak (FACTS §3)."""
+    """The same law as candidates at the peak rate, each kept with probability m(t) / peak (facts §3)."""
     day = Diurnal(3.0, 10.0)
     draw, peak = rng(11), 200.0 * (1 + day.swing)
     candidates = np.cumsum(draw.exponential(1 / peak, 40_000))

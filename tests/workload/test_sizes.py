@@ -1,4 +1,4 @@
-"""Size distributions against FACTS §3."""
+"""Size distributions against docs/facts.md §3."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deeprecsys.workload.trace import Trace
 TRACE = Trace("t", np.arange(10.0), np.array([7, 7, 9, 300, 1, 7, 9, 9, 2, 5], np.int32))
 PLAIN = ["production", "mlperf", "ribbon", "lognormal", "normal", "fixed:25", "trace"]
 
-FACTS = {  # mean, p50, p75, p95, cap, items in the top 25 %
+PUBLISHED = {  # mean, p50, p75, p95, cap, items in the top 25 %
     "production": (139, 101, 170, 340, 1000, 0.52),
     "mlperf": (270, 200, 300, 700, 700, 0.46),
     "ribbon": (186, 168, 199, 378, 499, 0.38),
@@ -35,14 +35,14 @@ def draw(name: str, n: int, seed: int = 1) -> np.ndarray:
     return sizes.parse(name, TRACE).of(np.random.default_rng(seed).random(n), np.arange(float(n)))
 
 
-@pytest.mark.parametrize("name", FACTS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_a_large_sample_agrees_with_facts_within_a_percent(name: str) -> None:
-    mean, p50, p75, p95, cap, top = FACTS[name]
+    mean, p50, p75, p95, cap, top = PUBLISHED[name]
     sample = np.sort(draw(name, 2_000_000))
     assert sample.mean() == pytest.approx(mean, rel=0.01)
     assert percentile(sample, 0.50) == pytest.approx(p50, rel=0.01)
     assert percentile(sample, 0.75) == pytest.approx(p75, rel=0.01)
-    # Exactly 95 % of `mlperf` are at most 600, and 700 is next: FACTS' p95 is what just more than 95 % are.
+    # Exactly 95 % of `mlperf` are at most 600, and 700 is next: 700 is what just more than 95 % are.
     quantile = 0.951 if name == "mlperf" else 0.95
     assert percentile(sample, quantile) == pytest.approx(p95, rel=0.01)
     share = sample[len(sample) * 3 // 4 :].sum() / sample.sum()
@@ -75,7 +75,7 @@ def test_continuous_distributions_are_rounded_to_the_nearest_and_clipped() -> No
 
 
 def test_ribbon_is_rounded_up_and_has_the_stated_parts() -> None:
-    """Drawn part by part, as FACTS words it."""
+    """Drawn part by part, as docs/facts.md words it."""
     draw_, k = np.random.default_rng(3), 500_000
     body = draw_.lognormal(5.1, 0.2, k)
     body = np.where(body > 500, draw_.uniform(400, 500, k), body)

@@ -1,4 +1,4 @@
-"""Parameters, FLOPs and bytes: against FACTS, and against what the real networks do."""
+"""Parameters, FLOPs and bytes: against docs/facts.md, and against what the real networks do."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from deeprecsys.zoo import MODELS, model
 from deeprecsys.zoo.schema import Per, Schema
 from tests.zoo.harness import instance
 
-# FACTS §1, "What the artefact builds": dense parameters, FLOPs and embedding bytes per item, outputs.
+# docs/facts.md §1, "What the artefact builds": dense parameters, FLOPs and embedding bytes per item, outputs.
 ARTEFACT = {
     "dlrm-rmc1": (100_833, 200_832, 81_920, 1),
     "dlrm-rmc2": (319_937, 639_104, 983_040, 1),
@@ -91,7 +91,7 @@ def test_bytes_are_those_of_the_ids(name):
         assert nbytes == rows * m.schema.feature_bytes(per)
 
 
-# The primary variants' sizes that FACTS fix or that the configuration chose: a change must be deliberate.
+# The primary variants' sizes that facts fixes or that the configuration chose: a change must be deliberate.
 @pytest.mark.parametrize(
     ("name", "tables", "lookups"),
     [

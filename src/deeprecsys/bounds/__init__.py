@@ -1,4 +1,4 @@
-"""What no policy can exceed: the highest rates at which a target could be met (FACTS §6).
+"""What no policy can exceed: the highest rates at which a target could be met (docs/facts.md §6).
 
 | bound | no rate exceeds it of |
 |---|---|

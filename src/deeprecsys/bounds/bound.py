@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Kind(StrEnum):
-    """Which bound (FACTS §6)."""
+    """Which bound (docs/facts.md §6)."""
 
     CAPACITY = "capacity"
     O_FCFS = "o_fcfs"

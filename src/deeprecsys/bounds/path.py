@@ -1,4 +1,4 @@
-"""Bounds on a sample path: how far one sequence of queries could be sped up (FACTS §6.2 and §6.3)."""
+"""Bounds on a sample path: how far one sequence of queries could be sped up (docs/facts.md §6.2 and §6.3)."""
 
 from __future__ import annotations
 

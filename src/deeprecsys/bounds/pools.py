@@ -1,4 +1,4 @@
-"""The bound of two pools: CPU cores and accelerators, each query whole in one of them (FACTS §6.5)."""
+"""The bound of two pools: CPU cores and accelerators, each query whole in one of them (facts §6.5)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from deeprecsys.core.target import Target
 
 
 def capacity(mean_work_s: float, cores: int, *, coalescing: bool = False) -> Bound:
-    """k / E[W]: no rate above it can last (FACTS §6.1).
+    """k / E[W]: no rate above it can last (docs/facts.md §6.1).
 
     Args:
         mean_work_s: E[W] of `work.mean_work`; with cross-query batching that of W_c.
@@ -29,7 +29,7 @@ def planning_estimate(
 
     The rate at which the waiting time of a single server k times as fast decays by e^-θ per second
     (the Cramér–Lundberg exponent of M/G/1), so that a wait as long as the target has the target's miss
-    rate (FACTS §6.4: θ = ln 20 / SLA for p95).
+    rate (docs/facts.md §6.4: θ = ln 20 / SLA for p95).
     """
     p = np.asarray(pmf, dtype=np.float64)
     work = np.asarray(work_s, dtype=np.float64)[: len(p)]

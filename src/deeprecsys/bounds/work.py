@@ -1,4 +1,4 @@
-"""The least core time that queries cost, from batch times s(1), s(2), … (FACTS §6).
+"""The least core time that queries cost, from batch times s(1), s(2), … (docs/facts.md §6).
 
 A table of batch times is an array [N] of seconds whose entry b - 1 is s(b); tables by query size are
 arrays whose entry n - 1 belongs to queries of n items.

@@ -64,7 +64,7 @@ class Static:
 
     @classmethod
     def baseline(cls, largest_query: int, cores: int) -> Static:
-        """The usual choice: the largest query spread over all cores (paper §V; FACTS §4)."""
+        """The usual choice: the largest query spread over all cores (paper §V; docs/facts.md §4)."""
         return cls(batch_size=-(-largest_query // cores))
 
     def place(self, query: Query, view: View, now_s: float) -> Placement:

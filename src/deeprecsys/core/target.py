@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deeprecsys.core.errors import InputError, positive
 
 LEVELS = {"low": 0.5, "medium": 1.0, "high": 1.5}
-"""The paper's three target levels, as factors of a model's medium target (FACTS §2)."""
+"""The paper's three target levels, as factors of a model's medium target (docs/facts.md §2)."""
 
 
 def percentile(values: NDArray[Any], quantile: float) -> float:

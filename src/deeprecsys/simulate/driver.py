@@ -90,42 +90,15 @@ def simulate(
     counts = {"cpu": workers} if isinstance(workers, int) else dict(workers)
     services = checked_services(service, counts)
     dispatcher = Dispatcher(policy, counts, limits)
-    draws = _uniforms(seed)
     n = len(arrivals)
-    start: list[float | None] = [None] * n
-    finish = [nan] * n
-    status = [int(Status.OPEN)] * n
-    busy = dict.fromkeys(counts, 0)
-    running: list[tuple[float, int, Batch]] = []  # a heap by finish time, then by order of start
-    busy_s = 0.0
-
-    def carry_out(commands: list[Command], now_s: float) -> None:
-        nonlocal busy_s
-        for command in commands:
-            match command:
-                case Start(batch):
-                    busy[batch.device] += 1
-                    took_s = services[batch.device](batch.items, busy[batch.device], next(draws))
-                    busy_s += took_s
-                    heappush(running, (now_s + took_s, batch.id, batch))
-                    for part in batch.slices:
-                        if start[part.query.id] is None:
-                            start[part.query.id] = now_s
-                case Complete(query):
-                    finish[query.id], status[query.id] = now_s, Status.SERVED
-                case Shed(query):
-                    status[query.id] = Status.SHED
-                case Fail(query):
-                    status[query.id] = Status.FAILED
-
+    world = _World(n, services, seed)
     times, items = arrivals.tolist(), sizes.tolist()
     next_query = 0
-    while next_query < n or running:
+    while next_query < n or world.running:
         due_s = times[next_query] if next_query < n else inf
         event: Event
-        if running and running[0][0] <= due_s:
-            now_s, _, batch = heappop(running)
-            busy[batch.device] -= 1
+        if world.running and world.running[0][0] <= due_s:
+            now_s, batch = world.finished()
             event = Finish(batch)
         else:
             now_s = due_s
@@ -134,7 +107,7 @@ def simulate(
         commands = dispatcher.handle(event, now_s)
         if observe:
             observe(event, now_s, commands)
-        carry_out(commands, now_s)
+        world.carry_out(commands, now_s)
 
     if rate_qps is None:
         rate_qps = n / times[-1] if n and times[-1] > 0 else 0.0
@@ -143,13 +116,50 @@ def simulate(
         arrival_s=arrivals,
         size=sizes,
         issued_s=arrivals.copy(),
-        start_s=np.array(start, dtype=np.float64),
-        finish_s=np.array(finish, dtype=np.float64),
-        status=np.array(status, dtype=np.uint8),
-        busy_s=busy_s,
+        start_s=np.array(world.start, dtype=np.float64),
+        finish_s=np.array(world.finish, dtype=np.float64),
+        status=np.array(world.status, dtype=np.uint8),
+        busy_s=world.busy_s,
         workers=sum(counts.values()),
         warmup_s=warmup_s,
     )
+
+
+class _World:
+    """What the commands make true: which batches run, and what became of each query."""
+
+    def __init__(self, queries: int, services: Mapping[str, Service], seed: int) -> None:
+        self.start: list[float | None] = [None] * queries
+        self.finish = [nan] * queries
+        self.status = [int(Status.OPEN)] * queries
+        self.busy_s = 0.0
+        self.running: list[tuple[float, int, Batch]] = []  # a heap by finish time, then by order of start
+        self._busy = dict.fromkeys(services, 0)
+        self._services, self._draws = services, _uniforms(seed)
+
+    def finished(self) -> tuple[float, Batch]:
+        """The batch that finishes next, and when."""
+        now_s, _, batch = heappop(self.running)
+        self._busy[batch.device] -= 1
+        return now_s, batch
+
+    def carry_out(self, commands: list[Command], now_s: float) -> None:
+        for command in commands:
+            match command:
+                case Start(batch):
+                    busy = self._busy[batch.device] = self._busy[batch.device] + 1
+                    took_s = self._services[batch.device](batch.items, busy, next(self._draws))
+                    self.busy_s += took_s
+                    heappush(self.running, (now_s + took_s, batch.id, batch))
+                    for part in batch.slices:
+                        if self.start[part.query.id] is None:
+                            self.start[part.query.id] = now_s
+                case Complete(query):
+                    self.finish[query.id], self.status[query.id] = now_s, Status.SERVED
+                case Shed(query):
+                    self.status[query.id] = Status.SHED
+                case Fail(query):
+                    self.status[query.id] = Status.FAILED
 
 
 class ProfileService:

@@ -23,5 +23,5 @@ def mean_work_s(profile: LatencyProfile, batch_size: int, sizes: NDArray[np.int3
 
 
 def saturation_qps(profile: LatencyProfile, batch_size: int, sizes: NDArray[np.int32], workers: int) -> float:
-    """The rate at which all workers would be busy all the time: workers / E[work] (FACTS §6.1)."""
+    """The rate at which all workers would be busy all the time: workers / E[work] (docs/facts.md §6.1)."""
     return workers / mean_work_s(profile, batch_size, sizes, workers)

@@ -1,4 +1,4 @@
-"""Arrival processes: when queries come. Never quantised, never dependent on completions (FACTS §3).
+"""Arrival processes: when queries come. Never quantised, never dependent on completions (docs/facts.md §3).
 
 Every process is a unit-rate one seen through a clock of its own. Draw the arrivals E₁ < E₂ < … of a
 Poisson process of rate 1; the arrivals at a rate λ with profile m(t), whose mean is 1, are the times at

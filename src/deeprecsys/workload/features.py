@@ -1,7 +1,7 @@
 """The feature pool: pre-generated features of a model, in one buffer that all workers can map.
 
 A query carries a 64-bit handle; the handle fixes, by arithmetic alone, the first pool row of each
-input, so that every part of a query reads other rows (FACTS §3) and nothing else crosses to a worker.
+input, so that every part of a query reads other rows (docs/facts.md §3) and nothing else crosses to a worker.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from deeprecsys.zoo.schema import DenseInput, Input, Per, Schema, SparseInput
 
 ALIGN = 64
 LLC_FACTOR = 8
-"""Unique row bytes that a pool aims to touch, in last-level caches (FACTS §3)."""
+"""Unique row bytes that a pool aims to touch, in last-level caches (docs/facts.md §3)."""
 WHOLE = 0.98
 """The share of tables that counts as the whole of them: random ids touch the last rows only in the limit."""
 MARGIN = 1.01

@@ -1,4 +1,4 @@
-"""Feature locality: how often which embedding rows are looked up (FACTS §3)."""
+"""Feature locality: how often which embedding rows are looked up (docs/facts.md §3)."""
 
 from __future__ import annotations
 

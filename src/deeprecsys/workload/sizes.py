@@ -1,4 +1,4 @@
-"""Size distributions: how many items a query has (FACTS §3).
+"""Size distributions: how many items a query has (docs/facts.md §3).
 
 Sizes are whole numbers up to a cap, so each distribution *is* its table of cumulative probabilities,
 exact, and a size is that table inverted at one uniform number per query. Hence the first n sizes never
@@ -190,9 +190,9 @@ def _mlperf() -> Discrete:
 
 
 def _ribbon() -> Discrete:
-    """Rounded up, not to the nearest: the rule that brings all its figures within 1 % of FACTS §3.
+    """Rounded up, not to the nearest: the rule that brings all its figures within 1 % of docs/facts.md §3.
 
-    Its 95th percentile is 375.04 before rounding, where the density is low; FACTS has 378, from a sample.
+    Its 95th percentile is 375.04 before rounding, where the density is low; facts has 378, from a sample.
     """
     n = np.linspace(1, 499, 499)
 

@@ -27,7 +27,7 @@ class Model(Protocol):
 
     @property
     def medium_target_ms(self) -> float:
-        """The paper's medium target for the p95 of query latency (FACTS §2)."""
+        """The paper's medium target for the p95 of query latency (docs/facts.md §2)."""
 
     @property
     def bottleneck(self) -> str:
