@@ -182,7 +182,3 @@ class _Point:
             )
         c = self._candidate
         return Confirmed(c.policy, c.capacity, self._probe, self.met, self._attempts)
-
-    @property
-    def cost(self) -> tuple[int, float, int]:
-        return self._runner.trials, self._runner.seconds, self._runner.queries
