@@ -9,6 +9,7 @@ capacity is known exactly (the formulas are those of `tests/tune/queues.py`). Ke
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,9 @@ SERVICE_S = 5e-3
 TARGETS = {1: 10 * SERVICE_S, 2: 6 * SERVICE_S}  # workers -> target
 REPEATS = 3
 BATCH = 256
+BUDGET_S = {"waiting": 120.0, "repeated": 90.0}
+"""Of each search: some 20,000 queries, as a default search (12 s) would see them of a node ten times as fast."""
+RESOLUTION = 0.02
 
 
 def job_of(**changes: Any) -> Job:
@@ -52,7 +56,7 @@ def waiting(workers: int) -> dict[str, Any]:
     with Node(job.node) as node:
         hop_s = float(np.median(node.measure(10, workers, 200))) - SERVICE_S
         for seed in range(REPEATS):
-            found = search(node, job, DeepRecSched(10), 0.8 * workers / SERVICE_S, seed)
+            found = search(node, job, DeepRecSched(10), 0.8 * workers / SERVICE_S, seed, "waiting")
             runs.append(brief(found))
     rates = [r["qps"] for r in runs]
     return {
@@ -71,13 +75,14 @@ def repeated(name: str) -> dict[str, Any]:
     job = job_of(model_name=name)
     with Node(job.node) as node:
         hint = 0.8 * quick_hint_qps(node, job, BATCH)
-        runs = [brief(search(node, job, DeepRecSched(BATCH), hint, seed)) for seed in range(REPEATS)]
+        policy = DeepRecSched(BATCH)
+        runs = [brief(search(node, job, policy, hint, seed, "repeated")) for seed in range(REPEATS)]
     rates = [r["qps"] for r in runs]
     return {"model": name, "batch_size": BATCH, "runs": runs, "spread": max(rates) / min(rates) - 1}
 
 
-def search(node: Node, job: Job, policy: DeepRecSched, hint: float, seed: int) -> CapacityResult:
-    settings = Settings.live(job.target)
+def search(node: Node, job: Job, policy: DeepRecSched, hint: float, seed: int, kind: str) -> CapacityResult:
+    settings = replace(Settings.live(job.target), budget_s=BUDGET_S[kind], resolution=RESOLUTION)
     return capacity(LiveTrials(node, job), policy, job.target, hint_qps=hint, settings=settings, seed=seed)
 
 
