@@ -46,7 +46,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
     return call
 
 
-@pytest.mark.parametrize("command", ["models", "profile", "bench", "capacity", "tune"])
+@pytest.mark.parametrize("command", ["models", "profile", "bench", "capacity", "tune", "simulate"])
 def test_every_command_explains_itself(command: str) -> None:
     done = run(command, "--help")
     assert done.returncode == 0
@@ -136,7 +136,8 @@ def test_bench_states_what_the_design_promises(tmp_path: Path) -> None:
     assert doc["touched"]["bytes"] > 0
 
 
-def test_profile_then_tune_with_it_on_a_small_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["model", "live"])
+def test_profile_then_tune_with_it_on_a_small_model(method: str, tmp_path: Path) -> None:
     profile, out = tmp_path / "p.json", tmp_path / "run"
     args = ["ncf", *SMALL, "--sizes", "fixed:20"]
     assert run("profile", *args, "--budget", "1", "--profile", str(profile)).returncode == 0
@@ -144,8 +145,8 @@ def test_profile_then_tune_with_it_on_a_small_model(tmp_path: Path) -> None:
     elsewhere["machine"]["cpu"] = "Another CPU"
     profile.write_text(json.dumps(elsewhere))
     done = run(
-        "tune", *args, "--sla-ms", "50", "--profile", str(profile), "--budget", "10", "--out", str(out),
-        "--json", "-",
+        "tune", *args, "--method", method, "--sla-ms", "50", "--profile", str(profile), "--budget", "10",
+        "--out", str(out), "--json", "-",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     doc = json.loads(done.stdout)
@@ -157,7 +158,12 @@ def test_profile_then_tune_with_it_on_a_small_model(tmp_path: Path) -> None:
         assert 0 < point["p50_ms"] <= point["p95_ms"] <= point["p99_ms"]
     assert doc["tuned"]["qps"] >= doc["static"]["qps"]
     assert doc["static"]["batch_size"] in [c["batch_size"] for c in doc["candidates"]]
-    assert doc["search"]["trials"] > 0
+    assert doc["method"] == method
+    # By model, no live query is spent on the search.
+    search = doc["search"] if method == "live" else doc["search"]["simulated"]
+    assert min(search["trials"], search["queries"]) > 0
+    assert (doc["search"]["queries"] == 0) == (method == "model")
+    assert doc["confirmation"]["queries"] > 0
     assert doc["offline_qps"] > 0
     assert doc["bounds"]["o_fcfs_qps"] > 0
     assert doc["fraction_of_bound"]["bound"] == "o_fcfs"

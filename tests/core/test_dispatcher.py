@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 
 import pytest
 from hypothesis import given, settings
@@ -20,22 +21,20 @@ from deeprecsys.core.dispatcher import (
     Ready,
     Shed,
     Start,
+    Tick,
 )
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Static
 from deeprecsys.core.query import Batch, Query, Slice, cut
+from tests.core.policies import POLICIES
 
-POLICIES = st.one_of(
-    st.builds(Static, st.integers(1, 40)),
-    st.builds(DeepRecSched, st.integers(1, 40), st.none() | st.integers(0, 60)),
-)
 LIMITS = st.one_of(
     st.just(Limits()),
     st.builds(Limits, items=st.integers(1, 200)),
     st.builds(Limits, bytes=st.integers(100, 2000), bytes_per_item=st.just(10)),
 )
 STEPS = st.lists(
-    st.tuples(st.sampled_from("aaaaffffelr"), st.integers(1, 100), st.integers(0, 10**6)), max_size=120
+    st.tuples(st.sampled_from("aaaaffffelrt"), st.integers(1, 100), st.integers(0, 10**6)), max_size=120
 )
 
 
@@ -74,7 +73,11 @@ class Driver:
         self.dispatcher.check()
 
     def step(self, kind, size, pick):
-        if kind == "a":
+        if kind == "t":
+            if self.dispatcher.wake_s < inf:
+                self.now = max(self.now, self.dispatcher.wake_s)
+                self.do(Tick())
+        elif kind == "a":
             query = Query(len(self.queries), size, self.now)
             self.queries.append(query)
             self.scored[query.id] = set()
@@ -101,8 +104,8 @@ class Driver:
     def drain(self):
         while self.dead:
             self.step("r", 0, 0)
-        while self.running:
-            self.step("f", 0, 0)
+        while self.running or self.dispatcher.wake_s < inf:
+            self.step("f" if self.running else "t", 0, 0)
 
 
 def world(policy, limits, cpus, steps):

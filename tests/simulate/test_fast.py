@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from deeprecsys.core.dispatcher import Complete, Event, Finish, Limits, Start
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Placement, Static
+from deeprecsys.core.policy import (
+    CPU,
+    GPU,
+    Adaptive,
+    Coalescing,
+    DeepRecSched,
+    Placement,
+    Plain,
+    Static,
+)
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.query import Query
 from deeprecsys.core.runlog import RunLog, Status
@@ -71,12 +80,22 @@ def trials(draw: st.DrawFn) -> dict[str, Any]:
     limits = draw(
         st.none()
         | st.builds(
-            Limits, queries=few, items=few, bytes=st.integers(1, 800), bytes_per_item=st.integers(0, 9)
+            Limits,
+            queries=few,
+            items=few,
+            bytes=st.integers(1, 800),
+            bytes_per_item=st.integers(0, 9),
+            slices=st.integers(1, 5),
         )
     )
-    static = threshold is None and draw(st.booleans())
+    policy: Any = DeepRecSched(batch_size, threshold)
+    if threshold is None:
+        # Larger batches than the largest measured one would be extrapolated.
+        coarsest, finest = min(batch_size, LARGEST), draw(st.integers(1, batch_size))
+        late = [kind(coarsest, min(finest, coarsest)) for kind in (Adaptive, Coalescing)]
+        policy = draw(st.sampled_from([policy, Static(batch_size), *late]))
     return {
-        "policy": Static(batch_size) if static else DeepRecSched(batch_size, threshold),
+        "policy": policy,
         "arrival_s": np.cumsum(np.array(gaps, dtype=np.float64)),
         "size": np.array(sizes, dtype=np.int32),
         "service": service,
@@ -96,8 +115,7 @@ def observed(trial: dict[str, Any]) -> tuple[RunLog, list[tuple[Any, ...]]]:
         for command in commands:
             if isinstance(command, Start):
                 b = command.batch
-                (part,) = b.slices
-                batches[b.id] = [part.query.id, b.items, [CPU, GPU].index(b.device), b.worker, now_s]
+                batches[b.id] = [b.slices[0].query.id, b.items, [CPU, GPU].index(b.device), b.worker, now_s]
 
     log = simulate(**trial, observe=watch)
     return log, [tuple(batches[i]) for i in range(len(batches))]
@@ -113,6 +131,26 @@ def test_equal_to_the_reference_event_for_event(trial: dict[str, Any]) -> None:
     assert list(zip(*columns, strict=True)) == batches
     same(simulate_fast(**trial), expected)
     same(run(**trial), expected)
+
+
+@pytest.mark.parametrize("kind", [Adaptive, Coalescing])
+def test_late_cuts_are_equal_to_the_reference_on_a_long_heavy_trial(kind: type) -> None:
+    rng = np.random.default_rng(6)
+    n = 10_000
+    points = tuple(
+        Point(busy, batch, tuple(f * (1e-3 + 1e-4 * batch) * (1 + busy / 16) for f in (0.8, 0.9, 1.5)))
+        for busy in (1, 16)
+        for batch in (1, 64, 1024)
+    )
+    trial: dict[str, Any] = {
+        "policy": kind(256, 16),
+        "arrival_s": np.cumsum(rng.exponential(1.6e-3, n)),
+        "size": np.minimum(rng.lognormal(4.6, 0.9, n).astype(np.int32) + 1, 1000),
+        "service": LatencyProfile("x", points),
+        "workers": 16,
+        "seed": 3,
+    }
+    same(simulate_fast(**trial), simulate(**trial))
 
 
 def test_equal_to_the_reference_on_a_long_heavy_trial() -> None:
@@ -161,10 +199,8 @@ def test_shed_queries_are_counted() -> None:
     assert np.isnan(log.start_s[3:]).all()
 
 
-class Halves:
+class Halves(Plain):
     """Half of the query at a time: a policy that is not compiled."""
-
-    devices = (CPU,)
 
     def place(self, query: Query, view: Any, now_s: float) -> Placement:
         return Placement(CPU, max(1, query.size // 2))

@@ -14,29 +14,26 @@ from deeprecsys.cli.live import (
     baseline,
     document,
     measure_profile,
-    offline_qps,
     quick_hint_qps,
-    sample_sizes,
     start,
 )
-from deeprecsys.cli.output import emit, run_directory, summary_document, write_json
-from deeprecsys.cli.predict import prediction
+from deeprecsys.cli.output import emit, report_on, run_directory, summary_document, write_json
+from deeprecsys.cli.policies import policy_of
 from deeprecsys.cli.progress import Bar, TickHooks
-from deeprecsys.cli.searching import Listener, tune_settings
-from deeprecsys.cli.setup import Job, policy_of, read_profile
+from deeprecsys.cli.searching import Listener
+from deeprecsys.cli.setup import Job
+from deeprecsys.cli.simulate import simulate_command
+from deeprecsys.cli.tune import tune_command
 from deeprecsys.core.errors import positive
+from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import summarise
+from deeprecsys.node.node import Node
 from deeprecsys.node.trial import Recording
 from deeprecsys.report import text
-from deeprecsys.report.machine import machine_record, same_machine
 from deeprecsys.report.rundir import read_run
 from deeprecsys.report.slices import Slices
 from deeprecsys.report.timeline import trace_events
 from deeprecsys.tune.capacity import Settings, capacity
-from deeprecsys.tune.hill_climb import HillClimb
-from deeprecsys.tune.search import batch_sizes
-from deeprecsys.tune.tuner import tune
-from deeprecsys.tune.work import saturation_qps
 from deeprecsys.zoo import MODELS, Model
 from deeprecsys.zoo.schema import Per
 
@@ -129,7 +126,7 @@ def bench(
         duration = 10.0
     stream = job.workload.stream(rate, queries=queries, duration_s=duration)
     with run_directory(out_dir, job) as out, start(job) as node:
-        policy = policy_of(policy_name, batch_size, offload_above, baseline(node, job))
+        policy = given_policy(node, job, policy_name, batch_size, offload_above)
         recording = Recording() if out or trace_out else None
         with Bar(f"{job.node.model}: {stream.rate_qps:g} queries/s") as bar:
             log = node.run(policy, stream, job.target, TickHooks(bar.set), recording)
@@ -174,8 +171,8 @@ def capacity_command(
     with ExitStack() as stack:
         out = stack.enter_context(run_directory(out_dir, job))
         node = stack.enter_context(start(job))
-        policy = policy_of(policy_name, batch_size, offload_above, baseline(node, job))
-        size = getattr(policy, "batch_size", job.node.max_query)
+        policy = given_policy(node, job, policy_name, batch_size, offload_above)
+        size = policy.describe()["batch_size"] or job.node.max_query
         hint = 0.8 * quick_hint_qps(node, job, size)
         listener = stack.enter_context(Listener(job.node.model, out))
         trials = LiveTrials(node, job, listener)
@@ -197,66 +194,6 @@ def capacity_command(
     report_on(out_dir)
 
 
-@click.command("tune")
-@opt.model
-@opt.target
-@opt.workload
-@opt.node
-@click.option("--profile", "profile_file", type=click.Path(path_type=Path), metavar="FILE",
-              help="A profile measured before; without it one is measured first.")  # fmt: skip
-@opt.search
-@opt.output
-def tune_command(
-    profile_file: Path | None,
-    budget: float | None,
-    json_file: str | None,
-    out_dir: Path | None,
-    **options: Any,
-) -> None:
-    """Find the batch size that carries the most queries per second of MODEL within the target.
-
-    Measures the machine, finds the static baseline's capacity, climbs from batch size 1 as long as the rate
-    rises, and runs the winner and the baseline again side by side with load that the search never saw.
-    """
-    job = Job.resolve(**options)
-    settings = tune_settings(job.target, budget)
-    known = read_profile(profile_file, job) if profile_file else None
-    with ExitStack() as stack:
-        out = stack.enter_context(run_directory(out_dir, job))
-        node = stack.enter_context(start(job))
-        warnings = []
-        if known and not same_machine(dict(known.machine), machine_record()):
-            warnings.append(f"{profile_file} was measured on another machine")
-        profile = known or measure_profile(node, job, min(20.0, settings.climb_budget_s / 4))
-        static = baseline(node, job)
-        hint = saturation_qps(profile, static.batch_size, sample_sizes(job), node.workers)
-        search = HillClimb(batch_sizes(job.workload.sizes.cap, static.batch_size))
-        listener = stack.enter_context(Listener(job.node.model, out, settings))
-        found = tune(
-            LiveTrials(node, job, listener),
-            job.target,
-            static=static,
-            search=search,
-            hint_qps=hint,
-            settings=settings,
-            seed=job.node.seed,
-            progress=listener,
-        )
-        result = {
-            **document(node, job),
-            "profile": profile.to_json(),
-            **found.to_json(),
-            "warnings": warnings,
-        }
-        result["tuned"] |= {"engine": job.node.engine, "precision": job.node.precision}
-        result["offline_qps"] = offline_qps(node, job, found.tuned.policy, hint)
-        result |= prediction(profile, job, node.workers, found.tuned)
-        if out:
-            out.result(result)
-    emit(text.tune(result), result, json_file)
-    report_on(out_dir)
-
-
 @click.command("report")
 @click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
 @click.option("--out", "out_dir", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
@@ -274,13 +211,18 @@ def report(directories: tuple[Path, ...], out_dir: Path | None) -> None:
     click.echo(f"page: {written[0]}")
 
 
-def report_on(out_dir: Path | None) -> None:
-    """Render a run directory that a command has just filled, and say where."""
-    if out_dir:
-        from deeprecsys.report.render import render
+def given_policy(
+    node: Node, job: Job, name: str, batch_size: int | None, offload_above: int | None
+) -> Policy:
+    """The policy that the options name, on this node."""
+    return policy_of(
+        name,
+        batch_size,
+        offload_above,
+        baseline=baseline(node, job),
+        largest=job.workload.sizes.cap,
+        target=job.target,
+    )
 
-        page = render([read_run(out_dir)], out_dir)[0]
-        click.echo(f"page: {page}", err=True)
 
-
-ALL = (models, profile_command, bench, capacity_command, tune_command, report)
+ALL = (models, profile_command, bench, capacity_command, tune_command, simulate_command, report)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from deeprecsys.cli.policies import FORMS
 from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.core.target import LEVELS
 
@@ -68,10 +69,11 @@ target = _group(
 )  # fmt: skip
 
 policy = _group(
-    click.option("--policy", "policy_name", default="deeprecsched", show_default=True, metavar="NAME",
-                 help="How queries become batches: deeprecsched or static."),
+    click.option("--policy", "policy_name", default="deeprecsched", show_default=True, metavar="NAME[:ARG]",
+                 help=f"How queries become batches: {FORMS}."),
     click.option("--batch-size", type=int, metavar="B",
-                 help="Most items per batch.  [default: the static baseline, largest query / workers]"),
+                 help="Most items per batch.  [default: the static baseline, largest query / workers; "
+                      "the largest query for triton and bentoml, which do not cut]"),
     click.option("--offload-above", type=int, metavar="N",
                  help="Send queries of more than N items to the accelerator."),
 )  # fmt: skip
@@ -81,14 +83,20 @@ search = _group(
                  help="Seconds of trials that the search may take.  [default: by the target]"),
 )  # fmt: skip
 
+_json = click.option("--json", "json_file", metavar="FILE",
+                     help="Write the result as JSON; - for standard output.")  # fmt: skip
+_config = click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
+                       is_eager=True, expose_value=False,
+                       callback=lambda ctx, _p, value: _defaults(ctx, value),
+                       help="Defaults for these options from a TOML file; keys are their names.")  # fmt: skip
+
+json_out = _group(_json, _config)
+
 output = _group(
-    click.option("--json", "json_file", metavar="FILE",
-                 help="Write the result as JSON; - for standard output."),
+    _json,
     click.option("--out", "out_dir", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
                  help="Keep the result and every measurement, as it is made, in a directory."),
-    click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
-                 is_eager=True, expose_value=False, callback=lambda ctx, _p, value: _defaults(ctx, value),
-                 help="Defaults for these options from a TOML file; keys are the options' names."),
+    _config,
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.core.runlog import Summary
 from deeprecsys.report.json_values import plain
 from deeprecsys.report.machine import machine_record
-from deeprecsys.report.rundir import RunWriter
+from deeprecsys.report.rundir import RunWriter, read_run
 from deeprecsys.tune.events import CapacityDone, CapacityStarted, Event, PhaseStarted, ProbeDone, TrialDone
 
 
@@ -74,3 +74,12 @@ def event_document(event: Event) -> dict[str, Any]:
             return {**kind, **policy.describe(), **result.to_json()}
         case _:
             return {**kind, **event.policy.describe(), "rate_qps": event.rate_qps}
+
+
+def report_on(out_dir: Path | None) -> None:
+    """Render a run directory that a command has just filled, and say where."""
+    if out_dir:
+        from deeprecsys.report.render import render
+
+        page = render([read_run(out_dir)], out_dir)[0]
+        click.echo(f"page: {page}", err=True)

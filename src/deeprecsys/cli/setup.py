@@ -1,4 +1,4 @@
-"""From options to the things that they name: model, node, workload, target, policy."""
+"""From options to the things that they name: model, node, workload, target, profile."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deeprecsys.core.errors import InputError, positive, unknown
-from deeprecsys.core.policy import DeepRecSched, Policy, Static
+from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.target import LEVELS, Target
 from deeprecsys.engine import check
 from deeprecsys.node.node import NodeConfig
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
-
-POLICIES = {"deeprecsched": DeepRecSched, "static": Static}
 
 
 @dataclass(frozen=True)
@@ -86,18 +83,18 @@ def target_of(sla_ms: float | None, level: str | None, quantile: float, medium_m
     return Target(ms / 1e3, quantile / 100)
 
 
-def policy_of(name: str, batch_size: int | None, offload_above: int | None, baseline: Static) -> Policy:
-    """The named policy; without a batch size, the baseline's."""
-    if name not in POLICIES:
-        raise unknown("policy", name, POLICIES)
-    size = baseline.batch_size if batch_size is None else batch_size
-    if name == "static":
-        if offload_above is not None:
-            raise InputError(
-                "--offload-above: expected policy deeprecsched, got static, which never offloads"
-            )
-        return Static(size)
-    return DeepRecSched(size, offload_above)
+def load_profile(path: Path) -> LatencyProfile:
+    """A latency profile from a file.
+
+    Raises:
+        InputError: no such file, or not a profile.
+    """
+    try:
+        return LatencyProfile.from_json(json.loads(path.read_text()))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
+        raise InputError(f"--profile {path}: expected a latency profile in JSON, got: {e}") from e
+    except InputError as e:
+        raise InputError(f"--profile {path}: {e}") from e
 
 
 def read_profile(path: Path, job: Job) -> LatencyProfile:
@@ -106,10 +103,7 @@ def read_profile(path: Path, job: Job) -> LatencyProfile:
     Raises:
         InputError: no such file, not a profile, or another model's.
     """
-    try:
-        profile = LatencyProfile.from_json(json.loads(path.read_text()))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise InputError(f"--profile {path}: expected a latency profile in JSON, got: {e}") from e
+    profile = load_profile(path)
     if profile.model != job.node.model:
         raise InputError(
             f"--profile {path}: expected a profile of {job.node.model}, got one of {profile.model}"

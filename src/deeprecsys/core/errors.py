@@ -51,3 +51,14 @@ def positive(field: str, value: float) -> float:
     if not 0 < value < float("inf"):
         raise InputError(f"{field}: expected a number above 0, got {value}")
     return value
+
+
+def at_least(least: int, field: str, value: int) -> int:
+    """`value`, if it is a whole number of at least `least` items.
+
+    Raises:
+        InputError: otherwise.
+    """
+    if value < least:
+        raise InputError(f"{field}: expected at least {least} item{'' if least == 1 else 's'}, got {value}")
+    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
@@ -91,6 +92,19 @@ def die_with_parent(parent: int, signal: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0)
     if os.getppid() != parent:  # it died before we asked
         os._exit(0)
+
+
+def go_first() -> None:
+    """Take precedence over what else runs on this process's cores, where permitted.
+
+    At the greatest weight of the fair scheduler, a process of usual weight beside a worker gets about one
+    part in ninety of the core: a batch is disturbed by a percent and not by half. Unlike a real-time class
+    it starves nobody.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
+    with contextlib.suppress(OSError):  # where the kernel weighs sessions and not processes
+        Path("/proc/self/autogroup").write_text("-20")
 
 
 def pss_bytes(pids: list[int]) -> int:

@@ -27,6 +27,7 @@ from deeprecsys.node.cores import (
     realtime_permitted,
     usable_cores,
 )
+from deeprecsys.node.mailbox import MAX_SLICES
 from deeprecsys.node.memory import NodeMemory, Plan
 from deeprecsys.node.pool import WorkerPool
 from deeprecsys.node.trial import Hooks, LiveTrial, Recording
@@ -148,7 +149,9 @@ class Node:
         plan = self.memory.plan
         schema = plan.schema()
         limits = self.config.limits or Limits(
-            queries=plan.max_open - self.workers, bytes_per_item=schema.feature_bytes(Per.ITEM)
+            queries=plan.max_open - self.workers,
+            bytes_per_item=schema.feature_bytes(Per.ITEM),
+            slices=MAX_SLICES,
         )
         dispatcher = Dispatcher(policy, {CPU: self.workers}, limits)
         trial = LiveTrial(
@@ -207,6 +210,7 @@ class Node:
             "cores": self.pinning,
             "cores_kept_awake": self.kept_awake,
             "dispatcher": "SCHED_FIFO" if self.realtime else "normal priority",
+            "worker_nice": max(os.getpriority(os.PRIO_PROCESS, pid) for pid in self.pool.pids),
             "rows_scale": self.config.rows_scale,
             "locality": self.config.locality,
             **self.footprint(),

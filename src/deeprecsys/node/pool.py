@@ -145,7 +145,9 @@ class WorkerPool:
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             env=env,
-            process_group=0,  # a terminal's Ctrl-C is for the node; it ends its workers itself
+            # A terminal's Ctrl-C is for the node, which ends its workers itself; and precedence that a
+            # worker takes (`cores.go_first`) is its session's alone.
+            start_new_session=True,
         )
         pidfd = os.pidfd_open(popen.pid)
         self._processes[index] = _Process(popen, pidfd, stderr)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ from deeprecsys.core.dispatcher import (
     Ready,
     Shed,
     Start,
+    Tick,
 )
 from deeprecsys.core.policy import CPU
 from deeprecsys.core.query import Batch, Query
@@ -175,18 +177,26 @@ class LiveTrial:
                 oldest = next(iter(self._slot), i)  # slots are taken in order of arrival
                 if self._abandon_after_s and oldest < i and now - arrival[oldest] > self._abandon_after_s:
                     return True
-            due = arrival[i] - (clock() - origin) if i < n else TICK_S
+            due = min(arrival[i] if i < n else inf, self._dispatcher.wake_s) - (clock() - origin)
             if i < n or self._open:
                 for news in pool.news(min(due, TICK_S)):
                     self._hear(news, clock() - origin)
+                self._wake(clock() - origin)
         return False
+
+    def _wake(self, now: float) -> None:
+        """Tell the dispatcher that the time has come which it waits for."""
+        if self._dispatcher.wake_s <= now:
+            self._tell(Tick(), now)
 
     def _drain(self) -> None:
         """After an interruption, answer what is open, for a moment."""
         until = time.monotonic() + DRAIN_S
         while self._open and time.monotonic() < until:
-            for news in self._pool.news(TICK_S):
+            due = self._dispatcher.wake_s - (time.monotonic() - self._origin)
+            for news in self._pool.news(min(due, TICK_S)):
                 self._hear(news, time.monotonic() - self._origin)
+            self._wake(time.monotonic() - self._origin)
 
     def _settle(self) -> None:
         """Wait for the batches that an abandoned trial left on the workers."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from deeprecsys.engine import Assembly, Engine, SliceView, build
 from deeprecsys.node import mailbox
-from deeprecsys.node.cores import die_with_parent
+from deeprecsys.node.cores import die_with_parent, go_first
 from deeprecsys.node.memory import NodeMemory, Plan
 from deeprecsys.zoo import model
 
@@ -59,6 +59,7 @@ def main() -> None:
     spec = WorkerSpec.load(sys.argv[1])
     die_with_parent(spec.parent, signal.SIGKILL)
     os.sched_setaffinity(0, spec.cores)
+    go_first()
     memory = NodeMemory.attach(spec.plan, spec.fds)
     box = mailbox.Mailbox(memory.mailbox(spec.index))
     try:

@@ -37,6 +37,28 @@ def bench(doc: Document) -> str:
     return _join(title, str(latency), _pairs(verdict + trial(doc)), where(doc), cautions(doc))
 
 
+def simulate(doc: Document) -> str:
+    """One trial or a capacity in virtual time, and its bounds."""
+    words = [f"{_model(doc)}, simulated", f"{f.count((doc.get('workers') or {}).get('cpu'))} workers"]
+    words += [str(doc.get("policy")), operating_point(doc)]
+    if doc.get("target"):
+        words.insert(1, target(doc))
+    qps = f.number(doc.get("qps"))
+    found = f"{f.figure(qps)} queries/s" if qps is not None else "no capacity found"
+    title = ", ".join(words) + f": {found}"
+    names = ("mean", "p50", "p95", "p99", "max")
+    latency = str(Table(("latency", *names), (("ms", *(f.ms(doc.get(f"{k}_ms")) for k in names)),)))
+    if doc.get("stable") is False:
+        latency = (
+            f"unstable: the arrivals bring at least {f.share(doc.get('load'))} of what the workers can "
+            "do, and the line grows without end"
+        )
+    elif all(doc.get(f"{k}_ms") is None for k in names):
+        latency = ""
+    pairs = [("served", _served(doc)), ("utilisation", f.share(doc.get("utilisation")))]
+    return _join(title, latency, _pairs(pairs + context(doc)), cautions(doc))
+
+
 def trial(doc: Document) -> list[tuple[str, str]]:
     """What a trial was besides its latencies, by name."""
     return [

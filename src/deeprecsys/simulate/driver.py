@@ -2,7 +2,7 @@
 
 It decides nothing. What starts where is the dispatcher's doing, the very class that a live node drives;
 here a started batch merely finishes after the service time that a profile, or any callable, gives.
-A compiled path may stand beside `simulate` one day; this one stays, as what it must equal.
+`simulate.fast` stands beside it for the policies that are compiled; this one is what it must equal.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from deeprecsys.core.dispatcher import (
     Limits,
     Shed,
     Start,
+    Tick,
 )
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Policy
@@ -68,8 +69,9 @@ def simulate(
     """One trial in virtual time: every query is followed to its end.
 
     Ties are settled by rule: at one instant a finish comes before an arrival, so that the arrival finds
-    the worker idle; finishes of one instant come in the order in which the batches started; arrivals in
-    the order given. Batch number i takes the i-th draw of the generator, whatever the events in between.
+    the worker idle; finishes of one instant come in the order in which the batches started; a tick that a
+    policy waits for comes after them; arrivals come last, in the order given. Batch number i takes the
+    i-th draw of the generator, whatever the events in between.
 
     Args:
         policy: how queries become batches.
@@ -94,12 +96,15 @@ def simulate(
     world = _World(n, services, seed)
     times, items = arrivals.tolist(), sizes.tolist()
     next_query = 0
-    while next_query < n or world.running:
+    while next_query < n or world.running or dispatcher.wake_s < inf:
         due_s = times[next_query] if next_query < n else inf
+        wake_s = dispatcher.wake_s
         event: Event
-        if world.running and world.running[0][0] <= due_s:
+        if world.running and world.running[0][0] <= min(due_s, wake_s):
             now_s, batch = world.finished()
             event = Finish(batch)
+        elif wake_s <= due_s:
+            now_s, event = wake_s, Tick()
         else:
             now_s = due_s
             event = Arrive(Query(next_query, items[next_query], due_s))

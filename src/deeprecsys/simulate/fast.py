@@ -1,23 +1,29 @@
-"""The fast path: trials of fixed-batch policies, compiled, equal to the reference driver to the last bit."""
+"""The fast path: trials of the usual policies, compiled, equal to the reference driver to the last bit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deeprecsys.core.dispatcher import Dispatcher, Limits
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Policy, Static
+from deeprecsys.core.policy import CPU, GPU, Adaptive, Coalescing, DeepRecSched, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.simulate.driver import Observer, Service, checked_load, checked_services, simulate
 from deeprecsys.simulate.table import Tables, Tabulated, stack
 
+if TYPE_CHECKING:
+    from deeprecsys.simulate import kernel  # loads numba: only where a trial is run
+
 _NEVER = int(np.iinfo(np.int32).max)
 """More items than any query has."""
+
+_LONGEST_TABLE = 1 << 14
+"""Items of the largest batch that is worth a table of times."""
 
 Services = Service | LatencyProfile | Mapping[str, Service | LatencyProfile]
 
@@ -27,20 +33,12 @@ class _Job(NamedTuple):
 
     arrivals: NDArray[np.float64]
     sizes: NDArray[np.int32]
-    batch_size: int
-    offload_above: int
     workers: Mapping[str, int]
-    used: tuple[int, int]
-    """Workers that the policy may use: of the CPU, of the accelerator."""
     tables: Tables
-    most_queries: int
-    most_items: int
-
-    @property
-    def most_batches(self) -> int:
-        """How many batches there are if nothing is shed."""
-        parts = -(-self.sizes // self.batch_size)
-        return int(np.where(self.sizes > self.offload_above, 1, parts).sum())
+    most_batches: int
+    """How many batches there are at most."""
+    loop: Callable[[kernel.Load, kernel.Service, kernel.Batches], tuple[float, int]]
+    """The compiled loop, with the policy's knobs and the limits."""
 
 
 def run(
@@ -59,8 +57,8 @@ def run(
     """One trial in virtual time, by the compiled path where it applies and by the reference driver elsewhere.
 
     Arguments, result and errors are those of `simulate.driver.simulate`, and so is every number. Compiled
-    are `Static` and `DeepRecSched` over latency profiles, unobserved. Whoever runs many trials with one
-    profile wraps it once, in `Tabulated`.
+    are `Static`, `DeepRecSched`, `Adaptive` and `Coalescing` over latency profiles, unobserved. Whoever
+    runs many trials with one profile wraps it once, in `Tabulated`.
     """
     job = None if observe else _job(policy, arrival_s, size, service, workers, limits)
     if job is not None:
@@ -104,8 +102,9 @@ def simulate_fast(
     job = _job(policy, arrival_s, size, service, workers, limits)
     if job is None:
         raise InputError(
-            "compiled path: expected Static or DeepRecSched over latency profiles that have one number of "
-            f"quantiles, got {policy.describe()['policy']} over {type(service).__name__}"
+            "compiled path: expected Static, DeepRecSched, Adaptive or Coalescing over latency profiles "
+            f"that have one number of quantiles, got {policy.describe()['policy']} "
+            f"over {type(service).__name__}"
         )
     return _run(job, seed, warmup_s, rate_qps, keep_batches)
 
@@ -119,42 +118,99 @@ def _job(
     limits: Limits | None,
 ) -> _Job | None:
     """The trial as the compiled path sees it; None where it cannot run it."""
-    offload_above: int | None = None
-    if type(policy) is DeepRecSched:
-        batch_size, offload_above = policy.batch_size, policy.offload_above
-    elif type(policy) is Static:
-        batch_size = policy.batch_size
-    else:
+    if type(policy) not in (Static, DeepRecSched, Adaptive, Coalescing):
         return None
     arrivals, sizes = checked_load(arrival_s, size)
     counts = {CPU: workers} if isinstance(workers, int) else dict(workers)
     checked_services(service, counts)
     bounds = Dispatcher(policy, counts, limits).limits  # refuses what the reference refuses
-    tables = []
-    for device in (CPU,) if offload_above is None else (CPU, GPU):
+    services = []
+    for device in policy.devices:
         times = service[device] if isinstance(service, Mapping) else service
         if not isinstance(times, LatencyProfile | Tabulated):
             return None
-        tables.append(times if isinstance(times, Tabulated) else Tabulated(times))
-    largest = int(sizes.max(initial=1))
-    used = (counts[CPU], counts[GPU] if offload_above is not None else 0)
-    stacked = stack(tables, used[: len(tables)], (min(largest, batch_size), largest)[: len(tables)])
-    if np.isnan(stacked.seconds).any():
-        lengths = [n for n in _lengths(sizes, batch_size) if n < stacked.seconds.shape[2]]
-        if np.isnan(stacked.seconds[:, :, lengths]).any():
-            return None
-    most_items = bounds.items
-    if bounds.bytes_per_item:
-        most_items = min(most_items, bounds.bytes // bounds.bytes_per_item)
+        services.append(times if isinstance(times, Tabulated) else Tabulated(times))
+    if isinstance(policy, Adaptive | Coalescing):
+        return _late_cuts(policy, arrivals, sizes, services[0], counts, bounds)
+    assert isinstance(policy, Static | DeepRecSched)
+    return _fixed(policy, arrivals, sizes, services, counts, bounds)
+
+
+def _fixed(
+    policy: Static | DeepRecSched,
+    arrivals: NDArray[np.float64],
+    sizes: NDArray[np.int32],
+    services: list[Tabulated],
+    workers: Mapping[str, int],
+    limits: Limits,
+) -> _Job | None:
+    offload_above = policy.offload_above if isinstance(policy, DeepRecSched) else None
     above = _NEVER if offload_above is None else min(offload_above, _NEVER)
     # A batch size beyond every query changes nothing, and keeps sums within 64 bits.
-    return _Job(
-        arrivals, sizes, min(batch_size, _NEVER), above, counts, used, stacked, bounds.queries, most_items
-    )
+    batch_size = min(policy.batch_size, _NEVER)
+    largest = int(sizes.max(initial=1))
+    used = (workers[CPU], workers[GPU] if offload_above is not None else 0)
+    tables = stack(services, used[: len(services)], (min(largest, batch_size), largest)[: len(services)])
+    if not _covers(tables, _lengths(sizes, batch_size)):
+        return None
+    parts = -(-sizes // batch_size)
+
+    def loop(load: kernel.Load, times: kernel.Service, kept: kernel.Batches) -> tuple[float, int]:
+        from deeprecsys.simulate import kernel
+
+        most = limits.queries, _most_items(limits)
+        return kernel.run(load, times, kept, used, batch_size, above, *most)
+
+    most_batches = int(np.where(sizes > above, 1, parts).sum())
+    return _Job(arrivals, sizes, workers, tables, most_batches, loop)
+
+
+def _late_cuts(
+    policy: Adaptive | Coalescing,
+    arrivals: NDArray[np.float64],
+    sizes: NDArray[np.int32],
+    service: Tabulated,
+    workers: Mapping[str, int],
+    limits: Limits,
+) -> _Job | None:
+    merge = isinstance(policy, Coalescing)
+    items = int(sizes.sum(dtype=np.int64))
+    coarsest = min(policy.batch_size, items if merge else int(sizes.max(initial=1)))
+    if coarsest > _LONGEST_TABLE:
+        return None
+    finest = min(policy.finest, max(coarsest, 1))
+    tables = stack([service], [workers[CPU]], [max(coarsest, 1)])
+    if not _covers(tables, range(1, coarsest + 1)):
+        return None
+    # A batch holds `finest` items or more, or ends its query, or ends the line.
+    most_batches = items // finest + 2 * len(sizes)
+
+    def loop(load: kernel.Load, times: kernel.Service, kept: kernel.Batches) -> tuple[float, int]:
+        from deeprecsys.simulate.late_cuts import run_late_cuts
+
+        most = limits.slices, limits.queries, _most_items(limits)
+        return run_late_cuts(load, times, kept, workers[CPU], max(coarsest, 1), finest, merge, *most)
+
+    return _Job(arrivals, sizes, workers, tables, most_batches, loop)
+
+
+def _most_items(limits: Limits) -> int:
+    """How many items may wait, by their number and by their bytes."""
+    if not limits.bytes_per_item:
+        return limits.items
+    return min(limits.items, limits.bytes // limits.bytes_per_item)
+
+
+def _covers(tables: Tables, lengths: Iterable[int]) -> bool:
+    """Whether the tables know the time of every length that a batch may have."""
+    if not np.isnan(tables.seconds).any():
+        return True
+    known = [n for n in lengths if n < tables.seconds.shape[2]]
+    return not np.isnan(tables.seconds[:, :, known]).any()
 
 
 def _lengths(sizes: NDArray[np.int32], batch_size: int) -> list[int]:
-    """The lengths that batches may have, cut or whole."""
+    """The lengths that batches may have, cut on arrival or whole."""
     whole = np.unique(sizes)
     parts = -(-whole // batch_size)
     cut = [whole // parts, -(-whole // parts)]
@@ -162,7 +218,7 @@ def _lengths(sizes: NDArray[np.int32], batch_size: int) -> list[int]:
 
 
 def _run(job: _Job, seed: int, warmup_s: float, rate_qps: float | None, keep_batches: bool) -> RunLog:
-    from deeprecsys.simulate import kernel  # loads numba
+    from deeprecsys.simulate import kernel
 
     n = len(job.sizes)
     most = job.most_batches if job.tables.spread or keep_batches else 0
@@ -177,16 +233,7 @@ def _run(job: _Job, seed: int, warmup_s: float, rate_qps: float | None, keep_bat
         left=np.zeros(n, np.int32),
     )
     kept = kernel.no_batches(most if keep_batches else 0)
-    busy_s, batches = kernel.run(
-        load,
-        kernel.Service(*job.tables, draws),
-        kept,
-        job.used,
-        job.batch_size,
-        job.offload_above,
-        job.most_queries,
-        job.most_items,
-    )
+    busy_s, batches = job.loop(load, kernel.Service(*job.tables, draws), kept)
     if rate_qps is None:
         rate_qps = n / float(job.arrivals[-1]) if n and job.arrivals[-1] > 0 else 0.0
     return RunLog(

@@ -1,4 +1,4 @@
-"""The event loop of the fast path, compiled. Only `simulate.fast` imports this: it loads numba.
+"""The event loop of the fast path, compiled. Loads numba: imported where a trial is run.
 
 It repeats, in arrays, what `core.Dispatcher` decides for a fixed batch size and a size threshold, and
 what `simulate.driver` does with it; tests/simulate/test_fast.py holds the three together, event for event.
@@ -84,7 +84,7 @@ class Service(NamedTuple):
 
 
 @compiled
-def _quantile(seconds: Floats, row: int, last: int, u: float) -> float:
+def quantile(seconds: Floats, row: int, last: int, u: float) -> float:
     """The time at quantile `u` of the `last` + 1 that begin at `row` (`driver.ProfileService`)."""
     if last == 0:
         return seconds[row]  # type: ignore[no-any-return]
@@ -96,7 +96,7 @@ def _quantile(seconds: Floats, row: int, last: int, u: float) -> float:
 
 
 @compiled
-def _enter(
+def enter(
     times: Floats, workers: Ints, base: int, mask: int, first: int, end: int, finish: float, who: int
 ) -> None:
     """Put a batch that now starts into its device's ring, behind all that finish no later."""
@@ -110,7 +110,7 @@ def _enter(
 
 
 @compiled
-def _record(
+def record(
     kept: Batches, batch: int, query: int, items: int, device: int, worker: int, start: float, end: float
 ) -> None:
     kept.query[batch], kept.items[batch] = query, items
@@ -213,10 +213,10 @@ def run(
             level = level_of[device, tail[device] - head[device] + 1]
             row = ((device * levels + level) * rows + items) * width
             u = draws[batch] if spread else 0.0
-            took = _quantile(times, row, points[device, level] - 1, u)
+            took = quantile(times, row, points[device, level] - 1, u)
             busy_s += took
             runs[device * k + worker], number[device * k + worker] = query, batch
-            _enter(
+            enter(
                 ring_finish,
                 ring_worker,
                 device * ring,
@@ -228,5 +228,5 @@ def run(
             )
             tail[device] += 1
             if keep:
-                _record(kept, batch, query, items, device, worker, now, now + took)
+                record(kept, batch, query, items, device, worker, now, now + took)
             batch += 1

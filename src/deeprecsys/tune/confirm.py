@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf, sqrt
 from typing import Any
 
 from deeprecsys.core.errors import TrialsVoidError, positive
@@ -32,9 +33,9 @@ class Confirmed:
     Attributes:
         policy: what ran.
         capacity: what the search said of it.
-        probe: all fresh trials at the last rate.
+        probe: all fresh trials at the highest rate that met the target; at the last one if none did.
         met: whether they meet the target together, every query served; if not, no rate that was tried did.
-        attempts: how many rates it took, from the highest down.
+        attempts: how many rates were tried.
     """
 
     policy: Policy
@@ -67,6 +68,12 @@ class Confirmed:
             "met": self.met,
             "miss_rate": self.probe.miss_rate,
             "miss_interval": [self.probe.miss_low, self.probe.miss_high],
+            "verdict": self.probe.verdict.value,
+            "confirmed_by": {
+                "trials": self.probe.trials,
+                "seconds": self.probe.seconds,
+                "queries": self.probe.queries,
+            },
             "attempts": self.attempts,
             "capacity": self.capacity.to_json(),
         }
@@ -78,21 +85,28 @@ class ConfirmSettings:
 
     Attributes:
         trial_s: length of each fresh trial, seconds.
-        rounds: fresh trials of each point.
+        rounds: fresh trials of each point at a rate, before it is judged.
+        most_rounds: as many, where the interval of the miss rate still holds the target's after `rounds`.
         confidence: of verdicts.
         margin: the first rate is at most this share below the capacity, and not below its interval.
-        step: the second rate is this share below the first; each further step is twice the last, so that a
-            machine that has become slower since the search is followed within a few steps.
+        step: the second rate is this share below the first; each further step down is twice the last, so
+            that a machine that has become slower since the search is followed within a few steps. Once a
+            rate is met, rates between it and the lowest that was not are tried, to about this share.
+        upward: try higher rates after one that was clearly met, by twice the step.
         attempts: how many rates at most.
+        budget_s: trial seconds, of all points together, after which no rate is tried that need not be.
         max_voids: repetitions of a void trial.
     """
 
     trial_s: float = 4.0
     rounds: int = 3
+    most_rounds: int = 3
     confidence: float = 0.95
     margin: float = 0.02
     step: float = 0.03
+    upward: bool = False
     attempts: int = 7
+    budget_s: float = inf
     max_voids: int = 3
 
 
@@ -108,20 +122,51 @@ def confirm(
     """Run points afresh, in turn, each at its capacity less a margin, and lower until the target is met.
 
     All points of one round see the same arrivals, scaled. A point meets its target when its fresh trials at
-    one rate, taken together, do; one that clearly fails midway is lowered at once.
+    one rate, taken together, do; one that clearly fails midway is lowered at once. Between a rate that
+    failed and the one that was then met, it is looked whether a higher one will do.
 
     Raises:
         TrialsVoidError: no trial at any rate was valid.
     """
     points = [_Point(trial, c, target, settings, seed, progress) for c in candidates]
     for _ in range(settings.attempts):
-        waiting = [p for p in points if not p.met]
-        for _ in range(settings.rounds):
-            for point in waiting:
-                point.run()
-        for point in waiting:
+        spent_s = sum(p.seconds for p in points)
+        open_ = [p for p in points if not p.done and (not p.met or spent_s < settings.budget_s)]
+        for number in range(settings.most_rounds):
+            for point in open_:
+                if number < settings.rounds or point.undecided:
+                    point.run()
+        for point in open_:
             point.judge()
     return [p.result() for p in points]
+
+
+class Ladder:
+    """Which rate to try next: down in growing steps until one is met, then up between met and failed."""
+
+    def __init__(self, first_qps: float, step: float, upward: bool = False) -> None:
+        self.rate_qps = first_qps
+        self.met_qps = 0.0
+        self.done = False
+        self._failed_qps = inf
+        self._step, self._upward, self._falls = step, upward, 0
+
+    def judge(self, met: bool, clearly: bool = False) -> None:
+        """What came of the present rate; sets the next, or ends."""
+        if met:
+            self.met_qps = max(self.met_qps, self.rate_qps)
+        else:
+            self._failed_qps = min(self._failed_qps, self.rate_qps)
+        if not self.met_qps:
+            self.rate_qps *= 1 - min(self._step * 2**self._falls, 0.5)
+            self._falls += 1
+        elif self._failed_qps < inf:
+            self.rate_qps = sqrt(self.met_qps * self._failed_qps)
+            self.done = self._failed_qps < self.met_qps * (1 + 2 * self._step)
+        elif self._upward and clearly:
+            self.rate_qps = self.met_qps * (1 + 2 * self._step)
+        else:
+            self.done = True
 
 
 class _Point:
@@ -148,37 +193,60 @@ class _Point:
         )
         c = candidate.capacity
         capacity = positive("capacity to confirm", c.capacity_qps or 0.0)
-        self._rate = max(c.low_qps, capacity * (1 - settings.margin))
+        first_qps = max(c.low_qps, capacity * (1 - settings.margin))
+        self._ladder = Ladder(first_qps, settings.step, settings.upward)
         self._failed = False
-        self._probe: Probe | None = None
-        self.met = False
+        self._last: Probe | None = None
+        self._best: Probe | None = None
         self._attempts = 0
+
+    @property
+    def done(self) -> bool:
+        return self._ladder.done
+
+    @property
+    def met(self) -> bool:
+        return self._best is not None
+
+    @property
+    def seconds(self) -> float:
+        """Trial seconds so far."""
+        return self._runner.seconds
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the trials at the present rate leave it open."""
+        return not self._failed and self._last is not None and self._last.verdict is Verdict.UNDECIDED
 
     def run(self) -> None:
         """One more fresh trial at the present rate, unless it has clearly failed there."""
         if self._failed:
             return
-        if self._runner.run(self._rate, self._settings.trial_s) is None:
+        rate = self._ladder.rate_qps
+        if self._runner.run(rate, self._settings.trial_s) is None:
             # The source cannot keep up with this rate on this machine now: a lower one may be offered truly.
             self._failed = True
             return
-        self._probe = self._runner.probe(self._rate, self._settings.confidence)
-        self._progress(ProbeDone(self._candidate.policy, self._probe))
-        self._failed = self._probe.verdict is Verdict.FAILED
+        self._last = self._runner.probe(rate, self._settings.confidence)
+        self._progress(ProbeDone(self._candidate.policy, self._last))
+        self._failed = self._last.verdict is Verdict.FAILED
 
     def judge(self) -> None:
-        """After a round: met, or lower the rate for the next."""
+        """After the rounds at one rate: met or not, and on to the next."""
         self._attempts += 1
-        self.met = not self._failed and self._probe is not None and self._probe.meets(self._target)
-        if not self.met:
-            self._rate *= 1 - min(self._settings.step * 2 ** (self._attempts - 1), 0.5)
-            self._failed = False
+        last = self._last
+        met = not self._failed and last is not None and last.meets(self._target)
+        if met and last is not None and (self._best is None or last.rate_qps > self._best.rate_qps):
+            self._best = last
+        self._ladder.judge(met, clearly=met and last is not None and last.verdict is Verdict.PASSED)
+        self._failed = False
 
     def result(self) -> Confirmed:
-        if self._probe is None:
+        probe = self._best or self._last
+        if probe is None:
             raise TrialsVoidError(
-                f"the load source was late in every trial down to {self._rate:.4g} queries/s; "
+                f"the load source was late in every trial down to {self._ladder.rate_qps:.4g} queries/s; "
                 "the machine is too busy with other work"
             )
         c = self._candidate
-        return Confirmed(c.policy, c.capacity, self._probe, self.met, self._attempts)
+        return Confirmed(c.policy, c.capacity, probe, self.met, self._attempts)

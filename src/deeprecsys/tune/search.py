@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from deeprecsys.core.policy import CPU, Policy
+from deeprecsys.core.policy import CPU, DeepRecSched, Policy, Static
 
 
 class Score(Protocol):
@@ -105,8 +105,7 @@ def thresholds(largest_query: int) -> tuple[int, ...]:
 
 
 def batch_size_of(policy: Policy) -> int | None:
-    """The batch size of a policy that keeps all work on the CPU; None for any other."""
-    if policy.devices != (CPU,):
-        return None
-    known = policy.describe().get("batch_size")
-    return known if isinstance(known, int) else None
+    """The batch size of a policy that cuts on arrival and keeps all work on the CPU; None for any other."""
+    if isinstance(policy, Static | DeepRecSched) and policy.devices == (CPU,):
+        return policy.batch_size
+    return None

@@ -45,7 +45,7 @@ class TuneSettings:
             candidate=coarse,
             climb_budget_s=80 * fine.trial_s,
             refine=fine,
-            confirm=ConfirmSettings(trial_s=2.5 * fine.trial_s),
+            confirm=ConfirmSettings(trial_s=2.5 * fine.trial_s, most_rounds=4),
         )
 
     @classmethod
@@ -85,7 +85,8 @@ class TuneResult:
         ratio_low, ratio_high: its interval, from those of both capacities.
         candidates: every policy that was told to the search, with its capacity.
         complete: whether the search ended by itself and not by its budget.
-        search, confirmation: what each took; the refinement counts as search.
+        search, confirmation: what each took live; the refinement counts as search.
+        simulated: what a search by model took in virtual time; None for a live one.
     """
 
     target: Target
@@ -99,6 +100,7 @@ class TuneResult:
     complete: bool
     search: Cost
     confirmation: Cost
+    simulated: Cost | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The parts of the JSON of `tune` that tuning knows."""
@@ -110,7 +112,12 @@ class TuneResult:
             "ratio": self.ratio,
             "ratio_interval": [self.ratio_low, self.ratio_high] if self.ratio is not None else None,
             "candidates": [_told_json(t) for t in self.candidates],
-            "search": {**self.search.to_json(), "complete": self.complete},
+            "method": "live" if self.simulated is None else "model",
+            "search": {
+                **self.search.to_json(),
+                "complete": self.complete,
+                "simulated": self.simulated.to_json() if self.simulated else None,
+            },
             "confirmation": self.confirmation.to_json(),
         }
 
@@ -186,7 +193,15 @@ class _Tuning:
         rounds = s.confirm.rounds * s.confirm.trial_s
         self.progress(PhaseStarted("confirm", len(policies) * rounds))
         points = confirm(self.trial, found, self.target, s.confirm, seed=self.seed, progress=self.progress)
-        return self._result(points, points[-1] if baseline else None, search.told, searched)
+        return conclude(
+            self.target,
+            points,
+            points[-1] if baseline else None,
+            told=search.told,
+            complete=self.complete,
+            search=searched,
+            confirmation=self.cost,
+        )
 
     def _capacity(
         self,
@@ -234,44 +249,69 @@ class _Tuning:
         return Candidate(policy, found)
 
     def _unreachable(self) -> TargetUnreachableError:
-        best_s = self.best_latency_s if self.best_latency_s < inf else nan
-        return TargetUnreachableError(
-            f"no batch size meets p{100 * self.target.quantile:g} within {1e3 * self.target.latency_s:g} ms "
-            f"at any load: the best was {1e3 * best_s:.3g} ms",
-            best_s,
-        )
+        return unreachable(self.target, self.best_latency_s)
 
-    def _result(
-        self, points: list[Confirmed], static: Confirmed | None, told: tuple[Told, ...], searched: Cost
-    ) -> TuneResult:
-        tuned = points[0]
-        if static and static.met and (not tuned.met or tuned.qps < static.qps):
-            tuned = static
-        if not tuned.met:
-            p = tuned.probe
-            raise NotConfirmedError(
-                f"no operating point held when it was run again: at {p.rate_qps:.4g} queries/s, after "
-                f"{tuned.attempts} rates, {100 * p.miss_rate:.3g} % were later than "
-                f"{1e3 * self.target.latency_s:g} ms; is the machine busy with other work?"
-            )
-        ratio = low = high = None
-        if static and static.met:
-            ratio = tuned.qps / static.qps
-            spread = 0.0 if tuned is static else hypot(_half(tuned.capacity), _half(static.capacity))
-            low, high = ratio * exp(-spread), ratio * exp(spread)
-        return TuneResult(
-            target=self.target,
-            static=static,
-            tuned=tuned,
-            kept_static=tuned is static,
-            ratio=ratio,
-            ratio_low=low,
-            ratio_high=high,
-            candidates=told,
-            complete=self.complete,
-            search=searched,
-            confirmation=self.cost,
+
+def unreachable(target: Target, best_s: float) -> TargetUnreachableError:
+    """The error of a target that no policy meets; `best_s` is the best latency that was seen, or infinite."""
+    best_s = best_s if best_s < inf else nan
+    return TargetUnreachableError(
+        f"no batch size meets p{100 * target.quantile:g} within {1e3 * target.latency_s:g} ms "
+        f"at any load: the best was {1e3 * best_s:.3g} ms",
+        best_s,
+    )
+
+
+def conclude(
+    target: Target,
+    points: list[Confirmed],
+    static: Confirmed | None,
+    *,
+    told: tuple[Told, ...],
+    complete: bool,
+    search: Cost,
+    confirmation: Cost,
+    simulated: Cost | None = None,
+) -> TuneResult:
+    """The result that confirmed points make: the first of them, or the static one where it is no worse.
+
+    Args:
+        points: the best point, then the static one where they differ.
+        static: the static point, if there is one.
+        told, complete, search, confirmation, simulated: as in `TuneResult`.
+
+    Raises:
+        NotConfirmedError: neither point held.
+    """
+    tuned = points[0]
+    if static and static.met and (not tuned.met or tuned.qps < static.qps):
+        tuned = static
+    if not tuned.met:
+        p = tuned.probe
+        raise NotConfirmedError(
+            f"no operating point held when it was run again: at {p.rate_qps:.4g} queries/s, after "
+            f"{tuned.attempts} rates, {100 * p.miss_rate:.3g} % were later than "
+            f"{1e3 * target.latency_s:g} ms; is the machine busy with other work?"
         )
+    ratio = low = high = None
+    if static and static.met:
+        ratio = tuned.qps / static.qps
+        spread = 0.0 if tuned is static else hypot(_half(tuned.capacity), _half(static.capacity))
+        low, high = ratio * exp(-spread), ratio * exp(spread)
+    return TuneResult(
+        target=target,
+        static=static,
+        tuned=tuned,
+        kept_static=tuned is static,
+        ratio=ratio,
+        ratio_low=low,
+        ratio_high=high,
+        candidates=told,
+        complete=complete,
+        search=search,
+        confirmation=confirmation,
+        simulated=simulated,
+    )
 
 
 def _half(found: CapacityResult) -> float:

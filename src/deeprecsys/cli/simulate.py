@@ -1,0 +1,189 @@
+"""`simulate`: what a node would do, from a latency profile alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deeprecsys.bounds import Kind, batch_times, bounds_of
+from deeprecsys.cli import options as opt
+from deeprecsys.cli.output import emit, summary_document
+from deeprecsys.cli.policies import policy_of
+from deeprecsys.cli.setup import load_profile, target_of
+from deeprecsys.cli.virtual import virtual_node
+from deeprecsys.core.errors import InputError, positive
+from deeprecsys.core.policy import CPU, Policy, Static
+from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.core.runlog import summarise, warmup_s
+from deeprecsys.core.target import Target
+from deeprecsys.report import text
+from deeprecsys.simulate.fast import run
+from deeprecsys.simulate.stability import stability_of
+from deeprecsys.simulate.table import Tabulated
+from deeprecsys.tune.capacity import Settings, capacity
+from deeprecsys.tune.work import saturation_qps
+from deeprecsys.workload.stream import Workload
+from deeprecsys.zoo import MODELS
+
+QUERIES = 100_000
+BOUND_QUERIES = 60_000
+
+
+@click.command("simulate")
+@click.option("--profile", "profile_file", type=click.Path(path_type=Path), required=True, metavar="FILE",
+              help="Batch times s(b), as `deeprecsys profile` writes them, or by hand.")  # fmt: skip
+@click.option("--workers", type=int, metavar="K",
+              help="Workers of the node.  [default: the most that were busy in the profile]")  # fmt: skip
+@click.option("--rate", type=float, metavar="QPS",
+              help="Offered rate; without one, the highest that meets the target is searched.")  # fmt: skip
+@click.option("--queries", type=int, metavar="N", help="How many queries.  [default: 100000]")
+@click.option("--duration", type=float, metavar="S", help="Seconds of arrivals instead.")
+@opt.policy
+@opt.target
+@opt.workload
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N",
+              help="Seed of sizes, arrivals and service times.")  # fmt: skip
+@opt.json_out
+def simulate_command(
+    profile_file: Path,
+    workers: int | None,
+    rate: float | None,
+    queries: int | None,
+    duration: float | None,
+    policy_name: str,
+    batch_size: int | None,
+    offload_above: int | None,
+    sla_ms: float | None,
+    level: str | None,
+    quantile: float,
+    arrivals: str | None,
+    sizes: str | None,
+    trace_file: Path | None,
+    seed: int,
+    json_file: str | None,
+) -> None:
+    """Run the scheduler in virtual time on a latency profile, and set its bounds beside it.
+
+    With --rate one trial is run at that rate; without, the capacity is searched. Batch times are those of
+    the profile, with their spread and with what they cost while other workers are busy.
+    """
+    profile = load_profile(profile_file)
+    count = max(profile.busy_levels) if workers is None else workers
+    if count < 1:
+        raise InputError(f"--workers: expected at least 1, got {count}")
+    workload = Workload.parse(arrivals, sizes, trace=trace_file, seed=seed)
+    target = _target(profile, sla_ms, level, quantile, needed=rate is None)
+    policy = policy_of(
+        policy_name,
+        batch_size,
+        offload_above,
+        baseline=Static.baseline(workload.sizes.cap, count),
+        largest=workload.sizes.cap,
+        target=target or Target(0.1),
+    )
+    found: dict[str, Any] = {
+        "model": profile.model,
+        "target": {"quantile": target.quantile, "latency_ms": 1e3 * target.latency_s} if target else None,
+        "workload": workload.describe(),
+        "engine": profile.engine,
+        "precision": profile.precision,
+        "threads": profile.threads,
+        "workers": {CPU: count},
+        "profile": {"file": str(profile_file), "machine": dict(profile.machine)},
+        "simulated": True,
+        **policy.describe(),
+    }
+    if rate is None:
+        assert target is not None
+        found |= _search(profile, workload, count, policy, target, seed)
+    else:
+        positive("--rate", rate)
+        if queries is None and duration is None and trace_file is None:
+            queries = QUERIES
+        found |= _trial(profile, workload, count, policy, target, rate, queries, duration)
+    if target and found.get("stable") is not False:
+        found |= _bounds(profile, workload, count, target, found["qps"])
+    emit(text.simulate(found), found, json_file)
+
+
+def _target(
+    profile: LatencyProfile, sla_ms: float | None, level: str | None, quantile: float, needed: bool
+) -> Target | None:
+    """The target that the options name, or the paper's for the model; None where neither is known."""
+    known = MODELS.get(profile.model)
+    if sla_ms is None and known is None:
+        if needed or level is not None:
+            raise InputError(
+                f"--sla-ms: expected a target in milliseconds, as {profile.model!r} is no model of the zoo "
+                "and has none of its own"
+            )
+        return None
+    return target_of(sla_ms, level, quantile, known.medium_target_ms if known else 0.0)
+
+
+def _trial(
+    profile: LatencyProfile,
+    workload: Workload,
+    workers: int,
+    policy: Policy,
+    target: Target | None,
+    rate: float,
+    queries: int | None,
+    duration: float | None,
+) -> dict[str, Any]:
+    stream = workload.stream(rate, queries=queries, duration_s=duration)
+    if not len(stream):
+        raise InputError("--duration: expected a time in which at least one query arrives")
+    log = run(
+        policy,
+        stream.arrival_s,
+        stream.size,
+        Tabulated(profile),
+        workers,
+        seed=workload.seed,
+        warmup_s=warmup_s(float(stream.arrival_s[-1]), target),
+        rate_qps=stream.rate_qps,
+    )
+    found = summary_document(summarise(log, target))
+    state = stability_of(log)
+    if state.stable is False:
+        # What queries waited only says how long the trial was.
+        found |= dict.fromkeys(("mean_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms"))
+    return {**found, "load": state.load, "stable": state.stable}
+
+
+def _search(
+    profile: LatencyProfile, workload: Workload, workers: int, policy: Policy, target: Target, seed: int
+) -> dict[str, Any]:
+    sample = workload.stream(1.0, queries=4000).size
+    size = policy.describe().get("batch_size") or workload.sizes.cap
+    found = capacity(
+        virtual_node(profile, workload, workers, target),
+        policy,
+        target,
+        hint_qps=0.8 * saturation_qps(profile, size, sample, workers),
+        settings=Settings.virtual(target),
+        seed=seed,
+    )
+    point = summary_document(found.summary) if found.summary else {}
+    return {**point, **found.to_json(), "qps": found.capacity_qps}
+
+
+def _bounds(
+    profile: LatencyProfile, workload: Workload, workers: int, target: Target, qps: float | None
+) -> dict[str, Any]:
+    """The bounds of the same workload on batch times as they are with all workers busy."""
+    rate = qps or 1.0
+    stream = workload.stream(rate, queries=BOUND_QUERIES)
+    times = batch_times(profile, int(stream.size.max()), workers)
+    alone, shared = (
+        bounds_of(times, workers, target, stream.arrival_s, stream.size, rate_qps=rate, coalescing=c)
+        for c in (False, True)
+    )
+    listed = {f"{b.name}_qps": b.rate_qps for b in (*alone.values(), *shared.values())}
+    return {
+        "bounds": listed,
+        "fraction_of_bound": alone[Kind.O_FCFS].fraction(qps).to_json() if qps else None,
+    }

@@ -1,0 +1,98 @@
+"""A device's waiting line: slices in order of due time, then of arrival."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
+from math import inf
+
+from deeprecsys.core.policy.protocol import Take
+from deeprecsys.core.query import Slice
+
+
+class Line:
+    """The slices that wait for a device, and how many items they hold.
+
+    A heap of (due, number, slice). With one due time for all, numbers rise, and the heap is a plain queue.
+    """
+
+    __slots__ = ("_heap", "_number", "device", "items", "newest_s")
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.items = 0
+        self.newest_s = 0.0
+        self._heap: list[tuple[float, int, Slice]] = []
+        self._number = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._heap)
+
+    @property
+    def slices(self) -> int:
+        return len(self._heap)
+
+    @property
+    def head(self) -> Slice:
+        return self._heap[0][2]
+
+    @property
+    def deferred(self) -> bool:
+        return self._heap[0][0] == inf
+
+    def put(self, slices: list[Slice], due_s: float) -> None:
+        """Slices of one query, in order."""
+        heap, number = self._heap, self._number
+        for part in slices:
+            heappush(heap, (due_s, number, part))
+            number += 1
+            self.items += part.stop - part.start
+        self._number = number
+        self.newest_s = slices[-1].query.arrival_s
+
+    def take(self, wanted: Take, most_slices: int) -> tuple[Slice, ...]:
+        """Remove and return what a batch is to hold, at most `most_slices` slices."""
+        heap = self._heap
+        left = wanted.items
+        if left is None:
+            part = heappop(heap)[2]
+            self.items -= part.stop - part.start
+            return (part,)
+        taken: list[Slice] = []
+        while heap and len(taken) < most_slices:
+            due_s, number, part = heap[0]
+            items = part.stop - part.start
+            if items <= left or not (taken or wanted.split):
+                heappop(heap)
+            elif left > 0 and wanted.split:
+                at = part.start + left
+                heap[0] = (due_s, number, part._replace(start=at))  # the same key: still the least
+                part = part._replace(stop=at)
+                items = left
+            else:
+                break
+            taken.append(part)
+            self.items -= items
+            left -= items
+            if not wanted.merge:
+                break
+        return tuple(taken)
+
+    def defer(self) -> None:
+        """Move all slices of the head's query behind whatever is not deferred."""
+        query = self.head.query
+        self._heap = [
+            (inf if part.query is query else due_s, number, part) for due_s, number, part in self._heap
+        ]
+        heapify(self._heap)
+
+    def drop(self, query_id: int) -> None:
+        """Remove all slices of a query."""
+        kept = [entry for entry in self._heap if entry[2].query.id != query_id]
+        if len(kept) < len(self._heap):
+            self.items = sum(part.items for _, _, part in kept)
+            heapify(kept)
+            self._heap = kept
+
+    def __iter__(self) -> Iterator[Slice]:
+        return (part for _, _, part in self._heap)

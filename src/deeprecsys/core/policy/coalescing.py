@@ -1,0 +1,41 @@
+"""Batches that several queries share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from deeprecsys.core.errors import InputError, at_least
+from deeprecsys.core.policy.adaptive import share
+from deeprecsys.core.policy.protocol import Forming, LineView, Plain, Take, View
+
+
+@dataclass(frozen=True, slots=True)
+class Coalescing(Plain):
+    """Fill batches from the line by items, across queries, and never wait for more.
+
+    A free worker takes what waits, spread over all that are free as in `Adaptive`, up to `batch_size` items.
+    Small queries share a batch's overhead; a large one is cut where a batch is full.
+    """
+
+    batch_size: int
+    finest: int
+
+    def __post_init__(self) -> None:
+        at_least(1, "finest batch", self.finest)
+        at_least(1, "batch size", self.batch_size)
+        if self.finest > self.batch_size:
+            raise InputError(
+                f"finest batch: expected at most the batch size of {self.batch_size}, got {self.finest}"
+            )
+
+    def form(self, line: LineView, view: View, now_s: float) -> Forming:
+        return Take(share(line, view, self.finest, self.batch_size), merge=True)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "policy": "coalescing",
+            "batch_size": self.batch_size,
+            "finest": self.finest,
+            "offload_above": None,
+        }

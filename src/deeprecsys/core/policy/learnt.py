@@ -1,0 +1,38 @@
+"""A batch's time as a line over its items, learnt from batches as they finish."""
+
+from __future__ import annotations
+
+KEEP = 0.998
+"""The weight of the past at each new batch: some 500 batches count."""
+
+
+class LinearTime:
+    """Least squares of seconds over items, with exponential forgetting. Both coefficients are at least 0."""
+
+    __slots__ = ("_n", "_x", "_xx", "_xy", "_y")
+
+    def __init__(self) -> None:
+        self._n = self._x = self._y = self._xx = self._xy = 0.0
+
+    def learn(self, items: int, took_s: float) -> None:
+        self._n = KEEP * self._n + 1.0
+        self._x = KEEP * self._x + items
+        self._y = KEEP * self._y + took_s
+        self._xx = KEEP * self._xx + items * items
+        self._xy = KEEP * self._xy + items * took_s
+
+    def coefficients(self) -> tuple[float, float]:
+        """Seconds per batch and seconds per item; 0 and 0 before the first batch."""
+        if self._n == 0:
+            return 0.0, 0.0
+        x, y = self._x / self._n, self._y / self._n
+        variance = self._xx / self._n - x * x
+        if variance <= 1e-9 * x * x:  # all of one length: no slope can be told
+            return 0.0, y / x
+        slope = min(max((self._xy / self._n - x * y) / variance, 0.0), y / x)
+        return y - slope * x, slope
+
+    def seconds(self, items: int) -> float:
+        """The time of a batch of so many items."""
+        batch_s, item_s = self.coefficients()
+        return batch_s + item_s * items

@@ -1,0 +1,45 @@
+"""What Triton's dynamic batcher does, as a baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from deeprecsys.core.errors import InputError, at_least
+from deeprecsys.core.policy.protocol import Forming, Hold, LineView, Plain, Take, View
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicBatching(Plain):
+    """Merge whole queries up to a maximum batch; wait at most a maximum delay for it to fill.
+
+    Triton refuses a request that is larger than `max_batch_size`. Here it runs alone and whole, since a
+    capacity counts only where every query is served.
+    """
+
+    batch_size: int
+    delay_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least(1, "batch size", self.batch_size)
+        not_negative_s("delay", self.delay_s)
+
+    def form(self, line: LineView, view: View, now_s: float) -> Forming:
+        until_s = line.head.query.arrival_s + self.delay_s
+        if line.items < self.batch_size and now_s < until_s:
+            return Hold(until_s)
+        return Take(self.batch_size, merge=True, split=False)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "policy": "triton",
+            "batch_size": self.batch_size,
+            "delay_ms": 1e3 * self.delay_s,
+            "offload_above": None,
+        }
+
+
+def not_negative_s(field: str, value: float) -> None:
+    """Raise InputError unless `value` is a finite number of at least 0 seconds."""
+    if not 0 <= value < float("inf"):
+        raise InputError(f"{field}: expected a number of at least 0, got {value}")

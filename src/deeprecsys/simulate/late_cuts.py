@@ -1,0 +1,129 @@
+"""The event loop of policies that cut when a worker is free, compiled: `Adaptive` and `Coalescing`.
+
+As `simulate.kernel`, of which it shares the parts: it repeats in arrays what `core.Dispatcher` decides and
+`simulate.driver` does, and tests/simulate/test_fast.py holds them together, event for event. Queries wait in
+order of arrival on one device, so a batch is a run of items from one place in that order to another.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deeprecsys.simulate.kernel import (
+    SERVED,
+    SHED,
+    Batches,
+    Load,
+    Service,
+    compiled,
+    enter,
+    quantile,
+    record,
+)
+
+
+@compiled
+def run_late_cuts(
+    load: Load,
+    service: Service,
+    kept: Batches,
+    workers: int,
+    coarsest: int,
+    finest: int,
+    merge: bool,
+    most_slices: int,
+    most_queries: int,
+    most_items: int,
+) -> tuple[float, int]:
+    """Follow every query to its end; fills `load` (and `kept`); returns worker-seconds and number of batches.
+
+    A free worker takes what waits, spread over all that are free, at least `finest` and at most `coarsest`
+    items: of the first query alone, in equal parts, or with `merge` across queries. In `load`, `left` counts
+    items here. Of a batch that several queries share, `kept.query` is the first.
+    """
+    arrival, size, start, finish, status, left = load
+    seconds, points, level_of, draws = service
+    n, keep, spread = len(arrival), len(kept.query) > 0, len(draws) > 0
+    _, _, rows, width = seconds.shape
+    times = seconds.reshape(-1)
+    ring = 2
+    while ring <= workers:
+        ring *= 2
+    ring_finish, ring_worker = np.zeros(ring), np.zeros(ring, np.int64)  # by finish time
+    head, tail = 0, 0  # of the ring; the difference is running
+    of, offset, items_of = (
+        np.zeros(workers, np.int64),
+        np.zeros(workers, np.int64),
+        np.zeros(workers, np.int64),
+    )
+    idle = np.arange(workers - 1, -1, -1)  # a stack: worker 0 starts first
+    free = workers
+    first, taken, waiting = 0, 0, 0  # the line: its first query, items of that already taken, items in all
+    batch, opened, q, busy_s = 0, 0, 0, 0.0
+    while True:
+        due = arrival[q] if q < n else np.inf
+        if head < tail and ring_finish[head & (ring - 1)] <= due:
+            now = ring_finish[head & (ring - 1)]
+            worker = ring_worker[head & (ring - 1)]
+            head += 1
+            idle[free] = worker
+            free += 1
+            query, at, rest = of[worker], offset[worker], items_of[worker]
+            while rest > 0:
+                if status[query] != SHED:
+                    here = min(size[query] - at, rest)
+                    left[query] -= here
+                    rest -= here
+                    if left[query] == 0:
+                        finish[query], status[query] = now, SERVED
+                        opened -= 1
+                query += 1
+                at = 0
+        elif q < n:
+            now = due
+            if opened >= most_queries or (free == 0 and waiting + size[q] > most_items):
+                status[q] = SHED
+                q += 1
+                continue
+            opened += 1
+            left[q] = size[q]
+            waiting += size[q]
+            q += 1
+        else:
+            return busy_s, batch
+        while free > 0 and waiting > 0:
+            while status[first] == SHED:
+                first += 1
+            wanted = min(max((waiting + free - 1) // free, finest), coarsest)
+            rest = size[first] - taken
+            if not merge:
+                parts = (rest + wanted - 1) // wanted
+                wanted = (rest + parts - 1) // parts
+            free -= 1
+            worker = idle[free]
+            of[worker], offset[worker] = first, taken
+            items, slices = 0, 0
+            while items < wanted and waiting > 0 and slices < most_slices:
+                if status[first] == SHED:
+                    first += 1
+                    continue
+                here = min(size[first] - taken, wanted - items)
+                if taken == 0:
+                    start[first] = now
+                items += here
+                waiting -= here
+                taken += here
+                slices += 1
+                if taken == size[first]:
+                    first += 1
+                    taken = 0
+            items_of[worker] = items
+            level = level_of[0, tail - head + 1]
+            u = draws[batch] if spread else 0.0
+            took = quantile(times, (level * rows + items) * width, points[0, level] - 1, u)
+            busy_s += took
+            enter(ring_finish, ring_worker, 0, ring - 1, head, tail, now + took, worker)
+            tail += 1
+            if keep:
+                record(kept, batch, of[worker], items, 0, worker, now, now + took)
+            batch += 1

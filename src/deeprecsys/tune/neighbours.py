@@ -1,0 +1,138 @@
+"""Hill climbs over more than one knob, and searches one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from deeprecsys.core.policy import Adaptive, Coalescing, Policy
+from deeprecsys.tune.search import Score, Search, Told, batch_size_of, best_of
+
+Neighbours = Callable[[Policy], Sequence[Policy]]
+
+
+class NeighbourClimb:
+    """Tries a policy's neighbours, moves to the best one that is better, until none is. Ask and tell.
+
+    Args:
+        start: where to begin.
+        neighbours: the policies one step away from a policy.
+        floor_qps: what is known to be reached already, by another kind of policy: worth beating.
+    """
+
+    def __init__(self, start: Policy, neighbours: Neighbours, floor_qps: float | None = None) -> None:
+        self._neighbours, self._known_floor = neighbours, floor_qps
+        self._told: list[Told] = []
+        self._seen = {start}
+        self._queue: list[Policy] = [start]
+        self._at: Told | None = None
+
+    def ask(self) -> Policy | None:
+        if not self._queue:
+            best = self.best
+            if best is None or best is self._at:
+                return None
+            self._at = best
+            self._queue = [p for p in self._neighbours(best.policy) if p not in self._seen]
+            self._seen.update(self._queue)
+        return self._queue[0] if self._queue else None
+
+    def tell(self, policy: Policy, score: Score) -> None:
+        self._told.append(Told(policy, score))
+        self._seen.add(policy)
+        if policy in self._queue:
+            self._queue.remove(policy)
+
+    @property
+    def best(self) -> Told | None:
+        return best_of(self._told)
+
+    @property
+    def told(self) -> tuple[Told, ...]:
+        return tuple(self._told)
+
+    @property
+    def floor_qps(self) -> float | None:
+        if self._at is None:
+            return None  # the start is measured in full: its neighbours may be better than what is known
+        best = self.best
+        known = [f for f in (self._known_floor, best.score.low_qps if best else None) if f]
+        return max(known, default=None)
+
+    @property
+    def outstanding(self) -> int:
+        return len(self._queue)
+
+
+class Chain:
+    """Searches in turn, each made when the one before has ended, from the best that is known by then."""
+
+    def __init__(self, first: Search, then: Iterable[Callable[[Told], Search | None]]) -> None:
+        self._done: list[Told] = []
+        self._now: Search = first
+        self._then = list(then)
+
+    def ask(self) -> Policy | None:
+        while (policy := self._now.ask()) is None and self._then:
+            following = self._then.pop(0)
+            best = self.best
+            made = following(best) if best else None
+            if made is not None:
+                self._done += self._now.told
+                self._now = made
+        return policy
+
+    def tell(self, policy: Policy, score: Score) -> None:
+        self._now.tell(policy, score)
+
+    @property
+    def best(self) -> Told | None:
+        return best_of([*self._done, *self._now.told])
+
+    @property
+    def told(self) -> tuple[Told, ...]:
+        return (*self._done, *self._now.told)
+
+    @property
+    def floor_qps(self) -> float | None:
+        known = [f for f in (self._now.floor_qps, *(t.score.low_qps for t in self._done)) if f]
+        return max(known, default=None)
+
+    @property
+    def outstanding(self) -> int:
+        return self._now.outstanding
+
+
+def ladder(value: int, steps: Sequence[int]) -> list[int]:
+    """The steps next to a value, below and above, on a rising ladder."""
+    below = [s for s in steps if s < value]
+    above = [s for s in steps if s > value]
+    return below[-1:] + above[:1]
+
+
+def two_sizes(kind: type[Adaptive] | type[Coalescing], sizes: Sequence[int]) -> Neighbours:
+    """The neighbours of an `Adaptive` or `Coalescing` policy: one size of the two, one rung up or down."""
+
+    def neighbours(policy: Policy) -> Sequence[Policy]:
+        assert isinstance(policy, kind)
+        largest, finest = policy.batch_size, policy.finest
+        pairs = [(b, finest) for b in ladder(largest, sizes)] + [(largest, f) for f in ladder(finest, sizes)]
+        return [kind(b, f) for b, f in pairs if f <= b]
+
+    return neighbours
+
+
+def beyond_fixed(
+    kind: type[Adaptive] | type[Coalescing], sizes: Sequence[int]
+) -> Callable[[Told], Search | None]:
+    """A climb over both sizes of a policy, from the best batch size that is known so far."""
+
+    def make(best: Told) -> Search:
+        known = best.policy
+        if isinstance(known, Adaptive | Coalescing):
+            start: Policy = kind(known.batch_size, known.finest)
+        else:
+            size = batch_size_of(known) or sizes[-1]
+            start = kind(size, size)
+        return NeighbourClimb(start, two_sizes(kind, sizes), best.score.low_qps)
+
+    return make

@@ -1,0 +1,37 @@
+"""Policies drawn at random, of every kind: what holds for a policy is tested on all of them."""
+
+from hypothesis import strategies as st
+
+from deeprecsys.core.policy import (
+    Adaptive,
+    AdditiveIncrease,
+    Coalescing,
+    DeadlineOrder,
+    DeepRecSched,
+    DynamicBatching,
+    FixedSplit,
+    LeastSquares,
+    Static,
+)
+
+SIZES = st.integers(1, 40)
+WAITS = st.just(0.0) | st.floats(1e-4, 0.05)
+
+
+def pairs(kind):
+    """Policies of two sizes, the second at most the first."""
+    return st.tuples(SIZES, SIZES).map(lambda p: kind(max(p), min(p)))
+
+
+BY_NAME = {
+    "static": st.builds(Static, SIZES),
+    "deeprecsched": st.builds(DeepRecSched, SIZES, st.none() | st.integers(0, 60)),
+    "adaptive": pairs(Adaptive),
+    "coalescing": pairs(Coalescing),
+    "deadline": st.builds(DeadlineOrder, SIZES, st.floats(1e-3, 0.1)),
+    "triton": st.builds(DynamicBatching, SIZES, WAITS),
+    "tf-serving": st.builds(FixedSplit, SIZES, WAITS),
+    "bentoml": st.builds(LeastSquares, SIZES),
+    "clipper": st.builds(AdditiveIncrease, st.floats(1e-3, 0.1), st.integers(1, 20)),
+}
+POLICIES = st.one_of(*BY_NAME.values())
