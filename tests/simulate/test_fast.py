@@ -52,13 +52,15 @@ def profiles(draw: st.DrawFn, ties: bool) -> LatencyProfile:
     quantiles = draw(st.integers(1, 1 if ties else 4))
     busy_levels = draw(st.lists(st.integers(1, 6), min_size=1, max_size=3, unique=True))
     points = []
-    for busy in sorted(busy_levels):
+    levels = [(busy, False) for busy in sorted(busy_levels)]
+    levels += [(busy, True) for busy in draw(st.lists(st.integers(1, 6), max_size=2, unique=True))]
+    for busy, after_idle in levels:
         # From 1 to the largest, so that no time is extrapolated.
         middle = draw(st.lists(st.integers(2, LARGEST - 1), max_size=2, unique=True))
         batches = draw(st.sampled_from([[1], [1, *sorted(middle), LARGEST]]))
         for batch in batches:
             times = sorted(draw(st.lists(seconds, min_size=quantiles, max_size=quantiles)))
-            points.append(Point(busy, batch, tuple(times)))
+            points.append(Point(busy, batch, tuple(times), after_idle))
     return LatencyProfile("any", tuple(points))
 
 

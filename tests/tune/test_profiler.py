@@ -20,7 +20,7 @@ class Pretend:
     def mean_s(self, batch, busy):
         return (0.001 + 1e-5 * batch) * (1 + 0.2 * (busy - 1))
 
-    def __call__(self, batch, busy, repeats):
+    def __call__(self, batch, busy, repeats, rest_s):
         self.asked.append((batch, busy, repeats))
         return self.mean_s(batch, busy) * self.rng.uniform(0.9, 1.1, (busy, repeats))
 
@@ -66,10 +66,44 @@ def test_a_cell_that_is_too_slow_for_the_budget_is_measured_a_few_times_still():
     assert found.points[0].mean_s == pytest.approx(10, rel=0.15)
 
 
+def test_batches_after_a_rest_are_measured_apart_and_rest_as_long_as_a_usual_batch():
+    rests = set()
+
+    def measure(batch, busy, repeats, rest_s):
+        rests.add(rest_s)
+        return np.full(repeats, 1e-3 * batch + (5e-4 if rest_s else 0.0))
+
+    plan = ProfilePlan(batches=(1, 100, 200), busy=(1, 2), budget_s=5.0, after_idle=True, rest_batch=120)
+    found = profile(measure, "m", plan)
+    assert sorted(rests) == pytest.approx([0.0, 0.1])
+    for batch in (1, 100, 150):
+        assert found.seconds(batch) == pytest.approx(1e-3 * batch)
+        assert found.rested.seconds(batch, 2) == pytest.approx(1e-3 * batch + 5e-4)
+    assert LatencyProfile.from_json(found.to_json()) == found
+
+
+def test_rare_long_batches_keep_their_share_and_stalls_lose_theirs():
+    rng = np.random.default_rng(2)
+
+    def measure(batch, busy, repeats, rest_s):
+        return np.where(rng.random(repeats) < 0.01, 3.0, rng.uniform(0.9, 1.1, repeats))
+
+    plan = ProfilePlan(batches=(1,), budget_s=2000.0)
+    samples = []
+    found = profile(lambda *a: samples.append(measure(*a)) or samples[-1], "m", plan)
+    assert found.points[0].mean_s == pytest.approx(np.concatenate(samples[1:]).mean(), rel=1e-3)
+
+    once = iter([*[1.0] * 10, 500.0, *[1.0] * 1000])
+    stalled = profile(
+        lambda b, k, n, r: np.array([next(once) for _ in range(n)]), "m", ProfilePlan(batches=(1,))
+    )
+    assert stalled.points[0].seconds[-1] <= 4.0
+
+
 def test_samples_of_the_warm_up_are_left_out():
     calls = []
 
-    def cold(batch, busy, repeats):
+    def cold(batch, busy, repeats, rest_s):
         calls.append(batch)
         return np.full((busy, repeats), 9.0 if len(calls) == 1 else 0.01)
 

@@ -70,7 +70,7 @@ def measure_profile(node: Node, job: Job, budget_s: float) -> LatencyProfile:
     largest = job.node.max_query
     sizes = (*(1 << k for k in range(largest.bit_length()) if 1 << k < largest), largest)
     levels = sorted({1, -(-node.workers // 2), node.workers})
-    plan = ProfilePlan(batches=sizes, busy=tuple(levels), budget_s=budget_s)
+    plan = ProfilePlan(batches=sizes, busy=tuple(levels), budget_s=budget_s, after_idle=True)
     with Bar(f"{job.node.model}: profiling") as bar:
 
         def step(s: ProfileStep) -> None:

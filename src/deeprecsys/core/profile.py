@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from deeprecsys.core.errors import InputError, unknown
 
 FORMAT = "deeprecsys-profile/1"
+POINT_KEYS = ("busy", "batch", "seconds", "after_idle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +21,14 @@ class Point:
     """Times of batches of `batch` items while `busy` workers (itself included) were busy.
 
     `seconds` are equally spaced quantiles from the least to the greatest: one value is a constant,
-    three are least, median and greatest.
+    three are least, median and greatest. `after_idle` says that the worker had been idle before: it must
+    be woken, and its caches have cooled.
     """
 
     busy: int
     batch: int
     seconds: tuple[float, ...]
+    after_idle: bool = False
 
     @property
     def mean_s(self) -> float:
@@ -56,16 +60,19 @@ class LatencyProfile:
     def __post_init__(self) -> None:
         if not self.points:
             raise InputError("profile points: expected at least one, got none")
-        seen: dict[int, int] = {}
+        if all(p.after_idle for p in self.points):
+            raise InputError("profile points: expected at least one that is not after_idle, got none")
+        seen: dict[tuple[int, bool], int] = {}
         for p in self.points:
-            where = f"profile point (busy {p.busy}, batch {p.batch})"
+            where = f"profile point (busy {p.busy}, batch {p.batch}{', after idle' if p.after_idle else ''})"
             if p.batch < 1 or p.busy < 1:
                 raise InputError(f"{where}: expected batch and busy of at least 1")
-            if p.batch <= seen.get(p.busy, 0):
+            level = (p.busy, p.after_idle)
+            if p.batch <= seen.get(level, 0):
                 raise InputError(
-                    f"{where}: expected batch sizes in rising order, got {p.batch} after {seen[p.busy]}"
+                    f"{where}: expected batch sizes in rising order, got {p.batch} after {seen[level]}"
                 )
-            seen[p.busy] = p.batch
+            seen[level] = p.batch
             if not p.seconds:
                 raise InputError(f"{where} seconds: expected at least one time, got none")
             if any(not 0 < s < float("inf") for s in p.seconds):
@@ -76,12 +83,18 @@ class LatencyProfile:
     @property
     def busy_levels(self) -> list[int]:
         """The numbers of busy workers that were measured, rising."""
-        return sorted({p.busy for p in self.points})
+        return sorted({p.busy for p in self.points if not p.after_idle})
+
+    @cached_property
+    def rested(self) -> LatencyProfile:
+        """The times of batches on a worker that was idle before; this very profile where it has none."""
+        points = tuple(replace(p, after_idle=False) for p in self.points if p.after_idle)
+        return replace(self, points=points) if points else self
 
     def curve(self, busy: int) -> list[Point]:
         """The points measured at the level nearest to `busy`, by rising batch size."""
         level = min(self.busy_levels, key=lambda k: (abs(k - busy), k))
-        return [p for p in self.points if p.busy == level]
+        return [p for p in self.points if p.busy == level and not p.after_idle]
 
     def seconds(self, batch: int, busy: int = 1, u: float | None = None) -> float:
         """s(b): linear in b between measured sizes, and along the last segment beyond them.
@@ -116,7 +129,11 @@ class LatencyProfile:
             "threads": self.threads,
             "machine": dict(self.machine),
             "detail": dict(self.detail),
-            "points": [{"busy": p.busy, "batch": p.batch, "seconds": list(p.seconds)} for p in self.points],
+            "points": [
+                {"busy": p.busy, "batch": p.batch, "seconds": list(p.seconds)}
+                | ({"after_idle": True} if p.after_idle else {})
+                for p in self.points
+            ],
         }
 
     @classmethod
@@ -147,15 +164,18 @@ def _point(index: int, data: Any) -> Point:
     if not isinstance(data, dict):
         raise InputError(f"{where}: expected an object, got {data!r}")
     for key in data:
-        if key not in ("busy", "batch", "seconds"):
-            raise unknown(f"key of {where}", str(key), ("busy", "batch", "seconds"))
+        if key not in POINT_KEYS:
+            raise unknown(f"key of {where}", str(key), POINT_KEYS)
     busy = _whole(f"{where} busy", data.get("busy", 1))
     batch = _whole(f"{where} batch", data.get("batch"))
     seconds = data.get("seconds")
     values: list[Any] = seconds if isinstance(seconds, list) else [seconds]
     if any(not isinstance(s, int | float) or isinstance(s, bool) for s in values):
         raise InputError(f"{where} seconds: expected a number or a list of numbers, got {seconds!r}")
-    return Point(busy, batch, tuple(float(s) for s in values))
+    after_idle = data.get("after_idle", False)
+    if not isinstance(after_idle, bool):
+        raise InputError(f"{where} after_idle: expected true or false, got {after_idle!r}")
+    return Point(busy, batch, tuple(float(s) for s in values), after_idle)
 
 
 def _whole(field: str, value: Any) -> int:

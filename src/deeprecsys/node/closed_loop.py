@@ -15,32 +15,39 @@ from deeprecsys.node.trial import no_collection
 PATIENCE_S = 60.0
 
 
-def measure_batches(pool: WorkerPool, batch: int, busy: int, repeats: int, seed: int) -> NDArray[np.float64]:
+def measure_batches(
+    pool: WorkerPool, batch: int, busy: int, repeats: int, seed: int, rest_s: float = 0.0
+) -> NDArray[np.float64]:
     """Times of at least `repeats` batches of `batch` items, with exactly `busy` workers kept busy.
 
     The time is the dispatcher's: from posting the batch to hearing of its end, so that it holds the
     wake-up and the hop, which a schedule pays for too. The first batch of each worker is left out.
 
+    With `rest_s` above 0, worker 0 rests before each of its batches for an exponential time of that mean,
+    and only its batches are timed: what a batch takes after idleness, while the others are busy.
+
     Raises:
         NodeError: a worker died, or a batch failed.
     """
     rng = np.random.default_rng((seed, batch, busy))
-    handles = rng.integers(0, 1 << 63, repeats + 2 * busy, dtype=np.uint64).tolist()
     times: list[float] = []
     posted: dict[int, float] = {}
     fresh = set(range(busy))
+    resting_until: float | None = None
     clock = time.monotonic
 
     def post(worker: int) -> None:
+        handle = int(rng.integers(0, 1 << 63))
         posted[worker] = clock()
-        pool.post(worker, (Part(worker, handles.pop(), 0, batch),))
+        pool.post(worker, (Part(worker, handle, 0, batch),))
 
     with no_collection():
         for worker in range(busy):
             post(worker)
         deadline = clock() + PATIENCE_S
-        while posted:
-            for news in pool.news(1.0):
+        while posted or resting_until is not None:
+            wait_s = 1.0 if resting_until is None else resting_until - clock()
+            for news in pool.news(wait_s):
                 now = clock()
                 if isinstance(news, Down):
                     raise NodeError(
@@ -51,13 +58,20 @@ def measure_batches(pool: WorkerPool, batch: int, busy: int, repeats: int, seed:
                 if news.reply.errors:
                     raise NodeError(f"a batch of {batch} failed: {news.reply.errors[0][1]}")
                 started = posted.pop(news.worker)
+                rests = rest_s > 0 and news.worker == 0
                 if news.worker in fresh:
                     fresh.discard(news.worker)
-                else:
+                elif rests or rest_s == 0:
                     times.append(now - started)
-                if handles and len(times) < repeats:
-                    post(news.worker)
+                if len(times) < repeats:
+                    if rests:
+                        resting_until = now + float(rng.exponential(rest_s))
+                    else:
+                        post(news.worker)
                     deadline = now + PATIENCE_S
+            if resting_until is not None and clock() >= resting_until:
+                resting_until = None
+                post(0)
             if clock() > deadline:
                 raise NodeError(f"a batch of {batch} took longer than {PATIENCE_S:.0f} s")
     return np.asarray(times)

@@ -179,10 +179,13 @@ class Node:
         log = self.run(policy, at_once)
         return count / log.duration_s
 
-    def measure(self, batch: int, busy: int, repeats: int) -> NDArray[np.float64]:
-        """Seconds from dispatch to completion of batches of `batch` items while `busy` workers are busy."""
+    def measure(self, batch: int, busy: int, repeats: int, rest_s: float = 0.0) -> NDArray[np.float64]:
+        """Seconds from dispatch to completion of batches of `batch` items while `busy` workers are busy.
+
+        With `rest_s`, on a worker that rests that long on average before each of its batches.
+        """
         with realtime(), awake():
-            return measure_batches(self.pool, batch, busy, repeats, self.config.seed)
+            return measure_batches(self.pool, batch, busy, repeats, self.config.seed, rest_s)
 
     def touched(self, stream: Stream) -> dict[str, float]:
         """Embedding row bytes that a stream's queries look up at least once, beside the cache's size."""

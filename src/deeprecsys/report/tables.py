@@ -172,13 +172,19 @@ def models(rows: Sequence[Document]) -> Table:
 
 
 def batch_times(doc: Document) -> Table:
-    """A latency profile: for each number of busy workers the median of s(b), its spread and items/s."""
-    points = [p for p in doc.get("points") or [] if p.get("seconds") and f.number(p.get("batch"))]
+    """A latency profile: for each number of busy workers the median of s(b), its spread and items/s.
+
+    Where it was measured, what the median is on a worker that was idle before stands behind.
+    """
+    measured = [p for p in doc.get("points") or [] if p.get("seconds") and f.number(p.get("batch"))]
+    points = [p for p in measured if not p.get("after_idle")]
+    idle_before = [p for p in measured if p.get("after_idle")]
+    rested = {(p.get("busy", 1), p["batch"]): _quantiles(p["seconds"]) for p in idle_before}
     levels = sorted({p.get("busy", 1) for p in points})
     found = {(p.get("busy", 1), p["batch"]): _quantiles(p["seconds"]) for p in points}
     header = ["batch"]
     for k in levels:
-        header += [f"{k} busy: ms", "spread", "items/s"]
+        header += [f"{k} busy: ms", "spread", "items/s", *(["after idle: ms"] if rested else [])]
     rows = []
     for batch in sorted({p["batch"] for p in points}):
         row = [f.count(batch)]
@@ -186,6 +192,9 @@ def batch_times(doc: Document) -> Table:
             least, median, most = found.get((k, batch), (None, None, None))
             spread = f"{f.figure(1e3 * least)}–{f.figure(1e3 * most)}" if least and most else f.NONE
             row += [f.figure(median and 1e3 * median), spread, f.count(median and k * batch / median)]
+            if rested:
+                _, late, _ = rested.get((k, batch), (None, None, None))
+                row.append(f.figure(late and 1e3 * late))
         rows.append(tuple(row))
     return Table(tuple(header), tuple(rows), left=0)
 

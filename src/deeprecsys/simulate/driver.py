@@ -39,7 +39,11 @@ DRAWS = 4096
 
 
 class Service(Protocol):
-    """How long a batch takes."""
+    """How long a batch takes.
+
+    A service with an attribute `rested`, another service, has the times of that one on a worker that was
+    idle before.
+    """
 
     def __call__(self, batch_items: int, busy_workers: int, u: float, /) -> float:
         """Seconds for a batch that starts as `busy_workers` of its device, itself included, are busy.
@@ -141,11 +145,14 @@ class _World:
         self.running: list[tuple[float, int, Batch]] = []  # a heap by finish time, then by order of start
         self._busy = dict.fromkeys(services, 0)
         self._services, self._draws = services, _uniforms(seed)
+        self._rested = {device: getattr(s, "rested", s) for device, s in services.items()}
+        self._ended: dict[tuple[str, int], float] = {}  # when a worker's last batch did
 
     def finished(self) -> tuple[float, Batch]:
         """The batch that finishes next, and when."""
         now_s, _, batch = heappop(self.running)
         self._busy[batch.device] -= 1
+        self._ended[batch.device, batch.worker] = now_s
         return now_s, batch
 
     def carry_out(self, commands: list[Command], now_s: float) -> None:
@@ -153,7 +160,9 @@ class _World:
             match command:
                 case Start(batch):
                     busy = self._busy[batch.device] = self._busy[batch.device] + 1
-                    took_s = self._services[batch.device](batch.items, busy, next(self._draws))
+                    rested = self._ended.get((batch.device, batch.worker)) != now_s
+                    services = self._rested if rested else self._services
+                    took_s = services[batch.device](batch.items, busy, next(self._draws))
                     self.busy_s += took_s
                     heappush(self.running, (now_s + took_s, batch.id, batch))
                     for part in batch.slices:
@@ -176,6 +185,7 @@ class ProfileService:
         self._curves = {level: profile.curve(level) for level in self._levels}
         self._rows: dict[tuple[int, int], list[float] | None] = {}
         self._nearest: dict[int, int] = {}
+        self.rested = self if profile.rested is profile else ProfileService(profile.rested)
 
     def __call__(self, batch_items: int, busy_workers: int, u: float, /) -> float:
         level = self._nearest.get(busy_workers)

@@ -146,6 +146,7 @@ def run(
     ring_finish, ring_worker = np.zeros(2 * ring), np.zeros(2 * ring, np.int64)  # by finish time
     head, tail = np.zeros(2, np.int64), np.zeros(2, np.int64)  # of the rings; the difference is running
     runs, number = np.zeros(2 * k, np.int64), np.zeros(2 * k, np.int64)  # a worker's query and batch
+    ended = np.full(2 * k, -np.inf)  # when a worker's last batch did
     idle, idle_top = np.zeros(2 * k, np.int64), np.array(workers)  # stacks: worker 0 starts first
     for d in range(2):
         for i in range(workers[d]):
@@ -170,6 +171,7 @@ def run(
             now = ring_finish[here]
             worker = ring_worker[here]
             head[device] += 1
+            ended[device * k + worker] = now
             idle[device * k + idle_top[device]] = worker
             idle_top[device] += 1
             done = runs[device * k + worker]
@@ -210,10 +212,11 @@ def run(
             else:
                 part[device] = p + 1
             waiting[device] -= items
-            level = level_of[device, tail[device] - head[device] + 1]
-            row = ((device * levels + level) * rows + items) * width
+            kind = 2 * device + (1 if ended[device * k + worker] < now else 0)
+            level = level_of[kind, tail[device] - head[device] + 1]
+            row = ((kind * levels + level) * rows + items) * width
             u = draws[batch] if spread else 0.0
-            took = quantile(times, row, points[device, level] - 1, u)
+            took = quantile(times, row, points[kind, level] - 1, u)
             busy_s += took
             runs[device * k + worker], number[device * k + worker] = query, batch
             enter(

@@ -44,7 +44,7 @@ def run_late_cuts(
     arrival, size, start, finish, status, left = load
     seconds, points, level_of, draws = service
     n, keep, spread = len(arrival), len(kept.query) > 0, len(draws) > 0
-    _, _, rows, width = seconds.shape
+    _, levels, rows, width = seconds.shape
     times = seconds.reshape(-1)
     ring = 2
     while ring <= workers:
@@ -57,6 +57,7 @@ def run_late_cuts(
         np.zeros(workers, np.int64),
     )
     idle = np.arange(workers - 1, -1, -1)  # a stack: worker 0 starts first
+    ended = np.full(workers, -np.inf)  # when a worker's last batch did
     free = workers
     first, taken, waiting = 0, 0, 0  # the line: its first query, items of that already taken, items in all
     batch, opened, q, busy_s = 0, 0, 0, 0.0
@@ -66,6 +67,7 @@ def run_late_cuts(
             now = ring_finish[head & (ring - 1)]
             worker = ring_worker[head & (ring - 1)]
             head += 1
+            ended[worker] = now
             idle[free] = worker
             free += 1
             query, at, rest = of[worker], offset[worker], items_of[worker]
@@ -118,9 +120,11 @@ def run_late_cuts(
                     first += 1
                     taken = 0
             items_of[worker] = items
-            level = level_of[0, tail - head + 1]
+            kind = 1 if ended[worker] < now else 0
+            level = level_of[kind, tail - head + 1]
             u = draws[batch] if spread else 0.0
-            took = quantile(times, (level * rows + items) * width, points[0, level] - 1, u)
+            row = ((kind * levels + level) * rows + items) * width
+            took = quantile(times, row, points[kind, level] - 1, u)
             busy_s += took
             enter(ring_finish, ring_worker, 0, ring - 1, head, tail, now + took, worker)
             tail += 1

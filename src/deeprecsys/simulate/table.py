@@ -25,6 +25,7 @@ class Tabulated:
         self._points = [len(curve[0].seconds) for curve in self._curves]
         self._rows: list[list[list[float]]] = [[] for _ in self._levels]
         self._quantiles: NDArray[np.float64] | None = None
+        self.rested = self if profile.rested is profile else Tabulated(profile.rested)
 
     def __call__(self, batch_items: int, busy_workers: int, u: float, /) -> float:
         return self._service(batch_items, busy_workers, u)
@@ -68,10 +69,12 @@ class Tabulated:
 class Tables(NamedTuple):
     """The batch times of up to two devices, as the compiled path reads them.
 
+    Row 2 d is of workers of device d that had no rest, row 2 d + 1 of those that were idle before.
+
     Attributes:
-        seconds: [devices, levels, largest batch + 1, quantiles].
-        points: [devices, levels] how many of the quantiles count.
-        level_of: [devices, workers + 1] index of the level for a number of busy workers.
+        seconds: [2 * devices, levels, largest batch + 1, quantiles].
+        points: [2 * devices, levels] how many of the quantiles count.
+        level_of: [2 * devices, workers + 1] index of the level for a number of busy workers.
     """
 
     seconds: NDArray[np.float64]
@@ -86,13 +89,15 @@ class Tables(NamedTuple):
 
 def stack(services: Sequence[Tabulated], workers: Sequence[int], largest: Sequence[int]) -> Tables:
     """The tables of several devices in one, for batches of up to `largest` items each."""
-    quantiles = [t.quantiles(n)[:, : n + 1] for t, n in zip(services, largest, strict=True)]
-    shape = (len(services), *(max(q.shape[axis] for q in quantiles) for axis in range(3)))
+    tables = [kind for service in services for kind in (service, service.rested)]
+    counts = [k for k in workers for _ in range(2)]
+    quantiles = [t.quantiles(n)[:, : n + 1] for t, n in zip(tables, np.repeat(largest, 2), strict=True)]
+    shape = (len(tables), *(max(q.shape[axis] for q in quantiles) for axis in range(3)))
     seconds = np.zeros(shape)
     points = np.ones(shape[:2], dtype=np.int32)
-    level_of = np.zeros((len(services), max(workers) + 1), dtype=np.int32)
-    for d, (table, q) in enumerate(zip(services, quantiles, strict=True)):
-        seconds[d, : q.shape[0], : q.shape[1], : q.shape[2]] = q
-        points[d, : q.shape[0]] = table.quantiles_per_level
-        level_of[d, : workers[d] + 1] = table.level_of(workers[d])
+    level_of = np.zeros((len(tables), max(workers) + 1), dtype=np.int32)
+    for i, (table, q, k) in enumerate(zip(tables, quantiles, counts, strict=True)):
+        seconds[i, : q.shape[0], : q.shape[1], : q.shape[2]] = q
+        points[i, : q.shape[0]] = table.quantiles_per_level
+        level_of[i, : k + 1] = table.level_of(k)
     return Tables(seconds, points, level_of)

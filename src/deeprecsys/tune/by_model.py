@@ -93,13 +93,10 @@ def tune_by_model(
     """
     positive("hint", hint_qps)
     settings = settings or ModelSettings.of(target)
-    ranking = _Ranking(path, target, hint_qps)
+    ranking = Ranking(path, target, hint_qps)
     progress(PhaseStarted("simulate", 0.0))
-    baseline = ranking.capacity(static, None)
-    search.tell(static, Known(baseline, baseline, baseline) if baseline else UNREACHABLE)
-    while (policy := search.ask()) is not None:
-        found = ranking.capacity(policy, search.floor_qps)
-        search.tell(policy, Known(found, found, found) if found else UNREACHABLE)
+    baseline = ranking.tell(search, static, None)
+    ranking.finish(search)
     best = search.best
     if best is None:
         raise unreachable(target, ranking.best_latency_s)
@@ -141,7 +138,7 @@ def _refined(
     )
 
 
-class _Ranking:
+class Ranking:
     """Capacities on the sample path, and what they took."""
 
     def __init__(self, path: PathTrial, target: Target, hint_qps: float) -> None:
@@ -149,7 +146,19 @@ class _Ranking:
         self.best_latency_s = inf
         self.cost = Cost()
 
-    def capacity(self, policy: Policy, floor_qps: float | None) -> float:
+    def finish(self, search: Search) -> None:
+        """Run whatever the search asks for, to its end."""
+        while (policy := search.ask()) is not None:
+            self.tell(search, policy, search.floor_qps)
+
+    def tell(self, search: Search, policy: Policy, floor_qps: float | None) -> float:
+        """Find a policy's capacity and tell it to the search."""
+        found = self.capacity(policy, floor_qps)
+        search.tell(policy, Known(found, found, found) if found else UNREACHABLE)
+        return found
+
+    def capacity(self, policy: Policy, floor_qps: float | None = None) -> float:
+        """The capacity on the path; 0 where there is none, or none above the floor."""
         found = capacity_on_path(self._meets(policy), self._hint_qps, floor_qps=floor_qps)
         if not found and floor_qps is None:
             idle = self._run(policy, IDLE_SHARE * self._hint_qps)

@@ -15,15 +15,18 @@ from deeprecsys.core.profile import LatencyProfile, Point
 
 BATCHES = tuple(1 << k for k in range(11))
 LEAST_SAMPLES = 5
+STALL = 4.0
+"""Times the median: a batch that took longer was held up by something other than its work."""
 
 
 class Measure(Protocol):
     """Times batches on a node; the node supplies it."""
 
-    def __call__(self, batch: int, busy: int, repeats: int, /) -> NDArray[np.float64]:
-        """Have `busy` workers each score `repeats` batches of `batch` items, all at once.
+    def __call__(self, batch: int, busy: int, repeats: int, rest_s: float, /) -> NDArray[np.float64]:
+        """Have `busy` workers score batches of `batch` items, all at once, until `repeats` are timed.
 
-        Returns the seconds of each batch, of all these workers, in any order.
+        Returns the seconds of each batch, of all these workers, in any order. With `rest_s` above 0, one of
+        them rests before each of its batches, for that long on average, and only its batches count.
         """
         ...
 
@@ -48,6 +51,8 @@ class ProfilePlan:
         rounds: passes over all cells, so that a drift of the machine hits all of them alike.
         quantiles: equally spaced, kept of each cell.
         most: samples of one cell and worker in one round, at most.
+        after_idle: whether to measure every cell also on a worker that was idle before: about as long as
+            a batch of `rest_batch` items takes.
     """
 
     batches: tuple[int, ...] = BATCHES
@@ -56,6 +61,8 @@ class ProfilePlan:
     rounds: int = 4
     quantiles: int = 21
     most: int = 500
+    after_idle: bool = False
+    rest_batch: int = 128
 
     def __post_init__(self) -> None:
         positive("profile budget", self.budget_s)
@@ -72,6 +79,7 @@ class ProfilePlan:
 class _Cell:
     batch: int
     busy: int
+    after_idle: bool = False
     samples: list[NDArray[np.float64]] = field(default_factory=list)
     typical_s: float = 0.0
 
@@ -96,23 +104,28 @@ def profile(
         InputError: the callable returned no times, or such as cannot be.
     """
     plan = plan or ProfilePlan()
-    cells = [_Cell(batch, busy) for busy, batch in product(plan.busy, plan.batches)]
-    spent_s = 0.0
+    kinds = (False, True) if plan.after_idle else (False,)
+    cells = [_Cell(batch, busy, rest) for rest, busy, batch in product(kinds, plan.busy, plan.batches)]
+    spent_s = rest_s = 0.0
 
     def run(cell: _Cell, repeats: int) -> NDArray[np.float64]:
         nonlocal spent_s
-        times = np.asarray(measure(cell.batch, cell.busy, repeats), dtype=np.float64).ravel()
+        pause_s = rest_s if cell.after_idle else 0.0
+        times = np.asarray(measure(cell.batch, cell.busy, repeats, pause_s), dtype=np.float64).ravel()
         if not len(times) or not np.isfinite(times).all() or times.min() <= 0:
             raise InputError(
                 f"batch times (batch {cell.batch}, busy {cell.busy}): expected seconds above 0, got {times}"
             )
-        spent_s += float(times.sum()) / cell.busy
+        spent_s += float(times.sum()) / (1 if cell.after_idle else cell.busy) + pause_s * len(times)
         if progress:
             progress(ProfileStep(spent_s, plan.budget_s, cell.batch, cell.busy))
         return times
 
     for cell in cells:
-        cell.typical_s = float(np.median(run(cell, 2)))
+        if cell.after_idle and not rest_s:
+            near = min(cells, key=lambda c: (c.after_idle, abs(c.batch - plan.rest_batch), c.busy))
+            rest_s = near.typical_s
+        cell.typical_s = float(np.median(run(cell, 2))) + (rest_s if cell.after_idle else 0.0)
     for number in range(plan.rounds):
         share_s = max(plan.budget_s - spent_s, 0.0) / ((plan.rounds - number) * len(cells))
         least = -(-LEAST_SAMPLES // plan.rounds)
@@ -135,5 +148,24 @@ def profile(
 
 
 def _point(cell: _Cell, quantiles: int) -> Point:
-    seconds = np.quantile(np.concatenate(cell.samples), np.linspace(0, 1, quantiles))
-    return Point(cell.busy, cell.batch, tuple(float(s) for s in np.maximum.accumulate(seconds)))
+    """The cell's quantiles.
+
+    A stall of the machine, met by one of a few samples, is no such share of what happens: beyond `STALL`
+    medians a time counts as that.
+    """
+    samples = np.concatenate(cell.samples)
+    samples = np.minimum(samples, STALL * np.median(samples))
+    return Point(cell.busy, cell.batch, quantiles_of(samples, quantiles), cell.after_idle)
+
+
+def quantiles_of(samples: NDArray[np.float64], count: int) -> tuple[float, ...]:
+    """Equally spaced quantiles of [n] samples, the greatest lowered until the mean is that of the samples.
+
+    A straight line to the longest of many samples would make times between the last two quantiles far more
+    frequent than they were.
+    """
+    seconds = np.maximum.accumulate(np.quantile(samples, np.linspace(0, 1, count)))
+    inner = float(seconds[0] / 2 + seconds[1:-1].sum())
+    top = 2 * (float(samples.mean()) * (count - 1) - inner)
+    seconds[-1] = min(max(top, seconds[-2]), seconds[-1])
+    return tuple(float(x) for x in seconds)
