@@ -1,0 +1,316 @@
+"""Policies against their bounds on 40 simulated cores: eight models, three targets, and load that changes.
+
+    python benchmarks/policies.py [--quick]     about 15 minutes; --quick: two models, fewer queries
+    python benchmarks/policies.py --tables      only write the tables from what was computed before
+
+Batch times are the means of `profiles/`, as measured with all workers busy, without spread and without
+further contention: then the bounds hold (docs/facts.md §6), and what a policy leaves is its own doing. Every
+policy of a case runs the same queries. Nothing here is a measurement of 40 cores.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from math import exp, log
+from typing import Any
+
+import numpy as np
+
+from common import ROOT, load, put_in, save
+from deeprecsys.bounds import Kind, batch_times, bounds_of
+from deeprecsys.cli.tune import model_search
+from deeprecsys.core.policy import (
+    Adaptive,
+    AdditiveIncrease,
+    Coalescing,
+    DeadlineOrder,
+    DeepRecSched,
+    DynamicBatching,
+    FixedSplit,
+    LeastSquares,
+    Policy,
+    Static,
+)
+from deeprecsys.core.profile import LatencyProfile, Point
+from deeprecsys.core.runlog import Status
+from deeprecsys.core.target import LEVELS, Target, percentile
+from deeprecsys.report import format as f
+from deeprecsys.simulate.fast import run
+from deeprecsys.simulate.table import Tabulated
+from deeprecsys.tune.hill_climb import HillClimb
+from deeprecsys.tune.on_path import capacity_on_path
+from deeprecsys.tune.search import Known, Search, batch_sizes
+from deeprecsys.workload.stream import Workload
+from deeprecsys.zoo import model
+from models import MODELS
+
+CORES = 40
+QUERIES = 20_000
+TOLERANCE = 2e-3
+LOADS = {
+    "diurnal": ("diurnal:3,{day}", "production"),
+    "bursts": ("bursts:3,0.2,{burst}", "production"),
+    "changing sizes": ("poisson", "mix:production@{part},mlperf@{part}"),
+}
+"""Loads that change: a day of a tenth of the run, bursts of 50 targets, two size distributions in turn."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model under one target and load."""
+
+    model: str
+    level: str
+    load: str = "steady"
+    queries: int = QUERIES
+
+    @property
+    def target(self) -> Target:
+        return Target(model(self.model).medium_target_ms / 1e3 * LEVELS[self.level])
+
+
+class Path:
+    """The case's queries at any rate, and what each policy makes of them."""
+
+    def __init__(self, case: Case, about_qps: float) -> None:
+        self.case, self.target = case, case.target
+        self.sims = 0
+        span_s = case.queries / about_qps
+        marks = {"day": span_s / 4, "burst": 50 * self.target.latency_s, "part": span_s / 4}
+        arrivals, sizes = LOADS.get(case.load, ("poisson", "production"))
+        self.workload = Workload.parse(arrivals.format(**marks), sizes.format(**marks), seed=7)
+        self.profile = steady_profile(case.model)
+        self._service = Tabulated(self.profile)
+
+    def stream(self, rate_qps: float) -> Any:
+        return self.workload.stream(rate_qps, queries=self.case.queries)
+
+    def latency_s(self, policy: Policy, rate_qps: float) -> tuple[np.ndarray[Any, Any], bool]:
+        stream = self.stream(rate_qps)
+        log = run(policy, stream.arrival_s, stream.size, self._service, CORES, rate_qps=rate_qps)
+        self.sims += 1
+        return log.latency_s, bool((log.status == Status.SERVED).all())
+
+    def capacity(self, policy: Policy, hint_qps: float, floor_qps: float | None = None) -> float:
+        def meets(rate_qps: float) -> bool:
+            latency_s, served = self.latency_s(policy, rate_qps)
+            return served and percentile(latency_s, self.target.quantile) <= self.target.latency_s
+
+        return capacity_on_path(meets, hint_qps, floor_qps=floor_qps, tolerance=TOLERANCE)
+
+    def finish(self, search: Search, hint_qps: float) -> tuple[Policy | None, float]:
+        """The best policy that a search finds, and its capacity."""
+        while (policy := search.ask()) is not None:
+            found = self.capacity(policy, hint_qps, search.floor_qps)
+            search.tell(policy, Known(found, found, found))
+        return (search.best.policy, search.best.qps) if search.best else (None, 0.0)
+
+
+def steady_profile(name: str) -> LatencyProfile:
+    """The measured profile of a model with all workers busy, as constant times."""
+    (file,) = (ROOT / "profiles").glob(f"*-{name}.json")
+    measured = LatencyProfile.from_json(json.loads(file.read_text()))
+    # A batch that is slower than a longer one was disturbed; the simulator's policies would exploit it.
+    means = np.array([p.mean_s for p in measured.curve(max(measured.busy_levels))])
+    means = np.minimum.accumulate(means[::-1])[::-1]
+    batches = [p.batch for p in measured.curve(max(measured.busy_levels))]
+    points = [Point(1, b, (float(s),)) for b, s in zip(batches, means, strict=True)]
+    return LatencyProfile(name, tuple(points), measured.engine, machine=measured.machine)
+
+
+def compute(case: Case) -> dict[str, Any]:
+    """Bounds, the best fixed batch size, and every policy's best."""
+    began = time.monotonic()
+    profile = steady_profile(case.model)
+    times = batch_times(profile, 1000)
+    about = CORES / float(
+        np.mean([times[min(n, 1000) - 1] for n in Workload.parse(seed=7).stream(1.0, queries=2000).size])
+    )
+    path = Path(case, about)
+    reference = path.stream(about)
+    bounds = {}
+    for shared in (False, True):
+        found = bounds_of(
+            times, CORES, path.target, reference.arrival_s, reference.size, coalescing=shared, rate_qps=about
+        )
+        bounds |= {b.name: b.rate_qps for b in found.values()}
+    hint = 0.9 * bounds["o_fcfs"] if np.isfinite(bounds["o_fcfs"]) and bounds["o_fcfs"] else about
+    sizes = batch_sizes(1000, 25)
+
+    policies: dict[str, dict[str, Any]] = {}
+
+    def keep(name: str, policy: Policy | None, qps: float) -> None:
+        known = policy.describe() if policy else {}
+        tail = {}
+        if policy and qps:
+            latency_s, _ = path.latency_s(policy, qps)
+            tail = {"p99_ms": 1e3 * percentile(latency_s, 0.99)}
+        policies[name] = {"qps": qps, **known, **tail}
+
+    keep("static", Static(25), path.capacity(Static(25), hint))
+    fixed = {b: path.capacity(DeepRecSched(b), hint) for b in sizes}
+    best_b = max(fixed, key=lambda b: fixed[b])
+    keep("best fixed", DeepRecSched(best_b), fixed[best_b])
+    path.sims = 0
+    climbed = path.finish(HillClimb(sizes), hint)
+    keep("hill climb", *climbed)
+    climb_sims = path.sims
+    top = max(hint, fixed[best_b])
+    for name, kind in (("adaptive", Adaptive), ("coalescing", Coalescing)):
+        keep(name, *exhaustive(path, [kind(b, x) for b in sizes for x in sizes if x <= b], top))
+    path.sims = 0
+    searched = path.finish(model_search(sizes), hint)
+    keep("search by model", *searched)
+    search_sims = path.sims
+    for name, candidates in others(case, best_b).items():
+        keep(name, *exhaustive(path, candidates, top))
+    return {
+        "model": case.model, "level": case.level, "load": case.load, "queries": case.queries,
+        "target_ms": 1e3 * path.target.latency_s, "bounds": bounds, "policies": policies,
+        "fixed": fixed, "climb_sims": climb_sims, "search_sims": search_sims,
+        "seconds": time.monotonic() - began,
+    }  # fmt: skip
+
+
+def others(case: Case, best_b: int) -> dict[str, list[Policy]]:
+    """Deadline order, and what other servers do, each with the knobs that its users would try."""
+    limit_s = case.target.latency_s
+    delays = (0.0, limit_s / 10)
+    return {
+        "deadline": [DeadlineOrder(best_b, limit_s)],
+        "tf-serving": [FixedSplit(b, d) for b in sorted({best_b, min(2 * best_b, 1000)}) for d in delays],
+        "triton": [DynamicBatching(1000, d) for d in delays],
+        "bentoml": [LeastSquares(1000)],
+        "clipper": [AdditiveIncrease(limit_s / 2)],
+    }
+
+
+def exhaustive(path: Path, candidates: list[Policy], hint: float) -> tuple[Policy | None, float]:
+    """The best of all candidates."""
+    best, best_qps = None, 0.0
+    for policy in candidates:
+        found = path.capacity(policy, hint, best_qps or None)
+        if found > best_qps:
+            best, best_qps = policy, found
+    return best, best_qps
+
+
+OURS = ("adaptive", "coalescing", "deadline")
+SHARED = ("coalescing", "triton", "tf-serving", "bentoml", "clipper")
+
+
+def share_of_bound(row: dict[str, Any], name: str) -> float:
+    """A policy's share of its own bound: of O_fcfs, with coalescing where it shares batches; O_drop for deadline."""
+    kind = Kind.O_DROP if name == "deadline" else Kind.O_FCFS
+    bound = row["bounds"][f"{kind}{'_coalescing' if name in SHARED else ''}"]
+    return float(row["policies"][name]["qps"] / bound) if bound else float("nan")
+
+
+def main_table(rows: list[dict[str, Any]]) -> str:
+    out = ["| model | target | O_fcfs, QPS | static | best fixed (batch) | adaptive | coalescing | deadline | tf-serving | triton | bentoml | clipper |",
+           "|---|---|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for r in rows:
+        bound = r["bounds"]["o_fcfs"]
+        if not bound:
+            out.append(
+                f"| {r['model']} | {r['target_ms']:g} ms | no query of the largest 5 % fits | | | | | | | | | |"
+            )
+            continue
+
+        def cell(name: str) -> str:
+            return f"{100 * r['policies'][name]['qps'] / bound:.1f}"  # noqa: B023 # used at once
+
+        b = r["policies"]["best fixed"]["batch_size"]
+        cells = [
+            cell(n)
+            for n in ("adaptive", "coalescing", "deadline", "tf-serving", "triton", "bentoml", "clipper")
+        ]
+        best = max(("best fixed", *OURS), key=lambda n: r["policies"][n]["qps"])
+        name = r["model"] if r["load"] == "steady" else f"{r['model']}, {r['load']}"
+        out.append(
+            f"| {name} | {r['target_ms']:g} ms | {f.figure(bound)} | {cell('static')} | "
+            f"{cell('best fixed')} ({b}) | {' | '.join(cells)} |".replace(
+                f"| {cell(best)} |", f"| **{cell(best)}** |"
+            )
+        )
+    return "\n".join(out)
+
+
+def verdict(rows: list[dict[str, Any]]) -> str:
+    """What the must-shows ask, in words."""
+    steady = [r for r in rows if r["load"] == "steady" and r["bounds"]["o_fcfs"]]
+    lines = []
+    for level in LEVELS:
+        shares = [
+            max(share_of_bound(r, n) for n in ("adaptive", "coalescing"))
+            for r in steady
+            if r["level"] == level
+        ]
+        if shares:
+            mean = exp(sum(map(log, shares)) / len(shares))
+            lines.append(
+                f"- {level} target: the better of adaptive and coalescing reaches {100 * min(shares):.1f} % of its bound at the least, {100 * mean:.1f} % in the geometric mean of {len(shares)} models."
+            )
+    climbs = [
+        r["policies"]["hill climb"]["qps"] / r["policies"]["best fixed"]["qps"]
+        for r in rows
+        if r["policies"]["best fixed"]["qps"]
+    ]
+    searches = [
+        r["policies"]["search by model"]["qps"] / max(r["policies"][n]["qps"] for n in ("best fixed", "adaptive", "coalescing"))
+        for r in rows if r["policies"]["best fixed"]["qps"]
+    ]  # fmt: skip
+    over = [(r["model"], r["level"], r["load"], n) for r in rows if r["bounds"]["o_fcfs"] for n in r["policies"]
+            if n in OURS + SHARED and share_drop(r, n) > 1 + TOLERANCE]  # fmt: skip
+    lines += [
+        f"- The hill climb over batch sizes reaches {100 * min(climbs):.1f} % of the best batch size at the least ({len(climbs)} cases).",
+        f"- The search over all policies reaches {100 * min(searches):.1f} % of the exhaustive optimum at the least, with {int(np.median([r['search_sims'] for r in rows]))} simulated trials in the median and no live query.",
+        f"- Policies above their O_drop bound: {over or 'none'}.",
+    ]
+    return "\n".join(lines)
+
+
+def share_drop(row: dict[str, Any], name: str) -> float:
+    """A policy's share of what no policy of its kind exceeds."""
+    bound = row["bounds"][f"o_drop{'_coalescing' if name in SHARED else ''}"]
+    return float(row["policies"][name]["qps"] / bound)
+
+
+def cases(quick: bool) -> list[Case]:
+    if quick:
+        return [Case(m, "medium", load, 4000) for m in MODELS[:2] for load in ("steady", "bursts")]
+    steady = [Case(m, level) for m in MODELS for level in LEVELS]
+    return steady + [Case(m, "medium", load) for m in MODELS for load in LOADS]
+
+
+def main() -> None:
+    rows = load("policies").get("cases", [])
+    if "--tables" not in sys.argv:
+        todo = cases("--quick" in sys.argv)
+        rows = []
+        with ProcessPoolExecutor(2) as pool:
+            for row in pool.map(compute, todo):
+                rows.append(row)
+                best = max(row["policies"], key=lambda n: row["policies"][n]["qps"])
+                print(
+                    f"{row['model']} {row['level']} {row['load']}: {best} best, {row['seconds']:.0f} s",
+                    flush=True,
+                )
+        if "--quick" not in sys.argv:
+            save("policies", {"cores": CORES, "cases": rows})
+    steady, changing = ([r for r in rows if (r["load"] == "steady") == s] for s in (True, False))
+    text = verdict(rows), main_table(steady), main_table(changing)
+    if "--quick" not in sys.argv:
+        for marker, body in zip(
+            ("policy-verdict", "policies-steady", "policies-changing"), text, strict=True
+        ):
+            put_in(ROOT / "docs" / "results.md", marker, body)
+    print("\n\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
