@@ -6,7 +6,7 @@
 In turn, five times: live trials at three shares of the capacity, a search for the capacity, and a latency
 profile; the profiles together are what the simulator is given, so that a machine that drifts does so under
 all of them. The simulator then runs the very arrivals and sizes of the live trials, so that chance is no part
-of the error. The profiles are kept in `profiles/`. Keep the machine idle.
+of the error. Keep the machine idle.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import numpy as np
 
 from common import ROOT, load, put_in, save
 from deeprecsys.cli.live import LiveTrials, baseline, measure_profile, sample_sizes
-from deeprecsys.cli.output import write_json
 from deeprecsys.cli.setup import Job
 from deeprecsys.cli.tune import sizes_of
 from deeprecsys.cli.virtual import SamplePath, virtual_node
@@ -43,7 +42,6 @@ PROFILE_S = 6.0
 TRIAL_S = 3.0
 CAPACITY_S = 9.0
 VOIDS = 4
-PROFILES = ROOT / "profiles"
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -75,8 +73,6 @@ def measure(name: str) -> dict[str, Any]:
             pieces.append(measure_profile(node, job, PROFILE_S))
         profile = mixture(pieces)
         workers, where = node.workers, node.describe()
-    PROFILES.mkdir(exist_ok=True)
-    write_json("profile", PROFILES / f"{machine_name(profile)}-{name}.json", profile.to_json())
     predicted = capacity(
         virtual_node(profile, job.workload, workers, job.target),
         policy, job.target, hint_qps=about_qps, settings=Settings.virtual(job.target),
@@ -150,14 +146,6 @@ def mixture(pieces: list[LatencyProfile]) -> LatencyProfile:
         times = np.concatenate([np.interp(u, knots, piece.points[i].seconds) for piece in pieces])
         points.append(replace(p, seconds=quantiles_of(times, count)))
     return replace(first, points=tuple(points), detail={"pieces": [dict(p.detail) for p in pieces]})
-
-
-def machine_name(profile: LatencyProfile) -> str:
-    """Vendor, vector width and cores of the machine: what a profile's file is named by."""
-    m = profile.machine
-    vendor = str(m["cpu"]).split()[0].lower()
-    isa = "avx512" if "avx512f" in m["isa"] else "avx2"
-    return f"{vendor}-{isa}-{m['cores']}c"
 
 
 def tables(results: dict[str, Any]) -> str:

@@ -49,14 +49,16 @@ from deeprecsys.zoo import model
 from models import MODELS
 
 CORES = 40
-QUERIES = 20_000
+QUERIES = (20_000, 60_000)
+SPAN_TARGETS = 60
+"""A path is so many targets long, within `QUERIES`."""
 TOLERANCE = 2e-3
 LOADS = {
     "diurnal": ("diurnal:3,{day}", "production"),
     "bursts": ("bursts:3,0.2,{burst}", "production"),
-    "changing sizes": ("poisson", "mix:production@{part},mlperf@{part}"),
+    "changing sizes": ("poisson", "mix:production@0,mlperf@{part}/{day}"),
 }
-"""Loads that change: a day of a tenth of the run, bursts of 50 targets, two size distributions in turn."""
+"""Loads that change: two days in the run, twenty bursts, two size distributions in turn."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Case:
     model: str
     level: str
     load: str = "steady"
-    queries: int = QUERIES
+    queries: int | None = None
 
     @property
     def target(self) -> Target:
@@ -74,24 +76,21 @@ class Case:
 
 
 class Path:
-    """The case's queries at any rate, and what each policy makes of them."""
+    """The case's queries, scaled to any rate, and what each policy makes of them."""
 
     def __init__(self, case: Case, about_qps: float) -> None:
-        self.case, self.target = case, case.target
-        self.sims = 0
-        span_s = case.queries / about_qps
-        marks = {"day": span_s / 4, "burst": 50 * self.target.latency_s, "part": span_s / 4}
+        self.target, self.about_qps, self.sims = case.target, about_qps, 0
+        usual = int(np.clip(SPAN_TARGETS * self.target.latency_s * about_qps, *QUERIES))
+        span_s = (case.queries or usual) / about_qps
+        marks = {"day": span_s / 2, "burst": span_s / 20, "part": span_s / 4}
         arrivals, sizes = LOADS.get(case.load, ("poisson", "production"))
-        self.workload = Workload.parse(arrivals.format(**marks), sizes.format(**marks), seed=7)
-        self.profile = steady_profile(case.model)
-        self._service = Tabulated(self.profile)
-
-    def stream(self, rate_qps: float) -> Any:
-        return self.workload.stream(rate_qps, queries=self.case.queries)
+        workload = Workload.parse(arrivals.format(**marks), sizes.format(**marks), seed=7)
+        self.stream = workload.stream(about_qps, queries=case.queries or usual)
+        self._service = Tabulated(steady_profile(case.model))
 
     def latency_s(self, policy: Policy, rate_qps: float) -> tuple[np.ndarray[Any, Any], bool]:
-        stream = self.stream(rate_qps)
-        log = run(policy, stream.arrival_s, stream.size, self._service, CORES, rate_qps=rate_qps)
+        arrival_s = self.stream.arrival_s * (self.about_qps / rate_qps)
+        log = run(policy, arrival_s, self.stream.size, self._service, CORES, rate_qps=rate_qps)
         self.sims += 1
         return log.latency_s, bool((log.status == Status.SERVED).all())
 
@@ -127,11 +126,10 @@ def compute(case: Case) -> dict[str, Any]:
     began = time.monotonic()
     profile = steady_profile(case.model)
     times = batch_times(profile, 1000)
-    about = CORES / float(
-        np.mean([times[min(n, 1000) - 1] for n in Workload.parse(seed=7).stream(1.0, queries=2000).size])
-    )
+    sample = Workload.parse(seed=7).stream(1.0, queries=2000).size
+    about = CORES / float(times[sample - 1].mean())
     path = Path(case, about)
-    reference = path.stream(about)
+    reference = path.stream
     bounds = {}
     for shared in (False, True):
         found = bounds_of(
@@ -169,7 +167,7 @@ def compute(case: Case) -> dict[str, Any]:
     for name, candidates in others(case, best_b).items():
         keep(name, *exhaustive(path, candidates, top))
     return {
-        "model": case.model, "level": case.level, "load": case.load, "queries": case.queries,
+        "model": case.model, "level": case.level, "load": case.load, "queries": len(reference),
         "target_ms": 1e3 * path.target.latency_s, "bounds": bounds, "policies": policies,
         "fixed": fixed, "climb_sims": climb_sims, "search_sims": search_sims,
         "seconds": time.monotonic() - began,
@@ -180,9 +178,11 @@ def others(case: Case, best_b: int) -> dict[str, list[Policy]]:
     """Deadline order, and what other servers do, each with the knobs that its users would try."""
     limit_s = case.target.latency_s
     delays = (0.0, limit_s / 10)
-    return {
-        "deadline": [DeadlineOrder(best_b, limit_s)],
-        "tf-serving": [FixedSplit(b, d) for b in sorted({best_b, min(2 * best_b, 1000)}) for d in delays],
+    ours: dict[str, list[Policy]] = {"deadline": [DeadlineOrder(best_b, limit_s)]}
+    if case.load != "steady":
+        return ours
+    return ours | {
+        "tf-serving": [FixedSplit(best_b, d) for d in delays],
         "triton": [DynamicBatching(1000, d) for d in delays],
         "bentoml": [LeastSquares(1000)],
         "clipper": [AdditiveIncrease(limit_s / 2)],
@@ -222,7 +222,8 @@ def main_table(rows: list[dict[str, Any]]) -> str:
             continue
 
         def cell(name: str) -> str:
-            return f"{100 * r['policies'][name]['qps'] / bound:.1f}"  # noqa: B023 # used at once
+            found = r["policies"].get(name)  # noqa: B023 # used at once
+            return f"{100 * found['qps'] / bound:.1f}" if found else "–"  # noqa: B023
 
         b = r["policies"]["best fixed"]["batch_size"]
         cells = [
