@@ -1,6 +1,7 @@
 """The capacity search, live: against queueing theory on an engine that only waits, and against itself.
 
     python benchmarks/live_search.py [MODEL ...]     by default dlrm-rmc1 and wnd, three times each
+    python benchmarks/live_search.py --no-waiting    keep what was measured of the engine that waits
 
 With constant service times a node of one worker is an M/D/1 queue, and of two an M/D/2 queue, whose
 capacity is known exactly (the formulas are those of `tests/tune/queues.py`). Keep the machine idle.
@@ -9,6 +10,9 @@ capacity is known exactly (the formulas are those of `tests/tune/queues.py`). Ke
 from __future__ import annotations
 
 import sys
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +22,12 @@ from common import ROOT, load, put_in, save
 from deeprecsys.cli.live import LiveTrials, quick_hint_qps
 from deeprecsys.cli.setup import Job
 from deeprecsys.core.policy import DeepRecSched
+from deeprecsys.core.runlog import RunLog
 from deeprecsys.core.target import Target
 from deeprecsys.node.node import Node
 from deeprecsys.report import format as f
 from deeprecsys.tune.capacity import CapacityResult, Settings, capacity
+from deeprecsys.tune.probe import Trial
 
 sys.path.insert(0, str(ROOT))
 from tests.tune.queues import theory_qps
@@ -30,8 +36,8 @@ SERVICE_S = 5e-3
 TARGETS = {1: 10 * SERVICE_S, 2: 6 * SERVICE_S}  # workers -> target
 REPEATS = 3
 BATCH = 256
-BUDGET_S = {"waiting": 120.0, "repeated": 90.0}
-"""Of each search: some 20,000 queries, as a default search (12 s) would see them of a node ten times as fast."""
+BUDGET_S = {"waiting": 120.0, "repeated": 60.0}
+"""Of each search: some 20,000 queries."""
 RESOLUTION = 0.02
 
 
@@ -56,7 +62,8 @@ def waiting(workers: int) -> dict[str, Any]:
     with Node(job.node) as node:
         hop_s = float(np.median(node.measure(10, workers, 200))) - SERVICE_S
         for seed in range(REPEATS):
-            found = search(node, job, DeepRecSched(10), 0.8 * workers / SERVICE_S, seed, "waiting")
+            trial, hint = LiveTrials(node, job), 0.8 * workers / SERVICE_S
+            found = search(trial, job, DeepRecSched(10), hint, seed, "waiting")
             runs.append(brief(found))
     rates = [r["qps"] for r in runs]
     return {
@@ -71,19 +78,58 @@ def waiting(workers: int) -> dict[str, Any]:
 
 
 def repeated(name: str) -> dict[str, Any]:
-    """The capacity of one setting of a real model, found several times with other seeds."""
+    """The capacity of one setting of a real model, found several times with other seeds.
+
+    The searches take turns, trial by trial: a machine whose speed drifts does so under all of them, and
+    what differs between them is the search's doing.
+    """
     job = job_of(model_name=name)
-    with Node(job.node) as node:
+    with Node(job.node) as node, ThreadPoolExecutor(REPEATS) as pool:
         hint = 0.8 * quick_hint_qps(node, job, BATCH)
-        policy = DeepRecSched(BATCH)
-        runs = [brief(search(node, job, policy, hint, seed, "repeated")) for seed in range(REPEATS)]
+        turns = Turns(REPEATS)
+
+        def one(seed: int) -> dict[str, Any]:
+            trial = turns.of(seed, LiveTrials(node, job))
+            try:
+                return brief(search(trial, job, DeepRecSched(BATCH), hint, seed, "repeated"))
+            finally:
+                turns.leave(seed)
+
+        runs = list(pool.map(one, range(REPEATS)))
     rates = [r["qps"] for r in runs]
     return {"model": name, "batch_size": BATCH, "runs": runs, "spread": max(rates) / min(rates) - 1}
 
 
-def search(node: Node, job: Job, policy: DeepRecSched, hint: float, seed: int, kind: str) -> CapacityResult:
+class Turns:
+    """Lets several searches run their trials in turn, one at a time."""
+
+    def __init__(self, parties: int) -> None:
+        self._waiting = deque(range(parties))
+        self._changed = threading.Condition()
+
+    def of(self, party: int, trial: Trial) -> Trial:
+        """The trial, run only when it is this party's turn."""
+
+        def run(*args: Any) -> RunLog:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting[0] == party)
+                log = trial(*args)
+                self._waiting.rotate(-1)
+                self._changed.notify_all()
+            return log
+
+        return run
+
+    def leave(self, party: int) -> None:
+        """A party has ended: nobody waits for it any more."""
+        with self._changed:
+            self._waiting.remove(party)
+            self._changed.notify_all()
+
+
+def search(trial: Trial, job: Job, policy: DeepRecSched, hint: float, seed: int, kind: str) -> CapacityResult:
     settings = replace(Settings.live(job.target), budget_s=BUDGET_S[kind], resolution=RESOLUTION)
-    return capacity(LiveTrials(node, job), policy, job.target, hint_qps=hint, settings=settings, seed=seed)
+    return capacity(trial, policy, job.target, hint_qps=hint, settings=settings, seed=seed)
 
 
 def brief(found: CapacityResult) -> dict[str, Any]:
@@ -115,7 +161,8 @@ def main() -> None:
     names = [a for a in sys.argv[1:] if not a.startswith("-")] or ["dlrm-rmc1", "wnd"]
     result = load("live_search")
     if "--tables" not in sys.argv:
-        result = {"waiting": [waiting(w) for w in TARGETS], "repeated": [repeated(n) for n in names]}
+        queues = result["waiting"] if "--no-waiting" in sys.argv else [waiting(w) for w in TARGETS]
+        result = {"waiting": queues, "repeated": [repeated(n) for n in names]}
         save("live_search", result)
     text = tables(result)
     put_in(ROOT / "docs" / "results.md", "live-search", text)
