@@ -29,6 +29,10 @@ class Coalescing(Plain):
                 f"finest batch: expected at most the batch size of {self.batch_size}, got {self.finest}"
             )
 
+    @property
+    def mixes(self) -> bool:
+        return True
+
     def form(self, line: LineView, view: View, now_s: float) -> Forming:
         return Take(share(line, view, self.finest, self.batch_size), merge=True)
 
