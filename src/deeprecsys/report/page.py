@@ -257,13 +257,12 @@ def _why(view: View) -> Why | None:
 def _beside(view: View) -> list[Facts]:
     """What stands beside the first table: limits, and what the search took; of a trial, its counts."""
     doc = view.doc
-    took = [(name, text.cost_words(doc.get(name) or {})) for name in ("search", "confirmation")]
     if view.kind == "bench" and doc.get("offered") is not None:
         latency = [(k, f.with_unit(f.ms(doc.get(f"{k}_ms")), "ms")) for k in ("mean", "max")]
         return [Facts("Load", tuple((n, v) for n, v in [*text.trial(doc), *latency] if v != f.NONE))]
     found = [
         Facts("Limits", tuple((n, v) for n, v in text.context(doc) if v != f.NONE)),
-        Facts("Cost of the search", tuple((n, v) for n, v in took if v)),
+        Facts("Cost of the search", tuple(text.costs(doc))),
     ]
     return [facts for facts in found if facts.pairs]
 

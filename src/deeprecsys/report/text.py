@@ -51,8 +51,8 @@ def simulate(doc: Document) -> str:
     latency = str(Table(("latency", *names), (("ms", *(f.ms(doc.get(f"{k}_ms")) for k in names)),)))
     if doc.get("stable") is False:
         latency = (
-            f"unstable: the arrivals bring at least {f.share(doc.get('load'))} of what the workers can "
-            "do, and the line grows without end"
+            f"unstable: the arrivals bring at least {f.count(100 * (f.number(doc.get('load')) or 1.0))} % of "
+            "what the workers can do, and the line grows without end"
         )
     elif all(doc.get(f"{k}_ms") is None for k in names):
         latency = ""
@@ -167,8 +167,20 @@ def context(doc: Document) -> list[tuple[str, str]]:
 
 def cost(doc: Document) -> str:
     """What search and confirmation took, a line each."""
-    parts = {"search": doc.get("search") or doc, "confirmation": doc.get("confirmation") or {}}
-    return "\n".join(f"{name}: {words}" for name, part in parts.items() if (words := cost_words(part)))
+    return "\n".join(f"{name}: {words}" for name, words in costs({**doc, "search": doc.get("search") or doc}))
+
+
+def costs(doc: Document) -> list[tuple[str, str]]:
+    """What each part of a search took, by name; live, but for what was simulated."""
+    search = doc.get("search") or {}
+    parts = {
+        "search": search,
+        "search, simulated": search.get("simulated"),
+        "confirmation": doc.get("confirmation"),
+    }
+    return [
+        (n, words) for n, part in parts.items() if isinstance(part, Mapping) and (words := cost_words(part))
+    ]
 
 
 def cost_words(part: Document) -> str:
