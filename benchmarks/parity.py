@@ -110,7 +110,7 @@ def valid(
     20 ms more: the profile leaves such batches out as well (`tune.profiler.STALL`).
     """
     stream = replace(job.workload, seed=seed).stream(rate, duration_s=trial_s)
-    for repetition in range(REPETITIONS + 1):
+    for repeated in range(REPETITIONS + 1):
         recording = Recording()
         log = node.run(policy, stream, job.target, recording=recording)
         stalled = any(
@@ -119,7 +119,7 @@ def valid(
         )
         if not stalled and not summarise(log, job.target).void:
             break
-    return log, repetition
+    return log, repeated
 
 
 def compare(

@@ -9,12 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
-from deeprecsys.cli import cli, errors
 from deeprecsys.zoo import MODELS
+from tests.cli.conftest import Refused
 from tests.node.test_node import alive
 
 SMALL = ["--rows-scale", "0.001"]
@@ -25,25 +24,6 @@ def run(*args: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "deeprecsys", *args], capture_output=True, text=True, timeout=timeout
     )
-
-
-class Refused(Protocol):
-    def __call__(self, *args: str) -> str: ...
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """A call in this very process that is refused; gives the one line that it says."""
-
-    def call(*args: str) -> str:
-        status = errors.run(lambda: cli.main([*args], prog_name="deeprecsys", standalone_mode=False))
-        said = capsys.readouterr()
-        assert status == 2, said
-        assert said.out == ""
-        assert said.err.count("\n") == 1, said.err
-        return said.err
-
-    return call
 
 
 @pytest.mark.parametrize("command", ["models", "profile", "bench", "capacity", "tune", "simulate"])

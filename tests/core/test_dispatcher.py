@@ -24,7 +24,7 @@ from deeprecsys.core.dispatcher import (
     Tick,
 )
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Static
+from deeprecsys.core.policy import CPU, GPU, Coalescing, DeepRecSched, Static
 from deeprecsys.core.query import Batch, Query, Slice, cut
 from tests.core.policies import POLICIES
 
@@ -220,3 +220,36 @@ def test_offloaded_queries_go_whole_and_the_rest_is_cut():
 def test_a_policy_for_a_device_that_is_not_there_is_refused():
     with pytest.raises(InputError, match="without gpu"):
         Dispatcher(DeepRecSched(10, offload_above=50), {CPU: 8})
+
+
+def test_a_batch_holds_at_most_as_many_slices_as_the_limit_says():
+    d = Dispatcher(Coalescing(1000, 1), {CPU: 1}, Limits(slices=3))
+    (first,) = start(d.handle(Arrive(Query(0, 1, 0.0)), 0.0))
+    for i in range(1, 6):
+        d.handle(Arrive(Query(i, 1, 0.0)), 0.0)
+    (second,) = start(d.handle(Finish(first), 1.0))
+    assert [s.query.id for s in second.slices] == [1, 2, 3]
+    (third,) = start(d.handle(Finish(second), 2.0))
+    assert [s.query.id for s in third.slices] == [4, 5]
+
+
+def test_a_shared_batch_that_is_lost_runs_again_slice_by_slice_and_fails_the_bad_one_alone():
+    d = Dispatcher(Coalescing(1000, 1), {CPU: 1})
+    (first,) = start(d.handle(Arrive(Query(0, 1, 0.0)), 0.0))
+    for i in range(1, 4):
+        d.handle(Arrive(Query(i, 5, 0.0)), 0.0)
+    (shared,) = start(d.handle(Finish(first), 1.0))
+    assert len(shared.slices) == 3
+    d.handle(Lost(CPU, 0), 2.0)
+    (one,) = start(d.handle(Ready(CPU, 0), 3.0))
+    assert one.slices == shared.slices[:1], "before the line, and alone"
+    (two,) = start(d.handle(Finish(one), 4.0))
+    assert two.slices == shared.slices[1:2]
+    (failed,) = d.handle(Lost(CPU, 0), 5.0)
+    assert isinstance(failed, Fail)
+    assert failed.query.id == 2
+    (three,) = start(d.handle(Ready(CPU, 0), 6.0))
+    assert three.slices == shared.slices[2:]
+    assert d.handle(Finish(three), 7.0) == [Complete(Query(3, 5, 0.0))]
+    d.check()
+    assert not d._kills, "nothing is remembered of queries that have ended"

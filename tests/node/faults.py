@@ -21,6 +21,15 @@ class DeadlyEngine(EagerEngine):
         super().score(slices)
 
 
+class LonelyEngine(EagerEngine):
+    """Eager, but a batch of several slices kills the worker."""
+
+    def score(self, slices: Sequence[SliceView]) -> None:
+        if len(slices) > 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().score(slices)
+
+
 class RefusingEngine:
     """Cannot be built."""
 

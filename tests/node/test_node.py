@@ -15,17 +15,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deeprecsys.core.dispatcher import Dispatcher, Limits
+from deeprecsys.core.dispatcher import Dispatcher, Limits, Start
 from deeprecsys.core.errors import InputError, NodeError
-from deeprecsys.core.policy import DeepRecSched, Static
+from deeprecsys.core.policy import (
+    Adaptive,
+    AdditiveIncrease,
+    Coalescing,
+    DeadlineOrder,
+    DeepRecSched,
+    DynamicBatching,
+    FixedSplit,
+    LeastSquares,
+    Policy,
+    Static,
+)
 from deeprecsys.core.runlog import Status, summarise
 from deeprecsys.core.target import Target
 from deeprecsys.engine import Assembly, SliceView
 from deeprecsys.engine.eager import EagerEngine
+from deeprecsys.node.mailbox import MAX_SLICES
 from deeprecsys.node.memory import available_bytes
 from deeprecsys.node.node import Node, NodeConfig
 from deeprecsys.node.trial import Recording
 from deeprecsys.workload.stream import Stream
+from tests.core.policies import BY_NAME
 from tests.node.faults import DEADLY_SIZE
 
 SMALL = NodeConfig("dlrm-rmc1", rows_scale=1e-3, workers=2, max_query=100, locality="uniform")
@@ -117,16 +130,58 @@ def test_a_killed_worker_loses_no_query_and_is_replaced(node: Node) -> None:
     assert summarise(after).served == 1.0
 
 
-def test_recorded_events_replayed_give_the_same_commands(node: Node) -> None:
-    recording = Recording()
-    queries = stream(np.random.default_rng(2).integers(1, 101, 200).tolist(), gap_s=5e-4)
-    node.run(DeepRecSched(20), queries, recording=recording)
-    fresh = Dispatcher(DeepRecSched(20), {"cpu": 2})
+POLICIES = [
+    Static(20),
+    DeepRecSched(20),
+    Adaptive(50, 5),
+    Coalescing(64, 8),
+    DeadlineOrder(20, latency_s=0.005),
+    DynamicBatching(64, delay_s=0.002),
+    FixedSplit(32, timeout_s=0.002),
+    LeastSquares(64),
+    AdditiveIncrease(latency_s=0.01),
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda p: p.describe()["policy"])
+def test_every_policy_serves_all_and_its_events_replayed_give_the_same_commands(
+    node: Node, policy: Policy
+) -> None:
+    recording, collect = Recording(), Collect()
+    queries = stream(np.random.default_rng(2).integers(1, 101, 200).tolist(), gap_s=1e-4)
+    log = node.run(policy, queries, hooks=collect, recording=recording)
+    assert summarise(log).served == 1.0
+    assert_all_answered(collect, queries, reference(node, queries))
+    fresh = Dispatcher(policy, {"cpu": 2}, Limits(slices=MAX_SLICES))
     for (now, event), commands in zip(recording.events, recording.commands, strict=True):
         assert fresh.handle(event, now) == commands
         fresh.check()
     assert fresh.completed == 200
-    assert sum(len(b.slices) for b, *_ in recording.batches) == fresh._next_batch
+    assert len(recording.batches) == fresh._next_batch
+    shared = any(len(batch.slices) > 1 for batch, *_ in recording.batches)
+    assert shared == policy.mixes, "or the test shows less than it says"
+
+
+def test_every_kind_of_policy_runs_live() -> None:
+    assert {p.describe()["policy"] for p in POLICIES} == set(BY_NAME)
+
+
+def test_a_killed_worker_has_the_slices_of_its_batch_run_again_alone() -> None:
+    """Six queries at once on one worker: the first runs, the others share a batch, which kills."""
+    recording, collect = Recording(), Collect()
+    queries = stream([10, 20, 30, 40, 50, 60], gap_s=1e-6)
+    with Node(replace(SMALL, engine="tests.node.faults:LonelyEngine", workers=1)) as n:
+        log = n.run(Coalescing(1000, 1), queries, hooks=collect, recording=recording)
+        deaths, expected = n.pool.deaths, reference(n, queries)
+    started = [c.batch for commands in recording.commands for c in commands if isinstance(c, Start)]
+    merged = [b for b in started if len(b.slices) > 1]
+    assert merged
+    assert deaths == len(merged) == log.extra["workers_lost"]
+    assert summarise(log).served == 1.0
+    assert_all_answered(collect, queries, expected)
+    assert all(len(batch.slices) == 1 for batch, *_ in recording.batches), "what was answered ran alone"
+    after = started[started.index(merged[0]) + 1 :]
+    assert [b.slices for b in after[: len(merged[0].slices)]] == [(part,) for part in merged[0].slices]
 
 
 def test_an_id_outside_its_table_fails_its_query_alone(node: Node) -> None:

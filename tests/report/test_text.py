@@ -41,7 +41,7 @@ def test_tune_states_both_points_and_the_ratio() -> None:
     assert "warning" not in said
 
 
-@pytest.mark.parametrize("say", [text.tune, text.bench, text.capacity, text.profile])
+@pytest.mark.parametrize("say", [text.tune, text.bench, text.capacity, text.profile, text.simulate])
 def test_nothing_known_raises_nothing(say) -> None:
     assert isinstance(say({}), str)
     assert isinstance(say(dict.fromkeys([*TUNE, "points", "probes", "point", "interval_qps"])), str)
@@ -79,6 +79,60 @@ def test_capacity_lists_the_rates_that_were_tried() -> None:
     assert said.index("200") < said.index("failed")
     below = {**doc, "qps": None, "interval_qps": [0.0, 30.0]}
     assert "below 30.0 queries/s" in text.capacity(below)
+
+
+def test_policies_that_a_batch_size_does_not_describe_are_named() -> None:
+    found = {"outcome": "found", "batch_size": 256, "offload_above": None}
+    doc = {
+        **TUNE,
+        "tuned": {**TUNE["tuned"], "policy": "coalescing", "batch_size": 256, "finest": 16},
+        "candidates": [
+            {**found, "policy": "deeprecsched", "capacity_qps": 180.0},
+            {**found, "policy": "coalescing", "finest": 16, "capacity_qps": 214.0},
+            {**found, "policy": "adaptive", "finest": 8, "outcome": "below floor", "capacity_qps": None,
+             "interval_qps": [0.0, 190.0]},
+            {**found, "policy": "adaptive", "finest": 1, "outcome": "unreachable"},
+        ],
+        "search": {"trials": 0, "seconds": 0.0, "queries": 0,
+                   "simulated": {"trials": 300, "seconds": 9000.0, "queries": 1_200_000}},
+    }  # fmt: skip
+    said = text.tune(doc)
+    rows = [line.split() for line in said.splitlines()]
+    assert ["–", "256", "–", "180"] in rows
+    assert ["coalescing", "256", "16", "214"] in rows
+    assert ["adaptive", "256", "8", "below", "190"] in rows
+    assert ["adaptive", "256", "1", "misses", "at", "any", "rate"] in rows
+    assert "search: 0 trials, 0 queries" in said
+    assert "search, simulated: 300 trials, 1,200,000 queries" in said
+    assert text.knobs(doc["tuned"]) == "coalescing, batch size 256, finest 16"
+    assert text.knobs({"policy": "clipper", "batch_size": None, "step": 16}) == "clipper, step 16"
+    assert text.knobs({"policy": "triton", "batch_size": 1000, "delay_ms": 0.5}) == (
+        "triton, batch size 1,000, delay 0.5 ms"
+    )
+
+
+def test_bounds_are_those_that_the_fraction_is_of() -> None:
+    bounds = {"capacity_qps": 100.0, "o_fcfs_qps": 90.0, "capacity_coalescing_qps": 300.0}
+    doc = {**TUNE, "bounds": bounds, "fraction_of_bound": {"bound": "o_fcfs_coalescing", "value": 0.9}}
+    assert dict(text.context(doc))["capacity bound"] == "300 queries/s"
+    doc["fraction_of_bound"] = {"bound": "o_fcfs", "value": 0.9}
+    assert dict(text.context(doc))["capacity bound"] == "100 queries/s"
+
+
+def test_what_is_simulated_is_said_to_be() -> None:
+    doc = {
+        **TUNE,
+        **POINT,
+        "simulated": True,
+        "workers": {"cpu": 4},
+        "profile": {"machine": {"cpu": "another"}},
+    }
+    assert [w for w in warnings(doc) if "simulated" in w] == [
+        "simulated: a prediction in virtual time from a latency profile, not a measurement"
+    ]
+    assert not [w for w in warnings(doc) if "another machine" in w], "it was to be simulated here"
+    assert "simulated, 4 workers" in text.simulate(doc)
+    assert not [w for w in warnings({**doc, "simulated": {"p95_ms": 1.0}}) if "prediction" in w]
 
 
 def test_compare_names_what_is_the_same_once() -> None:

@@ -95,24 +95,40 @@ def test_m_m_1_is_exponential() -> None:
     p95_agrees(log, math.log(20) / 0.3)
 
 
+def crommelin(rate: float, service_s: float, t: float) -> float:
+    """P(wait at most t) in M/D/1."""
+    terms = [
+        math.exp(-rate * (i * service_s - t)) * (rate * (i * service_s - t)) ** i / math.factorial(i)
+        for i in range(int(t / service_s) + 1)
+    ]
+    return (1 - rate * service_s) * sum(terms)
+
+
 def test_m_d_1() -> None:
     rate, service_s = 0.8, 1.0
     log = trial(constant(service_s), rate, 1, seed=2)
     agrees(log.latency_s, service_s + rate * service_s**2 / (2 * (1 - rate * service_s)), 0.05)
-
-    def waits_at_most(t: float) -> float:
-        """Crommelin's distribution of the wait."""
-        terms = [
-            math.exp(-rate * (i * service_s - t)) * (rate * (i * service_s - t)) ** i / math.factorial(i)
-            for i in range(int(t / service_s) + 1)
-        ]
-        return (1 - rate * service_s) * sum(terms)
-
-    p95_agrees(log, service_s + float(brentq(lambda t: waits_at_most(t) - 0.95, 0.5, 15)))
+    p95_agrees(log, service_s + float(brentq(lambda t: crommelin(rate, service_s, t) - 0.95, 0.5, 15)))
 
 
-def test_m_g_1_mean_by_pollaczek_khinchine() -> None:
-    """Sizes of production, batch times that rise with the size."""
+def m_g_1_p95_s(ticks: NDArray[np.int64], pmf: NDArray[np.float64], rho: float, tick_s: float) -> float:
+    """p95 of the latency in M/G/1, for service times that are whole numbers of ticks.
+
+    The wait is a geometric number of residual services (Pollaczek and Khinchine), whose density is level
+    within a tick; the sum is a product of transforms.
+    """
+    room = 1 << 15
+    service = np.zeros(room)
+    service[ticks] = pmf
+    longer = 1 - np.cumsum(service)  # P(service > i ticks): the residual's density in the tick after i
+    residual = (longer + np.roll(longer, 1)) / 2 / longer.sum()
+    wait = (1 - rho) / (1 - rho * np.fft.rfft(residual))
+    latency = np.fft.irfft(wait * np.fft.rfft(service), room)
+    return tick_s * float(np.interp(0.95, np.cumsum(latency), np.arange(room) + 0.5))
+
+
+def test_m_g_1() -> None:
+    """Sizes of production, batch times that rise with the size; Pollaczek and Khinchine's formulas."""
     sizes = parse("production")
     assert isinstance(sizes, Discrete)
     profile = LatencyProfile("affine", (Point(1, 1, (0.35e-3,)), Point(1, 1000, (50.3e-3,))))
@@ -121,6 +137,16 @@ def test_m_g_1_mean_by_pollaczek_khinchine() -> None:
     rate = 0.7 / mean
     log = trial(profile, rate, 1, seed=3, sizes=sizes)
     agrees(log.latency_s, mean + rate * square / (2 * (1 - rate * mean)), 0.05)
+    p95_agrees(log, m_g_1_p95_s(6 + np.arange(1, 1001), sizes.pmf, 0.7, 0.05e-3))
+
+
+def test_the_p95_of_m_g_1_is_that_of_m_m_1_and_m_d_1_where_these_apply() -> None:
+    ticks = np.arange(1, 20_000)
+    geometric = 0.001 * 0.999 ** (ticks - 1)
+    found = m_g_1_p95_s(ticks, geometric / geometric.sum(), 0.7, 1e-3)
+    assert found == pytest.approx(math.log(20) / 0.3, rel=1e-3)
+    one = m_g_1_p95_s(np.array([1000]), np.ones(1), 0.8, 1e-3)
+    assert one == pytest.approx(1 + float(brentq(lambda t: crommelin(0.8, 1.0, t) - 0.95, 0.5, 15)), rel=1e-3)
 
 
 @pytest.mark.parametrize("workers", [1, 16])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.core.target import Target
+from tests.tune.queues import theory_qps, wait_tail
 
 TEXT = (Path(__file__).parents[2] / "docs" / "profile-format.md").read_text()
 
@@ -34,6 +38,17 @@ def test_every_python_snippet_runs() -> None:
     assert len(found) == 2
     for text in found:
         exec(compile(text, "docs/profile-format.md", "exec"), names)
+
+
+def test_the_commands_run_and_find_what_theory_says(tmp_path: Path) -> None:
+    """M/D/4 with a service of 10 ms."""
+    (text,) = snippets("sh")
+    command = f'deeprecsys() {{ "{sys.executable}" -m deeprecsys "$@"; }}\n{text}'
+    done = subprocess.run(["sh", "-ec", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    trial, found = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("trial", "capacity"))
+    assert wait_tail(3.4, 4, trial["p95_ms"] / 10 - 1) == pytest.approx(0.05, rel=0.1)
+    assert found["capacity_qps"] == pytest.approx(100 * theory_qps(4, Target(8.0)), rel=0.01)
 
 
 def test_the_tables_name_every_key() -> None:

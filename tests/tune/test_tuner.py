@@ -18,6 +18,7 @@ from deeprecsys.tune import (
     Sweep,
     TrialDone,
     TuneSettings,
+    Verdict,
     batch_sizes,
     tune,
 )
@@ -208,3 +209,20 @@ def test_climb_and_sweep_agree_in_virtual_time():
     for result in (climbed, swept):
         assert result.tuned.qps >= result.static.qps
         assert result.tuned.probe.summary.served == 1
+
+
+def test_in_virtual_time_accuracy_comes_first():
+    settings = TuneSettings.virtual(TARGET)
+    search = HillClimb((64, 256, STATIC.batch_size))
+    result = tune(node(), TARGET, static=STATIC, search=search, hint_qps=600.0, settings=settings)
+    assert result.complete
+    assert result.tuned.met
+    assert result.tuned.qps >= result.static.qps
+    for point in (result.tuned, result.static):
+        assert point.capacity.resolved
+        assert point.capacity.confidence == 0.99
+        assert np.log(point.capacity.high_qps / point.capacity.low_qps) / 2 <= 0.0051
+        assert point.qps == pytest.approx(point.capacity.capacity_qps, rel=0.04)
+        assert point.probe.verdict is not Verdict.FAILED
+    assert result.ratio_low <= result.ratio <= result.ratio_high
+    assert result.ratio_high / result.ratio_low < 1.02

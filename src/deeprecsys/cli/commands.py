@@ -81,7 +81,7 @@ def profile_command(
     """Measure batch times s(b) of MODEL on this machine, with 1 to all workers busy."""
     job = Job.resolve(**options)
     positive("--budget", budget)
-    with run_directory(out_dir, job) as out, start(job) as node:
+    with run_directory(out_dir, job.configuration()) as out, start(job) as node:
         found = measure_profile(node, job, budget).to_json()
         if profile_file:
             write_json("--profile", profile_file, found)
@@ -125,7 +125,7 @@ def bench(
     if duration is None and queries is None and options["trace_file"] is None:
         duration = 10.0
     stream = job.workload.stream(rate, queries=queries, duration_s=duration)
-    with run_directory(out_dir, job) as out, start(job) as node:
+    with run_directory(out_dir, job.configuration()) as out, start(job) as node:
         policy = given_policy(node, job, policy_name, batch_size, offload_above)
         recording = Recording() if out or trace_out else None
         with Bar(f"{job.node.model}: {stream.rate_qps:g} queries/s") as bar:
@@ -169,7 +169,7 @@ def capacity_command(
     if budget is not None:
         settings = Settings(trial_s=settings.trial_s, budget_s=positive("--budget", budget))
     with ExitStack() as stack:
-        out = stack.enter_context(run_directory(out_dir, job))
+        out = stack.enter_context(run_directory(out_dir, job.configuration()))
         node = stack.enter_context(start(job))
         policy = given_policy(node, job, policy_name, batch_size, offload_above)
         size = policy.describe()["batch_size"] or job.node.max_query

@@ -90,8 +90,6 @@ _config = click.option("--config", "config_file", type=click.Path(path_type=Path
                        callback=lambda ctx, _p, value: _defaults(ctx, value),
                        help="Defaults for these options from a TOML file; keys are their names.")  # fmt: skip
 
-json_out = _group(_json, _config)
-
 output = _group(
     _json,
     click.option("--out", "out_dir", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from deeprecsys.cli.setup import Job
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.runlog import Summary
 from deeprecsys.report.json_values import plain
@@ -41,12 +40,12 @@ def write_json(option: str, path: Path, document: Any) -> None:
 
 
 @contextmanager
-def run_directory(path: Path | None, job: Job) -> Iterator[RunWriter | None]:
+def run_directory(path: Path | None, configuration: dict[str, Any]) -> Iterator[RunWriter | None]:
     """The run directory that `--out` names, or None."""
     if path is None:
         yield None
         return
-    with RunWriter(path, job.configuration(), machine_record()) as writer:
+    with RunWriter(path, configuration, machine_record()) as writer:
         yield writer
 
 

@@ -27,19 +27,22 @@ class Knobs:
     """What a policy may be told.
 
     Attributes:
+        name: of the policy.
         batch_size: as given; None for the policy's own default.
         baseline: the static baseline's batch size.
         largest: items of the largest query.
         offload_above: as given.
-        latency_s: the target's.
+        target: what is to be met; None where nobody said.
         arg: what stands behind the policy's name; None for its default.
     """
+
+    name: str
 
     batch_size: int | None
     baseline: int
     largest: int
     offload_above: int | None
-    latency_s: float
+    target: Target | None
     arg: float | None
 
     @property
@@ -55,12 +58,27 @@ class Knobs:
     @property
     def finest(self) -> int:
         """Items of the finest cut: by default a quarter of the batch size."""
-        return max(1, self.cut // 4) if self.arg is None else spec.whole("--policy: finest", self.arg)
+        return self.items("FINEST", max(1, self.cut // 4))
 
     @property
-    def wait_s(self) -> float:
-        """A wait given in milliseconds: by default none."""
-        return (self.arg or 0.0) / 1e3
+    def latency_s(self) -> float:
+        """The target's.
+
+        Raises:
+            InputError: there is no target.
+        """
+        if self.target is None:
+            raise InputError(f"--sla-ms: expected a target in milliseconds, as policy {self.name} needs one")
+        return self.target.latency_s
+
+    def items(self, what: str, default: int) -> int:
+        """The argument as a number of items."""
+        return default if self.arg is None else spec.whole(f"--policy {self.name}: {what}", self.arg)
+
+    def wait_s(self, what: str) -> float:
+        """The argument, given in milliseconds, as a wait: by default none."""
+        most_ms = 1e9
+        return spec.within(f"--policy {self.name}: {what}", self.arg or 0.0, 0.0, most_ms) / 1e3
 
 
 POLICIES: dict[str, tuple[str | None, Callable[[Knobs], Policy]]] = {
@@ -69,10 +87,10 @@ POLICIES: dict[str, tuple[str | None, Callable[[Knobs], Policy]]] = {
     "adaptive": ("FINEST", lambda k: Adaptive(k.cut, k.finest)),
     "coalescing": ("FINEST", lambda k: Coalescing(k.cut, k.finest)),
     "deadline": (None, lambda k: DeadlineOrder(k.cut, k.latency_s)),
-    "triton": ("DELAY_MS", lambda k: DynamicBatching(k.whole, k.wait_s)),
-    "tf-serving": ("TIMEOUT_MS", lambda k: FixedSplit(k.cut, k.wait_s)),
+    "triton": ("DELAY_MS", lambda k: DynamicBatching(k.whole, k.wait_s("DELAY_MS"))),
+    "tf-serving": ("TIMEOUT_MS", lambda k: FixedSplit(k.cut, k.wait_s("TIMEOUT_MS"))),
     "bentoml": (None, lambda k: LeastSquares(k.whole)),
-    "clipper": ("STEP", lambda k: AdditiveIncrease(k.latency_s, spec.whole("--policy: step", k.arg or 16))),
+    "clipper": ("STEP", lambda k: AdditiveIncrease(k.latency_s, k.items("STEP", 16))),
 }
 """Name -> what its argument is, and how it is made."""
 
@@ -87,7 +105,7 @@ def policy_of(
     *,
     baseline: Static,
     largest: int,
-    target: Target,
+    target: Target | None,
 ) -> Policy:
     """The policy that the options name.
 
@@ -96,7 +114,7 @@ def policy_of(
         batch_size, offload_above: as given; None where not.
         baseline: the static baseline.
         largest: items of the largest query.
-        target: what is to be met.
+        target: what is to be met; None where nobody said.
 
     Raises:
         InputError: no such policy, an argument that it does not take, a value that cannot be.
@@ -110,5 +128,9 @@ def policy_of(
     given = spec.numbers(f"--policy {name}", args, {what: float("nan")} if what else {})
     if offload_above is not None and name != "deeprecsched":
         raise InputError(f"--offload-above: expected policy deeprecsched, got {name}, which never offloads")
+    if batch_size is not None and name == "clipper":
+        raise InputError(
+            f"--batch-size: expected none with policy clipper, which finds its own, got {batch_size}"
+        )
     arg = given[0] if args else None
-    return make(Knobs(batch_size, baseline.batch_size, largest, offload_above, target.latency_s, arg))
+    return make(Knobs(name, batch_size, baseline.batch_size, largest, offload_above, target, arg))

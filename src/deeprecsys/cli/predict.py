@@ -6,26 +6,28 @@ from typing import Any
 
 from deeprecsys.bounds import Kind, batch_times, bounds_of
 from deeprecsys.cli.setup import Job
+from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import summarise, warmup_s
+from deeprecsys.core.target import Target
 from deeprecsys.simulate.fast import run
 from deeprecsys.tune.confirm import Confirmed
+from deeprecsys.workload.stream import Stream
 
 SECONDS = 60.0  # of virtual time, and of the sample path of the bounds
 MOST_QUERIES = 60_000
+MOST_ITEMS = 1 << 13
+"""Of a batch that bounds allow for; a cost per batch spread over more is next to nothing per item."""
 
 
 def prediction(profile: LatencyProfile, job: Job, workers: int, point: Confirmed) -> dict[str, Any]:
     """The parts of the JSON of `tune` that come from the profile.
 
-    Bounds take the batch times of all workers busy. The simulator's error is that of the p95 at the
+    The simulator's error is that of the p95 at the
     very rate that was run live: simulated over live, less 1.
     """
     qps, policy = point.qps, point.policy
     stream = job.workload.stream(qps, queries=int(min(SECONDS * qps, MOST_QUERIES)))
-    times = batch_times(profile, job.node.max_query, workers)
-    found = bounds_of(times, workers, job.target, stream.arrival_s, stream.size, rate_qps=qps)
-    o_fcfs = found[Kind.O_FCFS]
     span_s = float(stream.arrival_s[-1])
     log = run(
         policy,
@@ -40,12 +42,42 @@ def prediction(profile: LatencyProfile, job: Job, workers: int, point: Confirmed
     s = summarise(log, job.target)
     simulated_ms = {"p50_ms": s.p50_ms, "p95_ms": s.p95_ms, "p99_ms": s.p99_ms}
     return {
-        "bounds": {
-            "capacity_qps": found[Kind.CAPACITY].rate_qps,
-            "o_fcfs_qps": o_fcfs.rate_qps,
-            "o_drop_qps": found[Kind.O_DROP].rate_qps,
-        },
-        "fraction_of_bound": o_fcfs.fraction(qps).to_json(),
+        **bounds_document(profile, workers, job.target, stream, policy, qps),
         "simulated": simulated_ms,
         "simulator_error": s.p95_ms / point.probe.summary.p95_ms - 1,
+    }
+
+
+def bounds_document(
+    profile: LatencyProfile,
+    workers: int,
+    target: Target,
+    stream: Stream,
+    policy: Policy,
+    met_qps: float | None,
+) -> dict[str, Any]:
+    """What no policy exceeds on a sample path, and the share of it that one reached.
+
+    Batch times are those of all workers busy. Bounds of policies that mix queries in one batch hold for
+    batches of up to the largest query, the largest measured batch or this policy's, whichever is most.
+
+    Args:
+        stream: the sample path.
+        policy: whose bound the fraction is of: one that mixes queries is held against one that allows it.
+        met_qps: the rate at which it met the target; None where it did not.
+    """
+    largest = int(stream.size.max())
+    own = policy.describe()["batch_size"] or MOST_ITEMS
+    longest = max(largest, min(max(own, *(p.batch for p in profile.points)), MOST_ITEMS))
+    found = {
+        mixes: bounds_of(
+            batch_times(profile, longest if mixes else largest, workers),
+            workers, target, stream.arrival_s, stream.size, rate_qps=stream.rate_qps, coalescing=mixes,
+        )
+        for mixes in (False, True)
+    }  # fmt: skip
+    bound = found[policy.mixes][Kind.O_FCFS]
+    return {
+        "bounds": {f"{b.name}_qps": b.rate_qps for bounds in found.values() for b in bounds.values()},
+        "fraction_of_bound": bound.fraction(met_qps).to_json() if met_qps else None,
     }

@@ -16,6 +16,7 @@ from deeprecsys.core.runlog import RunLog
 from deeprecsys.core.target import Target
 from deeprecsys.node.trial import Recording
 from deeprecsys.report.rundir import RunWriter
+from deeprecsys.report.text import knobs
 from deeprecsys.tune.capacity import Settings
 from deeprecsys.tune.events import (
     CapacityDone,
@@ -81,7 +82,7 @@ class Listener:
             for done in self._found:
                 qps = done.result.capacity_qps
                 rate = f"{qps:.4g} queries/s" if qps else f"below {done.result.high_qps:.4g} queries/s"
-                click.echo(f"  batch size {done.policy.describe()['batch_size']}: {rate}")
+                click.echo(f"  {knobs(done.policy.describe())}: {rate}")
 
     def __call__(self, event: Event) -> None:
         if self._out:
@@ -90,13 +91,12 @@ class Listener:
             case PhaseStarted(phase, budget_s):
                 self._phase, self._budget_s, self._phase_began_s = phase, budget_s, self._spent_s
             case CapacityStarted(policy, budget_s, _):
-                self._note = f"batch size {policy.describe()['batch_size']}"
+                self._note = knobs(policy.describe())
                 if not self._phase:
                     self._budget_s = budget_s
             case TrialStarted(policy, rate_qps, duration_s):
                 self._trial_s = duration_s
-                size = policy.describe()["batch_size"]
-                self._note = f"batch size {size} at {rate_qps:.4g} queries/s"
+                self._note = f"{knobs(policy.describe())} at {rate_qps:.4g} queries/s"
             case TrialDone(_, _, seconds, queries, _, void):
                 self._spent_s += seconds
                 self._trials += 1
@@ -122,7 +122,8 @@ class Listener:
         if self._phase == "confirm":
             name = known["role"] = "static" if known["policy"] == "static" else "tuned"
         else:
-            name = f"{self._phase or 'probe'}-b{known['batch_size']}"
+            size = f"-b{known['batch_size']}" if known["batch_size"] else ""
+            name = f"{self._phase or 'probe'}{size}"
         self._out.trial(name, log, recording.batches if recording else None, about=known)
 
     def _show(self, share: float) -> None:

@@ -77,10 +77,16 @@ def target_of(sla_ms: float | None, level: str | None, quantile: float, medium_m
     """The target in milliseconds, or a level of the paper's medium one; the latter's medium by default."""
     if sla_ms is not None and level is not None:
         raise InputError("--sla-ms and --target: expected one of them, got both")
-    if not 0 < quantile < 100:
-        raise InputError(f"--quantile: expected a percentage between 0 and 100, got {quantile:g}")
+    checked_quantile(quantile)
     ms = positive("--sla-ms", sla_ms) if sla_ms is not None else medium_ms * LEVELS[level or "medium"]
     return Target(ms / 1e3, quantile / 100)
+
+
+def checked_quantile(percent: float) -> float:
+    """A quantile in percent, if it can be one."""
+    if not 0 < percent < 100:
+        raise InputError(f"--quantile: expected a percentage between 0 and 100, got {percent:g}")
+    return percent
 
 
 def load_profile(path: Path) -> LatencyProfile:

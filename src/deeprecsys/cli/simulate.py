@@ -7,16 +7,16 @@ from typing import Any
 
 import click
 
-from deeprecsys.bounds import Kind, batch_times, bounds_of
 from deeprecsys.cli import options as opt
-from deeprecsys.cli.output import emit, summary_document
+from deeprecsys.cli.output import emit, report_on, run_directory, summary_document
 from deeprecsys.cli.policies import policy_of
-from deeprecsys.cli.setup import load_profile, target_of
+from deeprecsys.cli.predict import bounds_document
+from deeprecsys.cli.setup import checked_quantile, load_profile, target_of
 from deeprecsys.cli.virtual import virtual_node
 from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.policy import CPU, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.core.runlog import summarise, warmup_s
+from deeprecsys.core.runlog import RunLog, summarise, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.report import text
 from deeprecsys.simulate.fast import run
@@ -24,7 +24,7 @@ from deeprecsys.simulate.stability import stability_of
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.tune.capacity import Settings, capacity
 from deeprecsys.tune.work import saturation_qps
-from deeprecsys.workload.stream import Workload
+from deeprecsys.workload.stream import Stream, Workload
 from deeprecsys.zoo import MODELS
 
 QUERIES = 100_000
@@ -45,7 +45,7 @@ BOUND_QUERIES = 60_000
 @opt.workload
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N",
               help="Seed of sizes, arrivals and service times.")  # fmt: skip
-@opt.json_out
+@opt.output
 def simulate_command(
     profile_file: Path,
     workers: int | None,
@@ -63,6 +63,7 @@ def simulate_command(
     trace_file: Path | None,
     seed: int,
     json_file: str | None,
+    out_dir: Path | None,
 ) -> None:
     """Run the scheduler in virtual time on a latency profile, and set its bounds beside it.
 
@@ -81,31 +82,44 @@ def simulate_command(
         offload_above,
         baseline=Static.baseline(workload.sizes.cap, count),
         largest=workload.sizes.cap,
-        target=target or Target(0.1),
+        target=target,
     )
-    found: dict[str, Any] = {
-        "model": profile.model,
+    stream = None if rate is None else _stream(workload, rate, queries, duration)
+    if stream is None and (queries is not None or duration is not None):
+        raise InputError("--queries, --duration: expected with --rate alone; a search takes what it needs")
+    case = {
         "target": {"quantile": target.quantile, "latency_ms": 1e3 * target.latency_s} if target else None,
         "workload": workload.describe(),
-        "engine": profile.engine,
-        "precision": profile.precision,
-        "threads": profile.threads,
         "workers": {CPU: count},
         "profile": {"file": str(profile_file), "machine": dict(profile.machine)},
         "simulated": True,
         **policy.describe(),
     }
-    if rate is None:
-        assert target is not None
-        found |= _search(profile, workload, count, policy, target, seed)
-    else:
-        positive("--rate", rate)
-        if queries is None and duration is None and trace_file is None:
-            queries = QUERIES
-        found |= _trial(profile, workload, count, policy, target, rate, queries, duration)
-    if target and found.get("stable") is not False:
-        found |= _bounds(profile, workload, count, target, found["qps"])
+    found: dict[str, Any] = {
+        **case,
+        "model": profile.model,
+        "engine": profile.engine,
+        "precision": profile.precision,
+        "threads": profile.threads,
+    }
+    with run_directory(out_dir, {**case, "node": {"model": profile.model}, "seed": seed}) as out:
+        if stream is None:
+            assert target is not None
+            found |= _search(profile, workload, count, policy, target, seed)
+        else:
+            log = _trial(profile, stream, count, policy, target, seed)
+            found |= _outcome(log, target)
+            if out:
+                out.trial("simulated", log, about={**policy.describe(), "simulated": True})
+        if target and found.get("stable") is not False:
+            path_queries = min(BOUND_QUERIES, BOUND_QUERIES if stream is None else len(stream))
+            path = workload.stream(found["qps"] or 1.0, queries=path_queries)
+            met_qps = found["qps"] if stream is None or _met(found, target) else None
+            found |= bounds_document(profile, count, target, path, policy, met_qps)
+        if out:
+            out.result(found)
     emit(text.simulate(found), found, json_file)
+    report_on(out_dir)
 
 
 def _target(
@@ -113,45 +127,55 @@ def _target(
 ) -> Target | None:
     """The target that the options name, or the paper's for the model; None where neither is known."""
     known = MODELS.get(profile.model)
-    if sla_ms is None and known is None:
-        if needed or level is not None:
-            raise InputError(
-                f"--sla-ms: expected a target in milliseconds, as {profile.model!r} is no model of the zoo "
-                "and has none of its own"
-            )
-        return None
-    return target_of(sla_ms, level, quantile, known.medium_target_ms if known else 0.0)
+    if sla_ms is not None or known is not None:
+        return target_of(sla_ms, level, quantile, known.medium_target_ms if known else 0.0)
+    checked_quantile(quantile)
+    if needed or level is not None:
+        raise InputError(
+            f"--sla-ms: expected a target in milliseconds, as {profile.model!r} is no model of the zoo "
+            "and has none of its own"
+        )
+    return None
 
 
-def _trial(
-    profile: LatencyProfile,
-    workload: Workload,
-    workers: int,
-    policy: Policy,
-    target: Target | None,
-    rate: float,
-    queries: int | None,
-    duration: float | None,
-) -> dict[str, Any]:
+def _stream(workload: Workload, rate: float, queries: int | None, duration: float | None) -> Stream:
+    """The load of one trial."""
+    positive("--rate", rate)
+    if queries is None and duration is None and workload.trace is None:
+        queries = QUERIES
     stream = workload.stream(rate, queries=queries, duration_s=duration)
     if not len(stream):
         raise InputError("--duration: expected a time in which at least one query arrives")
-    log = run(
+    return stream
+
+
+def _trial(
+    profile: LatencyProfile, stream: Stream, workers: int, policy: Policy, target: Target | None, seed: int
+) -> RunLog:
+    return run(
         policy,
         stream.arrival_s,
         stream.size,
         Tabulated(profile),
         workers,
-        seed=workload.seed,
+        seed=seed,
         warmup_s=warmup_s(float(stream.arrival_s[-1]), target),
         rate_qps=stream.rate_qps,
     )
-    found = summary_document(summarise(log, target))
+
+
+def _outcome(log: RunLog, target: Target | None) -> dict[str, Any]:
+    """What a trial shows, under the names of the JSON of `bench`."""
     state = stability_of(log)
+    found = {**summary_document(summarise(log, target)), "load": state.load, "stable": state.stable}
     if state.stable is False:
         # What queries waited only says how long the trial was.
-        found |= dict.fromkeys(("mean_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms"))
-    return {**found, "load": state.load, "stable": state.stable}
+        found |= dict.fromkeys(("mean_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms", "misses", "miss_rate"))
+    return found
+
+
+def _met(found: dict[str, Any], target: Target) -> bool:
+    return bool(found["served"] == 1 and found["miss_rate"] <= target.miss_rate)
 
 
 def _search(
@@ -169,21 +193,3 @@ def _search(
     )
     point = summary_document(found.summary) if found.summary else {}
     return {**point, **found.to_json(), "qps": found.capacity_qps}
-
-
-def _bounds(
-    profile: LatencyProfile, workload: Workload, workers: int, target: Target, qps: float | None
-) -> dict[str, Any]:
-    """The bounds of the same workload on batch times as they are with all workers busy."""
-    rate = qps or 1.0
-    stream = workload.stream(rate, queries=BOUND_QUERIES)
-    times = batch_times(profile, int(stream.size.max()), workers)
-    alone, shared = (
-        bounds_of(times, workers, target, stream.arrival_s, stream.size, rate_qps=rate, coalescing=c)
-        for c in (False, True)
-    )
-    listed = {f"{b.name}_qps": b.rate_qps for b in (*alone.values(), *shared.values())}
-    return {
-        "bounds": listed,
-        "fraction_of_bound": alone[Kind.O_FCFS].fraction(qps).to_json() if qps else None,
-    }

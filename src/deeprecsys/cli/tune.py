@@ -69,7 +69,7 @@ def tune_command(
         positive("--budget", budget)
     known = read_profile(profile_file, job) if profile_file else None
     with ExitStack() as stack:
-        out = stack.enter_context(run_directory(out_dir, job))
+        out = stack.enter_context(run_directory(out_dir, job.configuration()))
         node = stack.enter_context(start(job))
         warnings = []
         if known and not same_machine(dict(known.machine), machine_record()):

@@ -262,6 +262,7 @@ class Dispatcher:
         if self._open.pop(query.id, None) is None:
             return []
         self.failed += 1
+        self._kills = {key: kills for key, kills in self._kills.items() if key[0] != query.id}
         for device in self._devices.values():
             device.line.drop(query.id)
             device.again = deque(s for s in device.again if s.query.id != query.id)
@@ -276,13 +277,14 @@ class Dispatcher:
         batch, _ = self._running.pop((name, worker), (None, now_s))
         commands: list[Command] = []
         for part in reversed(batch.slices if batch else ()):
+            if part.query.id not in self._open:
+                continue  # it failed through another slice
             key = (part.query.id, part.start)
             kills = self._kills[key] = self._kills.get(key, 0) + 1
-            if kills >= MAX_KILLS:
-                del self._kills[key]
-                commands += self._fail(part.query, f"{kills} workers died while scoring it")
-            elif part.query.id in self._open:
+            if kills < MAX_KILLS:
                 device.again.appendleft(part)
+            else:
+                commands += self._fail(part.query, f"{kills} workers died while scoring it")
         return commands + self._start(device, now_s)
 
     def _ready(self, name: str, worker: int, now_s: float) -> list[Command]:

@@ -80,11 +80,12 @@ class Line:
 
     def defer(self) -> None:
         """Move all slices of the head's query behind whatever is not deferred."""
-        query = self.head.query
-        self._heap = [
-            (inf if part.query is query else due_s, number, part) for due_s, number, part in self._heap
-        ]
-        heapify(self._heap)
+        heap, query, behind = self._heap, self.head.query, []
+        while heap and heap[0][2].query is query:  # put together, they come together
+            _, number, part = heappop(heap)
+            behind.append((inf, number, part))
+        for entry in behind:
+            heappush(heap, entry)
 
     def drop(self, query_id: int) -> None:
         """Remove all slices of a query."""

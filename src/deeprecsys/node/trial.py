@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, isnan
 from typing import Any, Protocol
 
 import numpy as np
@@ -257,7 +257,7 @@ class LiveTrial:
         self._running[batch.worker] = (batch, now)
         for part in batch.slices:
             i = part.query.id
-            if part.start == 0:
+            if part.start == 0 and isnan(self._start[i]):  # not when it runs again
                 self._start[i] = now
 
     def _end(self, query: Query, status: Status, now: float) -> None:

@@ -17,6 +17,7 @@ from deeprecsys.report.plots import (
     time_line,
     where_time_goes,
 )
+from deeprecsys.report.tables import policy
 from deeprecsys.report.view import View
 
 
@@ -40,10 +41,14 @@ class Illustration:
 def illustrations(view: View) -> Iterator[Illustration]:
     """The plots of one run: those for which it has what they need."""
     if view.candidates:
+        caption = "Bars are the search's intervals; the large marks are the points confirmed by fresh trials."
+        name = policy(view.doc["tuned"] or {})
+        if name != f.NONE:
+            caption += f" The curve is of fixed batch sizes; tuned is {name}, marked at its largest batch."
         yield Illustration(
             "qps-by-batch-size",
             "Capacity against batch size",
-            "Bars are the search's intervals; the large marks are the points confirmed by fresh trials.",
+            caption,
             qps_by_batch_size({"": view.candidates}, view.marks),
         )
     if view.curves:

@@ -18,7 +18,7 @@ from deeprecsys.report.plots import svg
 from deeprecsys.report.rundir import Run
 from deeprecsys.report.tables import Table, target
 from deeprecsys.report.view import View
-from deeprecsys.report.warnings import warnings
+from deeprecsys.report.warnings import simulated, warnings
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,8 @@ def run_page(run: Run, view: View, plots: Sequence[Illustration]) -> Page:
         if view.target
         else str(doc.get("model") or view.name)
     )
+    if simulated(doc):
+        title += ", simulated"
     details = [
         Titled("Every candidate", tables.candidates(doc)),
         Titled("Every rate that was tried for the best point", tables.probes(view.probes)),
@@ -183,6 +185,8 @@ def _subtitle(view: View) -> str:
         "bench": "one trial",
         "profile": "batch times",
     }
+    if simulated(view.doc):
+        said = dict.fromkeys(said, "in virtual time, from a latency profile: not a measurement")
     return said[view.kind] if view.complete else "an unfinished run: what was measured until it ended"
 
 
@@ -215,16 +219,15 @@ def _tuned_cards(doc: Mapping[str, Any]) -> list[Card]:
     if doc.get("kept_static"):
         between = "nothing proved better than static"
 
-    def knobs(point: Mapping[str, Any]) -> str:
-        above = f", above {f.count(point['offload_above'])} offloaded" if point.get("offload_above") else ""
-        return f"queries/s, batch size {f.count(point.get('batch_size'))}{above}"
-
     served = f"of all queries, p99 {f.ms(tuned.get('p99_ms'))} ms"
     return [
         Card(
-            "static", f.figure(static.get("qps")), knobs(static) if static else "misses at any rate", "static"
+            "static",
+            f.figure(static.get("qps")),
+            f"queries/s, {text.knobs(static)}" if static else "misses at any rate",
+            "static",
         ),
-        Card("tuned", f.figure(tuned.get("qps")), knobs(tuned), "tuned"),
+        Card("tuned", f.figure(tuned.get("qps")), f"queries/s, {text.knobs(tuned)}", "tuned"),
         Card("ratio", f.ratio(value), between),
         Card("tuned served", f.share(tuned.get("served")), served),
     ]
@@ -254,13 +257,12 @@ def _why(view: View) -> Why | None:
 def _beside(view: View) -> list[Facts]:
     """What stands beside the first table: limits, and what the search took; of a trial, its counts."""
     doc = view.doc
-    took = [(name, text.cost_words(doc.get(name) or {})) for name in ("search", "confirmation")]
     if view.kind == "bench" and doc.get("offered") is not None:
         latency = [(k, f.with_unit(f.ms(doc.get(f"{k}_ms")), "ms")) for k in ("mean", "max")]
         return [Facts("Load", tuple((n, v) for n, v in [*text.trial(doc), *latency] if v != f.NONE))]
     found = [
         Facts("Limits", tuple((n, v) for n, v in text.context(doc) if v != f.NONE)),
-        Facts("Cost of the search", tuple((n, v) for n, v in took if v)),
+        Facts("Cost of the search", tuple(text.costs(doc))),
     ]
     return [facts for facts in found if facts.pairs]
 
@@ -269,7 +271,7 @@ def _facts(run: Run, doc: Mapping[str, Any]) -> list[Facts]:
     config = run.config or {k: doc.get(k) for k in ("workload", "target") if doc.get(k)}
     node = doc.get("node") if isinstance(doc.get("node"), Mapping) else {}
     return [
-        Facts("Machine", _machine(run, doc)),
+        Facts("Machine that simulated it" if simulated(doc) else "Machine", _machine(run, doc)),
         Facts("Node", tuple(_flat(node or {}))),
         Facts("Configuration", tuple(_flat(config))),
     ]

@@ -14,6 +14,7 @@ from deeprecsys.report.page import comparison_page, differences, html, run_page
 from deeprecsys.report.plots import png
 from deeprecsys.report.rundir import Run
 from deeprecsys.report.view import View, view
+from deeprecsys.report.warnings import simulated
 
 
 def render(runs: Run | Sequence[Run], out: Path) -> list[Path]:
@@ -56,7 +57,8 @@ def render(runs: Run | Sequence[Run], out: Path) -> list[Path]:
 def run_text(shown: View) -> str:
     """One run for a terminal: what is missing, the result, why."""
     said = {"tune": text.tune, "capacity": text.capacity, "bench": text.bench, "profile": text.profile}
-    parts = ["\n".join(f"incomplete: {p}" for p in shown.problems), said[shown.kind](shown.doc)]
+    words = text.simulate if simulated(shown.doc) else said[shown.kind]
+    parts = ["\n".join(f"incomplete: {p}" for p in shown.problems), words(shown.doc)]
     if shown.main is not None and len(shown.main.log.size):
         log, slices = shown.main.log, shown.main.slices
         stories = [f"- {s}" for s in explain(log, slices, shown.target)]

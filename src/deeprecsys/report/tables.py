@@ -64,9 +64,21 @@ class Table:
         return Table(header, tuple(rows))
 
 
+FIXED = (None, "static", "deeprecsched")
+"""Policies that one batch size describes."""
+
+
+def policy(doc: Document) -> str:
+    """The name of a policy that a batch size alone does not describe."""
+    name = doc.get("policy")
+    return f.NONE if name in FIXED else str(name)
+
+
 _POINT: tuple[tuple[str, Callable[[Document], str]], ...] = (
     ("QPS", lambda d: f.figure(d.get("qps", d.get("rate_qps")))),
+    ("policy", policy),
     ("batch", lambda d: f.count(d.get("batch_size"))),
+    ("finest", lambda d: f.count(d.get("finest"))),
     ("offload above", lambda d: f.count(d.get("offload_above"))),
     ("engine", lambda d: str(d.get("engine") or f.NONE)),
     ("precision", lambda d: str(d.get("precision") or f.NONE)),
@@ -75,7 +87,7 @@ _POINT: tuple[tuple[str, Callable[[Document], str]], ...] = (
     ("p99 ms", lambda d: f.ms(d.get("p99_ms"))),
     ("served", lambda d: f.share(d.get("served"))),
 )
-_OPTIONAL = ("offload above", "engine", "precision")
+_OPTIONAL = ("policy", "finest", "offload above", "engine", "precision")
 
 
 def points(doc: Document) -> list[tuple[str, Document]]:
@@ -115,11 +127,19 @@ def candidates(doc: Document) -> Table:
     """The operating points that a search tried."""
     given = sorted(doc.get("candidates") or [], key=lambda c: f.number(c.get("batch_size")) or 0)
     rows = tuple(
-        (f.count(c.get("batch_size")), f.count(c.get("offload_above")), *_found(c), f.count(c.get("trials")))
+        (
+            policy(c),
+            f.count(c.get("batch_size")),
+            f.count(c.get("finest")),
+            f.count(c.get("offload_above")),
+            *_found(c),
+            f.count(c.get("trials")),
+        )
         for c in given
     )
-    header = ("batch", "offload above", "capacity QPS", "interval", "trials")
-    return Table(header, rows, left=0).without_empty(("offload above",))
+    header = ("policy", "batch", "finest", "offload above", "capacity QPS", "interval", "trials")
+    table = Table(header, rows, left=1)
+    return table.without_empty(("policy", "finest", "offload above", "interval", "trials"))
 
 
 def _found(candidate: Document) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from math import inf
 from deeprecsys.report import format as f
 from deeprecsys.report import tables
 from deeprecsys.report.tables import GAP, Document, Table, target
-from deeprecsys.report.warnings import warnings
+from deeprecsys.report.warnings import simulated, warnings
 
 
 def models(rows: Sequence[Document]) -> str:
@@ -40,30 +40,34 @@ def bench(doc: Document) -> str:
 def simulate(doc: Document) -> str:
     """One trial or a capacity in virtual time, and its bounds."""
     words = [f"{_model(doc)}, simulated", f"{f.count((doc.get('workers') or {}).get('cpu'))} workers"]
-    words += [str(doc.get("policy")), operating_point(doc)]
-    if doc.get("target"):
+    words.append(operating_point(doc))
+    searched = "probes" in doc
+    if searched:
         words.insert(1, target(doc))
-    qps = f.number(doc.get("qps"))
-    found = f"{f.figure(qps)} queries/s" if qps is not None else "no capacity found"
-    title = ", ".join(words) + f": {found}"
+    title = (
+        ", ".join(words) + ": " + (_capacity(doc) if searched else f"{f.figure(doc.get('qps'))} queries/s")
+    )
     names = ("mean", "p50", "p95", "p99", "max")
     latency = str(Table(("latency", *names), (("ms", *(f.ms(doc.get(f"{k}_ms")) for k in names)),)))
     if doc.get("stable") is False:
         latency = (
-            f"unstable: the arrivals bring at least {f.share(doc.get('load'))} of what the workers can "
-            "do, and the line grows without end"
+            f"unstable: the arrivals bring at least {f.count(100 * (f.number(doc.get('load')) or 1.0))} % of "
+            "what the workers can do, and the line grows without end"
         )
     elif all(doc.get(f"{k}_ms") is None for k in names):
         latency = ""
-    pairs = [("served", _served(doc)), ("utilisation", f.share(doc.get("utilisation")))]
-    return _join(title, latency, _pairs(pairs + context(doc)), cautions(doc))
+    reached = "" if searched else met(doc)
+    pairs = [("target", f"{target(doc)}: {reached}")] if reached else []
+    return _join(title, latency, _pairs(pairs + trial(doc) + context(doc)), cautions(doc))
 
 
 def trial(doc: Document) -> list[tuple[str, str]]:
     """What a trial was besides its latencies, by name."""
+    found = [("served", _served(doc)), ("utilisation", f.share(doc.get("utilisation")))]
+    if simulated(doc):  # the source of virtual time is never late, and nothing ran offline
+        return found
     return [
-        ("served", _served(doc)),
-        ("utilisation", f.share(doc.get("utilisation"))),
+        *found,
         ("lateness p99", f.with_unit(f.ms(doc.get("lateness_p99_ms")), "ms, of the load source")),
         ("offline rate", f.with_unit(f.figure(doc.get("offline_qps")), "queries/s")),
     ]
@@ -71,21 +75,25 @@ def trial(doc: Document) -> list[tuple[str, str]]:
 
 def capacity(doc: Document) -> str:
     """The highest rate of one policy, the rate that was tried and met the target, and all others."""
-    low, high = (doc.get("interval_qps") or (None, None))[:2]
-    found = f.number(doc.get("qps", doc.get("capacity_qps")))
-    title = f"{_model(doc)}, {target(doc)}, {operating_point(doc)}: "
-    if found is None:
-        title += f"below {f.figure(high)} queries/s" if f.number(high) else "no capacity found"
-    else:
-        title += f"{f.figure(found)} queries/s"
-        if f.number(low) is not None:
-            title += f", {f.interval(low, high)} at {f.share(doc.get('confidence'))} confidence"
+    title = f"{_model(doc)}, {target(doc)}, {operating_point(doc)}: {_capacity(doc)}"
     point = doc.get("point") or {}
     tried = (
         f"highest rate that was tried and met it: {f.figure(point['rate_qps'])} queries/s" if point else ""
     )
     rates = tables.probes(doc.get("probes") or [])
     return _join(title, tried, str(rates) if rates else "", cost(doc), where(doc), cautions(doc))
+
+
+def _capacity(doc: Document) -> str:
+    """A capacity and its interval."""
+    low, high = (doc.get("interval_qps") or (None, None))[:2]
+    found = f.number(doc.get("qps", doc.get("capacity_qps")))
+    if found is None:
+        return f"below {f.figure(high)} queries/s" if f.number(high) else "no capacity found"
+    words = f"{f.figure(found)} queries/s"
+    if f.number(low) is not None:
+        words += f", {f.interval(low, high)} at {f.share(doc.get('confidence'))} confidence"
+    return words
 
 
 def tune(doc: Document) -> str:
@@ -141,14 +149,17 @@ def cautions(doc: Document) -> str:
 def context(doc: Document) -> list[tuple[str, str]]:
     """Offline rate, bounds and how far the simulator was, by name."""
     bounds, part = doc.get("bounds") or {}, doc.get("fraction_of_bound") or {}
+    # Where queries share batches, so do those that the bounds allow.
+    mixed = "_coalescing" if str(part.get("bound", "")).endswith("_coalescing") else ""
     fraction = f.NONE
     if f.number(part.get("value")) is not None:
         fraction = f"{f.share(part['value'])} of {part.get('bound', 'the bound')}"
     return [
         ("offline rate", f.with_unit(f.figure(doc.get("offline_qps")), "queries/s, nobody waiting")),
-        ("capacity bound", f.with_unit(f.figure(bounds.get("capacity_qps")), "queries/s")),
-        ("O_fcfs bound", f.with_unit(f.figure(bounds.get("o_fcfs_qps")), "queries/s")),
-        ("O_drop bound", f.with_unit(f.figure(bounds.get("o_drop_qps")), "queries/s")),
+        *(
+            (f"{name} bound", f.with_unit(f.figure(bounds.get(f"{key}{mixed}_qps")), "queries/s"))
+            for name, key in (("capacity", "capacity"), ("O_fcfs", "o_fcfs"), ("O_drop", "o_drop"))
+        ),
         ("reached", fraction),
         ("simulator error", f.with_unit(f.signed_share(doc.get("simulator_error")), "in p95, against live")),
     ]
@@ -156,8 +167,20 @@ def context(doc: Document) -> list[tuple[str, str]]:
 
 def cost(doc: Document) -> str:
     """What search and confirmation took, a line each."""
-    parts = {"search": doc.get("search") or doc, "confirmation": doc.get("confirmation") or {}}
-    return "\n".join(f"{name}: {words}" for name, part in parts.items() if (words := cost_words(part)))
+    return "\n".join(f"{name}: {words}" for name, words in costs({**doc, "search": doc.get("search") or doc}))
+
+
+def costs(doc: Document) -> list[tuple[str, str]]:
+    """What each part of a search took, by name; live, but for what was simulated."""
+    search = doc.get("search") or {}
+    parts = {
+        "search": search,
+        "search, simulated": search.get("simulated"),
+        "confirmation": doc.get("confirmation"),
+    }
+    return [
+        (n, words) for n, part in parts.items() if isinstance(part, Mapping) and (words := cost_words(part))
+    ]
 
 
 def cost_words(part: Document) -> str:
@@ -183,12 +206,25 @@ def where(doc: Document) -> str:
 
 def operating_point(doc: Document) -> str:
     """Batch size, threshold and engine in words."""
-    parts = []
-    if f.number(doc.get("batch_size")) is not None:
-        parts.append(f"batch size {f.count(doc['batch_size'])}")
-    if f.number(doc.get("offload_above")) is not None:
-        parts.append(f"offload above {f.count(doc['offload_above'])} items")
-    return ", ".join([*parts, _engine(doc)])
+    return ", ".join(p for p in (knobs(doc), _engine(doc)) if p)
+
+
+KNOBS = {
+    "batch_size": "batch size {}",
+    "finest": "finest {}",
+    "delay_ms": "delay {} ms",
+    "timeout_ms": "timeout {} ms",
+    "step": "step {}",
+    "offload_above": "offload above {} items",
+}
+
+
+def knobs(doc: Document) -> str:
+    """A policy's name, where a batch size alone does not describe it, and its knobs."""
+    name = tables.policy(doc)
+    values = ((f.number(doc.get(k)), words) for k, words in KNOBS.items())
+    known = [words.format(f"{v:,.10g}") for v, words in values if v is not None]
+    return ", ".join([*([] if name == f.NONE else [name]), *known])
 
 
 def met(doc: Document) -> str:

@@ -16,6 +16,7 @@ from deeprecsys.core.target import Target
 from deeprecsys.report.format import number
 from deeprecsys.report.plots import Candidate, Curve
 from deeprecsys.report.rundir import Run
+from deeprecsys.report.tables import FIXED
 from deeprecsys.report.trialfile import TrialRecord
 
 ROLES = ("static", "tuned")
@@ -135,6 +136,7 @@ def _from_events(run: Run) -> dict[str, Any]:
         "model": _object(run.config.get("node")).get("model"),
         "target": run.config.get("target"),
         "workload": run.config.get("workload"),
+        "simulated": run.config.get("simulated"),
         "machine": run.machine,
     }
     done = [dict(e) for e in run.events if e.get("event") == "CapacityDone"]
@@ -162,11 +164,11 @@ def _target(doc: Mapping[str, Any]) -> Target | None:
 
 
 def _candidates(doc: Mapping[str, Any]) -> tuple[Candidate, ...]:
-    """One a batch size on the CPU: what was found last, which is the finer look."""
+    """One a fixed batch size on the CPU: what was found last, which is the finer look."""
     found: dict[int, Candidate] = {}
     for c in _objects(doc.get("candidates")):
         size = number(c.get("batch_size"))
-        if size is None or number(c.get("offload_above")) is not None:
+        if size is None or number(c.get("offload_above")) is not None or c.get("policy") not in FIXED:
             continue
         low, high = _pair(c.get("interval_qps"))
         qps = 0.0 if c.get("outcome") == "unreachable" else number(c.get("capacity_qps", c.get("qps")))
@@ -196,7 +198,7 @@ def _records(run: Run, point: Mapping[str, Any], role: str, target: Target | Non
 
 def _fits(trial: TrialRecord, point: Mapping[str, Any]) -> bool:
     """Whether a trial can be of an operating point, by what is known of both."""
-    knobs = ("batch_size", "offload_above")
+    knobs = ("policy", "batch_size", "finest", "offload_above")
     return all(trial.about.get(k) == point.get(k) for k in knobs if k in trial.about and k in point)
 
 

@@ -20,6 +20,11 @@ def warnings(doc: Document) -> list[str]:
     return list(dict.fromkeys([*found, *_load(doc), *_points(doc), *_order(doc), *_setup(doc)]))
 
 
+def simulated(doc: Document) -> bool:
+    """Whether all figures of a result come from virtual time."""
+    return doc.get("simulated") is True
+
+
 def _load(doc: Document) -> Iterator[str]:
     if doc.get("void"):
         late = f.ms(doc.get("lateness_p99_ms"))
@@ -66,8 +71,10 @@ def _setup(doc: Document) -> Iterator[str]:
         "emulated"
     ):
         yield "the accelerator is emulated: its batch times come from a profile"
+    if simulated(doc):
+        yield "simulated: a prediction in virtual time from a latency profile, not a measurement"
     here, there = _object(doc.get("machine")), _object(profile.get("machine"))
-    if here and there and not same_machine(dict(here), dict(there)):
+    if here and there and not simulated(doc) and not same_machine(dict(here), dict(there)):
         yield f"the latency profile was measured on another machine ({there.get('cpu', f.UNAVAILABLE)})"
     huge = f.number(node.get("huge_page_fraction"))
     if huge is not None and huge < HUGE_PAGES:

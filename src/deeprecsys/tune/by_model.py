@@ -21,7 +21,7 @@ from deeprecsys.tune.confirm import Candidate, ConfirmSettings, confirm
 from deeprecsys.tune.events import Event, PhaseStarted, Progress, TrialDone, silent
 from deeprecsys.tune.on_path import capacity_on_path
 from deeprecsys.tune.probe import Trial
-from deeprecsys.tune.search import UNREACHABLE, Known, Search
+from deeprecsys.tune.search import UNREACHABLE, Known, Search, Told
 from deeprecsys.tune.tuner import Cost, TuneResult, conclude, unreachable
 
 IDLE_SHARE = 0.01
@@ -95,27 +95,28 @@ def tune_by_model(
     settings = settings or ModelSettings.of(target)
     ranking = Ranking(path, target, hint_qps)
     progress(PhaseStarted("simulate", 0.0))
-    baseline = ranking.tell(search, static, None)
+    baseline = Told(static, ranking.score(static, None))
+    search.tell(baseline.policy, baseline.score)
     ranking.finish(search)
     best = search.best
     if best is None:
         raise unreachable(target, ranking.best_latency_s)
-    chosen = best.policy if best.qps > (1 + GAIN) * baseline else static
+    points = [baseline] if baseline.qps else []
+    if best.qps > (1 + GAIN) * baseline.qps:
+        points.insert(0, best)
 
     refining = _Account(ranking.cost)
-    policies = [chosen, *([static] if baseline and chosen != static else [])]
     candidates = [
-        Candidate(p, _refined(virtual, p, target, best.qps, settings.refine, seed, refining))
-        for p in policies
+        Candidate(p.policy, _refined(virtual, p, target, settings.refine, seed, refining)) for p in points
     ]
     live_cost = _Account(Cost(), progress)
     s = settings.confirm
-    progress(PhaseStarted("confirm", len(policies) * s.rounds * s.trial_s))
-    points = confirm(live, candidates, target, s, seed=seed, progress=live_cost)
+    progress(PhaseStarted("confirm", len(candidates) * s.rounds * s.trial_s))
+    confirmed = confirm(live, candidates, target, s, seed=seed, progress=live_cost)
     return conclude(
         target,
-        points,
-        points[-1] if baseline else None,
+        confirmed,
+        confirmed[-1] if baseline.qps else None,
         told=search.told,
         complete=True,
         search=Cost(),
@@ -125,16 +126,11 @@ def tune_by_model(
 
 
 def _refined(
-    virtual: Trial,
-    policy: Policy,
-    target: Target,
-    hint_qps: float,
-    settings: Settings,
-    seed: int,
-    account: _Account,
+    virtual: Trial, point: Told, target: Target, settings: Settings, seed: int, account: _Account
 ) -> CapacityResult:
+    """The capacity of a point with an interval, from the one that its path gave."""
     return capacity(
-        virtual, policy, target, hint_qps=hint_qps, settings=settings, seed=seed, progress=account
+        virtual, point.policy, target, hint_qps=point.qps, settings=settings, seed=seed, progress=account
     )
 
 
@@ -149,21 +145,18 @@ class Ranking:
     def finish(self, search: Search) -> None:
         """Run whatever the search asks for, to its end."""
         while (policy := search.ask()) is not None:
-            self.tell(search, policy, search.floor_qps)
+            search.tell(policy, self.score(policy, search.floor_qps))
 
-    def tell(self, search: Search, policy: Policy, floor_qps: float | None) -> float:
-        """Find a policy's capacity and tell it to the search."""
-        found = self.capacity(policy, floor_qps)
-        search.tell(policy, Known(found, found, found) if found else UNREACHABLE)
-        return found
-
-    def capacity(self, policy: Policy, floor_qps: float | None = None) -> float:
-        """The capacity on the path; 0 where there is none, or none above the floor."""
+    def score(self, policy: Policy, floor_qps: float | None) -> Known:
+        """The capacity on the path, or that there is none, or none above the floor."""
         found = capacity_on_path(self._meets(policy), self._hint_qps, floor_qps=floor_qps)
-        if not found and floor_qps is None:
-            idle = self._run(policy, IDLE_SHARE * self._hint_qps)
-            self.best_latency_s = min(self.best_latency_s, _latency_s(idle, self._target))
-        return found
+        if found:
+            return Known.exactly(found)
+        if floor_qps is not None:
+            return Known.below(floor_qps)
+        idle = self._run(policy, IDLE_SHARE * self._hint_qps)
+        self.best_latency_s = min(self.best_latency_s, _latency_s(idle, self._target))
+        return UNREACHABLE
 
     def _meets(self, policy: Policy) -> Callable[[float], bool]:
         def meets(rate_qps: float) -> bool:
@@ -174,8 +167,7 @@ class Ranking:
 
     def _run(self, policy: Policy, rate_qps: float) -> Summary:
         s = self._path(policy, rate_qps)
-        c = self.cost
-        self.cost = Cost(c.trials + 1, c.seconds + s.offered / rate_qps, c.queries + s.offered)
+        self.cost = self.cost.with_trial(s.offered / rate_qps, s.offered)
         return s
 
 
@@ -187,8 +179,7 @@ class _Account:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, TrialDone):
-            c = self.cost
-            self.cost = Cost(c.trials + 1, c.seconds + event.seconds, c.queries + event.queries)
+            self.cost = self.cost.with_trial(event.seconds, event.queries)
         self._progress(event)
 
 

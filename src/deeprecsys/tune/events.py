@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PhaseStarted:
-    """The tuner goes on to `static`, `climb`, `refine` or `confirm`; `budget_s` is what it may take."""
+    """The tuner goes on to `static`, `climb`, `refine`, `simulate` or `confirm`; `budget_s` is what it may
+    take."""
 
     phase: str
     budget_s: float

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import DeepRecSched, Policy
-from deeprecsys.tune.search import Score, Told, batch_size_of, best_of
+from deeprecsys.tune.search import Memory, Score, Told, batch_size_of
 
 PATIENCE = 2
 
 
-class HillClimb:
+class HillClimb(Memory):
     """DeepRecSched's two climbs, as ask and tell.
 
     A policy that was told without being asked for (the static baseline) takes the place of the climb's own
@@ -36,8 +36,8 @@ class HillClimb:
                 raise InputError(f"{field}: expected rising values, got {list(values)}")
         if not batch_sizes:
             raise InputError("batch sizes: expected at least one, got none")
+        super().__init__()
         self._patience = patience
-        self._told: list[Told] = []
         self._sizes = [DeepRecSched(b) for b in batch_sizes]
         self._thresholds = list(thresholds)
         self._climb = _Climb(self._sizes, patience)
@@ -70,14 +70,6 @@ class HillClimb:
             if same is None:
                 return
             self._climb.step(same)
-
-    @property
-    def best(self) -> Told | None:
-        return best_of(self._told)
-
-    @property
-    def told(self) -> tuple[Told, ...]:
-        return tuple(self._told)
 
     @property
     def floor_qps(self) -> float | None:

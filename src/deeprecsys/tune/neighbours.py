@@ -5,58 +5,48 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from deeprecsys.core.policy import Adaptive, Coalescing, Policy
-from deeprecsys.tune.search import Score, Search, Told, batch_size_of, best_of
+from deeprecsys.tune.search import Memory, Score, Search, Told, batch_size_of, best_of
 
 Neighbours = Callable[[Policy], Sequence[Policy]]
 
 
-class NeighbourClimb:
+class NeighbourClimb(Memory):
     """Tries a policy's neighbours, moves to the best one that is better, until none is. Ask and tell.
+
+    What others have reached is no floor here: a climb that begins below it may end above.
 
     Args:
         start: where to begin.
         neighbours: the policies one step away from a policy.
-        floor_qps: what is known to be reached already, by another kind of policy: worth beating.
     """
 
-    def __init__(self, start: Policy, neighbours: Neighbours, floor_qps: float | None = None) -> None:
-        self._neighbours, self._known_floor = neighbours, floor_qps
-        self._told: list[Told] = []
+    def __init__(self, start: Policy, neighbours: Neighbours) -> None:
+        super().__init__()
+        self._neighbours = neighbours
         self._seen = {start}
         self._queue: list[Policy] = [start]
         self._at: Told | None = None
+        self._top: Told | None = None  # the best of those that it asked for
 
     def ask(self) -> Policy | None:
-        if not self._queue:
-            best = self.best
-            if best is None or best is self._at:
-                return None
-            self._at = best
-            self._queue = [p for p in self._neighbours(best.policy) if p not in self._seen]
+        if not self._queue and self._top is not self._at:
+            assert self._top is not None
+            self._at = self._top
+            self._queue = [p for p in self._neighbours(self._at.policy) if p not in self._seen]
             self._seen.update(self._queue)
         return self._queue[0] if self._queue else None
 
     def tell(self, policy: Policy, score: Score) -> None:
-        self._told.append(Told(policy, score))
-        self._seen.add(policy)
+        told = Told(policy, score)
+        self._told.append(told)
         if policy in self._queue:
             self._queue.remove(policy)
-
-    @property
-    def best(self) -> Told | None:
-        return best_of(self._told)
-
-    @property
-    def told(self) -> tuple[Told, ...]:
-        return tuple(self._told)
+            if told.qps > (self._top.qps if self._top else 0.0):
+                self._top = told
 
     @property
     def floor_qps(self) -> float | None:
-        if self._at is None:
-            return None  # the start is measured in full: its neighbours may be better than what is known
-        best = self.best
-        known = [f for f in (self._known_floor, best.score.low_qps if best else None) if f]
-        return max(known, default=None)
+        return self._top.score.low_qps if self._top else None
 
     @property
     def outstanding(self) -> int:
@@ -94,8 +84,7 @@ class Chain:
 
     @property
     def floor_qps(self) -> float | None:
-        known = [f for f in (self._now.floor_qps, *(t.score.low_qps for t in self._done)) if f]
-        return max(known, default=None)
+        return self._now.floor_qps
 
     @property
     def outstanding(self) -> int:
@@ -133,6 +122,6 @@ def beyond_fixed(
         else:
             size = batch_size_of(known) or sizes[-1]
             start = kind(size, size)
-        return NeighbourClimb(start, two_sizes(kind, sizes), best.score.low_qps)
+        return NeighbourClimb(start, two_sizes(kind, sizes))
 
     return make

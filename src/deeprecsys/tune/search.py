@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from deeprecsys.core.policy import CPU, DeepRecSched, Policy, Static
 
@@ -22,17 +22,38 @@ class Score(Protocol):
     @property
     def high_qps(self) -> float: ...
 
+    def to_json(self) -> dict[str, Any]: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A score given outright: 0 for a policy that meets the target at no load."""
+    """A score given outright, without the statistics of a search: 0 for a policy that meets the target at no
+    load."""
 
     capacity_qps: float | None
     low_qps: float
     high_qps: float
 
+    @classmethod
+    def exactly(cls, qps: float) -> Known:
+        """The score of a capacity that is known."""
+        return cls(qps, qps, qps)
 
-UNREACHABLE = Known(0.0, 0.0, 0.0)
+    @classmethod
+    def below(cls, floor_qps: float) -> Known:
+        """The score of a policy that does not reach the floor."""
+        return cls(None, 0.0, floor_qps)
+
+    def to_json(self) -> dict[str, Any]:
+        if self.capacity_qps is None:
+            return {"outcome": "below floor", "capacity_qps": None, "interval_qps": [0.0, self.high_qps]}
+        if self.capacity_qps == 0:
+            return {"outcome": "unreachable"}
+        interval = [self.low_qps, self.high_qps] if self.low_qps < self.high_qps else None
+        return {"outcome": "found", "capacity_qps": self.capacity_qps, "interval_qps": interval}
+
+
+UNREACHABLE = Known.exactly(0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +99,21 @@ class Search(Protocol):
     def outstanding(self) -> int:
         """How many policies may still be asked for, at most."""
         ...
+
+
+class Memory:
+    """What a search was told: `told` and `best` of the searches that try policies themselves."""
+
+    def __init__(self) -> None:
+        self._told: list[Told] = []
+
+    @property
+    def told(self) -> tuple[Told, ...]:
+        return tuple(self._told)
+
+    @property
+    def best(self) -> Told | None:
+        return best_of(self._told)
 
 
 def best_of(told: list[Told]) -> Told | None:

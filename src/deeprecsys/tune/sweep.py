@@ -6,15 +6,15 @@ from collections.abc import Iterable
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import DeepRecSched, Policy
-from deeprecsys.tune.search import Score, Told, best_of
+from deeprecsys.tune.search import Memory, Score, Told
 
 
-class Sweep:
+class Sweep(Memory):
     """Runs a list of policies in order, as ask and tell."""
 
     def __init__(self, policies: Iterable[Policy]) -> None:
+        super().__init__()
         self._left = list(policies)
-        self._told: list[Told] = []
         if not self._left:
             raise InputError("policies: expected at least one, got none")
 
@@ -32,14 +32,6 @@ class Sweep:
         self._told.append(Told(policy, score))
         if policy in self._left:
             self._left.remove(policy)
-
-    @property
-    def best(self) -> Told | None:
-        return best_of(self._told)
-
-    @property
-    def told(self) -> tuple[Told, ...]:
-        return tuple(self._told)
 
     @property
     def floor_qps(self) -> float | None:

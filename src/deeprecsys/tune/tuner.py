@@ -68,6 +68,10 @@ class Cost:
     seconds: float = 0.0
     queries: int = 0
 
+    def with_trial(self, seconds: float, queries: int) -> Cost:
+        """And one trial more."""
+        return Cost(self.trials + 1, self.seconds + seconds, self.queries + queries)
+
     def to_json(self) -> dict[str, Any]:
         return {"trials": self.trials, "seconds": self.seconds, "queries": self.queries}
 
@@ -171,8 +175,7 @@ class _Tuning:
     def progress(self, event: Event) -> None:
         """Keeps account of every trial, and passes the event on."""
         if isinstance(event, TrialDone):
-            c = self.cost
-            self.cost = Cost(c.trials + 1, c.seconds + event.seconds, c.queries + event.queries)
+            self.cost = self.cost.with_trial(event.seconds, event.queries)
         self.listener(event)
 
     def run(self, static: Policy, search: Search, hint_qps: float) -> TuneResult:
@@ -321,5 +324,4 @@ def _half(found: CapacityResult) -> float:
 
 def _told_json(told: Told) -> dict[str, Any]:
     score = told.score
-    rest = score.to_json() if isinstance(score, CapacityResult) else {"outcome": "unreachable"}
-    return {**told.policy.describe(), "qps": told.score.capacity_qps, **rest}
+    return {**told.policy.describe(), "qps": score.capacity_qps, **score.to_json()}

@@ -23,12 +23,7 @@ class Adaptive(Plain):
     finest: int
 
     def __post_init__(self) -> None:
-        at_least(1, "finest batch", self.finest)
-        at_least(1, "batch size", self.batch_size)
-        if self.finest > self.batch_size:
-            raise InputError(
-                f"finest batch: expected at most the batch size of {self.batch_size}, got {self.finest}"
-            )
+        rising(self.finest, self.batch_size)
 
     def form(self, line: LineView, view: View, now_s: float) -> Forming:
         items = line.head.items
@@ -42,6 +37,14 @@ class Adaptive(Plain):
             "finest": self.finest,
             "offload_above": None,
         }
+
+
+def rising(finest: int, coarsest: int) -> None:
+    """Raise InputError unless these can be the sizes of the finest and of the largest batch."""
+    at_least(1, "finest batch", finest)
+    at_least(1, "batch size", coarsest)
+    if finest > coarsest:
+        raise InputError(f"finest batch: expected at most the batch size of {coarsest}, got {finest}")
 
 
 def share(line: LineView, view: View, finest: int, coarsest: int) -> int:

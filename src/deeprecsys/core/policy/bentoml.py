@@ -28,6 +28,10 @@ class LeastSquares(Plain):
     def __post_init__(self) -> None:
         at_least(1, "batch size", self.batch_size)
 
+    @property
+    def mixes(self) -> bool:
+        return True
+
     def begin(self) -> _Waiting:
         return _Waiting(self.batch_size)
 

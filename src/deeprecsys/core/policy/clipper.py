@@ -27,6 +27,10 @@ class AdditiveIncrease(Plain):
         positive("latency", self.latency_s)
         at_least(1, "step", self.step)
 
+    @property
+    def mixes(self) -> bool:
+        return True
+
     def begin(self) -> _Climbing:
         return _Climbing(self.latency_s, self.step)
 

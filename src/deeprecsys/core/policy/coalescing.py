@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from deeprecsys.core.errors import InputError, at_least
-from deeprecsys.core.policy.adaptive import share
+from deeprecsys.core.policy.adaptive import rising, share
 from deeprecsys.core.policy.protocol import Forming, LineView, Plain, Take, View
 
 
@@ -22,12 +21,11 @@ class Coalescing(Plain):
     finest: int
 
     def __post_init__(self) -> None:
-        at_least(1, "finest batch", self.finest)
-        at_least(1, "batch size", self.batch_size)
-        if self.finest > self.batch_size:
-            raise InputError(
-                f"finest batch: expected at most the batch size of {self.batch_size}, got {self.finest}"
-            )
+        rising(self.finest, self.batch_size)
+
+    @property
+    def mixes(self) -> bool:
+        return True
 
     def form(self, line: LineView, view: View, now_s: float) -> Forming:
         return Take(share(line, view, self.finest, self.batch_size), merge=True)

@@ -106,6 +106,11 @@ class Policy(Protocol):
         """The devices that this policy may place queries on."""
         ...
 
+    @property
+    def mixes(self) -> bool:
+        """Whether slices of several queries may share a batch: then other bounds hold."""
+        ...
+
     def begin(self) -> Rules:
         """The rules of one run; the policy itself where nothing is remembered."""
         ...
@@ -145,6 +150,10 @@ class Plain:
     @property
     def devices(self) -> tuple[str, ...]:
         return (CPU,)
+
+    @property
+    def mixes(self) -> bool:
+        return False
 
     def begin(self) -> Rules:
         return self

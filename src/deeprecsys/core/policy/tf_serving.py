@@ -21,6 +21,10 @@ class FixedSplit(Plain):
         at_least(1, "batch size", self.batch_size)
         not_negative_s("timeout", self.timeout_s)
 
+    @property
+    def mixes(self) -> bool:
+        return True
+
     def form(self, line: LineView, view: View, now_s: float) -> Forming:
         until_s = line.head.query.arrival_s + self.timeout_s
         if line.items < self.batch_size and now_s < until_s:

@@ -24,6 +24,10 @@ class DynamicBatching(Plain):
         at_least(1, "batch size", self.batch_size)
         not_negative_s("delay", self.delay_s)
 
+    @property
+    def mixes(self) -> bool:
+        return True
+
     def form(self, line: LineView, view: View, now_s: float) -> Forming:
         until_s = line.head.query.arrival_s + self.delay_s
         if line.items < self.batch_size and now_s < until_s:

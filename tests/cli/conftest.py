@@ -1,0 +1,51 @@
+"""Calls of the command line in this very process."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+import pytest
+
+from deeprecsys.cli import cli, errors
+
+
+class Refused(Protocol):
+    def __call__(self, *args: str) -> str: ...
+
+
+class Answered(Protocol):
+    def __call__(self, *args: str) -> dict[str, Any]: ...
+
+
+def call(*args: str) -> int:
+    return errors.run(lambda: cli.main([*args], prog_name="deeprecsys", standalone_mode=False))
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """A call in this very process that is refused; gives the one line that it says."""
+
+    def refuse(*args: str) -> str:
+        status = call(*args)
+        said = capsys.readouterr()
+        assert status == 2, said
+        assert said.out == ""
+        assert said.err.count("\n") == 1, said.err
+        return said.err
+
+    return refuse
+
+
+@pytest.fixture
+def answered(capsys: pytest.CaptureFixture[str]) -> Answered:
+    """A call that succeeds; gives the one document that it prints with `--json -`."""
+
+    def answer(*args: str) -> dict[str, Any]:
+        status = call(*args, "--json", "-")
+        said = capsys.readouterr()
+        assert status == 0, said.err
+        document: dict[str, Any] = json.loads(said.out)
+        return document
+
+    return answer

@@ -1,0 +1,179 @@
+"""Confirmation: the ladder of rates, and points that are run until a rate holds."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deeprecsys.core.errors import InputError, TrialsVoidError
+from deeprecsys.core.policy import DeepRecSched, Static
+from deeprecsys.tune import Candidate, CapacityResult, ConfirmSettings, Outcome, Verdict, confirm
+from deeprecsys.tune.confirm import Ladder
+from tests.tune.fakes import TARGET, Cliff, late
+
+POLICY = DeepRecSched(64)
+
+
+# The ladder.
+def climb(ladder: Ladder, capacity_qps: float, attempts: int = 20) -> list[float]:
+    """The rates that a ladder tries where all up to a capacity are met, clearly."""
+    tried = []
+    while not ladder.done and len(tried) < attempts:
+        tried.append(ladder.rate_qps)
+        met = ladder.rate_qps <= capacity_qps
+        ladder.judge(met, clearly=met)
+    return tried
+
+
+def test_a_first_rate_that_holds_is_the_last():
+    ladder = Ladder(100.0, 0.03)
+    assert climb(ladder, 120.0) == [100.0]
+    assert ladder.met_qps == 100.0
+
+
+def test_steps_down_double_and_then_it_looks_between_met_and_failed():
+    tried = climb(ladder := Ladder(100.0, 0.03), 85.0)
+    assert tried[:4] == pytest.approx([100, 97, 97 * 0.94, 97 * 0.94 * 0.88])
+    assert tried[3] < 85 < tried[2]
+    assert tried[4] == pytest.approx((tried[3] * tried[2]) ** 0.5)
+    assert ladder.met_qps == max(r for r in tried if r <= 85)
+    assert 85 / 1.07 < ladder.met_qps <= 85
+
+
+def test_upward_it_goes_on_while_rates_are_clearly_met():
+    tried = climb(ladder := Ladder(100.0, 0.04, upward=True), 130.0)
+    assert tried[:5] == pytest.approx([100 * 1.08**k for k in range(5)])
+    assert 130 / 1.09 < ladder.met_qps <= 130
+    hesitant = Ladder(100.0, 0.04, upward=True)
+    hesitant.judge(True, clearly=False)
+    assert hesitant.done
+
+
+@given(st.floats(10.0, 1000.0), st.floats(0.005, 0.1), st.booleans())
+def test_a_ladder_ends_at_the_highest_rate_met_and_no_step_below_one_that_failed(capacity, step, upward):
+    tried = climb(ladder := Ladder(100.0, step, upward), capacity, attempts=1000)
+    assert ladder.done
+    assert len(set(tried)) == len(tried)
+    met = [r for r in tried if r <= capacity]
+    assert ladder.met_qps == max(met)
+    failed = [r for r in tried if r > capacity]
+    if failed:
+        assert min(failed) < ladder.met_qps * (1 + 2 * step)
+    assert upward or not failed or tried[0] > capacity
+
+
+# Points.
+def candidate(qps: float, policy=POLICY) -> Candidate:
+    """A capacity as a search states it."""
+    found = CapacityResult(
+        Outcome.FOUND, qps, 0.9 * qps, 1.1 * qps, 0.95, True, None, (), 0.0, 0, 0, 0
+    )  # fmt: skip
+    return Candidate(policy, found)
+
+
+def settings(**rest) -> ConfirmSettings:
+    return ConfirmSettings(**{"trial_s": 20.0, "rounds": 2, "most_rounds": 2, **rest})
+
+
+def rates(trial, policy=POLICY):
+    """The rates at which a policy ran, in order, each once."""
+    return list(dict.fromkeys(rate for p, rate, *_ in trial.ran if p == policy))
+
+
+def test_a_sound_point_is_met_at_its_capacity_less_the_margin():
+    trial = Cliff(lambda p: 200.0)
+    (point,) = confirm(trial, [candidate(200.0)], TARGET, settings(margin=0.05))
+    assert rates(trial) == [190.0]
+    assert (point.met, point.qps, point.attempts) == (True, 190.0, 1)
+    assert point.probe.trials == 2
+
+
+def test_a_point_that_was_flattered_steps_down_and_back_up():
+    trial = Cliff(lambda p: 170.0)
+    (point,) = confirm(trial, [candidate(200.0)], TARGET, settings())
+    tried = rates(trial)
+    assert point.met
+    assert tried[0] == 196.0
+    below = next(r for r in tried if r < 165)
+    assert tried.index(below) < len(tried) - 1, "from the first met rate it goes up again"
+    assert point.qps > below
+    assert 160 < point.qps < 173
+    assert point.probe.summary.served == 1
+
+
+def test_upward_it_finds_what_the_search_left():
+    trial = Cliff(lambda p: 260.0)
+    (point,) = confirm(trial, [candidate(200.0)], TARGET, settings(upward=True, attempts=9))
+    assert 230 < point.qps < 265
+    (kept,) = confirm(Cliff(lambda p: 260.0), [candidate(200.0)], TARGET, settings(attempts=9))
+    assert kept.qps == 196.0
+
+
+def test_the_result_is_the_highest_rate_met_and_not_the_last_tried():
+    trial = Cliff(lambda p: 215.0)
+    (point,) = confirm(trial, [candidate(200.0)], TARGET, settings(upward=True, attempts=6))
+    tried = rates(trial)
+    assert max(tried) > 215 > point.qps
+    assert point.qps == max(r for r in tried if r < 215 and r <= point.qps)
+    assert point.met
+
+
+def test_undecided_rates_get_more_rounds_and_decided_ones_do_not():
+    few = settings(rounds=2, most_rounds=6, attempts=1, trial_s=5.0)
+    clear = Cliff(lambda p: 400.0)
+    confirm(clear, [candidate(200.0)], TARGET, few)
+    assert len(clear.ran) == 2
+    close = Cliff(lambda p: 198.0)
+    (point,) = confirm(close, [candidate(200.0)], TARGET, few)
+    assert len(close.ran) > 2
+    assert point.probe.verdict is not Verdict.UNDECIDED or len(close.ran) == 6
+
+
+def test_a_clearly_failed_rate_costs_one_trial():
+    trial = Cliff(lambda p: 120.0)
+    confirm(trial, [candidate(200.0)], TARGET, settings(rounds=3, most_rounds=3, attempts=1))
+    assert len(trial.ran) == 1
+
+
+def test_a_spent_budget_ends_what_need_not_be_and_nothing_else():
+    trial = Cliff(lambda p: 400.0)
+    confirm(trial, [candidate(200.0)], TARGET, settings(upward=True, budget_s=50.0))
+    assert len(rates(trial)) == 2, "two rates of 40 s each: the second began within the budget"
+    low = Cliff(lambda p: 120.0)
+    (point,) = confirm(low, [candidate(200.0)], TARGET, settings(budget_s=1.0))
+    assert point.met, "whatever is spent, a point that is not met is followed down"
+
+
+def test_points_run_in_turn_with_common_seeds():
+    trial = Cliff(lambda p: 200.0)
+    static = Static(500)
+    confirm(trial, [candidate(200.0), candidate(150.0, static)], TARGET, settings(margin=0.1))
+    assert [p for p, *_ in trial.ran] == [POLICY, static] * 2
+    seeds = [seed for *_, seed in trial.ran]
+    assert seeds[0] == seeds[1] != seeds[2] == seeds[3]
+
+
+def test_a_point_that_never_holds_is_not_met():
+    (point,) = confirm(Cliff(lambda p: 1.0), [candidate(200.0)], TARGET, settings(attempts=3))
+    assert not point.met
+    assert point.attempts == 3
+
+
+def test_a_rate_that_the_source_cannot_offer_is_lowered():
+    sound = Cliff(lambda p: 400.0)
+
+    def trial(policy, rate, duration, seed):
+        record = sound(policy, rate, duration, seed)
+        return late(record, 0.05) if rate > 180 else record
+
+    (point,) = confirm(trial, [candidate(200.0)], TARGET, settings())
+    assert point.met
+    assert 160 < point.qps <= 180
+    with pytest.raises(TrialsVoidError, match="late in every trial"):
+        confirm(lambda *a: late(sound(*a), 0.05), [candidate(200.0)], TARGET, settings())
+
+
+def test_a_capacity_of_nothing_cannot_be_confirmed():
+    with pytest.raises(InputError, match="capacity to confirm"):
+        confirm(Cliff(lambda p: 1.0), [candidate(0.0)], TARGET, settings())
