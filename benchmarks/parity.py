@@ -110,16 +110,17 @@ def valid(
     20 ms more: the profile leaves such batches out as well (`tune.profiler.STALL`).
     """
     stream = replace(job.workload, seed=seed).stream(rate, duration_s=trial_s)
-    for repeated in range(REPETITIONS + 1):
+    again = 0
+    while True:
         recording = Recording()
         log = node.run(policy, stream, job.target, recording=recording)
         stalled = any(
             heard - posted > STALL * profile.seconds(batch.items, node.workers) + STALL_S
             for batch, posted, _, _, heard in recording.batches
         )
-        if not stalled and not summarise(log, job.target).void:
-            break
-    return log, repeated
+        if again == REPETITIONS or not (stalled or summarise(log, job.target).void):
+            return log, again
+        again += 1
 
 
 def compare(

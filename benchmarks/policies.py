@@ -43,7 +43,7 @@ from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.tune.hill_climb import HillClimb
 from deeprecsys.tune.on_path import capacity_on_path
-from deeprecsys.tune.search import Known, Search, batch_sizes
+from deeprecsys.tune.search import UNREACHABLE, Known, Search, batch_sizes
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
 from models import MODELS
@@ -105,7 +105,7 @@ class Path:
         """The best policy that a search finds, and its capacity."""
         while (policy := search.ask()) is not None:
             found = self.capacity(policy, hint_qps, search.floor_qps)
-            search.tell(policy, Known(found, found, found))
+            search.tell(policy, Known.exactly(found) if found else UNREACHABLE)
         return (search.best.policy, search.best.qps) if search.best else (None, 0.0)
 
 
