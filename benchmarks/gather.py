@@ -242,7 +242,8 @@ def table(results: dict[str, Any]) -> str:
                 one["fp32"],
                 two["bf16"],
                 two["int8"],
-                one["floor"],
+                one["asking"],
+                one["reading"],
             )
             lines.append(
                 f"| {name} | {a['locality']} | {a['batch']} | " + " | ".join(f"{c:.2f}" for c in cells)

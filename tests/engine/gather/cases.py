@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from deeprecsys.engine.gather import Gather, Ids, RowFormat, convert
-from deeprecsys.engine.gather.rows import HEADER, format_of, restore
+from deeprecsys.engine.gather.rows import HEADER, dtype, format_of, restore, row_bytes
 from deeprecsys.engine.protocol import SliceView
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, Schema, SparseInput, Table
 
@@ -93,6 +93,16 @@ def exact(table: Table, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return codes + bias, codes + np.abs(bias)
 
 
+def stored(table: Table, form: RowFormat, rng: np.random.Generator) -> np.ndarray:
+    """A table that begins on a cache line, or every case would need code of its own."""
+    values = rng.standard_normal((table.rows, table.dim), np.float32)
+    size = table.rows * row_bytes(form, table.dim)
+    room = np.zeros(size + 64, np.uint8)
+    skip = -room.ctypes.data % 64
+    out = room[skip : skip + size].view(dtype(form)).reshape(table.rows, -1)
+    return convert(values, form, out)
+
+
 def slices(schema: Schema, counts: list[tuple[int, int]], rng: np.random.Generator) -> list[SliceView]:
     """Slices of (start, items) whose rows lie anywhere in pools of POOL rows."""
     made = []
@@ -143,10 +153,7 @@ def cases(draw: st.DrawFn, formats: tuple[RowFormat, ...] = tuple(RowFormat)) ->
     ]  # fmt: skip
     dense = [DenseInput("d", draw(st.integers(1, 9)), draw(st.sampled_from(Per)))]
     schema = Schema(tables, (*sparse, *dense[: draw(st.integers(0, 1))]))
-    made = {
-        t.name: convert(rng.standard_normal((t.rows, t.dim), np.float32), draw(st.sampled_from(formats)))
-        for t in tables
-    }
+    made = {t.name: stored(t, draw(st.sampled_from(formats)), rng) for t in tables}
     pools: dict[str, Any] = {
         i.name: ids(
             i, schema.table(i.table).rows, rng, draw(st.sampled_from([np.int32, np.int64])),

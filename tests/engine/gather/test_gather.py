@@ -17,7 +17,7 @@ from deeprecsys.zoo.schema import DenseInput, Per, Pooling, Schema, SparseInput,
 from tests.engine.gather.cases import NOTHING, Case, cases
 
 
-@given(cases(), st.sampled_from([1, 3, 64, 255]))
+@given(cases(), st.sampled_from([1, 3, 32, 1000]))
 def test_every_kind_of_input_is_gathered_right(case: Case, distance: int) -> None:
     assert case.gather(distance=distance).gather(case.slices) == ()
     case.check()
@@ -175,12 +175,12 @@ def test_wrong_arrays_are_refused_in_one_line(what: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_weights_of_a_mean_and_a_distance_beyond_the_ring_are_refused() -> None:
+def test_weights_of_a_mean_and_no_distance_are_refused() -> None:
     schema = Schema((Table("t", 9, 4),), (SparseInput("x", "t", 3, Pooling.MEAN),))
     arrays = ({"t": np.zeros((9, 4), np.float32)}, {"x": Ids(np.zeros((8, 3), np.int32))})
     out = {"x": np.zeros((7, 4), np.float32)}
-    with pytest.raises(InputError, match="distance: expected 1 … 255 rows, got 256"):
-        Gather(schema, *arrays, out, distance=256)
+    with pytest.raises(InputError, match="distance: expected at least 1 row, got 0"):
+        Gather(schema, *arrays, out, distance=0)
     arrays[1]["x"] = Ids(np.zeros((8, 3), np.int32), weights=np.ones((8, 3), np.float32))
     with pytest.raises(InputError, match="weights: expected none with pooling mean, got some"):
         Gather(schema, *arrays, out)

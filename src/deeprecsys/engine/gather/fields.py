@@ -18,12 +18,11 @@ def _words(count: int) -> Iterator[int]:
     SLICES, SLICE_COUNT, SLICE_SIZE,  # address of the slice blocks; how many; bytes of each
     SEGMENTS,  # address of the segment blocks, room for inputs x slices
     FAULTS, FAULT_COUNT,  # address of the fault blocks, one per slice; how many are set
-    RING, DISTANCE,  # address of the ring of row addresses; how many rows to ask for ahead
-    NEXT, AT, END,  # cursor: the next segment; the next id and the end of the ids of this one
+    DISTANCE,  # how many rows to ask for ahead
+    NEXT, CURRENT, AT, END,  # cursor: the next segment; address of this one, of its next id and of their end
     BASE, STRIDE, ROWS, LINES, REACH, WIDTH,  # cursor: this segment's table, and bytes of an id
-    HEAD, TAIL,  # rows put into the ring, and taken from it, since the call began
-) = _words(21)  # fmt: skip
-CALL_SIZE = 8 * 21
+) = _words(19)  # fmt: skip
+CALL_SIZE = 8 * 19
 
 # One input.
 (
@@ -54,6 +53,3 @@ BAD_ID, BAD_ROWS, BAD_OFFSETS = 0, 1, 2
 
 LINE = 64
 """Bytes of a cache line."""
-
-RING_ROWS = 256
-"""Room in the ring of row addresses, a power of two; the distance is less."""

@@ -17,7 +17,7 @@ from deeprecsys.engine.gather.plan import InputPlan, Pool, plan
 from deeprecsys.engine.protocol import SliceView
 from deeprecsys.zoo.schema import Per, Schema
 
-DISTANCE = 32
+DISTANCE = 16
 """Rows to ask for ahead of their use (docs/design/0007-gather-kernel.md)."""
 
 
@@ -57,7 +57,7 @@ class Gather:
             [rows, dim] (sum, mean), [rows, lookups * dim] or [rows, lookups, dim] (concat, sequence),
             [rows, width] (dense; without an output a dense input is not copied). Views of one wide
             array put features side by side.
-        distance: rows to ask for ahead of their use, 1 … 255.
+        distance: rows to ask for ahead of their use.
 
     Raises:
         InputError: an array is missing or has another shape, type or layout than the schema says.
@@ -72,8 +72,8 @@ class Gather:
         *,
         distance: int = DISTANCE,
     ) -> None:
-        if not 1 <= distance < f.RING_ROWS:
-            raise InputError(f"distance: expected 1 … {f.RING_ROWS - 1} rows, got {distance}")
+        if distance < 1:
+            raise InputError(f"distance: expected at least 1 row, got {distance}")
         self._plans: tuple[InputPlan, ...] = plan(schema, tables, inputs, outputs)
         self._items = _room(self._plans, Per.ITEM)
         self._queries = _room(self._plans, Per.QUERY)
@@ -81,12 +81,10 @@ class Gather:
         self._slice = Struct(f"={3 + len(self._plans)}q")
         assert f.SLICE_FIRST == 3 * 8
         self._call = _aligned(f.CALL_SIZE)
-        self._ring = _aligned(8 * f.RING_ROWS)
         self._inputs = np.concatenate([p.block for p in self._plans]) if self._plans else _aligned(8)
         self._set(f.INPUTS, self._inputs.ctypes.data)
         self._set(f.INPUT_COUNT, len(self._plans))
         self._set(f.SLICE_SIZE, self._slice.size)
-        self._set(f.RING, self._ring.ctypes.data)
         self._set(f.DISTANCE, distance)
         self._words = self._call.data
         self._slices_room = 0

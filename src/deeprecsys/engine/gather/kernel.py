@@ -2,12 +2,13 @@
 
 Random rows of large tables are latency, not bandwidth: the kernel is fast because many rows are under way at
 once. Two cursors run over the same ids, input by input, slice by slice. The first is DISTANCE rows ahead: it
-reads each id, checks it, asks for the row's cache lines and puts the row's address into a ring. The second
-takes addresses from the ring, whose rows have arrived meanwhile, and pools them in registers. Between them
-there is nothing but the ring, so that looking ahead crosses the ends of bags, slices and tables alike.
+checks each id and asks for its row's cache lines. The second pools the rows, which have arrived meanwhile, in
+registers. They share nothing but their order, so that looking ahead crosses the ends of bags, slices and
+tables alike. While both are in one segment, the loop over its rows is as short as can be: what the look-ahead
+misses, out-of-order execution finds only if many rows fit into its window.
 
-The words of the blocks are in `fields`. A function per (dim, row format, ...) is compiled when a model first
-needs it, and called by address.
+The words of the blocks are in `fields`. A pooling function per `Kind` is compiled when a model first needs it,
+and called by address.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import llvmlite
 import numpy as np
@@ -37,7 +38,6 @@ from deeprecsys.engine.gather.vectors import (
     plus,
     prefetch,
     put,
-    rarely,
     real,
     store_row,
     times,
@@ -45,7 +45,6 @@ from deeprecsys.engine.gather.vectors import (
 )
 
 F = TypeVar("F", bound=Callable[..., object])
-_MASK = f.RING_ROWS - 1
 
 
 def _inner(function: F) -> F:
@@ -86,6 +85,7 @@ def _open_next(c: int) -> None:
             d = word(segment + f.SEGMENT_INPUT)
             width = word(d + f.ID_SIZE)
             ids = word(segment + f.SEGMENT_IDS)
+            put(c + f.CURRENT, segment)
             put(c + f.AT, ids)
             put(c + f.END, ids + count * width)
             put(c + f.BASE, word(d + f.TABLE))
@@ -100,90 +100,157 @@ def _open_next(c: int) -> None:
 
 @_inner
 def _bad_id(c: int, at: int, found: int) -> None:
-    """The cursor's segment, the one before NEXT, has an id that is out of range."""
-    segment = word(c + f.SEGMENTS) + (word(c + f.NEXT) - 1) * f.SEGMENT_SIZE
+    """The cursor's segment has an id that is out of range."""
+    segment = word(c + f.CURRENT)
     place = (at - word(segment + f.SEGMENT_IDS)) // word(c + f.WIDTH)
     _fault(c, segment, f.BAD_ID, place, found)
 
 
 @_inlined
-def _ask(c: int, at: int, width: int, base: int, stride: int, rows: int, lines: int, reach: int) -> int:
-    """The address of the row whose id is at `at`, its lines asked for; an id out of range reads as 0."""
-    found = half_word(at) if width == 4 else word(at)  # a negative half word becomes huge
+def _read_id(at: int, width: int) -> int:
+    """The id at an address; a negative one of 4 bytes becomes huge."""
+    return half_word(at) if width == 4 else word(at)
+
+
+@_inlined
+def _checked(at: int, width: int, rows: int) -> int:
+    """The id at an address, 0 if it is out of range. `_ask` told already; this one is what keeps reads
+    within the table, whoever may write to the ids meanwhile."""
+    found = _read_id(at, width)
+    return 0 if outside(found, rows) else found
+
+
+@_inlined
+def _ask(c: int, at: int, width: int, base: int, stride: int, rows: int, lines: int, reach: int) -> None:
+    """Check the id at an address and ask for the cache lines of its row."""
+    found = _read_id(at, width)
     if outside(found, rows):
         _bad_id(c, at, found)
-        found = 0
+        return
     address = base + found * stride
     prefetch(address)
     if lines > 1:
         prefetch(address + reach)
         for k in range(1, lines - 1):
             prefetch(address + k * f.LINE)
-    return address
 
 
-def _pooling(dim: int, form: str, spread: bool, weighted: bool) -> Callable[[int, int, int, int], None]:
-    """A function that pools one segment; what it is compiled for are constants in it.
+@_inner
+def _step(c: int) -> None:
+    """Move the cursor by one row, into the next segment if need be, and ask for that row."""
+    at = word(c + f.AT)
+    if at == word(c + f.END):
+        _open_next(c)
+        at = word(c + f.AT)
+        if at == word(c + f.END):
+            return
+    width = word(c + f.WIDTH)
+    put(c + f.AT, at + width)
+    base, stride, rows = word(c + f.BASE), word(c + f.STRIDE), word(c + f.ROWS)
+    _ask(c, at, width, base, stride, rows, word(c + f.LINES), word(c + f.REACH))
 
-    Args:
+
+class Kind(NamedTuple):
+    """What a pooling function is compiled for: all that stays the same for every row of an input.
+
+    Attributes:
         dim: of the table.
-        form: of its rows.
+        form: of its rows, `fp32`, `bf16` or `int8`.
         spread: each looked-up row goes out by itself (concat, sequence), none are added.
         weighted: each row is multiplied by its weight first.
+        width: bytes of an id.
+        stride: bytes between rows.
+        lines: the most cache lines that a row touches.
     """
 
+    dim: int
+    form: str
+    spread: bool
+    weighted: bool
+    width: int
+    stride: int
+    lines: int
+
+
+def _pooling(
+    dim: int, form: str, spread: bool, weighted: bool, width: int, stride: int, lines: int
+) -> Callable[[int, int, int, int], None]:
+    """A function that pools one segment; see `Kind`. Its constants are the arguments here."""
+
     def pool(c: int, d: int, segment: int, out: int) -> None:
-        ring, lookups, offsets = word(c + f.RING), word(d + f.LOOKUPS), word(d + f.OFFSETS)
-        mean, step = word(d + f.MEAN), word(d + f.OUT_STEP)
-        last = word(c + f.INPUT_COUNT) * word(c + f.SLICE_COUNT)
-        weight = word(d + f.WEIGHTS)
-        if weighted:
-            weight += (word(segment + f.SEGMENT_IDS) - word(d + f.POOL_START)) // word(d + f.ID_SIZE) * 4
+        lookups, offsets, mean = word(d + f.LOOKUPS), word(d + f.OFFSETS), word(d + f.MEAN)
+        jagged, step, out_stride = offsets != 0, word(d + f.OUT_STEP), word(d + f.OUT_STRIDE)
         offsets += word(segment + f.SEGMENT_ROW) * 8
-        jagged = word(d + f.OFFSETS) != 0
-        at, end = word(c + f.AT), word(c + f.END)
-        base, stride, rows = word(c + f.BASE), word(c + f.STRIDE), word(c + f.ROWS)
-        lines, reach, width = word(c + f.LINES), word(c + f.REACH), word(c + f.WIDTH)
-        head, tail, more = word(c + f.HEAD), word(c + f.TAIL), word(c + f.NEXT) < last
+        base, rows, reach = word(d + f.TABLE), word(d + f.TABLE_ROWS), word(d + f.ROW_REACH)
+        last = word(c + f.INPUT_COUNT) * word(c + f.SLICE_COUNT)
+        ids, weight = word(segment + f.SEGMENT_IDS), word(d + f.WEIGHTS)
+        if weighted:
+            weight += (ids - word(d + f.POOL_START)) // width * 4
+        at, end, more = word(c + f.AT), word(c + f.END), word(c + f.NEXT) < last
+        here = word(c + f.CURRENT) == segment
+        # The cursor's segment, once it has left this one.
+        base_, stride_, rows_ = word(c + f.BASE), word(c + f.STRIDE), word(c + f.ROWS)
+        lines_, reach_, width_ = word(c + f.LINES), word(c + f.REACH), word(c + f.WIDTH)
         for bag in range(word(segment + f.SEGMENT_BAGS)):
-            count = lookups
+            left = lookups
             if jagged:
-                count = word(offsets + 8 * bag + 8) - word(offsets + 8 * bag)
+                left = word(offsets + 8 * bag + 8) - word(offsets + 8 * bag)
+            missing, share = lookups - left, left
             total = no_rows(dim)
             target = out
-            for _ in range(count):
-                if rarely(at == end and more):
+            while left > 0:
+                if at == end and more:
                     _open_next(c)
-                    at, end = word(c + f.AT), word(c + f.END)
-                    base, stride, rows = word(c + f.BASE), word(c + f.STRIDE), word(c + f.ROWS)
-                    lines, reach, width = word(c + f.LINES), word(c + f.REACH), word(c + f.WIDTH)
-                    more = word(c + f.NEXT) < last
-                if at != end:
-                    put(ring + ((head & _MASK) << 3), _ask(c, at, width, base, stride, rows, lines, reach))
-                    head += 1
-                    at += width
-                row = load_row(word(ring + ((tail & _MASK) << 3)), dim, form)
-                tail += 1
-                if weighted:
-                    row = times(row, real(weight))
-                    weight += 4
-                if spread:
-                    store_row(target, row)
-                    target += step
+                    at, end, more = word(c + f.AT), word(c + f.END), word(c + f.NEXT) < last
+                    here = False
+                    base_, stride_, rows_ = word(c + f.BASE), word(c + f.STRIDE), word(c + f.ROWS)
+                    lines_, reach_, width_ = word(c + f.LINES), word(c + f.REACH), word(c + f.WIDTH)
+                asking = at != end
+                run = left
+                if here and asking:
+                    # Both cursors are in this segment: nothing but ids changes from row to row.
+                    run = min(left, (end - at) // width)
+                    for _ in range(run):
+                        _ask(c, at, width, base, stride, rows, lines, reach)
+                        at += width
+                        row = load_row(base + _checked(ids, width, rows) * stride, dim, form)
+                        ids += width
+                        if weighted:
+                            row = times(row, real(weight))
+                            weight += 4
+                        if spread:
+                            store_row(target, row)
+                            target += step
+                        else:
+                            total = plus(total, row)
                 else:
-                    total = plus(total, row)
+                    if asking:
+                        run = min(left, (end - at) // width_)
+                    for _ in range(run):
+                        if asking:
+                            _ask(c, at, width_, base_, stride_, rows_, lines_, reach_)
+                            at += width_
+                        row = load_row(base + _checked(ids, width, rows) * stride, dim, form)
+                        ids += width
+                        if weighted:
+                            row = times(row, real(weight))
+                            weight += 4
+                        if spread:
+                            store_row(target, row)
+                            target += step
+                        else:
+                            total = plus(total, row)
+                left -= run
             if spread:
-                for _ in range(count, lookups):
+                for _ in range(missing):
                     store_row(target, total)
                     target += step
             else:
-                if mean != 0 and count > 1:
-                    total = times(total, np.float32(1.0 / count))
+                if mean != 0 and share > 1:
+                    total = times(total, np.float32(1.0 / share))
                 store_row(out, total)
-            out += word(d + f.OUT_STRIDE)
+            out += out_stride
         put(c + f.AT, at)
-        put(c + f.HEAD, head)
-        put(c + f.TAIL, tail)
 
     return pool
 
@@ -251,28 +318,8 @@ def _plan(c: int) -> None:
             _plan_segment(c, d, segment, s, word(s + f.SLICE_FIRST + 8 * i))
             segment += f.SEGMENT_SIZE
             s += word(c + f.SLICE_SIZE)
-    for field in (f.NEXT, f.AT, f.END, f.HEAD, f.TAIL):
+    for field in (f.NEXT, f.CURRENT, f.AT, f.END):
         put(c + field, 0)
-
-
-@_inner
-def _look_ahead(c: int) -> None:
-    """Ask for the first DISTANCE rows."""
-    head = word(c + f.HEAD)
-    while head < word(c + f.DISTANCE):
-        at = word(c + f.AT)
-        if at == word(c + f.END):
-            _open_next(c)
-            at = word(c + f.AT)
-            if at == word(c + f.END):
-                break
-        width = word(c + f.WIDTH)
-        base, stride, rows = word(c + f.BASE), word(c + f.STRIDE), word(c + f.ROWS)
-        row = _ask(c, at, width, base, stride, rows, word(c + f.LINES), word(c + f.REACH))
-        put(word(c + f.RING) + ((head & _MASK) << 3), row)
-        head += 1
-        put(c + f.AT, at + width)
-    put(c + f.HEAD, head)
 
 
 @_inner
@@ -296,7 +343,8 @@ def _rows_without_ids(d: int, segment: int, out: int) -> None:
 def _run(c: int) -> None:
     """Gather one batch."""
     _plan(c)
-    _look_ahead(c)
+    for _ in range(word(c + f.DISTANCE)):
+        _step(c)
     slices = word(c + f.SLICE_COUNT)
     segment = word(c + f.SEGMENTS)
     for i in range(word(c + f.INPUT_COUNT)):
@@ -324,7 +372,7 @@ def _compiled(function: Callable[..., None], name: str, arguments: int) -> Any:
     signature = types.void(*[types.int64] * arguments)
     try:
         return cfunc(signature, cache=True)(function)
-    except RuntimeError:  # a read-only installation and no home directory: compile in every process
+    except (RuntimeError, OSError):  # no place to write to: compile in every process
         return cfunc(signature)(function)
 
 
@@ -338,10 +386,11 @@ def _identity() -> int:
 
 
 @cache
-def pooling(dim: int, form: str, spread: bool, weighted: bool) -> int:
+def pooling(kind: Kind) -> int:
     """The address of the function that pools such segments, compiled or found on disk."""
-    kind = ("spread" if spread else "added") + ("_weighted" if weighted else "")
-    return _compiled(_pooling(dim, form, spread, weighted), f"pool_{form}_{dim}_{kind}", 4).address  # type: ignore[no-any-return]
+    how = ("spread" if kind.spread else "added") + ("_weighted" if kind.weighted else "")
+    name = f"pool_{kind.form}_{kind.dim}_{how}_{kind.width}_{kind.stride}_{kind.lines}"
+    return _compiled(_pooling(*kind), name, 4).address  # type: ignore[no-any-return]
 
 
 @cache

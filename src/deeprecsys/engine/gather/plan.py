@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.gather import fields as f
-from deeprecsys.engine.gather.kernel import pooling
+from deeprecsys.engine.gather.kernel import Kind, pooling
 from deeprecsys.engine.gather.rows import format_of, row_bytes
 from deeprecsys.zoo.schema import DenseInput, Input, Per, Pooling, Schema, SparseInput
 
@@ -127,11 +127,12 @@ def _sparse(
     _put_ids(block, i, ids)
     size, stride, start = row_bytes(form, table.dim), rows.strides[0], rows.ctypes.data
     _put(block, f.TABLE, start, f.TABLE_ROWS, table.rows, f.ROW_STRIDE, stride)
-    _put(block, f.ROW_LINES, _lines(start, stride, size), f.ROW_REACH, size - 1)
-    step = _put_output(block, i, table.dim, out)
-    spread = step != 0
-    weighted = ids.weights is not None
-    _put(block, f.FUNCTION, pooling(table.dim, form.value, spread, weighted))
+    lines = _lines(start, stride, size)
+    _put(block, f.ROW_LINES, lines, f.ROW_REACH, size - 1)
+    spread = _put_output(block, i, table.dim, out) != 0
+    weighted, width = ids.weights is not None, ids.values.itemsize
+    kind = Kind(table.dim, form.value, spread, weighted, width, stride, lines)
+    _put(block, f.FUNCTION, pooling(kind))
     return InputPlan(i.name, i.per, block, ids, len(out), (rows, ids, out))
 
 

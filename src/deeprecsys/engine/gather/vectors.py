@@ -119,16 +119,6 @@ def outside(_context: Any, _index: Any, _count: Any) -> Any:
     return types.boolean(types.int64, types.int64), generate
 
 
-@_intrinsic
-def rarely(_context: Any, _condition: Any) -> Any:
-    """A condition that is nearly always false: what it guards stays out of the way."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return _rare(builder, args[0])
-
-    return types.boolean(types.boolean), generate
-
-
 def _rare(builder: Any, condition: Any) -> Any:
     bit = condition.type
     form = ir.FunctionType(bit, [bit, bit])
