@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,14 @@ SCHEMA = Schema(
 
 
 @pytest.fixture
-def gather() -> Iterator[Gather]:
+def gather() -> Gather:
     """Forty tables, 80 look-ups each, batches of up to 2000 items."""
     rng = np.random.default_rng(0)
     tables = {t.name: rng.standard_normal((t.rows, t.dim), np.float32) for t in SCHEMA.tables}
     pools = {i.name: rng.integers(4000, size=(2000, 80), dtype=np.int32) for i in SCHEMA.sparse}
     out = np.zeros((2000, 40 * 32), np.float32)
     outputs = {i.name: out[:, 32 * k : 32 * k + 32] for k, i in enumerate(SCHEMA.sparse)}
-    yield Gather(SCHEMA, tables, pools, outputs)
+    return Gather(SCHEMA, tables, pools, outputs)
 
 
 def part(items: int) -> SliceView:

@@ -7,8 +7,8 @@ registers. They share nothing but their order, so that looking ahead crosses the
 tables alike. While both are in one segment, the loop over its rows is as short as can be: what the look-ahead
 misses, out-of-order execution finds only if many rows fit into its window.
 
-The words of the blocks are in `fields`. A pooling function per `Kind` is compiled when a model first needs it,
-and called by address.
+The words of the blocks are in `fields`. A pooling function per `Kind` is compiled when a model first needs
+it, and called by address.
 """
 
 from __future__ import annotations
