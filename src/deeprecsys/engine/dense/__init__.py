@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.engine.dense.layout import Buffer, Layout, Place
 from deeprecsys.engine.dense.protocol import DenseStage
 from deeprecsys.zoo.model import Model
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["ROUTES", "Buffer", "DenseStage", "Layout", "Place", "build", "installed"]
 
@@ -47,7 +49,7 @@ def build(
     module, name, needs = ROUTES[route]
     if missing := _missing(needs):
         raise InputError(f"dense route {route}: expected the packages {', '.join(needs)}, "
-                         f"got no {' and no '.join(missing)}: pip install 'deeprecsys[{route}]'")  # fmt: skip
+                         f"got no {' and no '.join(missing)}: pip install {' '.join(missing)}")  # fmt: skip
     stage: DenseStage = getattr(importlib.import_module(module), name)(model, network, threads, precision)
     return stage
 

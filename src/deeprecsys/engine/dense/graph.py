@@ -33,10 +33,11 @@ class Graph:
         layout: the buffers, which are the graph's inputs. Rows per item are called `n`.
         merged: several slices share the batch: rows per query are called `S`, and `owner` [n] int64 is
             an input. Otherwise rows per query are one.
+        few: for batches of few items, where what is made once per slice counts.
     """
 
-    def __init__(self, layout: Layout, merged: bool) -> None:
-        self.merged = merged
+    def __init__(self, layout: Layout, merged: bool = False, few: bool = False) -> None:
+        self.merged, self.few = merged, few
         self._steps = {b.name: b.steps for b in layout.buffers}
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
@@ -64,7 +65,7 @@ class Graph:
         return names
 
     def constant(self, value: Tensor | NDArray[Any] | Sequence[int] | float) -> str:
-        """A float32 weight from a tensor, array or number; int64 from a sequence of integers (a shape, say)."""
+        """A float32 weight from a tensor, array or number; int64 from a sequence of integers (a shape)."""
         if isinstance(value, Tensor):
             value = value.detach().numpy()
         kind = np.int64 if isinstance(value, Sequence) else np.float32
@@ -117,7 +118,7 @@ class Graph:
         return self.node("Reshape", x, self.constant(list(shape)))
 
     def spread(self, x: str) -> str:
-        """Each item's row of a per-slice value: [S, ...] -> [n, ...]; for one slice as it is, to be broadcast."""
+        """Each item's row of a per-slice value: [S, ...] -> [n, ...]; for one slice the row, to broadcast."""
         return self.node("Gather", x, OWNER, axis=0) if self.merged else x
 
     def model(self, scores: str, outputs: int) -> bytes:
@@ -128,4 +129,5 @@ class Graph:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
         model.ir_version = IR_VERSION
         onnx.checker.check_model(model)
-        return model.SerializeToString()
+        data: bytes = model.SerializeToString()
+        return data

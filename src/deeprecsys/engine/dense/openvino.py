@@ -9,7 +9,8 @@ from torch import nn
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.dense.graph import OWNER
-from deeprecsys.engine.dense.graphs import merges, onnx_model
+from deeprecsys.engine.dense.graphs import merges
+from deeprecsys.engine.dense.graphset import GraphSet
 from deeprecsys.engine.dense.protocol import Arrays
 from deeprecsys.engine.dense.stage import BufferedStage, Span
 from deeprecsys.zoo.model import Model
@@ -31,7 +32,9 @@ class OpenVinoStage(BufferedStage):
         if precision not in _HINTS:
             raise InputError(f"precision of dense route openvino: expected fp32 or bf16, got {precision}")
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise InputError("precision of dense route openvino: expected fp32: this CPU has no bf16 instructions")
+            raise InputError(
+                "precision of dense route openvino: expected fp32: this CPU has no bf16 instructions"
+            )
         config = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "INFERENCE_NUM_THREADS": threads,
@@ -39,18 +42,15 @@ class OpenVinoStage(BufferedStage):
             "ENABLE_CPU_PINNING": False,  # the worker is pinned already
         }
 
-        def compiled(merged: bool) -> ov.InferRequest:
-            read = core.read_model(onnx_model(model, network, merged))
-            return core.compile_model(read, "CPU", config).create_infer_request()
+        def load(graph: bytes) -> ov.InferRequest:
+            return core.compile_model(core.read_model(graph), "CPU", config).create_infer_request()
 
-        self._alone = self._merged = compiled(merged=False)
-        if self.layout.per_query and merges(network):
-            self._merged = compiled(merged=True)
+        self._requests = GraphSet(model, network, load)
 
     def _run(
         self, span: Span, owner: NDArray[np.int64] | None, out: NDArray[np.float32], instead: Arrays
     ) -> None:
-        request = self._alone if owner is None else self._merged
+        request = self._requests.choose(span.items, owner is not None)
         for name, array in {**self.rows(span), **instead}.items():
             request.set_tensor(name, ov.Tensor(array, shared_memory=True))
         if owner is not None:

@@ -11,7 +11,8 @@ from torch import nn
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.dense.graph import OWNER, SCORES
-from deeprecsys.engine.dense.graphs import merges, onnx_model
+from deeprecsys.engine.dense.graphs import merges
+from deeprecsys.engine.dense.graphset import GraphSet
 from deeprecsys.engine.dense.protocol import Arrays
 from deeprecsys.engine.dense.stage import BufferedStage, Span
 from deeprecsys.zoo.model import Model
@@ -21,7 +22,7 @@ _MOST_BINDINGS = 4096
 
 
 class OrtStage(BufferedStage):
-    """ONNX Runtime at fp32. Its inputs are bound to the buffers once for each size of batch; nothing is copied.
+    """ONNX Runtime at fp32. Inputs are bound to the buffers once for each size of batch; nothing is copied.
 
     Args:
         model, network: the dense stage, its weights drawn.
@@ -36,10 +37,7 @@ class OrtStage(BufferedStage):
         if precision != "fp32":
             raise InputError(f"precision of dense route onnxruntime: expected fp32, got {precision}")
         super().__init__(model, slice_by_slice=not merges(network))
-        self._alone = _session(onnx_model(model, network, merged=False), threads)
-        self._merged = self._alone
-        if self.layout.per_query and merges(network):
-            self._merged = _session(onnx_model(model, network, merged=True), threads)
+        self._sessions = GraphSet(model, network, lambda graph: _session(graph, threads))
         self._bindings: dict[tuple[Span, tuple[str, ...]], Any] = {}
 
     def _moved(self) -> None:
@@ -48,7 +46,7 @@ class OrtStage(BufferedStage):
     def _run(
         self, span: Span, owner: NDArray[np.int64] | None, out: NDArray[np.float32], instead: Arrays
     ) -> None:
-        session = self._alone if owner is None else self._merged
+        session = self._sessions.choose(span.items, owner is not None)
         key = (span, tuple(instead))
         binding = self._bindings.get(key)
         if binding is None:

@@ -65,14 +65,16 @@ class BufferedStage(ABC):
             raise InputError(f"batch: expected {room}, got {items} and {slices}")
         if out.shape != (items, self.outputs) or out.dtype != np.float32 or not out.flags.c_contiguous:
             raise InputError(
-                f"out: expected C-contiguous float32 [{items}, {self.outputs}], got {out.dtype} {list(out.shape)}"
+                f"out: expected C-contiguous float32 [{items}, {self.outputs}], "
+                f"got {out.dtype} {list(out.shape)}"
             )
         if instead:
             self._check(items, slices, instead)
         if slices == 1 or not self._per_query:
             self._run(Span(0, items, 0, 1), None, out, instead)
         elif self._one_by_one:
-            assert owner is not None and not instead
+            assert owner is not None
+            assert not instead, "a model without dense inputs"
             ends = np.searchsorted(owner, np.arange(slices), side="right").tolist()
             for s, (start, stop) in enumerate(zip([0, *ends], ends, strict=False)):
                 self._run(Span(start, stop - start, s, 1), None, out[start:stop], NOTHING)
@@ -99,11 +101,11 @@ class BufferedStage(ABC):
                     f"got {array.dtype} {list(array.shape)}"
                 )
 
-    def _moved(self) -> None:
+    def _moved(self) -> None:  # noqa: B027 - not every stage minds
         """The buffers are others now."""
 
     @abstractmethod
     def _run(
         self, span: Span, owner: NDArray[np.int64] | None, out: NDArray[np.float32], instead: Arrays
     ) -> None:
-        """Score a span of rows, arguments checked; `owner` is None unless several slices have to be told apart."""
+        """Score a span of rows, all checked; `owner` is None unless several slices must be told apart."""

@@ -23,7 +23,7 @@ from deeprecsys.zoo.networks.mtwnd import MtWndArtefactDense, MtWndDense
 from deeprecsys.zoo.networks.ncf import NcfArtefactDense, NcfDense
 from deeprecsys.zoo.networks.wnd import WndDense
 
-__all__ = ["merges", "onnx_model"]
+__all__ = ["few_items", "merges", "onnx_model"]
 
 _WRITERS: dict[type[nn.Module], Callable[[Graph, Any], str]] = {
     DlrmDense: dlrm,
@@ -40,21 +40,28 @@ _WRITERS: dict[type[nn.Module], Callable[[Graph, Any], str]] = {
 """Dense stage -> what writes its nodes and names the scores."""
 
 _SLICE_BY_SLICE = (DinDense,)
+_FEW_ITEMS: dict[type[nn.Module], int] = {DinDense: 96}
 
 
 def merges(network: nn.Module) -> bool:
-    """Whether several slices can go through one graph. DIN's weights are made anew for each slice, so
-    that a graph of several slices would be a loop over them; the caller loops instead."""
+    """Whether several slices can go through one graph. DIN's products are with what is made of one slice's
+    behaviours, so that a graph of several slices would be a loop over them; the caller loops instead."""
     return not isinstance(network, _SLICE_BY_SLICE)
 
 
-def onnx_model(model: Model, network: nn.Module, merged: bool) -> bytes:
+def few_items(network: nn.Module) -> int:
+    """The most items for which the graph written for few is the faster; 0 where there is but one graph."""
+    return _FEW_ITEMS.get(type(network), 0)
+
+
+def onnx_model(model: Model, network: nn.Module, *, merged: bool = False, few: bool = False) -> bytes:
     """A dense stage, its weights drawn, as a serialised ONNX model.
 
     Inputs are the layout's buffers, and `owner` [n] int64 if `merged`; the output is `scores` [n, outputs].
 
     Args:
         merged: for batches of several slices rather than of one.
+        few: for batches of at most `few_items`.
     """
-    graph = Graph(Layout.of(model), merged)
+    graph = Graph(Layout.of(model), merged, few)
     return graph.model(_WRITERS[type(network)](graph, network), model.schema.outputs)

@@ -24,23 +24,22 @@ def dien(g: Graph, net: DienDense) -> str:
 
 def gru(g: Graph, layer: nn.GRU, x: str) -> str:
     """x [S, T, width] -> all states [T, S, hidden]."""
-    h = layer.hidden_size
     states = g.nodes(
         "GRU",
         g.node("Transpose", x, perm=[1, 0, 2]),
-        g.constant(_gates(layer.weight_ih_l0, h)[None]),
-        g.constant(_gates(layer.weight_hh_l0, h)[None]),
-        g.constant(torch.cat([_gates(layer.bias_ih_l0, h), _gates(layer.bias_hh_l0, h)])[None]),
+        g.constant(_gates(layer, "weight_ih_l0")[None]),
+        g.constant(_gates(layer, "weight_hh_l0")[None]),
+        g.constant(torch.cat([_gates(layer, "bias_ih_l0"), _gates(layer, "bias_hh_l0")])[None]),
         outputs=1,
-        hidden_size=h,
+        hidden_size=layer.hidden_size,
         linear_before_reset=1,
     )[0]
     return g.node("Squeeze", states, g.constant([1]))
 
 
-def _gates(weights: Tensor, hidden: int) -> Tensor:
+def _gates(layer: nn.GRU, name: str) -> Tensor:
     """From torch's order of gates (reset, update, new) to ONNX's (update, reset, hidden)."""
-    reset, update, new = weights.split(hidden)
+    reset, update, new = layer.get_parameter(name).chunk(3)
     return torch.cat([update, reset, new])
 
 
@@ -61,14 +60,17 @@ def augru(g: Graph, cell: Augru, interests: str, weights: str) -> str:
 
     A product per gate, so that none has to be cut out of another's result.
     """
-    h, steps = cell.state.in_features, g.steps("behaviours")
+    steps = g.steps("behaviours")
     flat = g.reshape(interests, -1, cell.input.in_features)
-    w_r, w_u, w_n = cell.input.weight.split(h)
-    u_r, u_u, u_n = (g.constant(u.t()) for u in cell.state.weight.split(h))
-    state_bias = cell.state.bias.split(h)
-    b_r, b_u, b_n = (a + b for a, b in zip(cell.input.bias.split(h), (*state_bias[:2], 0), strict=True))
+    w_r, w_u, w_n = cell.input.weight.chunk(3)
+    u_r, u_u, u_n = (g.constant(u.t()) for u in cell.state.weight.chunk(3))
+    state_bias = cell.state.bias.chunk(3)
+    b_r, b_u, b_n = cell.input.bias.chunk(3)
     new_bias = g.constant(state_bias[2])
-    xs = [_per_step(g, g.gemm(flat, w, b), steps) for w, b in ((w_r, b_r), (w_u, b_u), (w_n, b_n))]
+    xs = [
+        _per_step(g, g.gemm(flat, w, b), steps)
+        for w, b in ((w_r, b_r + state_bias[0]), (w_u, b_u + state_bias[1]), (w_n, b_n))
+    ]
     amounts = g.nodes("Split", weights, axis=1, num_outputs=steps, outputs=steps)  # [n, 1] each
     # The first state is 0, and so are its products.
     x_r, x_u, x_n = (g.spread(x[0]) for x in xs)
@@ -111,7 +113,8 @@ def dien_artefact(g: Graph, net: DienArtefactDense) -> str:
 
 def _step(g: Graph, layer: nn.RNN, x: str, state: str) -> str:
     """tanh(W x + b + U h + b'); the first state, named "", is 0."""
-    inside = g.gemm(x, layer.weight_ih_l0, layer.bias_ih_l0 + layer.bias_hh_l0)
+    bias = layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0")
+    inside = g.gemm(x, layer.get_parameter("weight_ih_l0"), bias)
     if state:
-        inside = g.gemm(state, layer.weight_hh_l0, inside)
+        inside = g.gemm(state, layer.get_parameter("weight_hh_l0"), inside)
     return g.node("Tanh", inside)

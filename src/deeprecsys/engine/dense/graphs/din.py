@@ -7,6 +7,7 @@ import torch
 from deeprecsys.engine.dense.graph import Graph
 from deeprecsys.engine.dense.graphs.parts import click_head
 from deeprecsys.zoo.networks.din import ActivationUnit, DinArtefactDense, DinDense, PrivateUnits
+from deeprecsys.zoo.networks.layers import Layer
 
 
 def din(g: Graph, net: DinDense) -> str:
@@ -16,31 +17,51 @@ def din(g: Graph, net: DinDense) -> str:
 
 
 def interest(g: Graph, unit: ActivationUnit) -> str:
-    """Behaviours weighted by relevance and summed, [n, d]. See `ActivationUnit` for the algebra.
+    """Behaviours weighted by relevance and summed, [n, d].
 
-    Here the hidden layer's T * hidden columns are ordered hidden first, so that its output layer is one small
-    product per item over T contiguous columns.
+    The hidden layer's W [b, c, b - c, b * c] + u, with W in blocks [B | C | D | P], in two forms:
+
+        ((B + D) + P diag(c)) b + ((C - D) c + u)    for few items: `hidden` rows of width d per item
+        ((C - D) + P diag(b)) c + ((B + D) b + u)    for many: `hidden` rows per behaviour, made per slice
+
+    Either way one matrix product yields all of it; what differs is what has to be made first.
     """
-    b, c, d, p = unit.hidden.weight.chunk(4, dim=1)
-    hidden, width = b.shape
+    width, steps = unit.hidden.in_features // 4, g.steps("behaviours")
     behaviours = g.reshape("behaviours", -1, width)  # [T, d]
-    own = g.node("Mul", g.node("Unsqueeze", behaviours, g.constant([0])), g.constant(p[:, None]))
-    matrix = g.reshape(g.node("Add", own, g.constant((c - d)[:, None])), -1, width)  # [hidden * T, d]
-    bias = g.node("Gemm", g.constant(b + d), behaviours, g.constant(unit.hidden.bias[:, None]), transB=1)
-    z = g.node("Gemm", "item", matrix, g.reshape(bias, -1), transB=1)  # [n, hidden * T]
-    act = g.reshape(g.prelu(z, unit.act), 0, hidden, -1)
-    weights = g.reshape(g.node("MatMul", g.constant(unit.out.weight), act), 0, -1)  # [n, T]
+    act = _by_item(g, unit, behaviours) if g.few else _by_behaviour(g, unit, behaviours)
+    weights = g.reshape(g.node("MatMul", g.constant(unit.out.weight), act), -1, steps)  # [n, T]
     # v0 is the same for all T behaviours: its share is v0 times their sum.
     total = g.node("ReduceSum", behaviours, g.constant([0]), keepdims=1)
-    share = g.node("Mul", total, g.constant(unit.out.bias))
-    return g.node("Gemm", weights, behaviours, share)
+    return g.node("Gemm", weights, behaviours, g.node("Mul", total, g.constant(unit.out.bias)))
+
+
+def _by_item(g: Graph, unit: ActivationUnit, behaviours: str) -> str:
+    """Activations of the hidden layer, [n, hidden, T]."""
+    b, c, d, p = unit.hidden.weight.chunk(4, dim=1)
+    hidden, width = b.shape
+    own = g.node("Mul", g.node("Unsqueeze", "item", g.constant([1])), g.constant(p))
+    rows = g.reshape(g.node("Add", own, g.constant(b + d)), -1, width)  # [n * hidden, d]
+    level = g.reshape(g.gemm("item", c - d, unit.hidden.bias), -1, 1)  # [n * hidden, 1]
+    z = g.node("Gemm", rows, behaviours, level, transB=1)
+    return g.reshape(g.prelu(z, unit.act), -1, hidden, g.steps("behaviours"))
+
+
+def _by_behaviour(g: Graph, unit: ActivationUnit, behaviours: str) -> str:
+    """Activations of the hidden layer, [n, hidden, T]; its columns are ordered hidden first."""
+    b, c, d, p = unit.hidden.weight.chunk(4, dim=1)
+    hidden, width = b.shape
+    own = g.node("Mul", g.node("Unsqueeze", behaviours, g.constant([0])), g.constant(p[:, None]))
+    matrix = g.reshape(g.node("Add", own, g.constant((c - d)[:, None])), -1, width)  # [hidden * T, d]
+    level = g.node("Gemm", g.constant(b + d), behaviours, g.constant(unit.hidden.bias[:, None]), transB=1)
+    z = g.node("Gemm", "item", matrix, g.reshape(level, -1), transB=1)
+    return g.reshape(g.prelu(z, unit.act), -1, hidden, g.steps("behaviours"))
 
 
 def din_artefact(g: Graph, net: DinArtefactDense) -> str:
     """behaviours [n, G * dim], candidate [n, dim], rest (user, context) [n, 2 dim] -> [n, outputs]."""
     first, *others = net.head
-    dim = first.in_features // 4
-    u, s, a, c = first.weight.split(dim, dim=1)
+    assert isinstance(first, Layer)
+    u, s, a, c = first.weight.chunk(4, dim=1)
     hidden = g.gemm("rest", torch.cat([u, c], dim=1), first.bias)
     hidden = g.gemm("candidate", a, hidden)
     hidden = g.gemm(private_units(g, net.units), s, hidden)
