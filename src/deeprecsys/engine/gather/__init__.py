@@ -1,0 +1,9 @@
+"""The sparse stage on a kernel of our own: every look-up of a batch in one compiled call."""
+
+from __future__ import annotations
+
+from deeprecsys.engine.gather.gather import Fault, Gather
+from deeprecsys.engine.gather.plan import Ids
+from deeprecsys.engine.gather.rows import RowFormat, convert
+
+__all__ = ["Fault", "Gather", "Ids", "RowFormat", "convert"]
