@@ -1,6 +1,7 @@
 """The dense stages alone: eager torch against each route, one thread, beside the machine's matrix rate.
 
     python benchmarks/dense.py [--models A,B] [--batches 1,16] [--rounds N] [--no-save]
+    python benchmarks/dense.py --tables      only write the table from what was measured before
 
 In one run: the best library's matrix product at each layer's shape, and for every model, batch and route the
 median CPU time of interleaved rounds. Eager is the network called on contiguous tensors, one per input, as its own sparse
@@ -20,7 +21,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from common import save
+from common import ROOT, load, put_in, save
 from deeprecsys.engine.dense import DenseStage, build, installed
 from deeprecsys.zoo import MODELS, Model
 from deeprecsys.zoo.dien import DienArtefact
@@ -137,6 +138,27 @@ def line(name: str, row: dict[str, Any], best: float) -> str:
     return "  ".join(cells)
 
 
+def table(saved: dict[str, Any]) -> str:
+    """Markdown: per model and batch eager's milliseconds, ONNX Runtime's, the gain, the share of the best product."""
+    best, models = saved["matrix_gflops"]["best"], saved["models"]
+    batches = [row["batch"] for row in next(iter(models.values()))]
+    lines = ["| model | " + " | ".join(f"b = {b}" for b in batches) + " |", "|---" * (1 + len(batches)) + "|"]
+    for name, rows in models.items():
+        cells = []
+        for row in rows:
+            eager, s = row["seconds"]["eager"], row["seconds"]["onnxruntime"]
+            share = 1e-9 * row["flops"] / s / best
+            cells.append(f"{1e3 * eager:.3g} → {1e3 * s:.3g}, {eager / s:.2f}×, {100 * share:.0f} %")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    m = saved["machine"]
+    about = (
+        f"Milliseconds of one thread at fp32, eager → ONNX Runtime, the gain, and the share of the best matrix "
+        f"product measured in the same run ({best:.1f} GFLOP/s; fused multiply-adds on registers alone: "
+        f"{saved['register_gflops']:.1f}). {m['cpu']}; `python benchmarks/dense.py` makes this table."
+    )
+    return "\n".join(lines) + "\n\n" + about
+
+
 def flags() -> set[str]:
     """What the CPU can do, in the kernel's words."""
     with open("/proc/cpuinfo") as f:
@@ -151,7 +173,11 @@ def main() -> None:
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--no-save", action="store_true")
+    parser.add_argument("--tables", action="store_true")
     args = parser.parse_args()
+    if args.tables:
+        put_in(ROOT / "docs" / "design" / "0008-dense-stage.md", "dense", table(load("dense")))
+        return
     torch.set_num_threads(1)
     limit = matrix_rates(args.rounds)
     peak = peak_gflops(16 if "avx512f" in flags() else 8)

@@ -9,7 +9,7 @@ from torch import nn
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.dense.graph import OWNER
-from deeprecsys.engine.dense.graphs import merges
+from deeprecsys.engine.dense.graphs import block_items, merges
 from deeprecsys.engine.dense.graphset import GraphSet
 from deeprecsys.engine.dense.protocol import Arrays
 from deeprecsys.engine.dense.stage import BufferedStage, Span
@@ -27,7 +27,7 @@ class OpenVinoStage(BufferedStage):
     """
 
     def __init__(self, model: Model, network: nn.Module, threads: int = 1, precision: str = "fp32") -> None:
-        super().__init__(model, slice_by_slice=not merges(network))
+        super().__init__(model, slice_by_slice=not merges(network), block=block_items(network))
         core = ov.Core()
         if precision not in _HINTS:
             raise InputError(f"precision of dense route openvino: expected fp32 or bf16, got {precision}")

@@ -11,7 +11,7 @@ from torch import nn
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.dense.graph import OWNER, SCORES
-from deeprecsys.engine.dense.graphs import merges
+from deeprecsys.engine.dense.graphs import block_items, merges
 from deeprecsys.engine.dense.graphset import GraphSet
 from deeprecsys.engine.dense.protocol import Arrays
 from deeprecsys.engine.dense.stage import BufferedStage, Span
@@ -36,7 +36,7 @@ class OrtStage(BufferedStage):
     def __init__(self, model: Model, network: nn.Module, threads: int = 1, precision: str = "fp32") -> None:
         if precision != "fp32":
             raise InputError(f"precision of dense route onnxruntime: expected fp32, got {precision}")
-        super().__init__(model, slice_by_slice=not merges(network))
+        super().__init__(model, slice_by_slice=not merges(network), block=block_items(network))
         self._sessions = GraphSet(model, network, lambda graph: _session(graph, threads))
         self._bindings: dict[tuple[Span, tuple[str, ...]], Any] = {}
 

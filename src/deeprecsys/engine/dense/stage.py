@@ -32,12 +32,14 @@ class BufferedStage(ABC):
 
     Args:
         slice_by_slice: a batch of several slices is run as so many batches of one.
+        block: the most items of one slice that are run at once.
     """
 
-    def __init__(self, model: Model, slice_by_slice: bool = False) -> None:
+    def __init__(self, model: Model, slice_by_slice: bool = False, block: int = 1 << 30) -> None:
         self.layout = Layout.of(model)
         self.outputs = model.schema.outputs
         self._one_by_one = slice_by_slice
+        self._block = block
         self._per_query = self.layout.per_query
         self._direct = {b.name: b for b in self.layout.buffers if b.direct}
         self._items, self._slices = ITEMS, SLICES
@@ -71,15 +73,26 @@ class BufferedStage(ABC):
         if instead:
             self._check(items, slices, instead)
         if slices == 1 or not self._per_query:
-            self._run(Span(0, items, 0, 1), None, out, instead)
+            self._blocks(Span(0, items, 0, 1), out, instead)
         elif self._one_by_one:
             assert owner is not None
             assert not instead, "a model without dense inputs"
             ends = np.searchsorted(owner, np.arange(slices), side="right").tolist()
             for s, (start, stop) in enumerate(zip([0, *ends], ends, strict=False)):
-                self._run(Span(start, stop - start, s, 1), None, out[start:stop], NOTHING)
+                self._blocks(Span(start, stop - start, s, 1), out[start:stop], NOTHING)
         else:
             self._run(Span(0, items, 0, slices), owner, out, instead)
+
+    def _blocks(self, span: Span, out: NDArray[np.float32], instead: Arrays) -> None:
+        """Run one slice's items block by block."""
+        if span.items <= self._block:
+            self._run(span, None, out, instead)
+            return
+        for at in range(0, span.items, self._block):
+            some = slice(at, min(at + self._block, span.items))
+            part = span._replace(item=span.item + at, items=some.stop - at)
+            rows = {name: a[some] if self._direct[name].per is Per.ITEM else a for name, a in instead.items()}
+            self._run(part, None, out[some], rows)
 
     def rows(self, span: Span) -> dict[str, NDArray[np.float32]]:
         """By name, the rows of the buffers in a span."""
