@@ -57,7 +57,7 @@ def few_items(network: nn.Module) -> int:
 
 
 def block_items(network: nn.Module) -> int:
-    """The most items of a slice that a graph is given at once, so that what its layers pass on stays cached."""
+    """The most items of a slice that a graph is given at once: what its layers pass on stays cached."""
     return _BLOCKS.get(type(network), 1 << 30)
 
 
