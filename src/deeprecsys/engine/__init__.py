@@ -11,6 +11,7 @@ from deeprecsys.engine.protocol import Assembly, Engine, SliceView
 __all__ = ["ENGINES", "Assembly", "Engine", "SliceView", "build", "check", "factory"]
 
 ENGINES = {
+    "compiled": "deeprecsys.engine.compiled:CompiledEngine",
     "eager": "deeprecsys.engine.eager:EagerEngine",
     "null": "deeprecsys.engine.null:NullEngine",
     "wait": "deeprecsys.engine.null:WaitEngine",

@@ -1,0 +1,92 @@
+"""The fast CPU engine: the gather kernel writes straight into the buffers that a dense route reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprecsys.engine.dense import DenseStage, build
+from deeprecsys.engine.dense.layout import aligned
+from deeprecsys.engine.dense.protocol import Arrays
+from deeprecsys.engine.gather import Gather
+from deeprecsys.engine.protocol import Assembly, SliceView
+from deeprecsys.zoo.networks import initialise
+from deeprecsys.zoo.schema import Per
+
+ROUTE = "onnxruntime"
+"""The faster of the routes for nearly every model and batch (docs/design/0008-dense-stage.md)."""
+
+
+class CompiledEngine:
+    """Sparse and dense stage joined without a copy: `compiled`, or `compiled:ROUTE` for another dense route.
+
+    One slice's scores go straight where they belong, and dense features that no other input lies beside
+    are read where they are; of several slices both are copied, a few bytes per item.
+
+    Raises:
+        InputError: no such route, or it has not the precision.
+    """
+
+    def __init__(self, assembly: Assembly, route: str = ROUTE) -> None:
+        model = assembly.model
+        network = model.dense_stage()
+        initialise(network, assembly.seed)
+        self._assembly = assembly
+        self._stage: DenseStage = build(route, model, network, assembly.threads, assembly.precision)
+        self._per_query = self._stage.layout.per_query
+        # Buffer, its one input's name, and its rows: those that a single slice can read where they are.
+        self._direct: list[tuple[str, str, NDArray[Any]]] = []
+        for b in self._stage.layout.buffers:
+            if b.direct and b.per is Per.ITEM:
+                (name,) = b.places
+                self._direct.append((b.name, name, assembly.inputs[name]))
+        self._items = self._slices = 0
+        self._grow(1024, 1)
+
+    def score(self, slices: Sequence[SliceView]) -> None:
+        """See `Engine.score`.
+
+        Raises:
+            IndexError: an id is outside its table, or a slice outside its input's rows.
+        """
+        items, owner = slices[0].stop - slices[0].start, None
+        single = len(slices) == 1 and slices[0].out.flags.c_contiguous
+        if len(slices) > 1:
+            sizes = [s.stop - s.start for s in slices]
+            items = sum(sizes)
+            owner = np.repeat(np.arange(len(slices)), sizes) if self._per_query else None
+        if items > self._items or len(slices) > self._slices:
+            self._grow(items, len(slices))
+        if faults := (self._gather_one if single else self._gather_all).gather(slices):
+            raise IndexError(str(faults[0]))
+        if single:
+            self._stage.run(items, None, slices[0].out, self._instead(slices[0]))
+            return
+        scores = self._scores[:items]
+        self._stage.run(items, owner, scores)
+        at = 0
+        for s in slices:
+            s.out[...] = scores[at : (at := at + s.stop - s.start)]
+
+    def _instead(self, s: SliceView) -> Arrays:
+        return {
+            buffer: rows[s.first[name] + s.start : s.first[name] + s.stop]
+            for buffer, name, rows in self._direct
+        }
+
+    def _grow(self, items: int, slices: int) -> None:
+        """Make room for a larger batch."""
+        self._items, self._slices = max(items, self._items), max(slices, self._slices)
+        self._stage.reserve(self._items, self._slices)
+        outputs = self._stage.layout.views(self._stage.buffers)
+        a = self._assembly
+        self._scores = aligned((self._items, a.model.schema.outputs))
+        self._gather_all = Gather(a.model.schema, a.tables, a.inputs, outputs)
+        self._gather_one = self._gather_all
+        if self._direct:
+            elsewhere = {name for _, name, _ in self._direct}
+            copied = {name: view for name, view in outputs.items() if name not in elsewhere}
+            self._gather_one = Gather(a.model.schema, a.tables, a.inputs, copied)

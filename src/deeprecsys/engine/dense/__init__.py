@@ -1,0 +1,58 @@
+"""The dense stage on libraries that run whole graphs: nothing of Python between its layers."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING
+
+from deeprecsys.core.errors import InputError, unknown
+from deeprecsys.engine.dense.layout import Buffer, Layout, Place
+from deeprecsys.engine.dense.protocol import DenseStage
+from deeprecsys.zoo.model import Model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["ROUTES", "Buffer", "DenseStage", "Layout", "Place", "build", "installed"]
+
+ROUTES = {
+    "eager": ("deeprecsys.engine.dense.reference", "EagerStage", ()),
+    "onnxruntime": ("deeprecsys.engine.dense.ort", "OrtStage", ("onnx", "onnxruntime")),
+    "openvino": ("deeprecsys.engine.dense.openvino", "OpenVinoStage", ("onnx", "openvino")),
+}
+"""Route -> module and class, and the packages that it needs beside torch."""
+
+
+def installed() -> tuple[str, ...]:
+    """The routes whose packages are there; imports none of them."""
+    return tuple(r for r, (_, _, needs) in ROUTES.items() if not _missing(needs))
+
+
+def build(
+    route: str, model: Model, network: nn.Module, threads: int = 1, precision: str = "fp32"
+) -> DenseStage:
+    """A dense stage on the route of that name.
+
+    Args:
+        model, network: the dense stage, its weights drawn (`zoo.networks.initialise`).
+        threads: compute threads.
+        precision: "fp32", or "bf16" on openvino where the CPU computes in it.
+
+    Raises:
+        InputError: no such route; it is not installed; it has not that precision on this CPU; no thread.
+    """
+    if route not in ROUTES:
+        raise unknown("dense route", route, ROUTES)
+    if threads < 1:
+        raise InputError(f"threads: expected 1 or more, got {threads}")
+    module, name, needs = ROUTES[route]
+    if missing := _missing(needs):
+        raise InputError(f"dense route {route}: expected the packages {', '.join(needs)}, "
+                         f"got no {' and no '.join(missing)}: pip install {' '.join(missing)}")  # fmt: skip
+    stage: DenseStage = getattr(importlib.import_module(module), name)(model, network, threads, precision)
+    return stage
+
+
+def _missing(packages: tuple[str, ...]) -> list[str]:
+    return [p for p in packages if importlib.util.find_spec(p) is None]

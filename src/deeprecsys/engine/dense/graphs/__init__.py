@@ -1,0 +1,74 @@
+"""The dense stages as ONNX graphs, a file per family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from deeprecsys.engine.dense.graph import Graph
+from deeprecsys.engine.dense.graphs.dien import dien, dien_artefact
+from deeprecsys.engine.dense.graphs.din import din, din_artefact
+from deeprecsys.engine.dense.graphs.dlrm import dlrm
+from deeprecsys.engine.dense.graphs.mtwnd import mtwnd, mtwnd_artefact
+from deeprecsys.engine.dense.graphs.ncf import ncf, ncf_artefact
+from deeprecsys.engine.dense.graphs.wnd import wnd
+from deeprecsys.engine.dense.layout import Layout
+from deeprecsys.zoo.model import Model
+from deeprecsys.zoo.networks.dien import DienArtefactDense, DienDense
+from deeprecsys.zoo.networks.din import DinArtefactDense, DinDense
+from deeprecsys.zoo.networks.dlrm import DlrmDense
+from deeprecsys.zoo.networks.mtwnd import MtWndArtefactDense, MtWndDense
+from deeprecsys.zoo.networks.ncf import NcfArtefactDense, NcfDense
+from deeprecsys.zoo.networks.wnd import WndDense
+
+__all__ = ["block_items", "few_items", "merges", "onnx_model"]
+
+_WRITERS: dict[type[nn.Module], Callable[[Graph, Any], str]] = {
+    DlrmDense: dlrm,
+    WndDense: wnd,
+    MtWndDense: mtwnd,
+    MtWndArtefactDense: mtwnd_artefact,
+    NcfDense: ncf,
+    NcfArtefactDense: ncf_artefact,
+    DinDense: din,
+    DinArtefactDense: din_artefact,
+    DienDense: dien,
+    DienArtefactDense: dien_artefact,
+}
+"""Dense stage -> what writes its nodes and names the scores."""
+
+_SLICE_BY_SLICE = (DinDense,)
+# Measured at batches of 1024 against blocks of 16 to 512; what is made once per slice is made once per block.
+_BLOCKS: dict[type[nn.Module], int] = {DlrmDense: 256, DinDense: 256, DinArtefactDense: 64}
+_FEW_ITEMS: dict[type[nn.Module], int] = {DinDense: 96}
+
+
+def merges(network: nn.Module) -> bool:
+    """Whether several slices can go through one graph. DIN's products are with what is made of one slice's
+    behaviours, so that a graph of several slices would be a loop over them; the caller loops instead."""
+    return not isinstance(network, _SLICE_BY_SLICE)
+
+
+def few_items(network: nn.Module) -> int:
+    """The most items for which the graph written for few is the faster; 0 where there is but one graph."""
+    return _FEW_ITEMS.get(type(network), 0)
+
+
+def block_items(network: nn.Module) -> int:
+    """The most items of a slice that a graph is given at once: what its layers pass on stays cached."""
+    return _BLOCKS.get(type(network), 1 << 30)
+
+
+def onnx_model(model: Model, network: nn.Module, *, merged: bool = False, few: bool = False) -> bytes:
+    """A dense stage, its weights drawn, as a serialised ONNX model.
+
+    Inputs are the layout's buffers, and `owner` [n] int64 if `merged`; the output is `scores` [n, outputs].
+
+    Args:
+        merged: for batches of several slices rather than of one.
+        few: for batches of at most `few_items`.
+    """
+    graph = Graph(Layout.of(model), merged, few)
+    return graph.model(_WRITERS[type(network)](graph, network), model.schema.outputs)

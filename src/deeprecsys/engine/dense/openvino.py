@@ -1,0 +1,59 @@
+"""A dense stage on OpenVINO, whose CPU layers are oneDNN's."""
+
+from __future__ import annotations
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from torch import nn
+
+from deeprecsys.core.errors import InputError
+from deeprecsys.engine.dense.graph import OWNER
+from deeprecsys.engine.dense.graphs import block_items, merges
+from deeprecsys.engine.dense.graphset import GraphSet
+from deeprecsys.engine.dense.protocol import Arrays
+from deeprecsys.engine.dense.stage import BufferedStage, Span
+from deeprecsys.zoo.model import Model
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVinoStage(BufferedStage):
+    """OpenVINO at fp32, or at bf16 where the CPU computes in it. The precision is always stated: left alone,
+    OpenVINO takes bf16 wherever there is any. See `OrtStage` for the arguments.
+
+    Raises:
+        InputError: a precision that the CPU has no instructions for.
+    """
+
+    def __init__(self, model: Model, network: nn.Module, threads: int = 1, precision: str = "fp32") -> None:
+        super().__init__(model, slice_by_slice=not merges(network), block=block_items(network))
+        core = ov.Core()
+        if precision not in _HINTS:
+            raise InputError(f"precision of dense route openvino: expected fp32 or bf16, got {precision}")
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise InputError(
+                "precision of dense route openvino: expected fp32: this CPU has no bf16 instructions"
+            )
+        config = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # the worker is pinned already
+        }
+
+        def load(graph: bytes) -> ov.InferRequest:
+            return core.compile_model(core.read_model(graph), "CPU", config).create_infer_request()
+
+        self._requests = GraphSet(model, network, load)
+
+    def _run(
+        self, span: Span, owner: NDArray[np.int64] | None, out: NDArray[np.float32], instead: Arrays
+    ) -> None:
+        request = self._requests.choose(span.items, owner is not None)
+        for name, array in {**self.rows(span), **instead}.items():
+            request.set_tensor(name, ov.Tensor(array, shared_memory=True))
+        if owner is not None:
+            request.set_tensor(OWNER, ov.Tensor(owner, shared_memory=True))
+        request.set_output_tensor(ov.Tensor(out, shared_memory=True))
+        request.infer()

@@ -1,0 +1,33 @@
+"""The dense stage as eager torch runs it, behind the interface of the others: what they are held against."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from deeprecsys.core.errors import InputError
+from deeprecsys.engine.dense.protocol import Arrays
+from deeprecsys.engine.dense.stage import BufferedStage, Span
+from deeprecsys.zoo.model import Model
+
+
+class EagerStage(BufferedStage):
+    """The torch module itself, on views of the buffers. See `OrtStage` for the arguments."""
+
+    def __init__(self, model: Model, network: nn.Module, threads: int = 1, precision: str = "fp32") -> None:
+        if precision != "fp32":
+            raise InputError(f"precision of dense route eager: expected fp32, got {precision}")
+        super().__init__(model)
+        torch.set_num_threads(threads)
+        self._network = network
+
+    @torch.inference_mode()
+    def _run(
+        self, span: Span, owner: NDArray[np.int64] | None, out: NDArray[np.float32], instead: Arrays
+    ) -> None:
+        views = self.layout.views({**self.rows(span), **instead})
+        x = {name: torch.from_numpy(view) for name, view in views.items()}
+        scores = self._network(x, None if owner is None else torch.from_numpy(owner))
+        torch.from_numpy(out).copy_(scores)
