@@ -10,8 +10,6 @@ capacity is known exactly (the formulas are those of `tests/tune/queues.py`). Ke
 from __future__ import annotations
 
 import sys
-import threading
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -22,12 +20,12 @@ from common import ROOT, load, put_in, save
 from deeprecsys.cli.live import LiveTrials, quick_hint_qps
 from deeprecsys.cli.setup import Job
 from deeprecsys.core.policy import DeepRecSched
-from deeprecsys.core.runlog import RunLog
 from deeprecsys.core.target import Target
 from deeprecsys.node.node import Node
 from deeprecsys.report import format as f
 from deeprecsys.tune.capacity import CapacityResult, Settings, capacity
 from deeprecsys.tune.probe import Trial
+from turns import Turns
 
 sys.path.insert(0, str(ROOT))
 from tests.tune.queues import theory_qps
@@ -36,7 +34,7 @@ SERVICE_S = 5e-3
 TARGETS = {1: 10 * SERVICE_S, 2: 6 * SERVICE_S}  # workers -> target
 REPEATS = 3
 BATCH = 256
-BUDGET_S = {"waiting": 120.0, "repeated": 60.0}
+BUDGET_S = {"waiting": 120.0, "repeated": 90.0}
 """Of each search: some 20,000 queries."""
 RESOLUTION = 0.02
 
@@ -100,33 +98,6 @@ def repeated(name: str) -> dict[str, Any]:
     return {"model": name, "batch_size": BATCH, "runs": runs, "spread": max(rates) / min(rates) - 1}
 
 
-class Turns:
-    """Lets several searches run their trials in turn, one at a time."""
-
-    def __init__(self, parties: int) -> None:
-        self._waiting = deque(range(parties))
-        self._changed = threading.Condition()
-
-    def of(self, party: int, trial: Trial) -> Trial:
-        """The trial, run only when it is this party's turn."""
-
-        def run(*args: Any) -> RunLog:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting[0] == party)
-                log = trial(*args)
-                self._waiting.rotate(-1)
-                self._changed.notify_all()
-            return log
-
-        return run
-
-    def leave(self, party: int) -> None:
-        """A party has ended: nobody waits for it any more."""
-        with self._changed:
-            self._waiting.remove(party)
-            self._changed.notify_all()
-
-
 def search(trial: Trial, job: Job, policy: DeepRecSched, hint: float, seed: int, kind: str) -> CapacityResult:
     settings = replace(Settings.live(job.target), budget_s=BUDGET_S[kind], resolution=RESOLUTION)
     return capacity(trial, policy, job.target, hint_qps=hint, settings=settings, seed=seed)
@@ -162,7 +133,8 @@ def main() -> None:
     result = load("live_search")
     if "--tables" not in sys.argv:
         queues = result["waiting"] if "--no-waiting" in sys.argv else [waiting(w) for w in TARGETS]
-        result = {"waiting": queues, "repeated": [repeated(n) for n in names]}
+        kept = [r for r in result.get("repeated", []) if r["model"] not in names]
+        result = {"waiting": queues, "repeated": [*(repeated(n) for n in names), *kept]}
         save("live_search", result)
     text = tables(result)
     put_in(ROOT / "docs" / "results.md", "live-search", text)

@@ -350,5 +350,5 @@ class _Search:
 def _capped(found: Crossing, low_qps: float, high_qps: float) -> Crossing:
     """The crossing of a policy that sheds from `high_qps` on."""
     low = min(low_qps, high_qps)
-    rate = min(max(found.rate_qps, low), (low * high_qps) ** 0.5)
+    rate = found.rate_qps if found.rate_qps < high_qps else (low * high_qps) ** 0.5
     return Crossing(rate, low, high_qps, found.slope, max(found.trials, LEAST_TRIALS), found.weight)
