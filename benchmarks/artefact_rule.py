@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from common import save
+from common import ROOT, put_in, save
 from deeprecsys.core.policy import Static
 from deeprecsys.core.target import Target
 from deeprecsys.tune import (
@@ -155,6 +155,19 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """The comparison as Markdown."""
+    out = ["| queue, target | rule | mean error | r.m.s. error | its points miss the target | interval covers | queries |",
+           "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for r in rows:
+        covered = "–" if r["covered"] is None else f"{100 * r['covered']:.0f} %"
+        out.append(
+            f"| {r['queue']}, {r['target_services']:g} services | {r['rule']} | {100 * r['mean_error']:+.1f} % | "
+            f"{100 * r['rms_error']:.1f} % | {100 * r['point_misses']:.0f} % | {covered} | {r['queries']:,.0f} |"
+        )
+    return "\n".join(out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=100)
@@ -169,6 +182,7 @@ def main() -> None:
         rows += found
         print("\n".join(line(row) for row in found), flush=True)
     print(save("artefact_rule", {"excess": EXCESS, "rows": rows}))
+    put_in(ROOT / "docs" / "results.md", "artefact-rule", table(rows))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ capacity is known exactly (the formulas are those of `tests/tune/queues.py`). Ke
 from __future__ import annotations
 
 import sys
-import threading
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -22,12 +20,12 @@ from common import ROOT, load, put_in, save
 from deeprecsys.cli.live import LiveTrials, quick_hint_qps
 from deeprecsys.cli.setup import Job
 from deeprecsys.core.policy import DeepRecSched
-from deeprecsys.core.runlog import RunLog
 from deeprecsys.core.target import Target
 from deeprecsys.node.node import Node
 from deeprecsys.report import format as f
 from deeprecsys.tune.capacity import CapacityResult, Settings, capacity
 from deeprecsys.tune.probe import Trial
+from turns import Turns
 
 sys.path.insert(0, str(ROOT))
 from tests.tune.queues import theory_qps
@@ -98,33 +96,6 @@ def repeated(name: str) -> dict[str, Any]:
         runs = list(pool.map(one, range(REPEATS)))
     rates = [r["qps"] for r in runs]
     return {"model": name, "batch_size": BATCH, "runs": runs, "spread": max(rates) / min(rates) - 1}
-
-
-class Turns:
-    """Lets several searches run their trials in turn, one at a time."""
-
-    def __init__(self, parties: int) -> None:
-        self._waiting = deque(range(parties))
-        self._changed = threading.Condition()
-
-    def of(self, party: int, trial: Trial) -> Trial:
-        """The trial, run only when it is this party's turn."""
-
-        def run(*args: Any) -> RunLog:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting[0] == party)
-                log = trial(*args)
-                self._waiting.rotate(-1)
-                self._changed.notify_all()
-            return log
-
-        return run
-
-    def leave(self, party: int) -> None:
-        """A party has ended: nobody waits for it any more."""
-        with self._changed:
-            self._waiting.remove(party)
-            self._changed.notify_all()
 
 
 def search(trial: Trial, job: Job, policy: DeepRecSched, hint: float, seed: int, kind: str) -> CapacityResult:

@@ -95,7 +95,7 @@ def measure(name: str) -> dict[str, Any]:
 def best_on(profile: LatencyProfile, node: Node, job: Job) -> tuple[Policy, float]:
     """The batch size that the simulator finds best, and about its capacity."""
     hint = saturation_qps(profile, baseline(node, job).batch_size, sample_sizes(job), node.workers)
-    search = HillClimb(sizes_of(node, job))
+    search = HillClimb(sizes_of(job, node.workers))
     Ranking(SamplePath(profile, job.workload, node.workers, job.target), job.target, hint).finish(search)
     assert search.best is not None
     return search.best.policy, search.best.qps

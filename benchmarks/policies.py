@@ -49,9 +49,7 @@ from deeprecsys.zoo import model
 from models import MODELS
 
 CORES = 40
-QUERIES = (20_000, 60_000)
-SPAN_TARGETS = 60
-"""A path is so many targets long, within `QUERIES`."""
+QUERIES = 20_000
 TOLERANCE = 2e-3
 LOADS = {
     "diurnal": ("diurnal:3,{day}", "production"),
@@ -68,7 +66,7 @@ class Case:
     model: str
     level: str
     load: str = "steady"
-    queries: int | None = None
+    queries: int = QUERIES
 
     @property
     def target(self) -> Target:
@@ -80,12 +78,11 @@ class Path:
 
     def __init__(self, case: Case, about_qps: float) -> None:
         self.target, self.about_qps, self.sims = case.target, about_qps, 0
-        usual = int(np.clip(SPAN_TARGETS * self.target.latency_s * about_qps, *QUERIES))
-        span_s = (case.queries or usual) / about_qps
+        span_s = case.queries / about_qps
         marks = {"day": span_s / 2, "burst": span_s / 20, "part": span_s / 4}
         arrivals, sizes = LOADS.get(case.load, ("poisson", "production"))
         workload = Workload.parse(arrivals.format(**marks), sizes.format(**marks), seed=7)
-        self.stream = workload.stream(about_qps, queries=case.queries or usual)
+        self.stream = workload.stream(about_qps, queries=case.queries)
         self._service = Tabulated(steady_profile(case.model))
 
     def latency_s(self, policy: Policy, rate_qps: float) -> tuple[np.ndarray[Any, Any], bool]:
