@@ -154,6 +154,19 @@ def test_profile_then_tune_with_it_on_a_small_model(method: str, tmp_path: Path)
     assert (out / "report.html").exists()
 
 
+def test_tune_tries_every_engine_that_is_named_and_takes_the_best() -> None:
+    done = run(
+        "tune", "ncf", *SMALL, "--engine", "wait:8", "--engine", "wait:4", "--sizes", "fixed:20",
+        "--sla-ms", "100", "--budget", "6", "--json", "-",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    doc = json.loads(done.stdout)
+    slow, fast = doc["setups"]
+    assert (slow["engine"], fast["engine"]) == ("wait:8", "wait:4")
+    assert 1.5 < fast["simulated_qps"] / slow["simulated_qps"] < 2.5
+    assert doc["tuned"]["engine"] == doc["engine"] == doc["profile"]["engine"] == "wait:4"
+
+
 def test_a_target_that_nothing_meets_gives_the_best_latency_and_no_point() -> None:
     done = run(
         "capacity", "ncf", *SMALL, "--engine", "wait:5", "--sizes", "fixed:20", "--sla-ms", "1",

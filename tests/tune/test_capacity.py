@@ -23,6 +23,8 @@ from deeprecsys.tune import (
     Verdict,
     capacity,
 )
+from deeprecsys.tune.capacity import _capped
+from deeprecsys.tune.crossing import Crossing
 from tests.tune.fakes import TARGET, Cliff, late, log, shed
 from tests.tune.queues import MDc, theory_qps, wait_tail
 
@@ -249,3 +251,12 @@ def test_a_target_met_only_at_a_tenth_of_the_load_is_found():
 def test_settings_that_cannot_be_are_refused(field, value):
     with pytest.raises(InputError, match=field.removesuffix("_s")):
         Settings(**{field: value})
+
+
+def test_a_crossing_below_the_rate_that_sheds_stays_there_however_open_its_interval_is():
+    found = Crossing(10.0, 0.0, 50.0, 2.0, 3.0, np.ones(1))
+    capped = _capped(found, found.low_qps, 20.0)
+    assert (capped.rate_qps, capped.low_qps, capped.high_qps) == (10.0, 0.0, 20.0)
+    assert capped.half_width == inf
+    beyond = _capped(Crossing(40.0, 30.0, 50.0, 2.0, 3.0, np.ones(1)), 5.0, 20.0)
+    assert beyond.rate_qps == 10.0

@@ -29,19 +29,36 @@ model = _group(
                  help="Factor on the rows of every embedding table."),
 )  # fmt: skip
 
-node = _group(
-    click.option("--engine", default="eager", show_default=True, metavar="NAME",
-                 help="What scores a batch: eager, null, wait:BATCH_MS[,ITEM_MS], or module:attribute."),
+_ENGINES = "What scores a batch: eager, compiled, null, wait:BATCH_MS[,ITEM_MS], or module:attribute."
+_scoring = _group(
     click.option("--precision", type=click.Choice(["fp32", "bf16", "int8"]), default="fp32",
                  show_default=True, help="Arithmetic of the engine."),
     click.option("--workers", type=int, metavar="K",
                  help="Worker processes.  [default: one per usable core]"),
-    click.option("--threads", type=int, default=1, show_default=True, metavar="T",
-                 help="Compute threads per worker."),
+)  # fmt: skip
+_data = _group(
     click.option("--locality", default="zipf:0.9", show_default=True, metavar="NAME[:S]",
                  help="How often the same embedding rows are asked for: uniform or zipf:S."),
     click.option("--seed", type=int, default=0, show_default=True, metavar="N",
                  help="Seed of tables, weights, features, sizes and arrivals."),
+)  # fmt: skip
+
+node = _group(
+    click.option("--engine", default="eager", show_default=True, metavar="NAME", help=_ENGINES),
+    _scoring,
+    click.option("--threads", type=int, default=1, show_default=True, metavar="T",
+                 help="Compute threads per worker."),
+    _data,
+)  # fmt: skip
+
+nodes = _group(
+    click.option("--engine", "engines", multiple=True, metavar="NAME",
+                 help=_ENGINES + " Several may be given; the best is taken."
+                      "  [default: all that compute in the precision]"),
+    _scoring,
+    click.option("--threads", "threads_tried", type=int, multiple=True, default=(1,), show_default=True,
+                 metavar="T", help="Compute threads per worker. Several may be given; the best is taken."),
+    _data,
 )  # fmt: skip
 
 sizes = _group(

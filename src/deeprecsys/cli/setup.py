@@ -103,15 +103,9 @@ def load_profile(path: Path) -> LatencyProfile:
         raise InputError(f"--profile {path}: {e}") from e
 
 
-def read_profile(path: Path, job: Job) -> LatencyProfile:
-    """A latency profile from a file, if it is one of this job's model.
-
-    Raises:
-        InputError: no such file, not a profile, or another model's.
-    """
-    profile = load_profile(path)
+def check_profile(path: Path, profile: LatencyProfile, job: Job) -> None:
+    """Raise InputError if a profile is not one of the job's model."""
     if profile.model != job.node.model:
         raise InputError(
             f"--profile {path}: expected a profile of {job.node.model}, got one of {profile.model}"
         )
-    return profile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,15 @@ from deeprecsys.cli.live import (
 from deeprecsys.cli.output import emit, report_on, run_directory
 from deeprecsys.cli.predict import prediction
 from deeprecsys.cli.searching import Listener, tune_settings
-from deeprecsys.cli.setup import Job, read_profile
+from deeprecsys.cli.setup import Job, check_profile, load_profile
 from deeprecsys.cli.virtual import SamplePath, virtual_node
-from deeprecsys.core.errors import positive
-from deeprecsys.core.policy import Adaptive, Coalescing
+from deeprecsys.core.errors import InputError, positive
+from deeprecsys.core.policy import Adaptive, Coalescing, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.node.node import Node
+from deeprecsys.node.node import Node, default_workers
 from deeprecsys.report import text
 from deeprecsys.report.machine import machine_record, same_machine
-from deeprecsys.tune.by_model import ModelSettings, tune_by_model
+from deeprecsys.tune.by_model import ModelSettings, Ranking, tune_by_model
 from deeprecsys.tune.hill_climb import HillClimb
 from deeprecsys.tune.neighbours import Chain, beyond_fixed
 from deeprecsys.tune.search import Search, batch_sizes
@@ -37,21 +38,24 @@ from deeprecsys.tune.tuner import TuneResult, tune
 from deeprecsys.tune.work import saturation_qps
 
 PROFILE_S = 20.0
+ENGINES = {"fp32": ("eager", "compiled"), "bf16": ("compiled:openvino",), "int8": ()}
+"""Precision -> the engines that compute in it, to be tried where none is named."""
 
 
 @click.command("tune")
 @opt.model
 @opt.target
 @opt.workload
-@opt.node
-@click.option("--profile", "profile_file", type=click.Path(path_type=Path), metavar="FILE",
-              help="A profile measured before; without it one is measured first.")  # fmt: skip
+@opt.nodes
+@click.option("--profile", "profile_files", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+              help="A profile measured before, with its engine and threads; several may be given. "
+                   "Without one they are measured first.")  # fmt: skip
 @click.option("--method", type=click.Choice(["model", "live"]), default="model", show_default=True,
               help="Search by simulation on the profile, or the paper's climb under live load.")  # fmt: skip
 @opt.search
 @opt.output
 def tune_command(
-    profile_file: Path | None,
+    profile_files: tuple[Path, ...],
     method: str,
     budget: float | None,
     json_file: str | None,
@@ -60,22 +64,24 @@ def tune_command(
 ) -> None:
     """Find the operating point that carries the most queries per second of MODEL within the target.
 
-    Measures batch times, searches policies and their knobs in virtual time, and runs the winner and the
-    static baseline live, side by side, with load that nothing was chosen by. With --method live the search
-    itself is live: from batch size 1 up, as long as the rate rises.
+    Measures batch times, searches engines, policies and their knobs in virtual time, and runs the winner and
+    the static baseline live, side by side, with load that nothing was chosen by. With --method live the
+    search itself is live, on the first engine named: from batch size 1 up, as long as the rate rises.
     """
-    job = Job.resolve(**options)
+    setups = setups_of(options, profile_files)
+    job = setups[0].job
     if budget is not None:
         positive("--budget", budget)
-    known = read_profile(profile_file, job) if profile_file else None
+    settings = tune_settings(job.target, budget)
+    profile_s = min(PROFILE_S, settings.climb_budget_s / 4)
     with ExitStack() as stack:
         out = stack.enter_context(run_directory(out_dir, job.configuration()))
+        several = method == "model" and len(setups) > 1
+        tried = [tried_out(setup, profile_s) for setup in setups] if several else []
+        best = max(tried, key=lambda t: t.qps, default=None)
+        job = best.setup.job if best else job
         node = stack.enter_context(start(job))
-        warnings = []
-        if known and not same_machine(dict(known.machine), machine_record()):
-            warnings.append(f"{profile_file} was measured on another machine")
-        settings = tune_settings(job.target, budget)
-        profile = known or measure_profile(node, job, min(PROFILE_S, settings.climb_budget_s / 4))
+        profile = best.profile if best else setups[0].profile or measure_profile(node, job, profile_s)
         hint = saturation_qps(profile, baseline(node, job).batch_size, sample_sizes(job), node.workers)
         listener = stack.enter_context(Listener(job.node.model, out, settings))
         if method == "live":
@@ -83,7 +89,7 @@ def tune_command(
                 LiveTrials(node, job, listener),
                 job.target,
                 static=baseline(node, job),
-                search=HillClimb(sizes_of(node, job)),
+                search=HillClimb(sizes_of(job, node.workers)),
                 hint_qps=hint,
                 settings=settings,
                 seed=job.node.seed,
@@ -95,15 +101,95 @@ def tune_command(
             **document(node, job),
             "profile": profile.to_json(),
             **found.to_json(),
-            "warnings": warnings,
+            "setups": [t.to_json() for t in tried],
+            "warnings": [w for setup in setups for w in setup.warnings],
         }
-        result["tuned"] |= {"engine": job.node.engine, "precision": job.node.precision}
+        result["tuned"] |= {
+            "engine": job.node.engine,
+            "precision": job.node.precision,
+            "threads": job.node.threads,
+            "workers": node.workers,
+        }
         result["offline_qps"] = offline_qps(node, job, found.tuned.policy, hint)
         result |= prediction(profile, job, node.workers, found.tuned)
         if out:
             out.result(result)
     emit(text.tune(result), result, json_file)
     report_on(out_dir)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """An engine, its threads and the number of workers: what a search by model may choose from."""
+
+    job: Job
+    profile: LatencyProfile | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a setup can do in virtual time."""
+
+    setup: Setup
+    profile: LatencyProfile
+    workers: int
+    policy: Policy | None
+    qps: float
+
+    def to_json(self) -> dict[str, Any]:
+        node = self.setup.job.node
+        return {
+            "engine": node.engine,
+            "precision": node.precision,
+            "threads": node.threads,
+            "workers": self.workers,
+            "simulated_qps": self.qps,
+            **(self.policy.describe() if self.policy else {}),
+        }
+
+
+def setups_of(options: dict[str, Any], profile_files: tuple[Path, ...]) -> list[Setup]:
+    """What is to be tried: the given profiles' engines and threads, or those that the options name.
+
+    Raises:
+        InputError: an option's value cannot be, or nothing computes in the precision.
+    """
+    engines, threads = options.pop("engines"), options.pop("threads_tried")
+    if profile_files:
+        return [from_profile(file, options, engines[:1] or ("eager",)) for file in profile_files]
+    engines = engines or ENGINES[options["precision"]]
+    if not engines:
+        raise InputError(
+            f"--precision: expected one that some engine computes in, got {options['precision']}"
+        )
+    return [Setup(Job.resolve(**options, engine=e, threads=t)) for e in engines for t in threads]
+
+
+def from_profile(file: Path, options: dict[str, Any], engine: tuple[str, ...]) -> Setup:
+    """The setup that a profile was measured in; one written by hand names no engine, and gets the first."""
+    profile = load_profile(file)
+    named = engine[0] if profile.engine == "unknown" else profile.engine
+    job = Job.resolve(**{**options, "precision": profile.precision}, engine=named, threads=profile.threads)
+    check_profile(file, profile, job)
+    elsewhere = profile.machine and not same_machine(dict(profile.machine), machine_record())
+    return Setup(job, profile, (f"{file} was measured on another machine",) if elsewhere else ())
+
+
+def tried_out(setup: Setup, profile_s: float) -> Tried:
+    """Measure a setup's batch times, where they are not known, and find its best policy in virtual time."""
+    job, profile = setup.job, setup.profile
+    if profile is None:
+        with start(job) as node:
+            profile, workers = measure_profile(node, job, profile_s), node.workers
+    else:
+        workers = job.node.workers or default_workers(job.node)
+    static = Static.baseline(job.workload.sizes.cap, workers)
+    hint = saturation_qps(profile, static.batch_size, sample_sizes(job), workers)
+    search = model_search(sizes_of(job, workers))
+    Ranking(SamplePath(profile, job.workload, workers, job.target), job.target, hint).finish(search)
+    best = search.best
+    return Tried(setup, profile, workers, best.policy if best else None, best.qps if best else 0.0)
 
 
 def by_model(
@@ -122,7 +208,7 @@ def by_model(
         SamplePath(profile, job.workload, node.workers, job.target),
         job.target,
         static=baseline(node, job),
-        search=model_search(sizes_of(node, job)),
+        search=model_search(sizes_of(job, node.workers)),
         hint_qps=hint_qps,
         settings=settings,
         seed=job.node.seed,
@@ -130,9 +216,10 @@ def by_model(
     )
 
 
-def sizes_of(node: Node, job: Job) -> tuple[int, ...]:
+def sizes_of(job: Job, workers: int) -> tuple[int, ...]:
     """The batch sizes to try."""
-    return batch_sizes(job.workload.sizes.cap, baseline(node, job).batch_size)
+    static = Static.baseline(job.workload.sizes.cap, workers)
+    return batch_sizes(job.workload.sizes.cap, static.batch_size)
 
 
 def model_search(sizes: tuple[int, ...]) -> Search:

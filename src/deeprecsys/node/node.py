@@ -85,8 +85,7 @@ class Node:
         self.realtime = realtime_permitted()
         with awake() as self.kept_awake:
             pass
-        default = max(1, len(cores) // config.threads - (0 if self.realtime else 1))
-        count = config.workers or default
+        count = config.workers or default_workers(config)
         self.pinning = [
             [cores[(i * config.threads + t) % len(cores)] for t in range(config.threads)]
             for i in range(count)
@@ -218,6 +217,11 @@ class Node:
             "locality": self.config.locality,
             **self.footprint(),
         }
+
+
+def default_workers(config: NodeConfig) -> int:
+    """One worker per usable core and thread count, less one where the dispatcher may not take precedence."""
+    return max(1, len(usable_cores()) // config.threads - (0 if realtime_permitted() else 1))
 
 
 def last_level_cache(cpu: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:

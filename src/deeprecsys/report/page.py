@@ -124,6 +124,7 @@ def run_page(run: Run, view: View, plots: Sequence[Illustration]) -> Page:
     if simulated(doc):
         title += ", simulated"
     details = [
+        Titled("Engines and threads, simulated", tables.setups(doc)),
         Titled("Every candidate", tables.candidates(doc)),
         Titled("Every rate that was tried for the best point", tables.probes(view.probes)),
     ]

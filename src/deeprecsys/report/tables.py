@@ -123,6 +123,22 @@ def common(docs: Sequence[Document]) -> list[str]:
     return [v.pop() for v in values if len(v) == 1]
 
 
+def setups(doc: Document) -> Table:
+    """The engines and threads that a search by model chose from, and what each would do at its best."""
+    rows = tuple(
+        (
+            str(s.get("engine") or f.NONE),
+            f.count(s.get("threads")),
+            f.count(s.get("workers")),
+            str(s.get("policy") or f.NONE),
+            f.count(s.get("batch_size")),
+            f.figure(s.get("simulated_qps")),
+        )
+        for s in doc.get("setups") or []
+    )
+    return Table(("engine", "threads", "workers", "policy", "batch", "simulated QPS"), rows)
+
+
 def candidates(doc: Document) -> Table:
     """The operating points that a search tried."""
     given = sorted(doc.get("candidates") or [], key=lambda c: f.number(c.get("batch_size")) or 0)

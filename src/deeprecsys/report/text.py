@@ -99,10 +99,11 @@ def _capacity(doc: Document) -> str:
 def tune(doc: Document) -> str:
     """Static and tuned side by side, how sure that is, and what it took."""
     points = tables.operating_points(tables.points(doc))
-    tried = tables.candidates(doc)
+    setups, tried = tables.setups(doc), tables.candidates(doc)
     return _join(
         headline(doc),
         str(points) if points else "",
+        str(setups) if setups else "",
         str(tried) if tried else "",
         _pairs(context(doc)),
         cost(doc),
