@@ -52,10 +52,11 @@ def test_the_commands_run_and_find_what_theory_says(tmp_path: Path) -> None:
 
 
 def test_the_tables_name_every_key() -> None:
-    profile = LatencyProfile.from_json({"model": "x", "points": [{"batch": 1, "seconds": [0.9, 1.0, 1.5]}]})
+    points = [{"batch": 1, "seconds": [0.9, 1.0, 1.5]}, {"batch": 1, "seconds": 2.0, "after_idle": True}]
+    profile = LatencyProfile.from_json({"model": "x", "points": points})
     written = profile.to_json()
     cells = " ".join(re.findall(r"^\| (`[^|]*)\|", TEXT, re.MULTILINE))
-    assert set(re.findall(r"`(\w+)`", cells)) == {*written, *written["points"][0]}
+    assert set(re.findall(r"`(\w+)`", cells)) == {*written, *written["points"][1]}
     assert LatencyProfile.from_json(written) == profile
     assert profile.seconds(1, u=0.25) == pytest.approx(0.95)
     assert profile.seconds(1, u=0.75) == pytest.approx(1.25)
