@@ -1,6 +1,8 @@
 """Policies against their bounds on 40 simulated cores: eight models, three targets, and load that changes.
 
-    python benchmarks/policies.py [--quick]     about 15 minutes; --quick: two models, fewer queries
+    python benchmarks/policies.py               about half an hour
+    python benchmarks/policies.py --compiled    without deadline order and other servers: some minutes
+    python benchmarks/policies.py --quick       two models, fewer queries
     python benchmarks/policies.py --tables      only write the tables from what was computed before
 
 Batch times are the means of `profiles/`, as measured with all workers busy, without spread and without
@@ -67,6 +69,8 @@ class Case:
     level: str
     load: str = "steady"
     queries: int = QUERIES
+    compiled: bool = False
+    """Only the policies that the simulator compiles."""
 
     @property
     def target(self) -> Target:
@@ -161,7 +165,7 @@ def compute(case: Case) -> dict[str, Any]:
     searched = path.finish(model_search(sizes), hint)
     keep("search by model", *searched)
     search_sims = path.sims
-    for name, candidates in others(case, best_b).items():
+    for name, candidates in ({} if case.compiled else others(case, best_b)).items():
         keep(name, *exhaustive(path, candidates, top))
     return {
         "model": case.model, "level": case.level, "load": case.load, "queries": len(reference),
@@ -227,7 +231,8 @@ def main_table(rows: list[dict[str, Any]]) -> str:
             cell(n)
             for n in ("adaptive", "coalescing", "deadline", "tf-serving", "triton", "bentoml", "clipper")
         ]
-        best = max(("best fixed", *OURS), key=lambda n: r["policies"][n]["qps"])
+        ours = [n for n in ("best fixed", *OURS) if n in r["policies"]]
+        best = max(ours, key=lambda n: r["policies"][n]["qps"])  # used at once
         name = r["model"] if r["load"] == "steady" else f"{r['model']}, {r['load']}"
         out.append(
             f"| {name} | {r['target_ms']:g} ms | {f.figure(bound)} | {cell('static')} | "
@@ -278,17 +283,17 @@ def share_drop(row: dict[str, Any], name: str) -> float:
     return float(row["policies"][name]["qps"] / bound)
 
 
-def cases(quick: bool) -> list[Case]:
+def cases(quick: bool, compiled: bool) -> list[Case]:
     if quick:
         return [Case(m, "medium", load, 4000) for m in MODELS[:2] for load in ("steady", "bursts")]
-    steady = [Case(m, level) for m in MODELS for level in LEVELS]
-    return steady + [Case(m, "medium", load) for m in MODELS for load in LOADS]
+    steady = [Case(m, level, compiled=compiled) for m in MODELS for level in LEVELS]
+    return steady + [Case(m, "medium", load, compiled=compiled) for m in MODELS for load in LOADS]
 
 
 def main() -> None:
     rows = load("policies").get("cases", [])
     if "--tables" not in sys.argv:
-        todo = cases("--quick" in sys.argv)
+        todo = cases("--quick" in sys.argv, "--compiled" in sys.argv)
         rows = []
         with ProcessPoolExecutor(2) as pool:
             for row in pool.map(compute, todo):
