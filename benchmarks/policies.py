@@ -112,7 +112,8 @@ class Path:
 
 def steady_profile(name: str) -> LatencyProfile:
     """The measured profile of a model with all workers busy, as constant times."""
-    (file,) = (ROOT / "profiles").glob(f"*-{name}.json")
+    # vendor, vector width and cores stand before the model's name, which may hold a dash itself
+    (file,) = (f for f in (ROOT / "profiles").glob("*.json") if f.stem.split("-", 3)[3] == name)
     measured = LatencyProfile.from_json(json.loads(file.read_text()))
     # A batch that is slower than a longer one was disturbed; the simulator's policies would exploit it.
     means = np.array([p.mean_s for p in measured.curve(max(measured.busy_levels))])
