@@ -37,7 +37,6 @@ class Knobs:
     """
 
     name: str
-
     batch_size: int | None
     baseline: int
     largest: int

@@ -23,8 +23,7 @@ MOST_ITEMS = 1 << 13
 def prediction(profile: LatencyProfile, job: Job, workers: int, point: Confirmed) -> dict[str, Any]:
     """The parts of the JSON of `tune` that come from the profile.
 
-    The simulator's error is that of the p95 at the
-    very rate that was run live: simulated over live, less 1.
+    The simulator's error is that of the p95 at the very rate that was run live: simulated over live, less 1.
     """
     qps, policy = point.qps, point.policy
     stream = job.workload.stream(qps, queries=int(min(SECONDS * qps, MOST_QUERIES)))

@@ -53,6 +53,17 @@ def positive(field: str, value: float) -> float:
     return value
 
 
+def not_negative(field: str, value: float) -> float:
+    """`value`, if it is a finite number of at least 0.
+
+    Raises:
+        InputError: otherwise.
+    """
+    if not 0 <= value < float("inf"):
+        raise InputError(f"{field}: expected a number of at least 0, got {value}")
+    return value
+
+
 def at_least(least: int, field: str, value: int) -> int:
     """`value`, if it is a whole number of at least `least` items.
 

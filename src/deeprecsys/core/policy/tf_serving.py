@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from deeprecsys.core.errors import at_least
+from deeprecsys.core.errors import at_least, not_negative
 from deeprecsys.core.policy.protocol import Forming, Hold, LineView, Plain, Take, View
-from deeprecsys.core.policy.triton import not_negative_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +18,7 @@ class FixedSplit(Plain):
 
     def __post_init__(self) -> None:
         at_least(1, "batch size", self.batch_size)
-        not_negative_s("timeout", self.timeout_s)
+        not_negative("timeout", self.timeout_s)
 
     @property
     def mixes(self) -> bool:

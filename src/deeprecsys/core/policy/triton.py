@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from deeprecsys.core.errors import InputError, at_least
+from deeprecsys.core.errors import at_least, not_negative
 from deeprecsys.core.policy.protocol import Forming, Hold, LineView, Plain, Take, View
 
 
@@ -22,7 +22,7 @@ class DynamicBatching(Plain):
 
     def __post_init__(self) -> None:
         at_least(1, "batch size", self.batch_size)
-        not_negative_s("delay", self.delay_s)
+        not_negative("delay", self.delay_s)
 
     @property
     def mixes(self) -> bool:
@@ -41,9 +41,3 @@ class DynamicBatching(Plain):
             "delay_ms": 1e3 * self.delay_s,
             "offload_above": None,
         }
-
-
-def not_negative_s(field: str, value: float) -> None:
-    """Raise InputError unless `value` is a finite number of at least 0 seconds."""
-    if not 0 <= value < float("inf"):
-        raise InputError(f"{field}: expected a number of at least 0, got {value}")
