@@ -6,11 +6,11 @@ from typing import Any
 
 from deeprecsys.bounds import Kind, batch_times, bounds_of
 from deeprecsys.cli.setup import Job
+from deeprecsys.cli.virtual import virtual_log
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.core.runlog import summarise, warmup_s
+from deeprecsys.core.runlog import summarise
 from deeprecsys.core.target import Target
-from deeprecsys.simulate.fast import run
 from deeprecsys.tune.confirm import Confirmed
 from deeprecsys.workload.stream import Stream
 
@@ -27,18 +27,7 @@ def prediction(profile: LatencyProfile, job: Job, workers: int, point: Confirmed
     """
     qps, policy = point.qps, point.policy
     stream = job.workload.stream(qps, queries=int(min(SECONDS * qps, MOST_QUERIES)))
-    span_s = float(stream.arrival_s[-1])
-    log = run(
-        policy,
-        stream.arrival_s,
-        stream.size,
-        profile,
-        workers,
-        seed=job.node.seed,
-        warmup_s=warmup_s(span_s, job.target),
-        rate_qps=qps,
-    )
-    s = summarise(log, job.target)
+    s = summarise(virtual_log(policy, stream, profile, workers, job.node.seed, job.target), job.target)
     simulated_ms = {"p50_ms": s.p50_ms, "p95_ms": s.p95_ms, "p99_ms": s.p99_ms}
     return {
         **bounds_document(profile, workers, job.target, stream, policy, qps),

@@ -12,16 +12,14 @@ from deeprecsys.cli.output import emit, report_on, run_directory, summary_docume
 from deeprecsys.cli.policies import policy_of
 from deeprecsys.cli.predict import bounds_document
 from deeprecsys.cli.setup import checked_quantile, load_profile, target_of
-from deeprecsys.cli.virtual import virtual_node
+from deeprecsys.cli.virtual import virtual_log, virtual_node
 from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.policy import CPU, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.core.runlog import RunLog, summarise, warmup_s
+from deeprecsys.core.runlog import RunLog, summarise
 from deeprecsys.core.target import Target
 from deeprecsys.report import text
-from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.stability import stability_of
-from deeprecsys.simulate.table import Tabulated
 from deeprecsys.tune.capacity import Settings, capacity
 from deeprecsys.tune.work import saturation_qps
 from deeprecsys.workload.stream import Stream, Workload
@@ -107,7 +105,7 @@ def simulate_command(
             assert target is not None
             found |= _search(profile, workload, count, policy, target, seed)
         else:
-            log = _trial(profile, stream, count, policy, target, seed)
+            log = virtual_log(policy, stream, profile, count, seed, target)
             found |= _outcome(log, target)
             if out:
                 out.trial("simulated", log, about={**policy.describe(), "simulated": True})
@@ -147,21 +145,6 @@ def _stream(workload: Workload, rate: float, queries: int | None, duration: floa
     if not len(stream):
         raise InputError("--duration: expected a time in which at least one query arrives")
     return stream
-
-
-def _trial(
-    profile: LatencyProfile, stream: Stream, workers: int, policy: Policy, target: Target | None, seed: int
-) -> RunLog:
-    return run(
-        policy,
-        stream.arrival_s,
-        stream.size,
-        Tabulated(profile),
-        workers,
-        seed=seed,
-        warmup_s=warmup_s(float(stream.arrival_s[-1]), target),
-        rate_qps=stream.rate_qps,
-    )
 
 
 def _outcome(log: RunLog, target: Target | None) -> dict[str, Any]:

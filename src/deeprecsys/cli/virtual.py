@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.core.runlog import Summary, summarise, warmup_s
+from deeprecsys.core.runlog import RunLog, Summary, summarise, warmup_s
 from deeprecsys.core.target import Target
-from deeprecsys.simulate.fast import run
+from deeprecsys.simulate.fast import Services, run
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.simulate.trial import VirtualNode
-from deeprecsys.workload.stream import Workload
+from deeprecsys.workload.stream import Stream, Workload
 
 PATH_QUERIES = 40_000
 """Of the sample path that ranks candidates: 2,000 queries above its 95th percentile."""
@@ -40,6 +40,22 @@ def virtual_node(
     return VirtualNode(Tabulated(profile), workers, StreamLoad(workload), target)
 
 
+def virtual_log(
+    policy: Policy, stream: Stream, service: Services, workers: int, seed: int, target: Target | None
+) -> RunLog:
+    """A trial of a stream in virtual time, its warm-up by the usual rule."""
+    return run(
+        policy,
+        stream.arrival_s,
+        stream.size,
+        service,
+        workers,
+        seed=seed,
+        warmup_s=warmup_s(float(stream.arrival_s[-1]), target),
+        rate_qps=stream.rate_qps,
+    )
+
+
 class SamplePath:
     """Runs one path of the workload, at any rate: `tune.by_model.PathTrial`."""
 
@@ -56,14 +72,5 @@ class SamplePath:
 
     def __call__(self, policy: Policy, rate_qps: float) -> Summary:
         stream = self._workload.stream(rate_qps, queries=self._queries)
-        log = run(
-            policy,
-            stream.arrival_s,
-            stream.size,
-            self._service,
-            self._workers,
-            seed=self._workload.seed,
-            warmup_s=warmup_s(float(stream.arrival_s[-1]), self._target),
-            rate_qps=rate_qps,
-        )
+        log = virtual_log(policy, stream, self._service, self._workers, self._workload.seed, self._target)
         return summarise(log, self._target)
