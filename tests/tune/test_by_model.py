@@ -27,7 +27,7 @@ from deeprecsys.tune import (
     TrialStarted,
     batch_sizes,
 )
-from deeprecsys.tune.by_model import GAIN, ModelSettings, tune_by_model
+from deeprecsys.tune.by_model import GAIN, ModelSettings, Ranking, tune_by_model
 from deeprecsys.tune.neighbours import Chain, beyond_fixed
 from deeprecsys.workload.sizes import parse
 
@@ -99,11 +99,10 @@ class World:
         return tune_by_model(
             self.live,
             VirtualNode(Tabulated(self.profile), WORKERS, self.load, TARGET),
-            self.path,
+            Ranking(self.path, TARGET, hint),
             TARGET,
             static=STATIC,
             search=Chain(HillClimb(SIZES), [beyond_fixed(Adaptive, SIZES), beyond_fixed(Coalescing, SIZES)]),
-            hint_qps=hint,
             settings=settings,
             progress=progress,
         )

@@ -96,7 +96,9 @@ def tune_command(
                 progress=listener,
             )
         else:
-            found = by_model(node, job, profile, hint, listener, budget)
+            path = SamplePath(profile, job.workload, node.workers, job.target)
+            ranking = best.ranking if best else Ranking(path, job.target, hint)
+            found = by_model(node, job, profile, ranking, listener, budget)
         result = {
             **document(node, job),
             "profile": profile.to_json(),
@@ -134,6 +136,7 @@ class Tried:
     setup: Setup
     profile: LatencyProfile
     workers: int
+    ranking: Ranking
     policy: Policy | None
     qps: float
 
@@ -186,17 +189,19 @@ def tried_out(setup: Setup, profile_s: float) -> Tried:
         workers = job.node.workers or default_workers(job.node)
     static = Static.baseline(job.workload.sizes.cap, workers)
     hint = saturation_qps(profile, static.batch_size, sample_sizes(job), workers)
+    ranking = Ranking(SamplePath(profile, job.workload, workers, job.target), job.target, hint)
     search = model_search(sizes_of(job, workers))
-    Ranking(SamplePath(profile, job.workload, workers, job.target), job.target, hint).finish(search)
+    search.tell(static, ranking.score(static, None))
+    ranking.finish(search)
     best = search.best
-    return Tried(setup, profile, workers, best.policy if best else None, best.qps if best else 0.0)
+    return Tried(setup, profile, workers, ranking, best.policy if best else None, best.qps if best else 0.0)
 
 
 def by_model(
     node: Node,
     job: Job,
     profile: LatencyProfile,
-    hint_qps: float,
+    ranking: Ranking,
     listener: Listener,
     budget_s: float | None,
 ) -> TuneResult:
@@ -205,11 +210,10 @@ def by_model(
     return tune_by_model(
         LiveTrials(node, job, listener),
         virtual_node(profile, job.workload, node.workers, job.target),
-        SamplePath(profile, job.workload, node.workers, job.target),
+        ranking,
         job.target,
         static=baseline(node, job),
         search=model_search(sizes_of(job, node.workers)),
-        hint_qps=hint_qps,
         settings=settings,
         seed=job.node.seed,
         progress=listener,

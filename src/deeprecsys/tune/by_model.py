@@ -62,12 +62,11 @@ class ModelSettings:
 def tune_by_model(
     live: Trial,
     virtual: Trial,
-    path: PathTrial,
+    ranking: Ranking,
     target: Target,
     *,
     static: Policy,
     search: Search,
-    hint_qps: float,
     settings: ModelSettings | None = None,
     seed: int = 0,
     progress: Progress = silent,
@@ -77,11 +76,10 @@ def tune_by_model(
     Args:
         live: runs one live trial.
         virtual: runs one trial in virtual time.
-        path: runs the sample path that ranks the candidates.
+        ranking: of the candidates, on a sample path; what it has run before is not run again.
         target: what to meet.
         static: the baseline; one of the candidates.
         search: proposes the others.
-        hint_qps: about what the node can do.
         settings: by default `ModelSettings.of(target)`.
         seed: of all trials.
         progress: is told of phases, and of live trials and probes.
@@ -91,9 +89,7 @@ def tune_by_model(
         NotConfirmedError: what the search found did not hold live.
         TrialsVoidError: the load source was late over and over.
     """
-    positive("hint", hint_qps)
     settings = settings or ModelSettings.of(target)
-    ranking = Ranking(path, target, hint_qps)
     progress(PhaseStarted("simulate", 0.0))
     baseline = Told(static, ranking.score(static, None))
     search.tell(baseline.policy, baseline.score)
@@ -135,10 +131,19 @@ def _refined(
 
 
 class Ranking:
-    """Capacities on the sample path, and what they took."""
+    """Capacities on the sample path, and what they took.
+
+    The path is always the same, so a policy at a rate is run once.
+
+    Args:
+        path: runs it.
+        target: what to meet.
+        hint_qps: about what the node can do.
+    """
 
     def __init__(self, path: PathTrial, target: Target, hint_qps: float) -> None:
-        self._path, self._target, self._hint_qps = path, target, hint_qps
+        self._path, self._target, self._hint_qps = path, target, positive("hint", hint_qps)
+        self._ran: dict[tuple[Policy, float], Summary] = {}
         self.best_latency_s = inf
         self.cost = Cost()
 
@@ -166,9 +171,10 @@ class Ranking:
         return meets
 
     def _run(self, policy: Policy, rate_qps: float) -> Summary:
-        s = self._path(policy, rate_qps)
-        self.cost = self.cost.with_trial(s.offered / rate_qps, s.offered)
-        return s
+        if (policy, rate_qps) not in self._ran:
+            s = self._ran[policy, rate_qps] = self._path(policy, rate_qps)
+            self.cost = self.cost.with_trial(s.offered / rate_qps, s.offered)
+        return self._ran[policy, rate_qps]
 
 
 class _Account:
