@@ -1,0 +1,1 @@
+"""The network face of a node: Open Inference Protocol over HTTP and gRPC, metrics, live retuning."""

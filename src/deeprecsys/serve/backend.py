@@ -1,0 +1,205 @@
+"""What the network face asks of whatever scores, and what it hears back.
+
+The face decodes a request straight into the place that the backend reserved for the query, and encodes
+the scores from where a worker wrote them. All of a backend runs on one asyncio loop; nothing blocks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from deeprecsys.core.target import Target
+from deeprecsys.zoo.schema import Schema
+
+
+class Reason(StrEnum):
+    """Why a query was refused."""
+
+    OVERLOAD = "overload"  # the line is full, in queries, items or bytes
+    LATE = "late"  # it would miss its deadline, by the predicted completion
+    DRAINING = "draining"  # the server is about to stop
+    NOT_READY = "not_ready"  # the model has no worker
+
+
+class RefusedError(Exception):
+    """A query was not taken; it may be sent again after `retry_after_s` seconds."""
+
+    def __init__(self, reason: Reason, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.reason, self.retry_after_s = reason, retry_after_s
+
+
+class UnscoredError(Exception):
+    """A query was taken but could not be scored.
+
+    Attributes:
+        bad_input: whether the query is at fault (an id outside its table) rather than the server.
+    """
+
+    def __init__(self, message: str, bad_input: bool) -> None:
+        super().__init__(message)
+        self.bad_input = bad_input
+
+
+class Outcome(StrEnum):
+    """How a query ended."""
+
+    SERVED = "served"
+    SHED = "shed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class QueryRecord:
+    """One ended query. Times are in seconds on the monotonic clock; nan where it did not get there.
+
+    Attributes:
+        arrival_s: when its headers were there; start_s: when its first slice went to a worker;
+        finish_s: when its last slice was back.
+        compute_s: sum of the times in which workers ran its slices (a shared batch counts whole).
+        slices: how many it was cut into.
+        reason: of a refusal or a failure; "" of a served query.
+    """
+
+    id: int
+    model: str
+    items: int
+    arrival_s: float
+    start_s: float
+    finish_s: float
+    compute_s: float
+    slices: int
+    outcome: Outcome
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """One batch that a worker ran: which worker, of which model, how many items of how many queries."""
+
+    model: str
+    worker: int
+    items: int
+    slices: int
+    posted_s: float
+    started_s: float
+    ended_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """How a model is served right now, since when (monotonic seconds), and why.
+
+    Attributes:
+        policy: as `--policy` would name it; batch_size and offload_above of it, where it has them.
+        capacity_qps: the load that it can carry within the target, by the tuner; None if unknown.
+        pinned: live retuning leaves it alone.
+    """
+
+    policy: str
+    batch_size: int | None
+    offload_above: int | None
+    capacity_qps: float | None
+    since_s: float
+    why: str
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model as clients see it.
+
+    Attributes:
+        version: of its weights, "1" at first; ready: whether queries are taken.
+        max_items: of one query; engine: which scores it; split: False where items are scored together.
+        config: how it is served, for the protocol's `config` extension; plain JSON values.
+    """
+
+    name: str
+    version: str
+    schema: Schema
+    target: Target
+    max_items: int
+    engine: str
+    ready: bool
+    split: bool
+    config: Mapping[str, Any]
+
+
+class Seat(Protocol):
+    """A query's place in the node's memory, from `reserve` to `release`."""
+
+    @property
+    def id(self) -> int:
+        """Of the query, as in its record."""
+
+    @property
+    def inputs(self) -> Mapping[str, NDArray[Any]]:
+        """By input name, where the features go, uninitialised: [items, width] float32 of a dense input,
+        [items, lookups] int32 of a sparse one; first dimension 1 where the schema says per query."""
+
+
+class Listener(Protocol):
+    """Hears what happened; must return at once."""
+
+    def query_ended(self, record: QueryRecord) -> None: ...
+
+    def batch_ended(self, record: BatchRecord) -> None: ...
+
+    def point_changed(self, model: str, point: OperatingPoint) -> None: ...
+
+
+class Backend(Protocol):
+    """Scores queries on one event loop."""
+
+    @property
+    def models(self) -> Mapping[str, ServedModel]: ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model takes queries; False as soon as draining begins."""
+
+    @property
+    def workers(self) -> Mapping[str, int]:
+        """Workers alive, by device."""
+
+    def waiting(self, model: str) -> tuple[int, int]:
+        """Queries that are open, and items of them that no worker has begun."""
+
+    def point(self, model: str) -> OperatingPoint: ...
+
+    def reserve(
+        self, model: str, items: int, *, arrival_s: float, deadline_s: float | None = None, priority: int = 0
+    ) -> Seat:
+        """A place for a query of `items` items; it must be released, whatever happens.
+
+        Args:
+            arrival_s: when the request's headers were read, on the monotonic clock.
+            deadline_s: monotonic time by which the answer must leave; None takes the model's target.
+            priority: smaller goes first among what waits.
+
+        Raises:
+            RefusedError: the query cannot be taken, or would be late; counted as shed.
+            KeyError: no such model.
+        """
+
+    async def score(self, seat: Seat) -> NDArray[Any]:
+        """Score a seat whose inputs are filled: float32 [items, outputs], valid until `release`.
+
+        Cancelling the awaiting task cancels the query: slices not begun are dropped.
+
+        Raises:
+            RefusedError: it waited past its deadline; UnscoredError: see there.
+        """
+
+    def release(self, seat: Seat) -> None:
+        """Give the place back. A seat never scored leaves no record."""
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Tell a listener from now on; returns what ends that."""
