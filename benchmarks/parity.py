@@ -27,13 +27,12 @@ from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog, summarise
 from deeprecsys.core.target import percentile
 from deeprecsys.node.node import Node
-from deeprecsys.node.trial import Recording
 from deeprecsys.report import format as f
 from deeprecsys.simulate.fast import run
 from deeprecsys.tune.by_model import Ranking
 from deeprecsys.tune.capacity import CapacityResult, Settings, capacity
 from deeprecsys.tune.hill_climb import HillClimb
-from deeprecsys.tune.profiler import STALL, quantiles_of
+from deeprecsys.tune.profiler import quantiles_of
 from deeprecsys.tune.work import saturation_qps
 from models import MODELS
 
@@ -42,7 +41,6 @@ ROUNDS = 4
 PROFILE_S = 5.0
 TRIAL_S = 3.0
 CAPACITY_S = 12.0
-STALL_S = 0.02
 REPETITIONS = 4
 
 
@@ -62,7 +60,7 @@ def measure(name: str) -> dict[str, Any]:
         settings = replace(Settings.live(job.target), budget_s=max(CAPACITY_S, 6 * trial_s))
         for seed in range(ROUNDS):
             for share in SHARES:
-                log, again = valid(node, job, policy, pieces[0], share * about_qps, trial_s, seed)
+                log, again = valid(node, job, policy, share * about_qps, trial_s, seed)
                 live[share].append(log)
                 repeated += again
             if seed % 2:
@@ -101,24 +99,17 @@ def best_on(profile: LatencyProfile, node: Node, job: Job) -> tuple[Policy, floa
     return search.best.policy, search.best.qps
 
 
-def valid(
-    node: Node, job: Job, policy: Policy, profile: LatencyProfile, rate: float, trial_s: float, seed: int
-) -> tuple[RunLog, int]:
+def valid(node: Node, job: Job, policy: Policy, rate: float, trial_s: float, seed: int) -> tuple[RunLog, int]:
     """A live trial that no stall of the machine disturbed, if there is one in a few; how often it was repeated.
 
-    A stall is a source that was late (the void rule), or a batch that took four times what it should and
-    20 ms more: the profile leaves such batches out as well (`tune.profiler.STALL`).
+    The profile leaves out batches that were held up as well (`core.runlog.STALL`).
     """
     stream = replace(job.workload, seed=seed).stream(rate, duration_s=trial_s)
     again = 0
     while True:
-        recording = Recording()
-        log = node.run(policy, stream, job.target, recording=recording)
-        stalled = any(
-            heard - posted > STALL * profile.seconds(batch.items, node.workers) + STALL_S
-            for batch, posted, _, _, heard in recording.batches
-        )
-        if again == REPETITIONS or not (stalled or summarise(log, job.target).void):
+        log = node.run(policy, stream, job.target)
+        summary = summarise(log, job.target)
+        if again == REPETITIONS or not (summary.disturbed or summary.void):
             return log, again
         again += 1
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from deeprecsys.core.runlog import RunLog, Status, summarise, warmup_s
+from deeprecsys.core.runlog import RunLog, Status, stalled_s, summarise, warmup_s
 from deeprecsys.core.target import Target
 
 
@@ -75,3 +76,21 @@ def test_an_empty_log_has_a_summary():
     assert s.offered == 0
     assert math.isnan(s.p95_ms)
     assert not s.void
+
+
+def test_a_batch_that_took_far_longer_than_its_like_was_held_up():
+    items = np.array([100, 100, 100, 400, 10])
+    assert stalled_s(items, np.array([0.010, 0.010, 0.011, 0.150, 0.003])) == 0, "4 x (4 x 10 ms) at most"
+    assert stalled_s(items, np.array([0.010, 0.010, 0.011, 0.400, 0.003])) == pytest.approx(0.36)
+    assert stalled_s(items, np.array([0.010, 0.010, 0.090, 0.040, 0.003])) == pytest.approx(0.08)
+    assert stalled_s(np.array([], int), np.array([])) == 0
+
+
+def test_a_trial_is_disturbed_when_the_machine_stood_still_for_more_than_a_moment():
+    record = log(np.full(11, 0.0))  # two workers, 1 s
+    assert not summarise(record).disturbed
+    assert not summarise(replace(record, extra={"stalled_s": 0.003})).disturbed
+    s = summarise(replace(record, extra={"stalled_s": 0.050}))
+    assert s.disturbed
+    assert not s.void
+    assert s.stalled_share == pytest.approx(0.025)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import inf
 
 import numpy as np
@@ -199,6 +200,31 @@ def test_a_void_trial_is_repeated_and_reported_and_counts_for_nothing():
     assert sum(p.trials for p in found.probes) == found.trials - 3
     assert calls[0] == calls[1], "the same arrivals again"
     assert found.low_qps <= 250 <= found.high_qps
+
+
+def stalls(record, share):
+    return replace(record, extra={**record.extra, "stalled_s": share * record.workers * record.duration_s})
+
+
+def test_a_trial_in_which_the_machine_stood_still_is_repeated():
+    sound, calls = Cliff(lambda p: 250.0), []
+
+    def trial(policy, rate, duration, seed):
+        calls.append(seed)
+        record = sound(policy, rate, duration, seed)
+        return stalls(record, 0.01) if len(calls) in (2, 3) else record
+
+    found = find(trial)
+    assert found.voids == 2
+    assert calls[1] == calls[2] == calls[3], "the same arrivals again"
+    assert sum(p.trials for p in found.probes) == found.trials - 2
+
+
+def test_a_machine_that_always_stands_still_is_measured_as_it_is():
+    sound = Cliff(lambda p: 250.0)
+    found = find(lambda *a: stalls(sound(*a), 0.01))
+    assert found.low_qps <= 250 <= found.high_qps
+    assert found.voids == 3 * sum(p.trials for p in found.probes)
 
 
 def test_a_source_that_cannot_offer_more_limits_what_is_known():

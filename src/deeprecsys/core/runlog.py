@@ -13,6 +13,10 @@ from deeprecsys.core.target import Target, percentile
 
 VOID_SHARE = 0.05
 VOID_FLOOR_S = 0.5e-3
+STALL = 4.0
+"""Times the median: a batch that took longer was held up by something other than its work."""
+STALL_FLOOR_S = 0.02
+DISTURBED_SHARE = 0.002
 
 
 class Status(IntEnum):
@@ -98,6 +102,8 @@ class Summary:
     lateness_p99_ms: float
     utilisation: float
     void: bool
+    stalled_share: float
+    """Worker-seconds for which batches were held up by something other than their work, of all there were."""
     served: float
     """Share of all offered queries that were served, the warm-up's included."""
     misses: int
@@ -107,6 +113,11 @@ class Summary:
     @property
     def miss_rate(self) -> float:
         return self.misses / self.measured if self.measured else float("nan")
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the machine stood still in a trial: worth a repetition, though it happened."""
+        return self.stalled_share > DISTURBED_SHARE
 
 
 def summarise(log: RunLog, target: Target | None = None) -> Summary:
@@ -141,7 +152,24 @@ def summarise(log: RunLog, target: Target | None = None) -> Summary:
         lateness_p99_ms=1e3 * lateness,
         utilisation=log.busy_s / (log.workers * log.duration_s) if log.duration_s else 0.0,
         void=bool(lateness > allowed),
+        stalled_share=log.extra.get("stalled_s", 0.0) / max(log.workers * log.duration_s, 1e-9),
         served=count[Status.SERVED] / offered if offered else float("nan"),
         misses=int(np.count_nonzero(latency > target.latency_s)) if target else 0,
         measured=len(latency),
     )
+
+
+def stalled_s(items: NDArray[np.int64], seconds: NDArray[np.float64]) -> float:
+    """Seconds for which a trial's batches were held up by something other than their work.
+
+    A batch of at most the median's items should take about the median's time, and a larger one at most in
+    proportion more; what exceeds `STALL` times that by `STALL_FLOOR_S` was held up, from the proportion on.
+
+    Args:
+        items: of each batch; seconds: that each occupied its worker.
+    """
+    if not len(items):
+        return 0.0
+    expected = np.median(seconds) * np.maximum(items / np.median(items), 1.0)
+    held_up = seconds > STALL * expected + STALL_FLOOR_S
+    return float((seconds - expected)[held_up].sum())

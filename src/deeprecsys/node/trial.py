@@ -29,7 +29,7 @@ from deeprecsys.core.dispatcher import (
 )
 from deeprecsys.core.policy import CPU
 from deeprecsys.core.query import Batch, Query
-from deeprecsys.core.runlog import RunLog, Status
+from deeprecsys.core.runlog import RunLog, Status, stalled_s
 from deeprecsys.node.mailbox import Part
 from deeprecsys.node.pool import Down, Replied, Up, WorkerPool
 from deeprecsys.workload.stream import Stream
@@ -107,8 +107,8 @@ class LiveTrial:
         self._status = np.zeros(n, np.uint8)
         self._open = 0
         self._busy_ns = 0
-        self._batches = 0
-        self._occupied_s = 0.0
+        self._batch_items: list[int] = []
+        self._occupied_s: list[float] = []  # by each batch
         self._failures: list[str] = []
         self._lost = 0
         self._origin = 0.0
@@ -146,8 +146,9 @@ class LiveTrial:
             workers=len(self._pool),
             warmup_s=warmup_s,
             extra={
-                "batches": self._batches,
-                "occupied_s": self._occupied_s,
+                "batches": len(self._occupied_s),
+                "occupied_s": sum(self._occupied_s),
+                "stalled_s": stalled_s(np.asarray(self._batch_items), np.asarray(self._occupied_s)),
                 "elapsed_s": elapsed,
                 "node_cpu_share": (time.process_time() - cpu_before) / max(elapsed, 1e-9),
                 "abandoned": abandoned,
@@ -217,8 +218,8 @@ class LiveTrial:
             case Replied(worker, reply):
                 batch, posted = self._running.pop(worker)
                 self._busy_ns += reply.ended_ns - reply.started_ns
-                self._occupied_s += now - posted
-                self._batches += 1
+                self._batch_items.append(batch.items)
+                self._occupied_s.append(now - posted)
                 if self._recording:
                     started, ended = (t * 1e-9 - self._origin for t in (reply.started_ns, reply.ended_ns))
                     self._recording.batches.append((batch, posted, started, ended, now))

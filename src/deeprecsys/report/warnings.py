@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from deeprecsys.core.runlog import DISTURBED_SHARE
 from deeprecsys.report import format as f
 from deeprecsys.report.machine import same_machine
 
@@ -29,12 +30,15 @@ def _load(doc: Document) -> Iterator[str]:
     if doc.get("void"):
         late = f.ms(doc.get("lateness_p99_ms"))
         yield f"void: the load source was late (p99 {late} ms), so the load was not the one asked for"
+    stalled = f.number(doc.get("stalled_share"))
+    if stalled is not None and stalled > DISTURBED_SHARE:
+        yield f"the machine stood still: batches were held up for {f.share(stalled)} of the workers' time"
     voids = max(
         (f.number(_object(doc.get(k)).get("voids")) or 0 for k in ("search", "confirmation")), default=0
     )
     if voids:
         trials = "1 void trial was" if voids == 1 else f"{voids:.0f} void trials were"
-        yield f"{trials} repeated: the load source was late"
+        yield f"{trials} repeated: the load source was late, or the machine stood still"
     if _object(doc.get("search")).get("complete") is False:
         yield "the search ended with its budget, before every candidate was tried"
     if doc.get("resolved") is False:

@@ -121,6 +121,9 @@ def trial_seed(seed: int, purpose: int, number: int) -> int:
 class Runner:
     """Runs the trials of one policy, keeps account of them, and repeats the void ones.
 
+    A trial in which the machine stood still is void too, unless it does so every time: then it is how
+    this machine is.
+
     Args:
         trial: what to run.
         policy: under which policy.
@@ -153,7 +156,7 @@ class Runner:
     def run(self, rate_qps: float, duration_s: float) -> Observation | None:
         """One trial that counts; None when it stayed void through all repetitions."""
         seed = trial_seed(self._seed, self._purpose, len(self.observations))
-        for _ in range(1 + self._max_voids):
+        for left in range(self._max_voids, -1, -1):
             self._progress(TrialStarted(self.policy, rate_qps, duration_s))
             log = self._trial(self.policy, rate_qps, duration_s, seed)
             summary = summarise(log, self.target)
@@ -161,7 +164,7 @@ class Runner:
             self.seconds += took_s
             self.queries += summary.offered
             self.trials += 1
-            void = summary.void
+            void = summary.void or (summary.disturbed and left > 0)
             self._progress(TrialDone(self.policy, rate_qps, took_s, summary.offered, summary.miss_rate, void))
             if not void:
                 return self._keep(rate_qps, log, summary, duration_s, took_s)
@@ -257,6 +260,7 @@ def _together(trials: Sequence[Observation]) -> Summary:
         lateness_p99_ms=max(s.lateness_p99_ms for s in parts),
         utilisation=sum(s.utilisation * o.seconds for s, o in zip(parts, trials, strict=True)) / span,
         void=False,
+        stalled_share=sum(s.stalled_share * o.seconds for s, o in zip(parts, trials, strict=True)) / span,
         served=completed / offered if offered else float("nan"),
         misses=sum(s.misses for s in parts),
         measured=len(latency),

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.profile import LatencyProfile, Point
+from deeprecsys.core.runlog import STALL
 
 BATCHES = tuple(1 << k for k in range(11))
 LEAST_SAMPLES = 5
-STALL = 4.0
-"""Times the median: a batch that took longer was held up by something other than its work."""
 
 
 class Measure(Protocol):
