@@ -227,6 +227,24 @@ def test_a_machine_that_always_stands_still_is_measured_as_it_is():
     assert found.voids == 3 * sum(p.trials for p in found.probes)
 
 
+def paced(record, seconds):
+    return replace(record, extra={**record.extra, "seconds_per_item": seconds})
+
+
+def test_trials_on_a_machine_that_was_slow_for_a_while_are_repeated_or_left_out():
+    sound, slow, calls = Cliff(lambda p: 250.0), Cliff(lambda p: 150.0), []
+
+    def trial(policy, rate, duration, seed):
+        calls.append(rate)
+        is_slow = len(calls) in (2, 3, 9, 10)
+        return paced((slow if is_slow else sound)(policy, rate, duration, seed), 2e-5 if is_slow else 1e-5)
+
+    found = find(trial)
+    assert found.low_qps <= 250 <= found.high_qps
+    assert found.capacity_qps == pytest.approx(250, rel=0.06)
+    assert found.voids >= 2, "those in the midst of the search"
+
+
 def test_a_source_that_cannot_offer_more_limits_what_is_known():
     fast = Cliff(lambda p: 1000.0)
 

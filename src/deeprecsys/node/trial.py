@@ -148,6 +148,7 @@ class LiveTrial:
             extra={
                 "batches": len(self._occupied_s),
                 "occupied_s": sum(self._occupied_s),
+                "seconds_per_item": self._busy_ns * 1e-9 / max(sum(self._batch_items), 1),
                 "stalled_s": stalled_s(np.asarray(self._batch_items), np.asarray(self._occupied_s)),
                 "elapsed_s": elapsed,
                 "node_cpu_share": (time.process_time() - cpu_before) / max(elapsed, 1e-9),

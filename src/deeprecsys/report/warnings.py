@@ -38,7 +38,7 @@ def _load(doc: Document) -> Iterator[str]:
     )
     if voids:
         trials = "1 void trial was" if voids == 1 else f"{voids:.0f} void trials were"
-        yield f"{trials} repeated: the load source was late, or the machine stood still"
+        yield f"{trials} repeated: the load source was late, or the machine stood still or was slow"
     if _object(doc.get("search")).get("complete") is False:
         yield "the search ended with its budget, before every candidate was tried"
     if doc.get("resolved") is False:

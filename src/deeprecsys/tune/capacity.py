@@ -237,13 +237,14 @@ class _Search:
     def _estimate(self) -> Crossing:
         """The crossing that all trials point to, never beyond a rate at which queries went unserved."""
         confidence = self.settings.confidence
-        usable = [o for o in self.runner.observations if o.all_served]
+        sound = self.runner.sound
+        usable = [o for o in sound if o.all_served]
         found = crossing(
             [self._sample(o) for o in usable],
             self.target.miss_rate,
             confidence,
         )
-        unserved = min((o.rate_qps for o in self.runner.observations if not o.all_served), default=inf)
+        unserved = min((o.rate_qps for o in sound if not o.all_served), default=inf)
         if found.rate_qps < unserved:
             return found if found.high_qps <= unserved else _capped(found, found.low_qps, unserved)
         below = [o.rate_qps for o in usable if self._below(o) and o.rate_qps < unserved]
@@ -283,7 +284,7 @@ class _Search:
     def _proposal(self, found: Crossing, left_s: float) -> tuple[float, float]:
         """Rate and length of the next trial: a step to the side of the crossing that is less known."""
         s = self.settings
-        usable = [o for o in self.runner.observations if o.all_served]
+        usable = [o for o in self.runner.sound if o.all_served]
         near = list(zip(usable, found.weight, strict=True))
         half = min(found.half_width, 6 * s.resolution)  # wider than that it is the place that is missing
         step = min(max(half / 2, s.resolution / 2), 0.7 / found.slope)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import nan
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from deeprecsys.core.runlog import RunLog, Summary, summarise
 from deeprecsys.core.target import Target, percentile
 from deeprecsys.tune.events import Progress, TrialDone, TrialStarted, silent
 from deeprecsys.tune.interval import dispersion, miss_bounds
+from deeprecsys.tune.pace import Pace, slow
 
 
 class Trial(Protocol):
@@ -53,6 +55,7 @@ class Observation:
     """Of the measured queries."""
     unloaded_s: NDArray[np.float64]
     """Of the measured queries, from the first slice's start: latency without the first wait."""
+    pace: Pace
 
     @property
     def worth(self) -> float:
@@ -121,8 +124,8 @@ def trial_seed(seed: int, purpose: int, number: int) -> int:
 class Runner:
     """Runs the trials of one policy, keeps account of them, and repeats the void ones.
 
-    A trial in which the machine stood still is void too, unless it does so every time: then it is how
-    this machine is.
+    A trial in which the machine stood still or was slow is void too, unless it is so every time: then that
+    is how this machine is.
 
     Args:
         trial: what to run.
@@ -164,10 +167,12 @@ class Runner:
             self.seconds += took_s
             self.queries += summary.offered
             self.trials += 1
-            void = summary.void or (summary.disturbed and left > 0)
+            pace = Pace(rate_qps, log.extra.get("seconds_per_item", nan))
+            odd = summary.disturbed or slow(pace, (o.pace for o in self.observations))
+            void = summary.void or (odd and left > 0)
             self._progress(TrialDone(self.policy, rate_qps, took_s, summary.offered, summary.miss_rate, void))
             if not void:
-                return self._keep(rate_qps, log, summary, duration_s, took_s)
+                return self._keep(pace, log, summary, duration_s, took_s)
             self.voids += 1
         return None
 
@@ -186,12 +191,12 @@ class Runner:
         return observation
 
     def _keep(
-        self, rate_qps: float, log: RunLog, summary: Summary, offered_s: float, took_s: float
+        self, pace: Pace, log: RunLog, summary: Summary, offered_s: float, took_s: float
     ) -> Observation:
         keep = log.measured
         latency = log.latency_s[keep]
         observation = Observation(
-            rate_qps=rate_qps,
+            rate_qps=pace.rate_qps,
             seconds=took_s,
             warmup_s=log.warmup_s,
             offered_s=offered_s,
@@ -199,13 +204,22 @@ class Runner:
             dispersion=dispersion(latency, self.target.latency_s),
             latency_s=latency,
             unloaded_s=(log.finish_s - log.start_s)[keep],
+            pace=pace,
         )
         self.observations.append(observation)
         return observation
 
+    @property
+    def sound(self) -> list[Observation]:
+        """The trials that count, less those which later ones show to have been slow."""
+        kept = self.observations
+        return [o for o in kept if not slow(o.pace, (p.pace for p in kept if p is not o))]
+
     def probe(self, rate_qps: float, confidence: float) -> Probe:
-        """What the trials at a rate say together."""
-        return judge([o for o in self.observations if o.rate_qps == rate_qps], self.target, confidence)
+        """What the trials at a rate say together; slow ones too where there are no others."""
+        at_rate = [o for o in self.observations if o.rate_qps == rate_qps]
+        sound = [o for o in self.sound if o.rate_qps == rate_qps]
+        return judge(sound or at_rate, self.target, confidence)
 
     def rates(self) -> list[float]:
         """The rates that were tried, rising."""
