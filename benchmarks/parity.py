@@ -3,10 +3,11 @@
     python benchmarks/parity.py [MODEL ...]     about 2 minutes a model
     python benchmarks/parity.py --tables        only write the table from what was measured before
 
-In turn, four times: live trials at three shares of the capacity, a search for the capacity (every other
-time), and a latency profile; the profiles together are what the simulator is given, so that a machine that drifts does so under
-all of them. The simulator then runs the very arrivals and sizes of the live trials, so that chance is no part
-of the error. Keep the machine idle.
+In turn, five times: live trials at three shares of the capacity, a search for the capacity (every other
+time), and a latency profile; the profiles together are what the simulator is given, so that a machine that
+drifts does so under all of them. Trials and profiles that were clearly slower than their like are left out
+(`tune.pace`), and counted. The simulator then runs the very arrivals and sizes of the live trials, so that
+chance is no part of the error. Keep the machine idle.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ from deeprecsys.simulate.fast import run
 from deeprecsys.tune.by_model import Ranking
 from deeprecsys.tune.capacity import CapacityResult, Settings, capacity
 from deeprecsys.tune.hill_climb import HillClimb
+from deeprecsys.tune.pace import Pace, slow
 from deeprecsys.tune.profiler import quantiles_of
 from deeprecsys.tune.work import saturation_qps
 from models import MODELS
 
 SHARES = (0.5, 0.7, 0.85)
-ROUNDS = 4
+ROUNDS = 5
 PROFILE_S = 5.0
 TRIAL_S = 3.0
 CAPACITY_S = 12.0
@@ -69,7 +71,8 @@ def measure(name: str) -> dict[str, Any]:
                     capacity(trials, policy, job.target, hint_qps=about_qps, settings=settings, seed=seed)
                 )
             pieces.append(measure_profile(node, job, PROFILE_S))
-        profile = mixture(pieces)
+        swift = [p for i, p in enumerate(pieces) if not slow(pace_of(p), map(pace_of, without(pieces, i)))]
+        profile = mixture(swift)
         workers, where = node.workers, node.describe()
     predicted = capacity(
         virtual_node(profile, job.workload, workers, job.target),
@@ -80,7 +83,13 @@ def measure(name: str) -> dict[str, Any]:
     assert predicted is not None
     return {
         **policy.describe(),
-        "points": [compare(share, logs, profile, workers, policy, job) for share, logs in live.items()],
+        "points": [
+            compare(share, sound(logs), profile, workers, policy, job) for share, logs in live.items()
+        ],
+        "left_out": {
+            "profiles": len(pieces) - len(swift),
+            "trials": sum(len(logs) - len(sound(logs)) for logs in live.values()),
+        },
         "predicted_qps": predicted,
         "live_qps": live_qps,
         "live_runs_qps": rates,
@@ -112,6 +121,21 @@ def valid(node: Node, job: Job, policy: Policy, rate: float, trial_s: float, see
         if again == REPETITIONS or not (summary.disturbed or summary.void):
             return log, again
         again += 1
+
+
+def without(things: list[Any], i: int) -> list[Any]:
+    return things[:i] + things[i + 1 :]
+
+
+def sound(logs: list[RunLog]) -> list[RunLog]:
+    """The logs of trials that the machine did not slow down."""
+    paces = [Pace(log.rate_qps, log.extra["seconds_per_item"]) for log in logs]
+    return [log for i, log in enumerate(logs) if not slow(paces[i], without(paces, i))]
+
+
+def pace_of(profile: LatencyProfile) -> Pace:
+    """What an item costs over a profile's larger batches, each and every level of contention counting alike."""
+    return Pace(1.0, float(np.mean([np.mean(p.seconds) / p.batch for p in profile.points if p.batch >= 64])))
 
 
 def compare(
