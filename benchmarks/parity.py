@@ -95,6 +95,7 @@ def measure(name: str) -> dict[str, Any]:
         "live_runs_qps": rates,
         "capacity_error": predicted / live_qps - 1,
         "repeated": repeated,
+        "host_us": 1e6 * profile.host_s,
         "node": where,
     }
 
@@ -173,7 +174,9 @@ def mixture(pieces: list[LatencyProfile]) -> LatencyProfile:
         knots = np.linspace(0, 1, count)
         times = np.concatenate([np.interp(u, knots, piece.points[i].seconds) for piece in pieces])
         points.append(replace(p, seconds=quantiles_of(times, count)))
-    return replace(first, points=tuple(points), detail={"pieces": [dict(p.detail) for p in pieces]})
+    host_s = float(np.mean([piece.host_s for piece in pieces]))
+    detail = {"pieces": [dict(p.detail) for p in pieces]}
+    return replace(first, points=tuple(points), detail=detail, host_s=host_s)
 
 
 def tables(results: dict[str, Any]) -> str:

@@ -93,3 +93,11 @@ def test_a_bad_profile_is_refused_in_one_line_that_names_the_place(change, words
 def test_a_profile_that_is_no_object_is_refused():
     with pytest.raises(InputError, match="JSON object"):
         LatencyProfile.from_json([])
+
+
+def test_the_nodes_own_work_survives_a_file_and_must_be_a_time():
+    data = {"model": "m", "points": [{"batch": 1, "seconds": 0.001}], "host_s": 1e-4}
+    assert LatencyProfile.from_json(LatencyProfile.from_json(data).to_json()).host_s == 1e-4
+    for bad in (-1e-4, "much", True):
+        with pytest.raises(InputError, match="profile host_s"):
+            LatencyProfile.from_json({**data, "host_s": bad})

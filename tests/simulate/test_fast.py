@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -283,3 +284,18 @@ def test_numba_is_loaded_only_when_it_runs() -> None:
         "assert not {'numba', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_node_that_shares_its_workers_cores_slows_them_with_the_rate():
+    arrivals = np.arange(1, 101) * 0.01
+    sizes = np.full(100, 10)
+    alone = LatencyProfile("m", (Point(1, 10, (0.002, 0.004)),))
+    shared = replace(alone, host_s=2e-3)
+    rested = replace(shared, points=(*shared.points, Point(1, 10, (0.003, 0.005), after_idle=True)))
+    for profile in (shared, rested):
+        busy = [simulate(Static(10), arrivals, sizes, profile, 2, rate_qps=r).busy_s for r in (0.0, 100.0)]
+        assert busy[1] / busy[0] == pytest.approx(1 / 0.9), "100 queries/s x 2 ms are a tenth of two cores"
+        for service in (profile, Tabulated(profile)):
+            fast = simulate_fast(Static(10), arrivals, sizes, service, 2, rate_qps=100.0)
+            assert fast.busy_s == pytest.approx(busy[1])
+            assert run(Static(10), arrivals, sizes, {CPU: service}, 2, rate_qps=100.0).busy_s == fast.busy_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from deeprecsys.cli.setup import Job
 from deeprecsys.core.policy import CPU, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog
+from deeprecsys.node.cores import usable_cores
 from deeprecsys.node.node import Node
 from deeprecsys.node.trial import Recording
 from deeprecsys.report.machine import machine_record
@@ -21,6 +23,8 @@ from deeprecsys.tune.work import saturation_qps
 
 SAMPLE = 4000  # sizes that stand for the distribution where an expectation is wanted
 OFFLINE_S = 3.0
+HOST_TRIAL_S, HOST_LOAD, HOST_BATCHES = 1.5, 0.6, 200
+"""Length and load of the trial that shows what a query costs the node's own process; batches beside it."""
 
 
 def start(job: Job) -> Node:
@@ -76,7 +80,7 @@ def measure_profile(node: Node, job: Job, budget_s: float) -> LatencyProfile:
         def step(s: ProfileStep) -> None:
             bar.set(s.spent_s / s.budget_s, f"batch {s.batch}, {s.busy} busy")
 
-        return profile(
+        measured = profile(
             node.measure,
             job.node.model,
             plan,
@@ -86,6 +90,22 @@ def measure_profile(node: Node, job: Job, budget_s: float) -> LatencyProfile:
             machine=machine_record(),
             progress=step,
         )
+    return replace(measured, host_s=host_s(node, job, measured))
+
+
+def host_s(node: Node, job: Job, profile: LatencyProfile) -> float:
+    """What one query costs the node's own process in CPU seconds, beyond what batches in a row cost it; 0
+    where the workers leave it a core of its own."""
+    if node.workers * job.node.threads < len(usable_cores()):
+        return 0.0
+    began = time.process_time()
+    batches = len(node.measure(1, node.workers, HOST_BATCHES))
+    batch_s = (time.process_time() - began) / max(batches, 1)
+    policy = baseline(node, job)
+    rate = HOST_LOAD * saturation_qps(profile, policy.batch_size, sample_sizes(job), node.workers)
+    log = node.run(policy, job.workload.stream(rate, duration_s=HOST_TRIAL_S), job.target)
+    spent_s = log.extra["node_cpu_share"] * log.extra["elapsed_s"]
+    return float(max(spent_s - log.extra["batches"] * batch_s, 0.0) / max(len(log.size), 1))
 
 
 def quick_hint_qps(node: Node, job: Job, batch_size: int) -> float:

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from deeprecsys.core.errors import InputError, unknown
+from deeprecsys.core.errors import InputError, not_negative, unknown
 
 FORMAT = "deeprecsys-profile/1"
+MOST_HOST = 0.9
+"""Share of the cores that the node's own process takes at most."""
 POINT_KEYS = ("busy", "batch", "seconds", "after_idle")
 
 
@@ -56,8 +58,12 @@ class LatencyProfile:
     threads: int = 1
     machine: Mapping[str, Any] = field(default_factory=dict)
     detail: Mapping[str, Any] = field(default_factory=dict)
+    host_s: float = 0.0
+    """Seconds that the node's own process takes from the workers' cores for every query: what the times of
+    batches in a row do not show."""
 
     def __post_init__(self) -> None:
+        not_negative("profile host_s", self.host_s)
         if not self.points:
             raise InputError("profile points: expected at least one, got none")
         if all(p.after_idle for p in self.points):
@@ -79,6 +85,11 @@ class LatencyProfile:
                 raise InputError(f"{where} seconds: expected times above 0, got {min(p.seconds)}")
             if list(p.seconds) != sorted(p.seconds):
                 raise InputError(f"{where} seconds: expected rising quantiles, got {list(p.seconds)}")
+
+    def slowed(self, by: float) -> LatencyProfile:
+        """The profile of workers on which everything takes `by` times as long, and `host_s` is no more."""
+        points = tuple(replace(p, seconds=tuple(by * s for s in p.seconds)) for p in self.points)
+        return replace(self, points=points, host_s=0.0)
 
     @property
     def busy_levels(self) -> list[int]:
@@ -129,6 +140,7 @@ class LatencyProfile:
             "threads": self.threads,
             "machine": dict(self.machine),
             "detail": dict(self.detail),
+            **({"host_s": self.host_s} if self.host_s else {}),
             "points": [
                 {"busy": p.busy, "batch": p.batch, "seconds": list(p.seconds)}
                 | ({"after_idle": True} if p.after_idle else {})
@@ -145,7 +157,7 @@ class LatencyProfile:
         """
         if not isinstance(data, dict):
             raise InputError(f"profile: expected a JSON object, got {type(data).__name__}")
-        known = {"format", "model", "engine", "precision", "threads", "machine", "detail", "points"}
+        known = {"format", "model", "engine", "precision", "threads", "machine", "detail", "host_s", "points"}
         for key in data:
             if key not in known:
                 raise unknown("profile key", str(key), known)
@@ -154,8 +166,12 @@ class LatencyProfile:
         for key, kind in (("model", str), ("points", list)):
             if not isinstance(data.get(key), kind):
                 raise InputError(f"profile {key}: expected a {kind.__name__}, got {data.get(key)!r}")
+        host_s = data.get("host_s", 0.0)
+        if not isinstance(host_s, int | float) or isinstance(host_s, bool):
+            raise InputError(f"profile host_s: expected a number, got {host_s!r}")
         points = tuple(_point(i, p) for i, p in enumerate(data["points"]))
-        optional = {k: data[k] for k in ("engine", "precision", "threads", "machine", "detail") if k in data}
+        names = ("engine", "precision", "threads", "machine", "detail", "host_s")
+        optional = {k: data[k] for k in names if k in data}
         return cls(model=data["model"], points=points, **optional)
 
 
@@ -182,3 +198,8 @@ def _whole(field: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise InputError(f"{field}: expected a whole number, got {value!r}")
     return value
+
+
+def slowdown(host_s: float, rate_qps: float, workers: int) -> float:
+    """How much longer batches take at a rate, where the node's own process shares the workers' cores."""
+    return 1 / (1 - min(host_s * rate_qps / workers, MOST_HOST))

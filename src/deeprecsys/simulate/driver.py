@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from heapq import heappop, heappush
 from math import inf, nan
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,8 +30,8 @@ from deeprecsys.core.dispatcher import (
     Tick,
 )
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import Policy
-from deeprecsys.core.profile import LatencyProfile, Point
+from deeprecsys.core.policy import CPU, Policy
+from deeprecsys.core.profile import LatencyProfile, Point, slowdown
 from deeprecsys.core.query import Batch, Query
 from deeprecsys.core.runlog import RunLog, Status
 
@@ -85,7 +85,8 @@ def simulate(
         workers: of each device; a whole number means that many on the `cpu`.
         seed: of the spread of the service times.
         warmup_s: carried into the run log.
-        rate_qps: the offered rate; by default the number of arrivals over the time of the last.
+        rate_qps: the offered rate, by which the node's own process slows the workers on its cores
+            (`LatencyProfile.host_s`); by default the number of arrivals over the time of the last.
         limits: of the waiting lines.
         observe: is told every event.
 
@@ -93,8 +94,9 @@ def simulate(
         InputError: arrivals that fall or sizes below 1, a device without a service time.
     """
     arrivals, sizes = checked_load(arrival_s, size)
-    counts = {"cpu": workers} if isinstance(workers, int) else dict(workers)
-    services = checked_services(service, counts)
+    counts = {CPU: workers} if isinstance(workers, int) else dict(workers)
+    rate_qps = offered_qps(arrivals) if rate_qps is None else rate_qps
+    services = checked_services(at_rate(service, counts, rate_qps), counts)
     dispatcher = Dispatcher(policy, counts, limits)
     n = len(arrivals)
     world = _World(n, services, seed)
@@ -118,8 +120,6 @@ def simulate(
             observe(event, now_s, commands)
         world.carry_out(commands, now_s)
 
-    if rate_qps is None:
-        rate_qps = n / times[-1] if n and times[-1] > 0 else 0.0
     return RunLog(
         rate_qps=rate_qps,
         arrival_s=arrivals,
@@ -230,6 +230,29 @@ def checked_load(arrival_s: ArrayLike, size: ArrayLike) -> tuple[NDArray[np.floa
     if not np.isfinite(arrivals).all() or (np.diff(arrivals) < 0).any():
         raise InputError("arrivals: expected finite times in rising order")
     return arrivals, sizes
+
+
+def offered_qps(arrivals: NDArray[np.float64]) -> float:
+    """The number of arrivals over the time of the last."""
+    return len(arrivals) / float(arrivals[-1]) if len(arrivals) and arrivals[-1] > 0 else 0.0
+
+
+def at_rate(
+    service: Service | LatencyProfile | Mapping[str, Service | LatencyProfile],
+    workers: Mapping[str, int],
+    rate_qps: float,
+) -> Service | LatencyProfile | Mapping[str, Service | LatencyProfile]:
+    """The batch times at an offered rate: those on the CPU are longer where the node shares its cores."""
+    if isinstance(service, Mapping):
+        cpu = service.get(CPU)
+        return service if cpu is None else {**service, CPU: _slowed(cpu, workers.get(CPU, 1), rate_qps)}
+    slowed: Service = _slowed(service, workers.get(CPU, 1), rate_qps)
+    return slowed
+
+
+def _slowed(service: Any, workers: int, rate_qps: float) -> Any:
+    host_s = getattr(service, "host_s", 0.0)
+    return service.slowed(slowdown(host_s, rate_qps, workers)) if host_s else service
 
 
 def checked_services(

@@ -13,7 +13,15 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import CPU, GPU, Adaptive, Coalescing, DeepRecSched, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog
-from deeprecsys.simulate.driver import Observer, Service, checked_load, checked_services, simulate
+from deeprecsys.simulate.driver import (
+    Observer,
+    Service,
+    at_rate,
+    checked_load,
+    checked_services,
+    offered_qps,
+    simulate,
+)
 from deeprecsys.simulate.table import Tables, Tabulated, stack
 
 if TYPE_CHECKING:
@@ -39,6 +47,7 @@ class _Job(NamedTuple):
     """How many batches there are at most."""
     loop: Callable[[kernel.Load, kernel.Service, kernel.Batches], tuple[float, int]]
     """The compiled loop, with the policy's knobs and the limits."""
+    rate_qps: float
 
 
 def run(
@@ -60,9 +69,9 @@ def run(
     are `Static`, `DeepRecSched`, `Adaptive` and `Coalescing` over latency profiles, unobserved. Whoever
     runs many trials with one profile wraps it once, in `Tabulated`.
     """
-    job = None if observe else _job(policy, arrival_s, size, service, workers, limits)
+    job = None if observe else _job(policy, arrival_s, size, service, workers, limits, rate_qps)
     if job is not None:
-        return _run(job, seed, warmup_s, rate_qps, keep_batches=False)
+        return _run(job, seed, warmup_s, keep_batches=False)
     return simulate(
         policy,
         arrival_s,
@@ -99,14 +108,14 @@ def simulate_fast(
     Raises:
         InputError: as the reference driver, or a policy or a service that is not compiled.
     """
-    job = _job(policy, arrival_s, size, service, workers, limits)
+    job = _job(policy, arrival_s, size, service, workers, limits, rate_qps)
     if job is None:
         raise InputError(
             "compiled path: expected Static, DeepRecSched, Adaptive or Coalescing over latency profiles "
             f"that have one number of quantiles, got {policy.describe()['policy']} "
             f"over {type(service).__name__}"
         )
-    return _run(job, seed, warmup_s, rate_qps, keep_batches)
+    return _run(job, seed, warmup_s, keep_batches)
 
 
 def _job(
@@ -116,12 +125,15 @@ def _job(
     service: Services,
     workers: int | Mapping[str, int],
     limits: Limits | None,
+    rate_qps: float | None,
 ) -> _Job | None:
     """The trial as the compiled path sees it; None where it cannot run it."""
     if type(policy) not in (Static, DeepRecSched, Adaptive, Coalescing):
         return None
     arrivals, sizes = checked_load(arrival_s, size)
     counts = {CPU: workers} if isinstance(workers, int) else dict(workers)
+    rate_qps = offered_qps(arrivals) if rate_qps is None else rate_qps
+    service = at_rate(service, counts, rate_qps)
     checked_services(service, counts)
     bounds = Dispatcher(policy, counts, limits).limits  # refuses what the reference refuses
     services = []
@@ -131,9 +143,9 @@ def _job(
             return None
         services.append(times if isinstance(times, Tabulated) else Tabulated(times))
     if isinstance(policy, Adaptive | Coalescing):
-        return _late_cuts(policy, arrivals, sizes, services[0], counts, bounds)
+        return _late_cuts(policy, arrivals, sizes, services[0], counts, bounds, rate_qps)
     assert isinstance(policy, Static | DeepRecSched)
-    return _fixed(policy, arrivals, sizes, services, counts, bounds)
+    return _fixed(policy, arrivals, sizes, services, counts, bounds, rate_qps)
 
 
 def _fixed(
@@ -143,6 +155,7 @@ def _fixed(
     services: list[Tabulated],
     workers: Mapping[str, int],
     limits: Limits,
+    rate_qps: float,
 ) -> _Job | None:
     offload_above = policy.offload_above if isinstance(policy, DeepRecSched) else None
     above = _NEVER if offload_above is None else min(offload_above, _NEVER)
@@ -162,7 +175,7 @@ def _fixed(
         return kernel.run(load, times, kept, used, batch_size, above, *most)
 
     most_batches = int(np.where(sizes > above, 1, parts).sum())
-    return _Job(arrivals, sizes, workers, tables, most_batches, loop)
+    return _Job(arrivals, sizes, workers, tables, most_batches, loop, rate_qps)
 
 
 def _late_cuts(
@@ -172,6 +185,7 @@ def _late_cuts(
     service: Tabulated,
     workers: Mapping[str, int],
     limits: Limits,
+    rate_qps: float,
 ) -> _Job | None:
     merge = isinstance(policy, Coalescing)
     items = int(sizes.sum(dtype=np.int64))
@@ -191,7 +205,7 @@ def _late_cuts(
         most = limits.slices, limits.queries, _most_items(limits)
         return run_late_cuts(load, times, kept, workers[CPU], max(coarsest, 1), finest, merge, *most)
 
-    return _Job(arrivals, sizes, workers, tables, most_batches, loop)
+    return _Job(arrivals, sizes, workers, tables, most_batches, loop, rate_qps)
 
 
 def _most_items(limits: Limits) -> int:
@@ -217,7 +231,7 @@ def _lengths(sizes: NDArray[np.int32], batch_size: int) -> list[int]:
     return [int(n) for n in np.unique([whole, *cut])]
 
 
-def _run(job: _Job, seed: int, warmup_s: float, rate_qps: float | None, keep_batches: bool) -> RunLog:
+def _run(job: _Job, seed: int, warmup_s: float, keep_batches: bool) -> RunLog:
     from deeprecsys.simulate import kernel
 
     n = len(job.sizes)
@@ -234,10 +248,8 @@ def _run(job: _Job, seed: int, warmup_s: float, rate_qps: float | None, keep_bat
     )
     kept = kernel.no_batches(most if keep_batches else 0)
     busy_s, batches = job.loop(load, kernel.Service(*job.tables, draws), kept)
-    if rate_qps is None:
-        rate_qps = n / float(job.arrivals[-1]) if n and job.arrivals[-1] > 0 else 0.0
     return RunLog(
-        rate_qps=rate_qps,
+        rate_qps=job.rate_qps,
         arrival_s=job.arrivals,
         size=job.sizes,
         issued_s=job.arrivals.copy(),

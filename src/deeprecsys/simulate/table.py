@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -25,10 +26,19 @@ class Tabulated:
         self._points = [len(curve[0].seconds) for curve in self._curves]
         self._rows: list[list[list[float]]] = [[] for _ in self._levels]
         self._quantiles: NDArray[np.float64] | None = None
+        self.host_s = profile.host_s
+        self._by, self._of = 1.0, self  # slowed how much, and whose table it reads
         self.rested = self if profile.rested is profile else Tabulated(profile.rested)
 
     def __call__(self, batch_items: int, busy_workers: int, u: float, /) -> float:
-        return self._service(batch_items, busy_workers, u)
+        return self._by * self._service(batch_items, busy_workers, u)
+
+    def slowed(self, by: float) -> Tabulated:
+        """The same times, each `by` times as long, over the same table."""
+        other = copy(self)
+        other._by, other.host_s = self._by * by, 0.0
+        other.rested = other if self.rested is self else self.rested.slowed(by)
+        return other
 
     @property
     def quantiles_per_level(self) -> Sequence[int]:
@@ -47,6 +57,8 @@ class Tabulated:
         Where the time at a batch size does not follow linearly from the measured quantiles, it is nan,
         and only calling gives it.
         """
+        if self._of is not self:
+            return self._by * self._of.quantiles(largest)
         if self._quantiles is None or self._quantiles.shape[1] <= largest:
             widest = max(self._points)
             for index in range(len(self._levels)):
