@@ -71,6 +71,9 @@ class SamplePath:
         self._workload, self._queries = workload, queries
 
     def __call__(self, policy: Policy, rate_qps: float) -> Summary:
+        return summarise(self.log(policy, rate_qps), self._target)
+
+    def log(self, policy: Policy, rate_qps: float) -> RunLog:
+        """The path's run log at a rate."""
         stream = self._workload.stream(rate_qps, queries=self._queries)
-        log = virtual_log(policy, stream, self._service, self._workers, self._workload.seed, self._target)
-        return summarise(log, self._target)
+        return virtual_log(policy, stream, self._service, self._workers, self._workload.seed, self._target)
