@@ -201,6 +201,10 @@ class Dispatcher:
     def waiting_items(self, device: str) -> int:
         return self._devices[device].waiting_items
 
+    def line_items(self, model: int) -> int:
+        """Items of one model that no worker has begun."""
+        return sum(device.lines[model].items for device in self._devices.values())
+
     @property
     def open(self) -> int:
         """Queries that arrived and have not ended."""
