@@ -20,7 +20,7 @@ from tests.serve.harness import Heard, Reference, ask, ask_any, changed, feature
 
 async def until(s: Service, condition) -> None:
     """Wait until something holds."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(25):
         while not condition():
             await asyncio.sleep(0.02)
 

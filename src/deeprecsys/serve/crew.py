@@ -56,7 +56,6 @@ class Crew:
         self._chore: set[int] = set()  # processes that are dropping one
         self._delayed: dict[int, tuple[Sequence[Part], int]] = {}  # batches for those
         self._failed = 0
-        self._gentle = False
         self.problem = ""
         """Why no process is started any more; empty when all is well."""
 
@@ -70,7 +69,7 @@ class Crew:
             done=done,
             mail=self._mail.fd,
             threads=self._threads,
-            gentle=self._gentle,
+            gentle=self.alive == len(self),
             editions=tuple(self._editions()),
         )
         return ["-m", "deeprecsys.serve.worker", spec.dump()], spec.fds
@@ -248,7 +247,6 @@ class Crew:
         for process in range(len(self)):
             self._age[process] = self._generation
             self._workers.spawn(process)
-        self._gentle = True
 
     def close(self) -> None:
         """End all processes and give the memory back."""

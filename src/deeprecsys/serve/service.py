@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from math import inf, isnan, nan
 from typing import Any
@@ -426,6 +426,21 @@ class Service:
         log.info("operating point of %s: %s (%s)", model, policy.describe(), why)
         for listener in self._listeners:
             listener.point_changed(model, s.point)
+
+    def estimate(self, model: str, capacity_qps: float) -> None:
+        """Another estimate of what a model's policy carries, as its mix of sizes is another."""
+        s = self._served[model]
+        s.point = replace(s.point, capacity_qps=capacity_qps)
+
+    def pin(self, model: str, pinned: bool = True) -> None:
+        """Have live retuning leave a model's policy alone, or no longer."""
+        s = self._served[model]
+        s.point = replace(s.point, pinned=pinned)
+
+    @property
+    def retunable(self) -> list[Served]:
+        """The models whose policy live retuning may change."""
+        return [s for s in self._served.values() if s.config.split and not s.point.pinned]
 
     async def swap(self, model: str, version: str, weights: Weights) -> None:
         """Serve other weights. Queries that are here by then are answered by the old ones, none is lost.

@@ -5,14 +5,12 @@ Started by serve.crew as `python -m deeprecsys.serve.worker SPEC`.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
 import signal
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from deeprecsys.engine import build
 from deeprecsys.node import mailbox
@@ -29,7 +27,7 @@ class CrewSpec:
     Attributes:
         index: of its mailbox, one of `boxes` in the segment `mail`.
         bell, done: eventfds that the service and the worker ring.
-        gentle: whether it starts beside workers that serve: then it gives way to them until it is ready.
+        gentle: whether nobody waits for it: then it takes precedence only once it is ready.
     """
 
     parent: int
@@ -62,11 +60,8 @@ def main() -> None:
     spec = CrewSpec.load(sys.argv[1])
     die_with_parent(spec.parent, signal.SIGKILL)
     os.sched_setaffinity(0, spec.cores)
-    go_first()
-    # Only who may take precedence again gives it up: others would stay behind for good.
-    gentle = spec.gentle and os.getpriority(os.PRIO_PROCESS, 0) < 0
-    if gentle:
-        give_way()
+    if not spec.gentle:
+        go_first()
     mail = Segment(spec.mail, spec.boxes * mailbox.WORDS * 8, writable=True)
     box = mailbox.Mailbox(mail.words()[spec.index * mailbox.WORDS : (spec.index + 1) * mailbox.WORDS])
     desks: dict[int, Desk] = {}
@@ -94,19 +89,11 @@ def main() -> None:
 
     gc.collect()
     gc.freeze()
-    if gentle:
+    if spec.gentle:
         go_first()
     box.state = mailbox.READY
     os.eventfd_write(spec.done, 1)
     attend(spec.bell, spec.done, box, desks, drop)
-
-
-def give_way() -> None:
-    """Let everything else on this process's cores go first."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, 19)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text("19")
 
 
 if __name__ == "__main__":
