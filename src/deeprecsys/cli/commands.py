@@ -22,6 +22,7 @@ from deeprecsys.cli.policies import policy_of
 from deeprecsys.cli.progress import Bar, TickHooks
 from deeprecsys.cli.searching import Listener
 from deeprecsys.cli.setup import Job
+from deeprecsys.cli.serve import serve_command
 from deeprecsys.cli.simulate import simulate_command
 from deeprecsys.cli.tune import tune_command
 from deeprecsys.core.errors import positive
@@ -225,4 +226,4 @@ def given_policy(
     )
 
 
-ALL = (models, profile_command, bench, capacity_command, tune_command, simulate_command, report)
+ALL = (models, profile_command, bench, capacity_command, tune_command, simulate_command, serve_command, report)

@@ -102,7 +102,7 @@ search = _group(
 
 _json = click.option("--json", "json_file", metavar="FILE",
                      help="Write the result as JSON; - for standard output.")  # fmt: skip
-_config = click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
+config = click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
                        is_eager=True, expose_value=False,
                        callback=lambda ctx, _p, value: _defaults(ctx, value),
                        help="Defaults for these options from a TOML file; keys are their names.")  # fmt: skip
@@ -111,7 +111,7 @@ output = _group(
     _json,
     click.option("--out", "out_dir", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
                  help="Keep the result and every measurement, as it is made, in a directory."),
-    _config,
+    config,
 )  # fmt: skip
 
 

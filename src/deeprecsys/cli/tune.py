@@ -25,15 +25,15 @@ from deeprecsys.cli.searching import Listener, tune_settings
 from deeprecsys.cli.setup import Job, check_profile, load_profile
 from deeprecsys.cli.virtual import SamplePath, virtual_node
 from deeprecsys.core.errors import InputError, positive
-from deeprecsys.core.policy import Adaptive, Coalescing, Policy, Static
+from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.node.node import Node, default_workers
 from deeprecsys.report import text
 from deeprecsys.report.machine import machine_record, same_machine
 from deeprecsys.tune.by_model import ModelSettings, Ranking, tune_by_model
 from deeprecsys.tune.hill_climb import HillClimb
-from deeprecsys.tune.neighbours import Chain, beyond_fixed
-from deeprecsys.tune.search import Search, batch_sizes
+from deeprecsys.tune.neighbours import model_search
+from deeprecsys.tune.search import batch_sizes
 from deeprecsys.tune.tuner import TuneResult, tune
 from deeprecsys.tune.work import saturation_qps
 
@@ -224,8 +224,3 @@ def sizes_of(job: Job, workers: int) -> tuple[int, ...]:
     """The batch sizes to try."""
     static = Static.baseline(job.workload.sizes.cap, workers)
     return batch_sizes(job.workload.sizes.cap, static.batch_size)
-
-
-def model_search(sizes: tuple[int, ...]) -> Search:
-    """The paper's climb, and from its best the policies that cut late and that share batches."""
-    return Chain(HillClimb(sizes), [beyond_fixed(Adaptive, sizes), beyond_fixed(Coalescing, sizes)])

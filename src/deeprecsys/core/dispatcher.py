@@ -6,14 +6,15 @@ A live node and a simulator both drive this very class. Nothing here reads a clo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
 from deeprecsys.core.errors import InputError
+from deeprecsys.core.forecast import RESERVE, Forecast
 from deeprecsys.core.line import Line
-from deeprecsys.core.policy import Defer, Hold, Policy
+from deeprecsys.core.policy import Defer, Hold, Policy, Rules
 from deeprecsys.core.query import Batch, Query, Slice, cut
 
 MAX_KILLS = 2
@@ -52,7 +53,31 @@ class Tick(NamedTuple):
     """Nothing but time: `Dispatcher.wake_s` has come."""
 
 
-Event = Arrive | Finish | Lost | Ready | Tick
+class Cancel(NamedTuple):
+    """Nobody wants the query's answer any more: what no worker has begun of it is dropped."""
+
+    query: Query
+
+
+class Adopt(NamedTuple):
+    """From now on a model, which may be new, is served under this policy.
+
+    What waits stays as it was placed and cut; what is formed of it is the new policy's choice.
+    """
+
+    model: int
+    policy: Policy
+    forecast: Forecast | None = None
+    """Of a model whose queries have deadlines."""
+
+
+class Retire(NamedTuple):
+    """A model that has no open queries is served no more."""
+
+    model: int
+
+
+Event = Arrive | Finish | Lost | Ready | Tick | Cancel | Adopt | Retire
 
 
 # Commands: what to do, or what has become true.
@@ -76,10 +101,11 @@ class Fail(NamedTuple):
 
 
 class Shed(NamedTuple):
-    """The query was refused on arrival: the line is full."""
+    """The query was refused: the line is full, or its answer would be too late."""
 
     query: Query
     reason: str
+    late: bool = False
 
 
 Command = Start | Complete | Fail | Shed
@@ -98,13 +124,15 @@ class Limits:
 
 
 class _Device:
-    """A pool of like workers with one waiting line."""
+    """A pool of like workers with one waiting line for each model."""
 
-    __slots__ = ("again", "alive", "idle", "line", "name", "wake_s")
+    __slots__ = ("again", "alive", "held", "idle", "lines", "name", "wake_s")
 
     def __init__(self, name: str, workers: int) -> None:
         self.name = name
-        self.line = Line(name)
+        self.lines: dict[int, Line] = {0: Line(name)}
+        self.held: set[int] = set()
+        """Models whose lines the policy holds until `wake_s` at the latest."""
         self.again: deque[Slice] = deque()
         """Slices whose worker died: each runs again first of all, and alone, so that a bad one shows."""
         self.wake_s = inf
@@ -112,15 +140,30 @@ class _Device:
         self.idle = list(range(workers - 1, -1, -1))  # a stack: the worker that was last busy is warm
 
     @property
+    def waits(self) -> bool:
+        """Whether anything waits, other than what a dead worker left."""
+        return any(self.lines.values())
+
+    @property
     def waiting_items(self) -> int:
-        return self.line.items + sum(s.items for s in self.again)
+        return sum(line.items for line in self.lines.values()) + sum(s.items for s in self.again)
+
+    def next_line(self) -> Line | None:
+        """The line whose turn it is, of those that hold something and are not held back."""
+        if len(self.lines) == 1 and not self.held:
+            (line,) = self.lines.values()
+            return line or None
+        lines = [line for line in self.lines.values() if line and line.model not in self.held]
+        if len(lines) < 2:
+            return lines[0] if lines else None
+        return min(lines, key=lambda line: line.urgency)
 
 
 class Dispatcher:
     """Applies a policy to a stream of events (paper §IV; the vocabulary is in docs/glossary.md).
 
     Args:
-        policy: how queries become batches.
+        policy: how queries of model 0 become batches; other models come by `Adopt`.
         workers: how many workers each device has.
         limits: bounds of each device's waiting line.
 
@@ -138,12 +181,15 @@ class Dispatcher:
         self.policy = policy
         self.limits = limits or Limits()
         self._devices = {name: _Device(name, count) for name, count in workers.items()}
-        self._rules = policy.begin()
+        self._rules: dict[int, Rules] = {0: policy.begin()}
+        self._forecasts: dict[int, Forecast] = {}
+        self._ahead_s: dict[int, dict[int, float]] = {}  # model -> priority -> work not yet done
+        self._promised: set[int] = set()  # queries that will be late, and may
         self._open: dict[int, int] = {}  # query id -> items not yet scored
         self._running: dict[tuple[str, int], tuple[Batch, float]] = {}  # with the time of its start
         self._kills: dict[tuple[int, int], int] = {}  # (query id, start) -> workers lost while running it
         self._next_batch = 0
-        self.arrived = self.completed = self.failed = self.shed = 0
+        self.arrived = self.completed = self.failed = self.shed = self.cancelled = 0
 
     # What a policy may see (core.policy.View).
     def workers(self, device: str) -> int:
@@ -155,9 +201,13 @@ class Dispatcher:
     def waiting_items(self, device: str) -> int:
         return self._devices[device].waiting_items
 
+    def line_items(self, model: int) -> int:
+        """Items of one model that no worker has begun."""
+        return sum(device.lines[model].items for device in self._devices.values())
+
     @property
     def open(self) -> int:
-        """Queries that arrived and are neither completed, failed nor shed."""
+        """Queries that arrived and have not ended."""
         return len(self._open)
 
     @property
@@ -177,45 +227,114 @@ class Dispatcher:
             case Ready(device, worker):
                 return self._ready(device, worker, now_s)
             case Tick():
-                return [c for device in self._devices.values() for c in self._start(device, now_s)]
+                return self._start_all(now_s)
+            case Cancel(query):
+                return self._cancel(query, now_s)
+            case Adopt(model, policy, forecast):
+                return self._adopt(model, policy, forecast, now_s)
+            case Retire(model):
+                return self._retire(model)
+
+    def late_by_s(self, query: Query, now_s: float) -> float:
+        """By how much a query that comes now would miss its deadline, as far as can be told; below 0: not.
+
+        It must not be let in where this is above 0, unless it `may_be_late`.
+        """
+        forecast = self._forecasts.get(query.model)
+        if forecast is None:
+            return -inf
+        workers = max(len(d.alive) for d in self._devices.values())
+        if not workers:
+            return inf
+        allowed_s = query.deadline_s - query.arrival_s
+        kept_s = min(forecast.budget.margin + RESERVE, 1.0) * allowed_s
+        wait_s = self._work_ahead_s(query.priority, now_s) / workers
+        return now_s + wait_s + forecast.alone_s(query.size, workers) - (query.deadline_s - kept_s)
+
+    def may_be_late(self, query: Query) -> bool:
+        """Whether the target's quantile leaves room for the query to be late."""
+        forecast = self._forecasts.get(query.model)
+        return not query.firm and (forecast is None or forecast.budget.spare)
+
+    def _work_ahead_s(self, priority: int, now_s: float) -> float:
+        """Worker-seconds of work, not done yet, that goes before a query of a priority."""
+        total = 0.0
+        for model, by_priority in self._ahead_s.items():
+            pace = self._forecasts[model].pace
+            total += pace * sum(s for p, s in by_priority.items() if p <= priority)
+        for batch, started_s in self._running.values():
+            total -= min(now_s - started_s, self._predicted_s(batch))  # part of it is done
+        return max(total, 0.0)
+
+    def _predicted_s(self, batch: Batch) -> float:
+        """What a batch was predicted to take, going by its slices' shares of their queries."""
+        forecast = self._forecasts.get(batch.slices[0].query.model)
+        return forecast.pace * _work_s(forecast, batch.slices) if forecast else 0.0
 
     def _arrive(self, query: Query, now_s: float) -> list[Command]:
         self.arrived += 1
-        place, batch_size, due_s = self._rules.place(query, self, now_s)
+        place, batch_size, due_s = self._rules[query.model].place(query, self, now_s)
         device = self._devices[place]
         limits = self.limits
         if len(self._open) >= limits.queries:
             return self._refuse(query, f"{limits.queries} queries are open")
         waiting = device.waiting_items + query.size
         # A query that finds a worker idle and nothing in line never waits, however large it is.
-        if device.line or not device.idle:
+        if device.waits or not device.idle:
             if waiting > limits.items:
                 return self._refuse(query, f"line of {place} full: {limits.items} items")
             if waiting * limits.bytes_per_item > limits.bytes:
                 return self._refuse(query, f"line of {place} full: {limits.bytes} bytes")
-        slices = cut(query, batch_size)
+        if query.deadline_s < inf and (late_s := self.late_by_s(query, now_s)) > 0:
+            if not self.may_be_late(query):
+                return self._refuse(query, f"it would miss its deadline by {1e3 * late_s:.0f} ms", late=True)
+            self._promise(query)
         self._open[query.id] = query.size
-        device.line.put(slices, due_s)
+        self._add_work(query, query.size, 1)
+        device.lines[query.model].put(cut(query, batch_size), due_s)
         return self._start(device, now_s)
 
-    def _refuse(self, query: Query, reason: str) -> list[Command]:
+    def _refuse(self, query: Query, reason: str, late: bool = False) -> list[Command]:
         self.shed += 1
-        return [Shed(query, reason)]
+        return [Shed(query, reason, late)]
+
+    def _promise(self, query: Query) -> None:
+        """Let a query be late."""
+        self._promised.add(query.id)
+        self._forecasts[query.model].budget.promised += 1
+
+    def _add_work(self, query: Query, items: int, sign: int) -> None:
+        """Count the work of so many of a query's items, or no longer."""
+        if forecast := self._forecasts.get(query.model):
+            ahead = self._ahead_s[query.model]
+            left = ahead.get(query.priority, 0.0) + sign * forecast.work_s(query.size) * items / query.size
+            ahead[query.priority] = max(left, 0.0)
+
+    def _start_all(self, now_s: float) -> list[Command]:
+        return [c for device in self._devices.values() for c in self._start(device, now_s)]
 
     def _start(self, device: _Device, now_s: float) -> list[Command]:
         """Start batches while a worker is idle, something waits, and the policy does not hold it back."""
         commands: list[Command] = []
         device.wake_s = inf
-        line, again, idle = device.line, device.again, device.idle
-        while idle and (again or line):
+        device.held.clear()
+        again, idle = device.again, device.idle
+        while idle:
             if again:
                 parts: tuple[Slice, ...] = (again.popleft(),)
             else:
-                wanted = self._rules.form(line, self, now_s)
+                line = device.next_line()
+                if line is None:
+                    break
+                if self._forecasts and (hopeless := self._hopeless(line.head.query, now_s)):
+                    commands += hopeless
+                    continue
+                wanted = self._rules[line.model].form(line, self, now_s)
                 if isinstance(wanted, Hold):
                     assert wanted.until_s > now_s, "held until a time that has passed"
-                    device.wake_s = wanted.until_s
-                    break
+                    device.wake_s = min(wanted.until_s, device.wake_s)
+                    device.held.add(line.model)
+                    continue
                 if isinstance(wanted, Defer):
                     line.defer()
                     continue
@@ -226,6 +345,23 @@ class Dispatcher:
             commands.append(Start(batch))
         return commands
 
+    def _hopeless(self, query: Query, now_s: float) -> list[Command]:
+        """Drop a query whose turn it is, if it would be late and may not: its answer is worth nothing."""
+        forecast = self._forecasts.get(query.model)
+        if forecast is None or query.deadline_s == inf or query.id in self._promised:
+            return []
+        workers = max(len(d.alive) for d in self._devices.values())
+        kept_s = forecast.budget.margin * (query.deadline_s - query.arrival_s)
+        late_s = now_s + forecast.alone_s(self._open[query.id], workers) - (query.deadline_s - kept_s)
+        if late_s <= 0:
+            return []
+        if self.may_be_late(query):
+            self._promise(query)
+            return []
+        self._close(query)
+        self._forget(query.id)
+        return self._refuse(query, f"it waited too long to meet its deadline: {1e3 * late_s:.0f} ms", late=True)
+
     def _finish(self, batch: Batch, errors: tuple[tuple[int, str], ...], now_s: float) -> list[Command]:
         key = (batch.device, batch.worker)
         running, started_s = self._running.get(key, (None, now_s))
@@ -234,39 +370,100 @@ class Dispatcher:
         del self._running[key]
         device = self._devices[batch.device]
         device.idle.append(batch.worker)
-        self._rules.finished(batch, now_s - started_s)
+        model = batch.slices[0].query.model
+        self._rules[model].finished(batch, now_s - started_s)
+        if forecast := self._forecasts.get(model):
+            forecast.learn(_work_s(forecast, batch.slices), now_s - started_s)
         commands = self._start(device, now_s)
         for query_id, reason in errors:
             query = next(s.query for s in batch.slices if s.query.id == query_id)
             commands += self._fail(query, reason)
         for part in batch.slices:
-            commands += self._scored(part)
+            commands += self._scored(part, now_s)
         return commands
 
-    def _scored(self, part: Slice) -> list[Command]:
+    def _scored(self, part: Slice, now_s: float) -> list[Command]:
         query = part.query
         left = self._open.get(query.id)
         if self._kills:
             self._kills.pop((query.id, part.start), None)
         if left is None:
             return []  # the query failed through another slice, or through this one
-        left -= part.stop - part.start
-        if left > 0:
-            self._open[query.id] = left
+        items = part.stop - part.start
+        if left > items:
+            self._open[query.id] = left - items
+            self._add_work(query, items, -1)
             return []
-        del self._open[query.id]
+        self._close(query)
         self.completed += 1
+        if query.deadline_s < inf and not query.firm and (forecast := self._forecasts.get(query.model)):
+            forecast.budget.answered(late=now_s > query.deadline_s)
         return [Complete(query)]
 
-    def _fail(self, query: Query, reason: str) -> list[Command]:
-        if self._open.pop(query.id, None) is None:
-            return []
-        self.failed += 1
-        self._kills = {key: kills for key, kills in self._kills.items() if key[0] != query.id}
+    def _close(self, query: Query) -> None:
+        """The query is open no more."""
+        self._add_work(query, self._open.pop(query.id), -1)
+        if query.id in self._promised:
+            self._promised.remove(query.id)
+            self._forecasts[query.model].budget.promised -= 1
+
+    def _forget(self, query_id: int) -> None:
+        """Drop the slices of a query that no worker has begun, and what is remembered of it."""
+        if self._kills:
+            self._kills = {key: kills for key, kills in self._kills.items() if key[0] != query_id}
         for device in self._devices.values():
-            device.line.drop(query.id)
-            device.again = deque(s for s in device.again if s.query.id != query.id)
+            for line in device.lines.values():
+                line.drop(query_id)
+            device.again = deque(s for s in device.again if s.query.id != query_id)
+
+    def _fail(self, query: Query, reason: str) -> list[Command]:
+        if query.id not in self._open:
+            return []
+        self._close(query)
+        self.failed += 1
+        self._forget(query.id)
         return [Fail(query, reason)]
+
+    def _cancel(self, query: Query, now_s: float) -> list[Command]:
+        if query.id not in self._open:
+            return []
+        self._close(query)
+        self.cancelled += 1
+        self._forget(query.id)
+        return self._start_all(now_s)
+
+    def _adopt(self, model: int, policy: Policy, forecast: Forecast | None, now_s: float) -> list[Command]:
+        unknown = [d for d in policy.devices if d not in self._devices]
+        assert not unknown, f"policy wants devices that are not there: {unknown}"
+        self._rules[model] = policy.begin()
+        for device in self._devices.values():
+            device.lines.setdefault(model, Line(device.name, model))
+        if forecast:
+            self._forecasts[model] = forecast
+        if known := self._forecasts.get(model):
+            known.adopt(policy.describe()["batch_size"], policy.mixes)
+            self._ahead_s[model] = {}
+            for part in self._unscored():
+                if part.query.model == model and part.query.id in self._open:
+                    self._add_work(part.query, part.items, 1)
+        return self._start_all(now_s)
+
+    def _unscored(self) -> list[Slice]:
+        """Every slice that waits or runs."""
+        running = [s for batch, _ in self._running.values() for s in batch.slices]
+        lines = [s for d in self._devices.values() for line in d.lines.values() for s in line]
+        return [*running, *lines, *(s for d in self._devices.values() for s in d.again)]
+
+    def _retire(self, model: int) -> list[Command]:
+        for device in self._devices.values():
+            assert not device.lines[model], "a model with a line cannot be retired"
+        assert not any(s.query.model == model for s in self._unscored()), "its batches must have ended"
+        for device in self._devices.values():
+            del device.lines[model]
+        del self._rules[model]
+        self._forecasts.pop(model, None)
+        self._ahead_s.pop(model, None)
+        return []
 
     def _lost(self, name: str, worker: int, now_s: float) -> list[Command]:
         """Scoring is pure, so what ran on the worker runs again."""
@@ -296,19 +493,42 @@ class Dispatcher:
 
     def check(self) -> None:
         """Raise AssertionError if an invariant is broken (docs/architecture.md); for tests."""
-        assert self.arrived == self.completed + self.failed + self.shed + self.open
+        assert self.arrived == self.completed + self.failed + self.shed + self.cancelled + self.open
         for device in self._devices.values():
-            waits = [*device.again, *device.line]
-            held = device.wake_s < inf and not device.again
-            assert not (waits and device.idle) or held, f"{device.name}: a worker idles beside a line"
-            assert device.line.items == sum(s.items for s in device.line)
+            slices = [*device.again, *(s for line in device.lines.values() for s in line)]
+            waits = device.again or any(n for m, n in device.lines.items() if m not in device.held)
+            assert not (waits and device.idle), f"{device.name}: a worker idles beside a line"
+            assert not device.held or device.wake_s < inf, "held for ever"
+            for model, line in device.lines.items():
+                assert line.items == sum(s.items for s in line)
+                assert all(s.query.model == model for s in line)
             busy = {w for d, w in self._running if d == device.name}
             assert busy | set(device.idle) == device.alive
             assert not busy & set(device.idle)
-            assert all(s.query.id in self._open for s in waits)
+            assert all(s.query.id in self._open for s in slices)
+        self._check_items()
+        self._check_work()
+
+    def _check_items(self) -> None:
         left = dict.fromkeys(self._open, 0)
-        running = [s for batch, _ in self._running.values() for s in batch.slices]
-        for part in [*running, *(s for d in self._devices.values() for s in (*d.again, *d.line))]:
+        for part in self._unscored():
             if part.query.id in left:
                 left[part.query.id] += part.items
         assert left == self._open, "items of an open query are neither waiting nor running, or are so twice"
+        for batch, _ in self._running.values():
+            assert len({s.query.model for s in batch.slices}) == 1, "a batch of two models"
+
+    def _check_work(self) -> None:
+        assert self._promised <= set(self._open)
+        budgets = {id(f.budget): f.budget for f in self._forecasts.values()}
+        assert sum(b.promised for b in budgets.values()) == len(self._promised)
+        known = {m: sum(by_priority.values()) for m, by_priority in self._ahead_s.items()}
+        for part in self._unscored():
+            if part.query.id in self._open and part.query.model in known:
+                known[part.query.model] -= _work_s(self._forecasts[part.query.model], (part,))
+        assert all(abs(s) < 1e-6 for s in known.values()), "work is counted twice, or not at all"
+
+
+def _work_s(forecast: Forecast, slices: Iterable[Slice]) -> float:
+    """The work of slices, before the pace."""
+    return sum(forecast.work_s(s.query.size) * s.items / s.query.size for s in slices)

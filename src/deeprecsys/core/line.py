@@ -1,4 +1,4 @@
-"""A device's waiting line: slices in order of due time, then of arrival."""
+"""A waiting line: slices in order of priority, then of due time, then of arrival."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ from deeprecsys.core.policy.protocol import Take
 from deeprecsys.core.query import Slice
 
 
-class Line:
-    """The slices that wait for a device, and how many items they hold.
+LAST = 1 << 62
+"""The priority of what is deferred: behind everything else."""
 
-    A heap of (due, number, slice). With one due time for all, numbers rise, and the heap is a plain queue.
+
+class Line:
+    """The slices of one model that wait for a device, and how many items they hold.
+
+    A heap of (priority, due, number, slice). With one priority and due time for all, numbers rise, and the
+    heap is a plain queue.
     """
 
-    __slots__ = ("_heap", "_number", "device", "items", "newest_s")
+    __slots__ = ("_heap", "_number", "device", "items", "model", "newest_s")
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, model: int = 0) -> None:
         self.device = device
+        self.model = model
         self.items = 0
         self.newest_s = 0.0
-        self._heap: list[tuple[float, int, Slice]] = []
+        self._heap: list[tuple[int, float, int, Slice]] = []
         self._number = 0
 
     def __bool__(self) -> bool:
@@ -34,17 +40,24 @@ class Line:
 
     @property
     def head(self) -> Slice:
-        return self._heap[0][2]
+        return self._heap[0][3]
 
     @property
     def deferred(self) -> bool:
-        return self._heap[0][0] == inf
+        return self._heap[0][0] == LAST
+
+    @property
+    def urgency(self) -> tuple[int, float, float]:
+        """Of several lines, the one whose head is least by this goes first: priority, deadline, arrival."""
+        priority, _, _, part = self._heap[0]
+        return (priority, part.query.deadline_s, part.query.arrival_s)
 
     def put(self, slices: list[Slice], due_s: float) -> None:
         """Slices of one query, in order."""
         heap, number = self._heap, self._number
+        priority = slices[0].query.priority
         for part in slices:
-            heappush(heap, (due_s, number, part))
+            heappush(heap, (priority, due_s, number, part))
             number += 1
             self.items += part.stop - part.start
         self._number = number
@@ -55,18 +68,18 @@ class Line:
         heap = self._heap
         left = wanted.items
         if left is None:
-            part = heappop(heap)[2]
+            part = heappop(heap)[3]
             self.items -= part.stop - part.start
             return (part,)
         taken: list[Slice] = []
         while heap and len(taken) < most_slices:
-            due_s, number, part = heap[0]
+            priority, due_s, number, part = heap[0]
             items = part.stop - part.start
             if items <= left or not (taken or wanted.split):
                 heappop(heap)
             elif left > 0 and wanted.split:
                 at = part.start + left
-                heap[0] = (due_s, number, part._replace(start=at))  # the same key: still the least
+                heap[0] = (priority, due_s, number, part._replace(start=at))  # the same key: still the least
                 part = part._replace(stop=at)
                 items = left
             else:
@@ -81,19 +94,19 @@ class Line:
     def defer(self) -> None:
         """Move all slices of the head's query behind whatever is not deferred."""
         heap, query, behind = self._heap, self.head.query, []
-        while heap and heap[0][2].query is query:  # put together, they come together
-            _, number, part = heappop(heap)
-            behind.append((inf, number, part))
+        while heap and heap[0][3].query is query:  # put together, they come together
+            _, _, number, part = heappop(heap)
+            behind.append((LAST, inf, number, part))
         for entry in behind:
             heappush(heap, entry)
 
     def drop(self, query_id: int) -> None:
         """Remove all slices of a query."""
-        kept = [entry for entry in self._heap if entry[2].query.id != query_id]
+        kept = [entry for entry in self._heap if entry[3].query.id != query_id]
         if len(kept) < len(self._heap):
-            self.items = sum(part.items for _, _, part in kept)
+            self.items = sum(part.items for *_, part in kept)
             heapify(kept)
             self._heap = kept
 
     def __iter__(self) -> Iterator[Slice]:
-        return (part for _, _, part in self._heap)
+        return (part for *_, part in self._heap)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import NamedTuple
 
 
@@ -14,6 +15,15 @@ class Query(NamedTuple):
     """The *intended* arrival, in seconds on the driver's clock; latency counts from here."""
     features: int = 0
     """A handle that the driver turns into feature rows; the core never looks at it."""
+    model: int = 0
+    """Which of the node's models scores it: batches are of one model."""
+    deadline_s: float = inf
+    """By when its answer is wanted; infinite for never late."""
+    firm: bool = False
+    """Whether an answer after the deadline is worth nothing. One that is not firm may be late as often as the
+    target's quantile leaves room for."""
+    priority: int = 0
+    """Smaller goes first among what waits."""
 
 
 class Slice(NamedTuple):

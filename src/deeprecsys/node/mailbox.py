@@ -13,7 +13,8 @@ MAX_SLICES = 256
 MAX_ERROR_BYTES = 480
 
 # Word offsets within one mailbox.
-_SEQ, _COUNT = 0, 1  # request: sequence number (0 = stop), number of slices
+_SEQ, _COUNT = 0, 1  # request: sequence number (0 = stop), number of slices (0 = drop the model)
+_MODEL = 2  # request: which of the worker's models
 _DONE, _STARTED, _ENDED, _ERRORS = 8, 9, 10, 11  # reply: sequence done, worker's clock in ns, error count
 STATE, PID = 12, 13  # worker: 0 starting, 1 ready, 2 could not start
 _SLICES = 16
@@ -58,7 +59,7 @@ class Mailbox:
         self._words[:_SLICES] = memoryview(bytes(8 * _SLICES)).cast("q")
 
     # The node's side.
-    def post(self, seq: int, parts: list[Part] | tuple[Part, ...]) -> None:
+    def post(self, seq: int, parts: list[Part] | tuple[Part, ...], model: int = 0) -> None:
         """Write a request. Handles are unsigned 64-bit, words are signed: the bits are kept."""
         w = self._words
         at = _SLICES
@@ -69,6 +70,7 @@ class Mailbox:
             w[at + 3] = stop
             at += _SLICE_WORDS
         w[_COUNT] = len(parts)
+        w[_MODEL] = model
         w[_SEQ] = seq
 
     @property
@@ -89,6 +91,11 @@ class Mailbox:
     def requested(self) -> int:
         """Sequence number of the last request."""
         return self._words[_SEQ]
+
+    @property
+    def model(self) -> int:
+        """Which model the last request is for."""
+        return self._words[_MODEL]
 
     def request(self) -> tuple[int, list[Part]]:
         w = self._words

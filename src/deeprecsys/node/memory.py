@@ -55,11 +55,7 @@ class Plan:
 
     def table_offsets(self) -> dict[str, int]:
         """Byte offset of each table in the table segment, and the whole's size under the name ""."""
-        offsets, at = {}, 0
-        for table in self.schema().tables:
-            offsets[table.name] = at
-            at = round_up(at + table.bytes, _ALIGN)
-        return {**offsets, "": at}
+        return table_offsets(self.schema())
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each segment."""
@@ -71,6 +67,21 @@ class Plan:
         }
 
 
+def table_offsets(schema: Schema) -> dict[str, int]:
+    """Byte offset of each table in one segment that holds them all, and its size under the name ""."""
+    offsets, at = {}, 0
+    for table in schema.tables:
+        offsets[table.name] = at
+        at = round_up(at + table.bytes, _ALIGN)
+    return {**offsets, "": at}
+
+
+def table_arrays(schema: Schema, segment: Segment) -> dict[str, NDArray[Any]]:
+    """The tables of such a segment by name: float32 [rows, dim]."""
+    offsets = table_offsets(schema)
+    return {t.name: segment.array(np.float32, (t.rows, t.dim), offsets[t.name]) for t in schema.tables}
+
+
 class NodeMemory:
     """The segments of a node, mapped into this process, and the arrays in them."""
 
@@ -78,11 +89,7 @@ class NodeMemory:
         self.plan = plan
         self.segments = segments
         schema, layout = plan.schema(), plan.features()
-        offsets = plan.table_offsets()
-        self.tables: dict[str, NDArray[Any]] = {
-            t.name: segments["tables"].array(np.float32, (t.rows, t.dim), offsets[t.name])
-            for t in schema.tables
-        }
+        self.tables: dict[str, NDArray[Any]] = table_arrays(schema, segments["tables"])
         self.inputs: dict[str, NDArray[Any]] = layout.views(segments["features"].memory)
         self.scores: NDArray[Any] = segments["scores"].array(
             np.float32, (plan.max_open, plan.max_query, schema.outputs)

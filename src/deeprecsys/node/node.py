@@ -81,15 +81,11 @@ class Node:
 
     def __init__(self, config: NodeConfig, progress: Callable[[str, float], None] | None = None) -> None:
         self.config = config
-        cores = usable_cores()
         self.realtime = realtime_permitted()
         with awake() as self.kept_awake:
             pass
         count = config.workers or default_workers(config)
-        self.pinning = [
-            [cores[(i * config.threads + t) % len(cores)] for t in range(config.threads)]
-            for i in range(count)
-        ]
+        self.pinning = pinning(count, config.threads)
         plan = Plan(
             model=config.model,
             rows_scale=config.rows_scale,
@@ -217,6 +213,12 @@ class Node:
             "locality": self.config.locality,
             **self.footprint(),
         }
+
+
+def pinning(workers: int, threads: int) -> list[list[int]]:
+    """The cores of each worker: one after the other, round the usable ones."""
+    cores = usable_cores()
+    return [[cores[(i * threads + t) % len(cores)] for t in range(threads)] for i in range(workers)]
 
 
 def default_workers(config: NodeConfig) -> int:

@@ -1,73 +1,23 @@
-"""The worker processes of a node: started, rung, listened to, replaced when they die."""
+"""The workers of trials: a fixed number, all started before, replaced when they die."""
 
 from __future__ import annotations
 
 import os
-import select
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from time import monotonic
-from typing import IO, NamedTuple
 
 from deeprecsys.core.errors import InputError, NodeError
-from deeprecsys.node import mailbox
-from deeprecsys.node.mailbox import Mailbox, Part, Reply
 from deeprecsys.node.memory import NodeMemory
+from deeprecsys.node.processes import Down, News, Replied, Up, Workers
 from deeprecsys.node.worker import WorkerSpec
+
+__all__ = ["Down", "News", "Replied", "Up", "WorkerPool"]
 
 START_TIMEOUT_S = 120.0
 MAX_FAILED_STARTS = 2
 
 
-class Replied(NamedTuple):
-    """A worker finished its batch."""
-
-    worker: int
-    reply: Reply
-
-
-class Up(NamedTuple):
-    """A worker is ready."""
-
-    worker: int
-
-
-class Down(NamedTuple):
-    """A worker died, and is being replaced."""
-
-    worker: int
-    why: str
-
-
-News = Replied | Up | Down
-
-
-@dataclass(slots=True)
-class _Process:
-    popen: subprocess.Popen[bytes]
-    pidfd: int
-    stderr: IO[bytes]
-
-    def last_words(self) -> str:
-        """The last line that the process left on its standard error, and how it ended."""
-        self.stderr.seek(0)
-        lines = self.stderr.read().decode("utf-8", "replace").strip().splitlines()
-        code = self.popen.returncode
-        ended = f"killed by signal {-code}" if code and code < 0 else f"exit status {code}"
-        return f"{lines[-1]} ({ended})" if lines else ended
-
-    def end(self) -> None:
-        """Kill and reap. Scoring is pure: there is nothing to save."""
-        self.popen.kill()
-        self.popen.wait()
-        os.close(self.pidfd)
-        self.stderr.close()
-
-
-class WorkerPool:
+class WorkerPool(Workers):
     """A fixed number of worker processes over one node memory.
 
     Args:
@@ -83,143 +33,58 @@ class WorkerPool:
     def __init__(
         self, memory: NodeMemory, cores: Sequence[list[int]], engine: str, precision: str, threads: int
     ) -> None:
-        self._memory = memory
-        self._cores = cores
-        self._engine, self._precision, self._threads = engine, precision, threads
-        self._boxes = [Mailbox(memory.mailbox(i)) for i in range(len(cores))]
-        self._processes: list[_Process | None] = [None] * len(cores)
+        def launch(worker: int, bell: int, done: int) -> tuple[Sequence[str], Sequence[int]]:
+            spec = WorkerSpec(
+                parent=os.getpid(),
+                index=worker,
+                cores=cores[worker],
+                bell=bell,
+                done=done,
+                fds=memory.fds,
+                plan=memory.plan,
+                engine=engine,
+                precision=precision,
+                threads=threads,
+            )
+            return ["-m", "deeprecsys.node.worker", spec.dump()], list(spec.fds.values())
+
+        super().__init__([memory.mailbox(i) for i in range(len(cores))], launch, threads)
         self._failed_starts = [0] * len(cores)
-        self._seq = 0
-        self._sent: dict[int, int] = {}  # worker -> sequence number it is working on
-        self._starting: set[int] = set()
-        self._bells = [os.eventfd(0) for _ in cores]
-        self._done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._deaths = select.epoll()
-        self._listen = [self._done, self._deaths.fileno()]
-        self.deaths = 0
-
-    def __len__(self) -> int:
-        return len(self._cores)
-
-    @property
-    def pids(self) -> list[int]:
-        return [p.popen.pid for p in self._processes if p]
 
     def start(self, progress: Callable[[str, float], None] | None = None) -> None:
         """Start all workers and wait until they are ready."""
         for i in range(len(self)):
-            self._spawn(i)
+            self.spawn(i)
         deadline = monotonic() + START_TIMEOUT_S
-        while self._starting:
+        while self.starting:
             if monotonic() > deadline:
-                raise NodeError(f"worker {min(self._starting)}: not ready within {START_TIMEOUT_S:.0f} s")
+                raise NodeError(f"worker {min(self.starting)}: not ready within {START_TIMEOUT_S:.0f} s")
             self.news(0.2)
             if progress:
-                progress("starting workers", 1 - len(self._starting) / len(self))
-
-    def _spawn(self, index: int) -> None:
-        spec = WorkerSpec(
-            parent=os.getpid(),
-            index=index,
-            cores=self._cores[index],
-            bell=self._bells[index],
-            done=self._done,
-            fds=self._memory.fds,
-            plan=self._memory.plan,
-            engine=self._engine,
-            precision=self._precision,
-            threads=self._threads,
-        )
-        self._boxes[index].clear()
-        _drain(self._bells[index])
-        threads = str(self._threads)
-        env = os.environ | dict.fromkeys(
-            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), threads
-        )
-        # stderr goes to a nameless file, not a pipe: nobody has to read it for the worker to go on.
-        stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process ends
-        popen = subprocess.Popen(
-            [sys.executable, "-m", "deeprecsys.node.worker", spec.dump()],
-            pass_fds=[spec.bell, spec.done, *spec.fds.values()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            env=env,
-            # A terminal's Ctrl-C is for the node, which ends its workers itself; and precedence that a
-            # worker takes (`cores.go_first`) is its session's alone.
-            start_new_session=True,
-        )
-        pidfd = os.pidfd_open(popen.pid)
-        self._processes[index] = _Process(popen, pidfd, stderr)
-        self._deaths.register(pidfd, select.EPOLLIN)
-        self._starting.add(index)
-
-    def post(self, worker: int, parts: Sequence[Part]) -> int:
-        """Hand a batch to a worker that has none; returns its sequence number."""
-        self._seq += 1
-        self._sent[worker] = self._seq
-        self._boxes[worker].post(self._seq, tuple(parts))
-        os.eventfd_write(self._bells[worker], 1)
-        return self._seq
+                progress("starting workers", 1 - len(self.starting) / len(self))
 
     def news(self, timeout_s: float) -> list[News]:
-        """What has happened; sleeps at most `timeout_s` for something to happen."""
-        ready, _, _ = select.select(self._listen, (), (), max(timeout_s, 0.0))
-        if not ready:
-            return []
-        news: list[News] = []
-        if self._done in ready:
-            os.eventfd_read(self._done)
-            boxes = self._boxes
-            for worker, seq in list(self._sent.items()):
-                if boxes[worker].done == seq:
-                    del self._sent[worker]
-                    news.append(Replied(worker, boxes[worker].reply()))
-            for worker in list(self._starting):
-                if boxes[worker].state == mailbox.READY:
-                    self._starting.discard(worker)
+        """What has happened; who died is being replaced."""
+        news = super().news(timeout_s)
+        for happened in news:
+            match happened:
+                case Up(worker):
                     self._failed_starts[worker] = 0
-                    news.append(Up(worker))
-        if len(ready) > 1 or not news:
-            news += [self._bury(fd) for fd, _ in self._deaths.poll(0)]
+                case Down():
+                    self._replace(happened)
         return news
 
-    def _bury(self, pidfd: int) -> Down:
-        """Reap a dead worker and start its replacement."""
-        index = next(i for i, p in enumerate(self._processes) if p and p.pidfd == pidfd)
-        process = self._processes[index]
-        assert process is not None
-        self._deaths.unregister(pidfd)
-        process.popen.wait()
-        refused = self._boxes[index].state == mailbox.REFUSED
-        why = self._boxes[index].text if refused else process.last_words()
-        process.end()
-        self._processes[index] = None
-        self._sent.pop(index, None)
-        self.deaths += 1
-        if index in self._starting:
-            self._starting.discard(index)
+    def _replace(self, down: Down) -> None:
+        index = down.worker
+        if down.starting:
             self._failed_starts[index] += 1
-            if refused and why.startswith("InputError: "):
-                raise InputError(why.removeprefix("InputError: "))
-            if refused or self._failed_starts[index] >= MAX_FAILED_STARTS:
-                raise NodeError(f"worker {index} cannot start: {why}")
-        self._spawn(index)
-        return Down(index, why)
-
-    def close(self) -> None:
-        """End all workers and drop all descriptors."""
-        for process in self._processes:
-            if process:
-                process.end()
-        self._processes = [None] * len(self)
-        self._deaths.close()
-        for fd in (*self._bells, self._done):
-            os.close(fd)
-        self._bells = []
+            cannot_start(index, down, self._failed_starts[index])
+        self.spawn(index)
 
 
-def _drain(eventfd: int) -> None:
-    """Set a blocking eventfd's counter to 0."""
-    if select.select([eventfd], (), (), 0)[0]:
-        os.eventfd_read(eventfd)
+def cannot_start(worker: int, down: Down, failed_starts: int) -> None:
+    """Raise the error that says why a worker cannot start, if to try again would be no use."""
+    if down.refused and down.why.startswith("InputError: "):
+        raise InputError(down.why.removeprefix("InputError: "))
+    if down.refused or failed_starts >= MAX_FAILED_STARTS:
+        raise NodeError(f"worker {worker} cannot start: {down.why}")

@@ -13,8 +13,9 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -71,9 +72,10 @@ def main() -> None:
         raise SystemExit(1) from e
     gc.collect()
     gc.freeze()
+    desk = Desk(engine, slice_viewer(memory))
     box.state = mailbox.READY
     os.eventfd_write(spec.done, 1)
-    _serve(spec, box, engine, memory)
+    attend(spec.bell, spec.done, box, {0: desk})
 
 
 def _engine(spec: WorkerSpec, memory: NodeMemory) -> Engine:
@@ -89,28 +91,51 @@ def _engine(spec: WorkerSpec, memory: NodeMemory) -> Engine:
     return build(spec.engine, assembly)
 
 
-def _serve(spec: WorkerSpec, box: mailbox.Mailbox, engine: Engine, memory: NodeMemory) -> None:
+class Desk(NamedTuple):
+    """Where a worker scores one model: the engine, and what turns a part in the mailbox into its view."""
+
+    engine: Engine
+    view: Callable[[mailbox.Part], SliceView]
+
+
+def attend(
+    bell: int,
+    done: int,
+    box: mailbox.Mailbox,
+    desks: Mapping[int, Desk],
+    drop: Callable[[int], None] = lambda _model: None,
+) -> None:
+    """Score what the mailbox brings until it brings a stop.
+
+    Args:
+        desks: by model.
+        drop: called with the model of a request without parts: nobody will ask for it again.
+    """
     clock, wait, ring = time.monotonic_ns, os.eventfd_read, os.eventfd_write
-    view = slice_viewer(memory)
     seq = 0
     while True:
         if SPIN_NS:
             until = clock() + SPIN_NS
             while box.requested == seq and clock() < until:
                 pass
-        wait(spec.bell)
+        wait(bell)
         seq, parts = box.request()
         if seq == 0:
             return
         started = clock()
-        slices = [view(p) for p in parts]
-        try:
-            engine.score(slices)
-            errors: list[tuple[int, str]] = []
-        except Exception:
-            errors = one_by_one(engine, slices)
+        errors: list[tuple[int, str]] = []
+        if parts:
+            engine, view = desks[box.model]
+            slices = [view(p) for p in parts]
+            try:
+                engine.score(slices)
+            except Exception:
+                errors = one_by_one(engine, slices)
+            del engine, view, slices
+        else:
+            drop(box.model)
         box.answer(seq, started, clock(), errors)
-        ring(spec.done, 1)
+        ring(done, 1)
 
 
 def slice_viewer(memory: NodeMemory) -> Callable[[mailbox.Part], SliceView]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from deeprecsys.core.policy import Adaptive, Coalescing, Policy
+from deeprecsys.tune.hill_climb import HillClimb
 from deeprecsys.tune.search import Memory, Score, Search, Told, batch_size_of, best_of
 
 Neighbours = Callable[[Policy], Sequence[Policy]]
@@ -125,3 +126,8 @@ def beyond_fixed(
         return NeighbourClimb(start, two_sizes(kind, sizes))
 
     return make
+
+
+def model_search(sizes: Sequence[int]) -> Search:
+    """The paper's climb, and from its best the policies that cut late and that share batches."""
+    return Chain(HillClimb(sizes), [beyond_fixed(Adaptive, sizes), beyond_fixed(Coalescing, sizes)])

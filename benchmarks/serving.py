@@ -1,0 +1,271 @@
+"""A server under load: `deeprecsys serve` on its cores, an open-loop client over HTTP on others.
+
+The client is one asyncio loop over plain sockets. It speaks the Open Inference Protocol with binary tensors,
+sends each query at its intended time on a connection that is free, and counts latency from that time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprecsys.core.target import Target, percentile
+from deeprecsys.node.cores import pss_bytes
+from deeprecsys.workload.stream import Stream, Workload
+from deeprecsys.zoo import model
+from deeprecsys.zoo.schema import DenseInput, Per, Schema
+
+LEAD_S = 0.2
+KINDS = 64
+"""Queries of each run differ in what they ask for in so many ways; sizes come from the workload."""
+
+
+@dataclass
+class Server:
+    """A running server: its ports, its process, and what it says."""
+
+    pid: int
+    http_port: int
+    said: Path
+    stated_qps: float
+
+    def workers(self) -> list[int]:
+        """Worker processes, the busiest since their start first."""
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rsplit(")", 1)[1].split()
+                line = (stat.parent / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if int(fields[1]) == self.pid and b"deeprecsys.serve.worker" in line:
+                found.append((int(fields[11]) + int(fields[12]), int(stat.parent.name)))
+        return [pid for _, pid in sorted(found, reverse=True)]
+
+    def footprint(self) -> dict[str, int]:
+        """Proportional set size of server and workers, and the server's descriptors."""
+        try:
+            return {
+                "pss_bytes": pss_bytes([self.pid, *self.workers()]),
+                "fds": len(os.listdir(f"/proc/{self.pid}/fd")),
+            }
+        except (OSError, StopIteration):  # a worker died while it was looked at
+            return {}
+
+    def changes(self) -> list[str]:
+        """The operating points that it took into service, as it logged them."""
+        return [ln for ln in self.said.read_text().splitlines() if "operating point of" in ln]
+
+
+@contextmanager
+def server(*arguments: str, cores: Sequence[int], timeout_s: float = 300.0) -> Iterator[Server]:
+    """`deeprecsys serve` with any free ports, until the block ends; then SIGTERM."""
+    import subprocess
+
+    with tempfile.NamedTemporaryFile("w+", suffix=".log") as out:
+        process = subprocess.Popen(
+            ["taskset", "-c", ",".join(map(str, cores)), sys.executable, "-m", "deeprecsys", "serve", *arguments,
+             "--http-port", "0", "--grpc-port", "0"],
+            stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            until = time.monotonic() + timeout_s
+            while not (bound := re.search(r"http://[^:]+:(\d+)", said := Path(out.name).read_text())):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise SystemExit(f"the server did not start:\n{said}")
+                time.sleep(0.1)
+            stated = re.search(r"carry: ([0-9.e+]+) queries", said)
+            yield Server(
+                process.pid, int(bound[1]), Path(out.name), float(stated[1]) if stated else nan
+            )
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(60)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+@dataclass
+class Answers:
+    """What became of every query of a stream, by arrival."""
+
+    arrival_s: NDArray[np.float64]
+    size: NDArray[np.int32]
+    latency_s: NDArray[np.float64]
+    """From the intended arrival; nan where no answer came."""
+    status: NDArray[np.int32]
+    """Of HTTP; 0 where no answer came."""
+    wrong: int = 0
+    """Answers of status 200 whose scores were not those of before."""
+
+    def between(self, begin_s: float, end_s: float) -> Answers:
+        keep = (self.arrival_s >= begin_s) & (self.arrival_s < end_s)
+        return Answers(*(x[keep] for x in (self.arrival_s, self.size, self.latency_s, self.status)), self.wrong)
+
+    @property
+    def served(self) -> NDArray[np.bool_]:
+        return self.status == 200
+
+    def summary(self, target: Target, duration_s: float) -> dict[str, Any]:
+        """Figures over all of them; goodput is answers within the target per second."""
+        latency = self.latency_s[self.served]
+        return {
+            "offered": len(self.status),
+            "served": int(self.served.sum()),
+            "refused": int((self.status == 503).sum()),
+            "other": int(((self.status != 200) & (self.status != 503)).sum()),
+            "wrong": self.wrong,
+            "p50_ms": 1e3 * percentile(latency, 0.5),
+            "p95_ms": 1e3 * percentile(latency, 0.95),
+            "p99_ms": 1e3 * percentile(latency, 0.99),
+            "goodput_qps": int((latency <= target.latency_s).sum()) / duration_s,
+        }
+
+
+class Bodies:
+    """Requests of a model's queries, by size and kind, built once and kept."""
+
+    def __init__(self, name: str, rows_scale: float, largest: int, seed: int = 0) -> None:
+        self.schema: Schema = model(name).scaled(rows_scale).schema
+        self.name, self._largest = name, largest
+        rng = np.random.default_rng(seed)
+        rows = largest + KINDS
+        self._rows: dict[str, NDArray[Any]] = {}
+        for i in self.schema.inputs:
+            if isinstance(i, DenseInput):
+                self._rows[i.name] = rng.standard_normal((rows, i.width), dtype=np.float32)
+            else:
+                most = self.schema.table(i.table).rows
+                self._rows[i.name] = rng.integers(0, most, (rows, i.lookups), dtype=np.int32)
+
+    def request(self, size: int, kind: int) -> bytes:
+        """The whole HTTP request of a query."""
+        inputs, tensors = [], []
+        for i in self.schema.inputs:
+            count = size if i.per is Per.ITEM else 1
+            raw = self._rows[i.name][kind : kind + count].tobytes()
+            datatype = "FP32" if isinstance(i, DenseInput) else "INT32"
+            shape = [count, self._rows[i.name].shape[1]]
+            inputs.append({"name": i.name, "shape": shape, "datatype": datatype,
+                           "parameters": {"binary_data_size": len(raw)}})  # fmt: skip
+            tensors.append(raw)
+        head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+        length = len(head) + sum(map(len, tensors))
+        lines = (
+            f"POST /v2/models/{self.name}/infer HTTP/1.1\r\nHost: localhost\r\n"
+            f"Inference-Header-Content-Length: {len(head)}\r\nContent-Length: {length}\r\n\r\n"
+        )
+        return b"".join([lines.encode(), head, *tensors])
+
+
+async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> tuple[int, bytes]:
+    """Send a request, read its answer: status and the binary part of the body."""
+    writer.write(data)
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+    length = re.search(r"\r\ncontent-length: *(\d+)", head)
+    body = await reader.readexactly(int(length[1])) if length else b""
+    json_bytes = re.search(r"inference-header-content-length: *(\d+)", head)
+    return int(head.split(" ", 2)[1]), body[int(json_bytes[1]) :] if json_bytes else b""
+
+
+async def _load(
+    port: int, bodies: Bodies, stream: Stream, at: Sequence[tuple[float, Callable[[], None]]]
+) -> Answers:
+    n = len(stream)
+    latency, status = np.full(n, np.nan), np.zeros(n, np.int32)
+    expected: dict[tuple[int, int], bytes] = {}
+    wrong = 0
+    free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    origin = time.monotonic() + LEAD_S
+
+    async def one(i: int, size: int, kind: int) -> None:
+        nonlocal wrong
+        data = bodies.request(size, kind)
+        try:
+            link = free.pop() if free else await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
+            status[i], scores = await _exchange(*link, data)
+            free.append(link)
+        except (OSError, asyncio.IncompleteReadError):
+            return
+        latency[i] = time.monotonic() - origin - stream.arrival_s[i]
+        if status[i] == 200:
+            first = expected.setdefault((size, kind), scores)
+            if first != scores:
+                close = np.allclose(np.frombuffer(first, "<f4"), np.frombuffer(scores, "<f4"), atol=1e-4)
+                wrong += not close
+
+    tasks: set[asyncio.Task[None]] = set()
+    events = [asyncio.get_running_loop().call_at(origin + t, act) for t, act in at]
+    kinds = (stream.features % np.uint64(KINDS)).tolist()
+    for i, (due, size) in enumerate(zip(stream.arrival_s.tolist(), stream.size.tolist(), strict=True)):
+        if (wait_s := origin + due - time.monotonic()) > 0:
+            await asyncio.sleep(wait_s)
+        task = asyncio.create_task(one(i, size, kinds[i]))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    if tasks:
+        await asyncio.wait(tasks, timeout=60)
+    for event in events:
+        event.cancel()
+    for _, writer in free:
+        writer.close()
+    return Answers(stream.arrival_s, stream.size, latency, status, wrong)
+
+
+def load(
+    served: Server, bodies: Bodies, stream: Stream, at: Sequence[tuple[float, Callable[[], None]]] = ()
+) -> Answers:
+    """Offer a stream, from this process; `at` names what else is to be done, and when."""
+    return asyncio.run(_load(served.http_port, bodies, stream, at))
+
+
+def capacity(
+    served: Server, bodies: Bodies, workload: Workload, target: Target, trial_s: float, steps: int = 6
+) -> dict[str, Any]:
+    """The highest rate over HTTP whose trial meets the target with every query answered, by bisection."""
+    low, high = 0.0, served.stated_qps
+    tried = []
+    for _ in range(steps + 6):
+        rate = high if not low else (low * high) ** 0.5 if high > low else 1.25 * low
+        answers = load(served, bodies, workload.stream(rate, duration_s=trial_s))
+        s = answers.summary(target, trial_s)
+        met = s["served"] == s["offered"] and s["p95_ms"] <= 1e3 * target.latency_s
+        tried.append({"rate_qps": rate, "met": met, **s})
+        if met:
+            low = rate
+        else:
+            high = rate if low else 0.8 * rate
+        if high <= low:
+            high = low
+        if len(tried) >= steps and low and high < 1.03 * low:
+            break
+    return {"qps": low, "trials": tried}
+
+
+def cores_of_layout() -> tuple[list[int], list[int]]:
+    """The server's cores and the client's: all but the last, and the last."""
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[:-1] or cores, cores[-1:]
+
+
+def on_cores(cores: Sequence[int]) -> None:
+    """Pin this process."""
+    os.sched_setaffinity(0, cores)

@@ -1,0 +1,130 @@
+"""When to serve a model otherwise: what was seen, what a simulation of it found, and whether that is worth it.
+
+All pure: the service feeds it arrivals, and a process of low priority does the simulation (`resimulate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deeprecsys.core.errors import InputError
+from deeprecsys.core.policy import Adaptive, Coalescing, DeepRecSched, Policy, Static
+
+
+@dataclass(frozen=True, slots=True)
+class RetuneSettings:
+    """How live retuning behaves.
+
+    Attributes:
+        every_s: between two looks; window_s: what was seen longer ago counts no more.
+        least_queries: fewer say too little of the mix.
+        gain: another policy must be simulated to carry so much more, relatively: profiles have errors, and
+            a service that changes its mind all the time cannot be understood.
+        hold_s: after a change the next one waits so long.
+        path_queries: of the simulated sample path.
+    """
+
+    every_s: float = 10.0
+    window_s: float = 30.0
+    least_queries: int = 200
+    gain: float = 0.05
+    hold_s: float = 20.0
+    path_queries: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The load of a window: offered rate and sizes, refused queries included."""
+
+    rate_qps: float
+    sizes: tuple[int, ...]
+
+    @property
+    def mean_items(self) -> float:
+        return float(np.mean(self.sizes))
+
+    @property
+    def p95_items(self) -> float:
+        return float(np.quantile(self.sizes, 0.95, method="inverted_cdf"))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a simulation of the mix found: the best policy and the load it carries, and the present one's."""
+
+    policy: Policy
+    capacity_qps: float
+    present_qps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Another policy, and why."""
+
+    policy: Policy
+    capacity_qps: float
+    why: str
+
+
+def seen(offered: Iterable[tuple[float, int]], now_s: float, settings: RetuneSettings) -> Seen | None:
+    """The load of the window that ends now; None where it is too little to say anything.
+
+    Args:
+        offered: arrival and items of queries, by rising arrival.
+    """
+    begin_s = now_s - settings.window_s
+    recent = [(at, n) for at, n in offered if at >= begin_s]
+    if len(recent) < settings.least_queries:
+        return None
+    # A window that is not yet full has begun with its first query.
+    span_s = max(now_s - recent[0][0], 1e-3)
+    return Seen(len(recent) / span_s, tuple(n for _, n in recent))
+
+
+def decide(
+    present: Policy, load: Seen, found: Found, since_s: float, now_s: float, settings: RetuneSettings
+) -> Change | None:
+    """The change that is worth making, if any.
+
+    Args:
+        since_s: when the present policy was taken into service.
+    """
+    if found.policy == present or now_s - since_s < settings.hold_s:
+        return None
+    if found.capacity_qps <= (1 + settings.gain) * found.present_qps:
+        return None
+    why = (
+        f"{len(load.sizes)} queries at {load.rate_qps:.1f}/s with {load.mean_items:.0f} items in the mean and "
+        f"{load.p95_items:.0f} at p95: simulated to carry {found.capacity_qps:.1f}/s "
+        f"instead of {found.present_qps:.1f}/s"
+    )
+    return Change(found.policy, found.capacity_qps, why)
+
+
+def policy_from(knobs: dict[str, Any]) -> Policy:
+    """The policy that `Policy.describe` describes, of the kinds that are searched in virtual time.
+
+    Raises:
+        InputError: another kind.
+    """
+    size = knobs["batch_size"]
+    match knobs["policy"]:
+        case "static":
+            return Static(size)
+        case "deeprecsched":
+            return DeepRecSched(size, knobs["offload_above"])
+        case "adaptive":
+            return Adaptive(size, knobs["finest"])
+        case "coalescing":
+            return Coalescing(size, knobs["finest"])
+        case other:
+            raise InputError(f"policy: expected one that is searched in virtual time, got {other}")
+
+
+def searched(policy: Policy) -> bool:
+    """Whether a policy is of a kind that is searched in virtual time."""
+    return isinstance(policy, Static | DeepRecSched | Adaptive | Coalescing) and len(policy.devices) == 1

@@ -1,0 +1,109 @@
+"""`deeprecsys serve`, with a network face of the test's own in place of the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from deeprecsys.cli import cli
+from deeprecsys.core.errors import InputError
+from deeprecsys.core.profile import LatencyProfile, Point
+from deeprecsys.serve.backend import Reason, RefusedError
+
+
+def profile_of(model: str, folder: Path, **more: object) -> str:
+    points = (Point(1, 1, (1e-3,)), Point(1, 100, (5e-3,)))
+    file = folder / f"{model}.json"
+    file.write_text(json.dumps(LatencyProfile(model, points, engine="wait:1,0.05", **more).to_json()))
+    return str(file)
+
+
+@pytest.fixture
+def faces(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What the face was given; it asks one query, and SIGTERM while another is open ends it."""
+    seen: list[object] = []
+
+    async def query(backend, name):
+        seat = backend.reserve(name, 8, arrival_s=time.monotonic())
+        try:
+            return (await backend.score(seat)).shape
+        finally:
+            backend.release(seat)
+
+    async def face(backend, *, host, http_port, grpc_port, stop, ready):
+        ready(1234, 5678)
+        seen.append((host, http_port, grpc_port, list(backend.models), backend.ready))
+        for name in backend.models:
+            seen.append(await query(backend, name))
+        last = asyncio.create_task(query(backend, name))
+        await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(stop.wait(), 20)
+        with pytest.raises(RefusedError) as refused:
+            await query(backend, name)
+        assert refused.value.reason is Reason.DRAINING
+        seen.append(("drained", await last, backend.ready))
+
+    app = types.ModuleType("deeprecsys.serve.app")
+    app.serve_forever = face  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "deeprecsys.serve.app", app)
+    return seen
+
+
+def serve(*arguments: str) -> None:
+    cli.main(["serve", *arguments], standalone_mode=False)
+
+
+def test_two_models_are_tuned_served_and_drained(faces, tmp_path, capsys) -> None:
+    files = [profile_of(m, tmp_path) for m in ("ncf", "wnd")]
+    serve(
+        "ncf", "wnd", "--profile", files[0], "--profile", files[1], "--rows-scale", "0.001", "--sla-ms", "200",
+        "--workers", "2", "--spares", "0", "--sizes", "fixed:64", "--http-port", "0",
+    )  # fmt: skip
+    assert faces == [
+        ("127.0.0.1", 0, 8001, ["ncf", "wnd"], True),
+        (8, 1),
+        (8, 1),
+        ("drained", (8, 1), False),
+    ]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("ncf: p95 within 200 ms on 2 workers, wait:1,0.05 fp32: ")
+    assert "tuned in virtual time for fixed:64 sizes" in said[0]
+    assert "queries/s, simulated" in said[0]
+    assert said[2] == "serving ncf, wnd on 2 workers: http://127.0.0.1:1234, gRPC 127.0.0.1:5678"
+
+
+def test_a_policy_that_is_given_is_pinned(faces, tmp_path, capsys) -> None:
+    serve(
+        "ncf", "--profile", profile_of("ncf", tmp_path), "--rows-scale", "0.001", "--workers", "1", "--spares",
+        "0", "--policy", "coalescing:4", "--batch-size", "32", "--no-retune",
+    )  # fmt: skip
+    assert "(given on the command line); load it can carry: unknown" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["nfc"], "did you mean 'ncf'"),
+        (["ncf", "ncf"], "expected each once"),
+        (["ncf", "--engine", "null"], "--engine: expected wait:1,0.05, of the profile of ncf, got null"),
+        (["ncf", "--threads", "2"], "--threads: expected 1, of the profile of ncf, got 2"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(faces, tmp_path, arguments, why) -> None:
+    options = [] if "nfc" in arguments else ["--profile", profile_of("ncf", tmp_path)]
+    with pytest.raises(InputError, match=why):
+        serve(*arguments, *options)
+
+
+def test_a_profile_of_a_model_that_is_not_served_is_refused(faces, tmp_path) -> None:
+    with pytest.raises(InputError, match="expected a profile of ncf, got one of wnd"):
+        serve("ncf", "--profile", profile_of("wnd", tmp_path))

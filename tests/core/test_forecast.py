@@ -1,0 +1,168 @@
+"""Deadlines: what is let in, what is dropped, and what the target's quantile leaves room for."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deeprecsys.core.dispatcher import Adopt, Arrive, Cancel, Complete, Dispatcher, Finish, Shed, Start
+from deeprecsys.core.forecast import MOST_MARGIN, MOST_SPARE, Forecast, LateBudget, batch_seconds
+from deeprecsys.core.policy import CPU, Coalescing, DeepRecSched, Static
+from deeprecsys.core.profile import LatencyProfile, Point
+from deeprecsys.core.query import Query
+
+PER_ITEM_S = 0.001
+
+
+def forecast(miss_rate=0.05):
+    """Batches that take a millisecond per item."""
+    return Forecast([PER_ITEM_S * n for n in range(101)], None, False, LateBudget(miss_rate))
+
+
+def node(workers=1, policy=None, miss_rate=0.05):
+    d = Dispatcher(policy or Static(10), {CPU: workers})
+    known = forecast(miss_rate)
+    d.handle(Adopt(0, d.policy, known), 0.0)
+    return d, known.budget
+
+
+def query(i, size=10, at=0.0, within=0.1, firm=True, **more):
+    return Query(i, size, at, deadline_s=at + within, firm=firm, **more)
+
+
+def started(commands):
+    return [c.batch for c in commands if isinstance(c, Start)]
+
+
+def test_a_query_that_cannot_make_its_deadline_is_refused_at_once():
+    d, _ = node()
+    d.handle(Arrive(query(0, size=60)), 0.0)
+    assert d.late_by_s(query(1, size=20), 0.0) < 0, "80 ms of work, 10 % kept back, in 100 ms"
+    assert d.late_by_s(query(1, size=60), 0.0) == pytest.approx(0.03)
+    (shed,) = d.handle(Arrive(query(1, size=60)), 0.0)
+    assert isinstance(shed, Shed)
+    assert shed.late
+    assert "deadline by 30 ms" in shed.reason
+    d.check()
+
+
+def test_work_that_is_done_counts_no_more_and_running_work_in_part():
+    d, _ = node(policy=Static(100))
+    (batch,) = started(d.handle(Arrive(query(0, size=80)), 0.0))
+    assert d.late_by_s(query(1, size=20), 0.0) == pytest.approx(0.01)
+    assert d.late_by_s(query(1, size=20, at=0.04), 0.04) == pytest.approx(-0.03)
+    d.handle(Finish(batch), 0.08)
+    assert d.late_by_s(query(1, size=20, at=0.08), 0.08) == pytest.approx(-0.07)
+
+
+def test_several_workers_share_a_query_and_the_line():
+    d, _ = node(workers=4)
+    assert d.late_by_s(query(0, size=80), 0.0) == pytest.approx(0.02 - 0.09)
+    d.handle(Arrive(query(0, size=80)), 0.0)
+    assert d.late_by_s(query(1, size=80), 0.0) == pytest.approx(0.04 - 0.09)
+
+
+def test_what_has_become_hopeless_is_dropped_when_its_turn_comes():
+    d, _ = node()
+    (batch,) = started(d.handle(Arrive(query(0)), 0.0))
+    d.handle(Arrive(query(1)), 0.0)
+    d.handle(Arrive(query(2, within=1.0)), 0.0)
+    commands = d.handle(Finish(batch), 0.095)  # it took much longer than predicted
+    assert [(c.query.id, c.late) for c in commands if isinstance(c, Shed)] == [(1, True)]
+    assert [b.slices[0].query.id for b in started(commands)] == [2]
+    d.check()
+    assert (d.shed, d.open, d.completed) == (1, 1, 1)
+
+
+def test_a_deadline_that_is_the_targets_may_be_missed_while_there_is_room():
+    d, budget = node()
+    now = 0.0
+    for i in range(int(MOST_SPARE) + 1):
+        soft = query(i, size=200, at=now, firm=False)
+        assert d.late_by_s(soft, now) > 0
+        commands = d.handle(Arrive(soft), now)
+        if i == int(MOST_SPARE):
+            assert isinstance(commands[0], Shed)
+            break
+        while batches := started(commands):
+            now += 0.01
+            commands = d.handle(Finish(batches[0]), now)
+        assert isinstance(commands[-1], Complete)
+        d.check()
+    assert budget.level < 1
+
+
+def test_promises_are_counted_until_their_queries_end():
+    d, budget = node()
+    d.handle(Arrive(query(0, size=200, firm=False)), 0.0)
+    d.handle(Arrive(query(1, size=200, firm=False)), 0.0)
+    assert budget.promised == 2
+    d.handle(Cancel(query(0, size=200, firm=False)), 0.0)
+    assert budget.promised == 1
+    d.check()
+
+
+@given(st.lists(st.booleans(), max_size=400), st.sampled_from([0.01, 0.05, 0.2]))
+def test_no_more_answers_are_late_knowingly_than_the_target_allows(coins, miss_rate):
+    """Whoever spends the budget whenever it lets him stays within it, but for the burst it saved."""
+    budget, late = LateBudget(miss_rate), 0
+    for wants in coins:
+        spends = wants and budget.spare
+        late += spends
+        budget.answered(late=spends)
+    assert late <= MOST_SPARE + miss_rate * len(coins) / 2 + 1
+    assert budget.margin == 0
+
+
+def test_answers_that_are_late_unforeseen_make_the_forecast_careful_and_timely_ones_undo_it():
+    budget = LateBudget(0.05)
+    for _ in range(int(MOST_SPARE) + 10):
+        budget.answered(late=True)
+    careful = budget.margin
+    assert 0 < careful <= MOST_MARGIN
+    for _ in range(400):
+        budget.answered(late=False)
+    assert budget.margin < careful
+    for _ in range(1000):
+        budget.answered(late=True)
+    assert budget.margin == MOST_MARGIN
+
+
+def test_the_pace_follows_what_batches_take():
+    known = forecast()
+    for _ in range(200):
+        known.learn(0.01, 0.03)
+    assert known.pace == pytest.approx(3.0)
+    for _ in range(400):
+        known.learn(0.01, 0.01)
+    assert known.pace == pytest.approx(1.0, abs=0.01)
+
+
+def test_work_of_shared_batches_is_by_items_and_of_others_by_batches():
+    seconds = [0.01 + 0.001 * n for n in range(101)]  # 10 ms a batch, 1 ms an item
+    known = Forecast(seconds, 50, False, LateBudget(0.05))
+    assert known.work_s(10) == pytest.approx(0.02)
+    assert known.work_s(100) == pytest.approx(0.12)
+    assert known.alone_s(100, workers=2) == pytest.approx(0.06)
+    assert known.alone_s(100, workers=1) == pytest.approx(0.12)
+    known.adopt(50, True)
+    assert known.work_s(10) == pytest.approx(10 * 0.06 / 50)
+    known.adopt(None, False)
+    assert known.work_s(200) == pytest.approx(0.21), "beyond what was measured"
+
+
+def test_another_policy_recounts_the_work_in_line():
+    d, _ = node()
+    for i in range(4):
+        d.handle(Arrive(query(i, size=30, within=10.0)), 0.0)
+    d.check()
+    d.handle(Adopt(0, Coalescing(50, 5)), 0.0)
+    d.check()
+    d.handle(Adopt(0, DeepRecSched(7)), 0.0)
+    d.check()
+
+
+def test_batch_seconds_come_from_the_level_of_all_workers_busy():
+    points = (Point(1, 10, (1.0,)), Point(2, 1, (1.0,)), Point(2, 3, (3.0,)))
+    assert batch_seconds(LatencyProfile("x", points), 2, 3) == pytest.approx([1.0, 1.0, 2.0, 3.0])

@@ -1,0 +1,146 @@
+"""Workers that die, cannot start, or are killed by a query."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from deeprecsys.core.errors import InputError, NodeError
+from deeprecsys.core.policy import DeepRecSched
+from deeprecsys.serve import service as service_
+from deeprecsys.serve.backend import Outcome, Reason, RefusedError, UnscoredError
+from deeprecsys.serve.service import Service
+from tests.node.faults import DEADLY_SIZE
+from tests.serve.harness import Heard, Reference, ask, ask_any, changed, features, nothing_left, run, service
+
+
+async def until(s: Service, condition) -> None:
+    """Wait until something holds."""
+    async with asyncio.timeout(25):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("spares", [0, 1])
+def test_killed_workers_lose_no_query_and_are_replaced(spares: int) -> None:
+    async def scenario() -> None:
+        async with service(spares=spares) as s:
+            heard, reference = Heard(s), Reference(s, "dlrm-rmc1")
+            schema = s.models["dlrm-rmc1"].schema
+            queries = [features(schema, 60, i) for i in range(40)]
+            expected = [reference(q) for q in queries]
+            wrong = 0
+
+            async def client(k: int) -> None:
+                nonlocal wrong
+                for i in range(k, 600, 4):
+                    scores = await ask(s, "dlrm-rmc1", queries[i % 40])
+                    wrong += not np.allclose(scores, expected[i % 40], atol=1e-5)
+
+            clients = [asyncio.create_task(client(k)) for k in range(4)]
+            before = set(s.worker_pids)
+            for _ in range(2):
+                await until(s, lambda: s._crew.spares == spares and s.workers["cpu"] == 2)
+                os.kill(s.worker_pids[0], signal.SIGKILL)
+                await asyncio.sleep(0.05)
+            await asyncio.gather(*clients)
+            assert wrong == 0
+            assert heard.outcomes == [Outcome.SERVED] * 600
+            assert s._crew._workers.deaths == 2
+            await until(s, lambda: s._crew.spares == spares and s.workers["cpu"] == 2)
+            assert set(s.worker_pids) != before
+            assert s.ready
+            nothing_left(s)
+
+    run(scenario())
+
+
+def test_a_spare_takes_over_without_a_start() -> None:
+    async def scenario() -> None:
+        async with service(workers=1, spares=1) as s:
+            await until(s, lambda: s._crew.spares == 1)
+            (spare,) = set(s._crew.all_pids) - set(s.worker_pids)
+            os.kill(s.worker_pids[0], signal.SIGKILL)
+            await ask_any(s)
+            assert s.worker_pids == [spare]
+            assert os.sched_getaffinity(spare) == set(s.config.cores[0])
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("engine", "error", "why"),
+    [
+        ("tests.node.faults:RefusingEngine", NodeError, "cannot start: RuntimeError: no such instruction"),
+        ("tests.node.faults:CrashingEngine", NodeError, "cannot start: killed by signal 9"),
+        ("wait:x", InputError, "engine wait: expected BATCH_MS"),
+    ],
+)
+def test_a_service_whose_workers_cannot_start_says_why(engine: str, error: type, why: str) -> None:
+    async def scenario() -> None:
+        async with service(changed(engine=engine)):
+            pass
+
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(error, match=why):
+        run(scenario())
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_workers_that_cannot_be_replaced_make_the_service_not_ready_without_a_storm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        async with service(changed(engine="wait:100"), workers=1) as s:
+            healthy = s._crew._launch
+            started = 0
+
+            def broken(*args):
+                nonlocal started
+                started += 1
+                return ["-c", "raise SystemExit('out of order')"], []
+
+            s._crew._workers._launch = broken
+            open_query = asyncio.create_task(ask_any(s))
+            await asyncio.sleep(0.01)
+            os.kill(s.worker_pids[0], signal.SIGKILL)
+            with pytest.raises(UnscoredError, match="cannot start: out of order") as failed:
+                await open_query
+            assert not failed.value.bad_input
+            assert not s.ready
+            assert not s.models["dlrm-rmc1"].ready
+            assert "out of order" in s.problem
+            with pytest.raises(RefusedError) as refused:
+                await ask_any(s)
+            assert refused.value.reason is Reason.NOT_READY
+            await asyncio.sleep(0.2)
+            assert started == 2, "and no more until it is tried again"
+            s._crew._workers._launch = healthy
+            s._try_again()
+            await until(s, lambda: s.ready)
+            await ask_any(s)
+            nothing_left(s)
+
+    assert service_.RETRY_S > 10
+    run(scenario())
+
+
+def test_a_query_that_kills_workers_fails_alone_after_its_second() -> None:
+    async def scenario() -> None:
+        deadly = changed(engine="tests.node.faults:DeadlyEngine", policy=DeepRecSched(100))
+        async with service(deadly, workers=2) as s:
+            sizes = [10] * 30
+            sizes[5] = DEADLY_SIZE
+            answers = await asyncio.gather(*(ask_any(s, items=n) for n in sizes), return_exceptions=True)
+            (bad,) = [i for i, a in enumerate(answers) if isinstance(a, BaseException)]
+            assert bad == 5
+            assert isinstance(answers[5], UnscoredError)
+            assert "2 workers died" in str(answers[5])
+            assert s._crew._workers.deaths == 2
+            nothing_left(s)
+
+    run(scenario())

@@ -1,0 +1,133 @@
+"""Live retuning: what is seen, whether a change is worth it, and the search that it rests on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deeprecsys.core.errors import InputError
+from deeprecsys.core.policy import Adaptive, Coalescing, DeadlineOrder, DeepRecSched, Static
+from deeprecsys.core.profile import LatencyProfile, Point
+from deeprecsys.core.target import Target
+from deeprecsys.serve.resimulate import best_policy
+from deeprecsys.serve.retune import Found, RetuneSettings, Seen, decide, policy_from, searched, seen
+from deeprecsys.serve.retuner import Retuner
+from tests.core.policies import POLICIES
+from tests.serve.harness import Heard, ask_any, changed, run, service
+
+SETTINGS = RetuneSettings(window_s=30.0, least_queries=10, gain=0.05, hold_s=20.0)
+LOAD = Seen(50.0, (10, 20, 300))
+HERE, THERE = DeepRecSched(100), DeepRecSched(20)
+
+
+def test_the_window_counts_what_came_within_it():
+    offered = [(float(t), t) for t in range(100)]
+    found = seen(offered, 99.5, SETTINGS)
+    assert found is not None
+    assert found.sizes == tuple(range(70, 100))
+    assert found.rate_qps == pytest.approx(30 / 29.5)
+    assert found.mean_items == pytest.approx(84.5)
+
+
+def test_too_few_queries_say_nothing():
+    assert seen([(0.1 * t, 5) for t in range(9)], 1.0, SETTINGS) is None
+    assert seen([], 1.0, SETTINGS) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "since_s", "changes"),
+    [
+        (Found(THERE, 110.0, 100.0), 0.0, True),
+        (Found(THERE, 104.0, 100.0), 0.0, False),  # not worth it
+        (Found(THERE, 110.0, 100.0), 85.0, False),  # too soon after the last change
+        (Found(HERE, 110.0, 100.0), 0.0, False),  # the same
+        (Found(THERE, 10.0, 0.0), 0.0, True),  # what serves now cannot meet the target at all
+        (Found(THERE, 0.0, 0.0), 0.0, False),
+    ],
+)
+def test_a_change_must_be_worth_it(found, since_s, changes):
+    change = decide(HERE, LOAD, found, since_s, 100.0, SETTINGS)
+    assert (change is not None) == changes
+    if change:
+        assert change.policy == THERE
+        assert "3 queries at 50.0/s with 110 items in the mean and 300 at p95" in change.why
+        assert f"carry {found.capacity_qps:.1f}/s instead of {found.present_qps:.1f}/s" in change.why
+
+
+@given(st.floats(1, 1e4), st.floats(1, 1e4))
+def test_two_policies_never_take_turns_on_one_mix(a, b):
+    """Hysteresis: what was left for another is not taken back on the same figures."""
+    there = decide(HERE, LOAD, Found(THERE, a, b), 0.0, 1e6, SETTINGS)
+    back = decide(THERE, LOAD, Found(HERE, b, a), 0.0, 1e6, SETTINGS)
+    assert there is None or back is None
+
+
+@given(POLICIES)
+def test_policies_that_are_searched_cross_as_their_descriptions(policy):
+    if searched(policy):
+        assert policy_from(policy.describe()) == policy
+
+
+def test_other_policies_are_left_alone():
+    other = DeadlineOrder(10, 0.1)
+    assert not searched(other)
+    assert not searched(DeepRecSched(10, 20))
+    with pytest.raises(InputError, match="deadline"):
+        policy_from(other.describe())
+
+
+PROFILE = LatencyProfile("any", (Point(1, 1, (2e-3,)), Point(1, 1000, (102e-3,))))
+
+
+def test_small_queries_share_batches_and_large_ones_are_cut():
+    """A batch costs 2 ms and an item 0.1 ms: merging spares the former, cutting shortens the longest."""
+    target = Target(0.06)
+    small = best_policy(PROFILE, [4] * 50, 2, target, 1000, DeepRecSched(1000), 4000)
+    assert isinstance(small.policy, Coalescing)
+    assert small.capacity_qps > 1.5 * small.present_qps
+    large = best_policy(PROFILE, [1000] * 50, 2, target, 1000, DeepRecSched(1000), 2000)
+    assert large.present_qps == 0, "whole, one takes 102 ms"
+    assert large.capacity_qps > 0
+    assert isinstance(large.policy, DeepRecSched | Static | Adaptive | Coalescing)
+    assert large.policy.batch_size <= 600
+
+
+def test_a_service_changes_its_policy_by_what_it_sees_and_says_why():
+    async def scenario() -> None:
+        config = changed(engine="wait:2,0.1", profile=PROFILE, target=Target(0.06), policy=DeepRecSched(100))
+        async with service(config, workers=2) as s:
+            heard = Heard(s)
+            settings = RetuneSettings(least_queries=20, hold_s=0.0, path_queries=2000)
+            retuner = Retuner(s, settings)
+            served = s._served["dlrm-rmc1"]
+            now = time.monotonic()
+            served.offered.extend((now - 1 + 0.01 * i, 4) for i in range(90))
+            try:
+                open_queries = [asyncio.create_task(ask_any(s, items=4)) for _ in range(20)]
+                await retuner.look(served)
+                await asyncio.gather(*open_queries)
+                ((name, point),) = heard.points
+                assert (name, point.policy) == ("dlrm-rmc1", "coalescing")
+                assert s.point("dlrm-rmc1") == point
+                assert "simulated to carry" in point.why
+                assert point.capacity_qps is not None
+                await retuner.look(served)
+                assert len(heard.points) == 1, "the same mix asks for nothing else"
+                s.pin("dlrm-rmc1")
+                assert s.retunable == []
+                await ask_any(s, items=100)
+            finally:
+                await retuner._simulation.close()
+
+    run(scenario())
+
+
+def test_sizes_of_a_mix_are_numbers_of_items():
+    assert replace(LOAD, sizes=(1,)).p95_items == 1
+    assert np.isclose(LOAD.mean_items, 110)
