@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Protocol
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,10 +22,13 @@ from deeprecsys.tune.work import saturation_qps
 
 SAMPLE = 4000  # sizes that stand for the distribution where an expectation is wanted
 OFFLINE_S = 3.0
+LISTWISE = "an item's score depends on the other items of its query: queries are scored whole, never cut"
 
 
 def start(job: Job) -> Node:
     """The job's node, with a bar while its tables are filled and its workers start."""
+    if not job.splits:
+        click.echo(f"deeprecsys: {job.node.model}: {LISTWISE}", err=True)
     with Bar(f"{job.node.model}: starting") as bar:
         return Node(job.node, bar.said)
 
@@ -104,7 +108,7 @@ def offline_qps(node: Node, job: Job, policy: Policy, about_qps: float) -> float
 
 def baseline(node: Node, job: Job) -> Static:
     """The static baseline of this node and workload."""
-    return Static.baseline(job.workload.sizes.cap, node.workers)
+    return job.baseline(node.workers)
 
 
 def document(node: Node, job: Job) -> dict[str, Any]:
