@@ -78,9 +78,7 @@ def _keys(spec: Spec, made: OwnModel) -> dict[str, str]:
     if not spec.weights:
         return {}
     found = weights.read(spec.weights)
-    return {
-        t.name: made.table_keys.get(t.name, weights.table_key(found, t.name)) for t in made.schema.tables
-    }
+    return {t.name: made.table_keys.get(t.name, weights.table_key(found, t.name)) for t in made.schema.tables}
 
 
 def _load(spec: Spec, made: OwnModel, module: nn.Module, keys: dict[str, str]) -> None:
@@ -170,7 +168,10 @@ class _Positional(nn.Module):
 
 
 def _written(schema: Schema, module: nn.Module) -> tuple[bytes, str]:
-    """The dense stage as ONNX, and why not where it cannot be."""
+    """The dense stage as ONNX, and why not where it cannot be.
+
+    A size that Python saw, by `len(x)` say, may be a constant of the graph: hence it is tried.
+    """
     items = torch.export.Dim("n")
     shapes = tuple({0: items} if i.per is Per.ITEM else {} for i in schema.inputs)
     rows = _tensors(random_rows(schema, 5))
@@ -185,9 +186,24 @@ def _written(schema: Schema, module: nn.Module) -> tuple[bytes, str]:
             verbose=False,
         )
         assert made is not None
-        return made.model_proto.SerializeToString(), ""
+        graph = made.model_proto.SerializeToString()
+        return (graph, "") if _same(schema, module, graph) else (b"", "one that scores otherwise than torch")
     except Exception as e:
         return b"", _said(e)
+
+
+@torch.inference_mode()
+def _same(schema: Schema, module: nn.Module, graph: bytes) -> bool:
+    """Whether a graph scores as the module that it was written from, also other numbers of items."""
+    written, stage = GraphStage(graph), OwnDense(module, schema)
+    for items in (1, 3, 12):
+        rows = _tensors(random_rows(schema, items))
+        wanted = stage(rows, None)
+        if not torch.allclose(
+            written(**rows), wanted, rtol=0, atol=1e-4 * max(1.0, float(wanted.abs().max()))
+        ):
+            return False
+    return True
 
 
 def _said(error: BaseException) -> str:

@@ -99,12 +99,12 @@ class _Lifter:
             )
         if not gathers:
             raise InputError(f"input {name!r}: expected ids that index a table, got ones that nothing reads")
-        rows = [self._lift(value, gather, sizes, f"{name}/{k}" if k else name) for k, gather in enumerate(gathers)]
+        rows = [
+            self._lift(value, gather, sizes, f"{name}/{k}" if k else name) for k, gather in enumerate(gathers)
+        ]
         for node in shapes:
             self._reshaped(name, node, rows[0][0], lookups, rows[0][1].pooling)
-        return [
-            SparseInput(r.name, r.table, r.lookups, r.pooling, per) for _, r in rows
-        ]
+        return [SparseInput(r.name, r.table, r.lookups, r.pooling, per) for _, r in rows]
 
     def _is_lookup(self, node: ir.Node) -> bool:
         table = node.inputs[0]
@@ -146,7 +146,9 @@ class _Lifter:
         start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", rank)
         start, end = (x + rank if x < 0 else x for x in (start, min(end, rank)))
         if end > 1 and pooling is not Pooling.SEQUENCE:
-            raise InputError(f"input {name!r}: expected only its number of items to be asked for, got its shape")
+            raise InputError(
+                f"input {name!r}: expected only its number of items to be asked for, got its shape"
+            )
         node.attributes["start"] = ir.AttrInt64("start", start)
         node.attributes["end"] = ir.AttrInt64("end", end)
         node.replace_input_with(0, rows)
@@ -233,7 +235,11 @@ def _serialised(model: ir.Model, schema: Schema) -> Lifted:
         {t.name: t.name for t in schema.tables},
         _bytes(model),
         sum(_size(v) for v in weights),
-        sum(2 * _size(v) for v in weights if any(n.op_type in ("Gemm", "MatMul") and i < 2 for n, i in v.uses())),
+        sum(
+            2 * _size(v)
+            for v in weights
+            if any(n.op_type in ("Gemm", "MatMul") and i < 2 for n, i in v.uses())
+        ),
     )
 
 

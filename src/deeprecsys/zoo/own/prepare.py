@@ -49,7 +49,9 @@ def fill(own: Own, fd: int, offsets: Mapping[str, int]) -> None:
     Raises:
         InputError: the weights are not what they were when the model was described.
     """
-    tables: dict[str, Any] = {t.name: [offsets[t.name], *shape(t), own.keys[t.name]] for t in own.schema.tables}
+    tables: dict[str, Any] = {
+        t.name: [offsets[t.name], *shape(t), own.keys[t.name]] for t in own.schema.tables
+    }
     _child("fill", own.name, str(fd), json.dumps(tables), pass_fds=(fd,))
 
 
@@ -76,7 +78,9 @@ def _child(module: str, *args: str, pass_fds: tuple[int, ...] = ()) -> bytes:
             if done.returncode:
                 said.seek(0)
                 lines = said.read().decode("utf-8", "replace").strip().splitlines() or ["no word"]
-                raise InputError(f"model {args[0]}: cannot be loaded: {lines[-1]} (exit status {done.returncode})")
+                raise InputError(
+                    f"model {args[0]}: cannot be loaded: {lines[-1]} (exit status {done.returncode})"
+                )
     finally:
         os.close(answer)
     return data

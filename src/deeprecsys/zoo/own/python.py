@@ -29,7 +29,9 @@ def own_class(spec: Spec) -> OwnModel:
         InputError: its module cannot be imported, or it is no `OwnModel` with a schema.
     """
     try:
-        module = _file(Path(spec.where)) if spec.where.endswith(".py") else importlib.import_module(spec.where)
+        module = (
+            _file(Path(spec.where)) if spec.where.endswith(".py") else importlib.import_module(spec.where)
+        )
     except Exception as e:
         raise InputError(f"model {spec.text}: expected an importable module, got {_said(e)}") from e
     found = getattr(module, spec.attribute, None)
@@ -81,7 +83,9 @@ def stage(spec: Spec, made: OwnModel) -> nn.Module:
         inspect.signature(module.forward).bind(**dict.fromkeys(names))
     except TypeError as e:
         wanted = ", ".join(names)
-        raise InputError(f"model {spec.text}: dense stage: expected forward({wanted}), got one with {e}") from e
+        raise InputError(
+            f"model {spec.text}: dense stage: expected forward({wanted}), got one with {e}"
+        ) from e
     return module.eval().requires_grad_(False)
 
 

@@ -81,7 +81,9 @@ def session(graph: bytes, threads: int = 1) -> Any:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as e:
         said = " ".join(str(e).split())
-        raise InputError(f"ONNX graph: expected one that ONNX Runtime {ort.__version__} runs, got: {said}") from e
+        raise InputError(
+            f"ONNX graph: expected one that ONNX Runtime {ort.__version__} runs, got: {said}"
+        ) from e
 
 
 def dense_stage(own: Own) -> nn.Module:

@@ -107,7 +107,9 @@ def load_dense(stage: torch.nn.Module, weights: Mapping[str, Tensor], where: str
 def refuse_rest(weights: Mapping[str, Tensor], used: set[str], where: str) -> None:
     """Raise InputError if the file has weights that nothing asked for: it may be another model's."""
     if rest := set(weights) - used:
-        raise InputError(f"{where}: expected no keys but those of tables and dense stage, got also {_some(rest)}")
+        raise InputError(
+            f"{where}: expected no keys but those of tables and dense stage, got also {_some(rest)}"
+        )
 
 
 def check_archive(path: str) -> None:
@@ -120,11 +122,15 @@ def check_archive(path: str) -> None:
                     if bad := [key for key, meta in entries.items() if meta.get("use_pickle")]:
                         raise InputError(f"model {path}: expected plain tensors, got {bad[0]!r} pickled")
                 elif "/data/constants/" in name and not Path(name).name.startswith("tensor_"):
-                    raise InputError(f"model {path}: expected tensors alone, got the object {Path(name).name}")
+                    raise InputError(
+                        f"model {path}: expected tensors alone, got the object {Path(name).name}"
+                    )
                 elif "/data/sample_inputs/" in name:
                     with archive.open(name) as samples:
                         torch.load(samples, weights_only=True)
     except InputError:
         raise
     except Exception as e:
-        raise InputError(f"model {path}: expected a torch.export archive, got: {str(e).splitlines()[0]}") from e
+        raise InputError(
+            f"model {path}: expected a torch.export archive, got: {str(e).splitlines()[0]}"
+        ) from e
