@@ -101,7 +101,7 @@ def test_what_is_found_out_of_a_class(described: Own) -> None:
     assert described.graph
     assert Own.unpack(described.pack() + b"what follows") == described
     assert described.scaled(1.0) == described
-    with pytest.raises(InputError, match="has its own weights, got 0.5"):
+    with pytest.raises(InputError, match=r"has its own weights, got 0\.5"):
         described.scaled(0.5)
 
 
@@ -116,7 +116,9 @@ def test_a_stage_that_cannot_be_exported_runs_eagerly_and_compiled_says_why(weig
     own = describe(f"{MODELS}:NeverFits@{weights}")
     about, _ = assembly(own)
     build("eager", about)
-    with pytest.raises(InputError, match="engine compiled: expected a dense stage that torch.onnx can write"):
+    with pytest.raises(
+        InputError, match=r"engine compiled: expected a dense stage that torch\.onnx"
+    ):
         build("compiled", about)
 
 
@@ -149,13 +151,13 @@ def test_a_listwise_model_is_found_out_and_its_queries_never_meet(name: str, eng
     [
         ("tests.own.nowhere:Plain", "expected an importable module, got ModuleNotFoundError"),
         (f"{MODELS}:Plane", "expected a class 'Plane'"),
-        (f"{MODELS}:NoOwnModel", "expected a subclass of deeprecsys.zoo.own.OwnModel, got the class NoOwnModel"),
+        (f"{MODELS}:NoOwnModel", "deeprecsys.zoo.own.OwnModel, got the class NoOwnModel"),
         (f"{MODELS}:instance", "got a function"),
         (f"{MODELS}:WithArguments", "expected a class without arguments, got TypeError"),
         (f"{MODELS}:NoSchema", "expected an attribute `schema`"),
         (f"{MODELS}:NoModule", "dense_stage: expected a module, got a builtin"),
         (f"{MODELS}:WrongInputs", r"expected forward\(item\), got one with"),
-        (f"{MODELS}:WrongOutputs", r"expected float32 scores \[3, 3\] for 3 items, got torch.float32 \[3, 2\]"),
+        (f"{MODELS}:WrongOutputs", r"expected float32 scores \[3, 3\] .* got torch.float32 \[3, 2\]"),
         (f"{MODELS}:Random", "expected the same scores for the same input"),
         ("/nowhere.py:Plain", "expected a file, got /nowhere.py"),
         ("/nowhere.onnx", "expected a file, got /nowhere.onnx"),
@@ -287,7 +289,8 @@ def test_look_ups_of_an_onnx_file_become_sparse_inputs_with_their_pooling(tmp_pa
         ([GATHER, SUM], {"item": (IDS, ["n", 2, 2])}, {"t": TABLE}, r"expected ids \[n\] or \[n, look-ups\]"),
         ([GATHER, SUM], {"item": (IDS, ["n"])}, {"t": TABLE.astype(np.float16)}, "the operator Gather"),
         (
-            [helper.make_node("Cast", ["item"], ["x"], to=FLOAT), helper.make_node("ReduceSum", ["x", "axes"], ["y"])],
+            [helper.make_node("Cast", ["item"], ["x"], to=FLOAT),
+             helper.make_node("ReduceSum", ["x", "axes"], ["y"])],
             {"item": (IDS, ["n", 2])},
             {},
             "expected ids that index embedding tables and nothing else",
@@ -317,7 +320,8 @@ def test_look_ups_of_an_onnx_file_become_sparse_inputs_with_their_pooling(tmp_pa
             "output: expected float32 scores",
         ),
         (
-            [GATHER, helper.make_node("MatMul", ["rows", "t2"], ["z"]), helper.make_node("ReduceSum", ["t"], ["q"]),
+            [GATHER, helper.make_node("MatMul", ["rows", "t2"], ["z"]),
+             helper.make_node("ReduceSum", ["t"], ["q"]),
              helper.make_node("Add", ["z", "q"], ["y"])],
             {"item": (IDS, ["n"])},
             {"t": TABLE, "t2": TABLE[:4]},
@@ -380,5 +384,5 @@ def test_nothing_pickled_in_an_archive_is_loaded(full: Full, tmp_path: Path) -> 
             if name.endswith("weights_config.json"):
                 data = data.replace(b'"use_pickle": false', b'"use_pickle": true', 1)
             bad.writestr(name, data)
-    with pytest.raises(InputError, match="expected plain tensors, got 'goods.weight' pickled"):
+    with pytest.raises(InputError, match=r"expected plain tensors, got 'goods\.weight' pickled"):
         describe(str(tmp_path / "bad.pt2"))

@@ -102,14 +102,15 @@ WHOLE = ("deeprecsched", "static", "triton", "bentoml")
 
 
 def check_whole(text: str, batch_size: int | None, largest: int) -> None:
-    """Raise InputError if the options name a policy that would cut queries of a model that must not be cut."""
+    """Raise InputError if the options would cut queries that must stay whole."""
     name, _ = spec.split(text)
     reason = "as this model scores the items of a query together"
     if name in POLICIES and name not in WHOLE:
         raise InputError(f"--policy: expected one of {', '.join(WHOLE)}, {reason}, got {name}")
     if batch_size is not None and batch_size < largest:
         raise InputError(
-            f"--batch-size: expected none or at least the largest query, {largest}, {reason}, got {batch_size}"
+            f"--batch-size: expected none or at least the largest query, {largest}, {reason}, "
+            f"got {batch_size}"
         )
 
 

@@ -134,8 +134,7 @@ class NodeMemory:
         done = 0
         own = model(self.plan.model)
         if isinstance(own, Own):
-            data = own.pack()
-            self.segments["model"].memory[: len(data)] = data
+            self.segments["model"].memory.raw = own.pack()
         weighted = isinstance(own, Own) and own.keys
         if isinstance(own, Own) and weighted:
             progress("loading weights", 0.0)

@@ -31,7 +31,8 @@ class OwnModel:
         """A new module without the embedding tables.
 
         Its `forward` is called with one keyword argument per input of the schema, float32: a dense input as
-        it came, a sparse one as its rows, pooled: [n, dim] summed or averaged, [n, lookups * dim] side by side,
-        [n, lookups, dim] as a sequence. n is 1 where the input is per query. It returns [n, outputs], or [n].
+        it came, a sparse one as its rows, pooled: [n, dim] summed or averaged, [n, lookups * dim] side by
+        side, [n, lookups, dim] as a sequence. n is 1 where the input is per query. It returns [n, outputs],
+        or [n].
         """
         raise NotImplementedError

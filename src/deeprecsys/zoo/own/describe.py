@@ -1,4 +1,6 @@
-"""A process that loads a user's own model and says what it is: `python -m deeprecsys.zoo.own.describe FD NAME`."""
+"""A process that loads a user's own model and says what it is:
+`python -m deeprecsys.zoo.own.describe FD NAME`.
+"""
 
 from __future__ import annotations
 
@@ -148,7 +150,7 @@ def _flops(schema: Schema, module: nn.Module) -> dict[str, int]:
     def count(items: int) -> int:
         with FlopCounterMode(display=False) as counter:
             OwnDense(module, schema)(_tensors(random_rows(schema, items)), None)
-        return counter.get_total_flops()
+        return int(counter.get_total_flops())
 
     two, three = count(2), count(3)
     return {Per.ITEM: three - two, Per.QUERY: max(0, 3 * two - 2 * three)}

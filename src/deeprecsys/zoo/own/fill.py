@@ -49,10 +49,10 @@ def _source(spec: Spec) -> Callable[[str, str, tuple[int, int]], NDArray[Any]]:
         initialisers = ir.load(spec.where).graph.initializers
 
         def from_graph(table: str, key: str, shape: tuple[int, int]) -> NDArray[Any]:
-            found = initialisers[key].const_value.numpy() if key in initialisers else None
-            if found is None or found.shape != shape:
+            held = initialisers[key].const_value if key in initialisers else None
+            if held is None or tuple(held.shape.numpy()) != shape:
                 raise InputError(f"model {spec.text}: table {table!r}: expected it unchanged, got another")
-            return np.asarray(found)
+            return held.numpy()
 
         return from_graph
     if spec.kind is Kind.EXPORTED:
@@ -70,4 +70,9 @@ def _source(spec: Spec) -> Callable[[str, str, tuple[int, int]], NDArray[Any]]:
 
 
 if __name__ == "__main__":
-    child(lambda: fill(sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])) or b"")
+
+    def filled() -> bytes:
+        fill(sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4]))
+        return b""
+
+    child(filled)

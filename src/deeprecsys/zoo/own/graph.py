@@ -162,9 +162,9 @@ class _Lifter:
         self.graph.inputs[:] = self._lifted
         for key in self.tables:
             left = self.graph.initializers.get(key)
-            if left is not None and left.uses():
+            if left is not None and (uses := list(left.uses())):
                 raise InputError(f"table {key!r}: expected only look-ups by id, got the operator "
-                                 f"{left.uses()[0].node.op_type}")  # fmt: skip
+                                 f"{uses[0].node.op_type}")  # fmt: skip
             self.graph.initializers.pop(key, None)
 
 
@@ -216,7 +216,8 @@ def _serialised(model: ir.Model, schema: Schema) -> Lifted:
     found = session(_bytes(model)).run(None, random_rows(schema, 3))[0]
     if found.ndim not in (1, 2) or len(found) != 3 or found.dtype != "float32":
         raise InputError(
-            f"output: expected float32 scores [n] or [n, outputs], got {found.dtype} {list(found.shape)} for 3 items"
+            f"output: expected float32 scores [n] or [n, outputs], got {found.dtype} {list(found.shape)} "
+            "for 3 items"
         )
     (scores,) = graph.outputs
     if found.ndim == 1:

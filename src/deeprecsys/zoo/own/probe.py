@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ def _independent(schema: Schema, score: Score, scale: float) -> bool:
     order = np.random.default_rng(1).permutation(ITEMS)
     if not same(_call(score, _taken(schema, rows, order), ITEMS), whole[order]):
         return False
-    parts = [slice(a, b) for a, b in zip(_CUTS, _CUTS[1:], strict=False)]
+    parts = [slice(a, b) for a, b in pairwise(_CUTS)]
     return all(same(_call(score, _taken(schema, rows, p), p.stop - p.start), whole[p]) for p in parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class OwnDense(nn.Module):
         starts = np.cumsum([0, *sizes]).tolist()
         parts = [
             {name: x[name][a:b] if per is Per.ITEM else x[name][s : s + 1] for name, per in self._per.items()}
-            for s, (a, b) in enumerate(zip(starts, starts[1:], strict=False))
+            for s, (a, b) in enumerate(pairwise(starts))
         ]
         return torch.cat([self._scores(part) for part in parts])
 
