@@ -116,9 +116,7 @@ def test_a_stage_that_cannot_be_exported_runs_eagerly_and_compiled_says_why(weig
     own = describe(f"{MODELS}:NeverFits@{weights}")
     about, _ = assembly(own)
     build("eager", about)
-    with pytest.raises(
-        InputError, match=r"engine compiled: expected a dense stage that torch\.onnx"
-    ):
+    with pytest.raises(InputError, match=r"engine compiled: expected a dense stage that torch\.onnx"):
         build("compiled", about)
 
 
