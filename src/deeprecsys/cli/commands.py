@@ -18,7 +18,7 @@ from deeprecsys.cli.live import (
     start,
 )
 from deeprecsys.cli.output import emit, report_on, run_directory, summary_document, write_json
-from deeprecsys.cli.policies import policy_of
+from deeprecsys.cli.policies import check_whole, policy_of
 from deeprecsys.cli.progress import Bar, TickHooks
 from deeprecsys.cli.searching import Listener
 from deeprecsys.cli.setup import Job
@@ -216,6 +216,9 @@ def given_policy(
     node: Node, job: Job, name: str, batch_size: int | None, offload_above: int | None
 ) -> Policy:
     """The policy that the options name, on this node."""
+    whole = job.workload.sizes.cap
+    if not job.splits:
+        check_whole(name, batch_size, whole)
     return policy_of(
         name,
         batch_size,

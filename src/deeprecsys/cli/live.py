@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import Any, Protocol
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,10 +26,13 @@ SAMPLE = 4000  # sizes that stand for the distribution where an expectation is w
 OFFLINE_S = 3.0
 HOST_TRIAL_S, HOST_LOAD, HOST_BATCHES = 1.5, 0.6, 200
 """Length and load of the trial that shows what a query costs the node's own process; batches beside it."""
+LISTWISE = "an item's score depends on the other items of its query: queries are scored whole, never cut"
 
 
 def start(job: Job) -> Node:
     """The job's node, with a bar while its tables are filled and its workers start."""
+    if not job.splits:
+        click.echo(f"deeprecsys: {job.node.model}: {LISTWISE}", err=True)
     with Bar(f"{job.node.model}: starting") as bar:
         return Node(job.node, bar.said)
 
@@ -124,7 +128,7 @@ def offline_qps(node: Node, job: Job, policy: Policy, about_qps: float) -> float
 
 def baseline(node: Node, job: Job) -> Static:
     """The static baseline of this node and workload."""
-    return Static.baseline(job.workload.sizes.cap, node.workers)
+    return job.baseline(node.workers)
 
 
 def document(node: Node, job: Job) -> dict[str, Any]:

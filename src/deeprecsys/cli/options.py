@@ -25,6 +25,8 @@ def _group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 model = _group(
     click.argument("model_name", metavar="MODEL"),
+    click.option("--weights", type=click.Path(path_type=Path), metavar="FILE",
+                 help="Weights of a model of your own (a class): .safetensors, or .pt with tensors alone."),
     click.option("--rows-scale", type=float, default=1.0, show_default=True, metavar="X",
                  help="Factor on the rows of every embedding table."),
 )  # fmt: skip

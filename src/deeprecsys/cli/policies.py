@@ -97,6 +97,23 @@ FORMS = ", ".join(f"{name}[:{arg}]" if arg else name for name, (arg, _) in POLIC
 """All names with their arguments, for help."""
 
 
+WHOLE = ("deeprecsched", "static", "triton", "bentoml")
+"""The policies that keep queries whole, if their batch size lets them."""
+
+
+def check_whole(text: str, batch_size: int | None, largest: int) -> None:
+    """Raise InputError if the options would cut queries that must stay whole."""
+    name, _ = spec.split(text)
+    reason = "as this model scores the items of a query together"
+    if name in POLICIES and name not in WHOLE:
+        raise InputError(f"--policy: expected one of {', '.join(WHOLE)}, {reason}, got {name}")
+    if batch_size is not None and batch_size < largest:
+        raise InputError(
+            f"--batch-size: expected none or at least the largest query, {largest}, {reason}, "
+            f"got {batch_size}"
+        )
+
+
 def policy_of(
     text: str,
     batch_size: int | None,

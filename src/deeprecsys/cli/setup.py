@@ -8,22 +8,33 @@ from pathlib import Path
 from typing import Any
 
 from deeprecsys.core.errors import InputError, positive
+from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.target import LEVELS, Target
 from deeprecsys.engine import check
 from deeprecsys.node.node import NodeConfig
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
+from deeprecsys.zoo.model import splittable
+from deeprecsys.zoo.own.spec import with_weights
+
+UNUSED_MS = 1e3
+"""The target of a job that needs none and whose model has none: a profile of a user's own."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a command is to do, resolved from its options and checked before anything starts."""
+    """What a command is to do, resolved from its options and checked before anything starts.
+
+    Attributes:
+        splits: queries may be cut: the model scores each item by itself.
+    """
 
     options: dict[str, Any]
     node: NodeConfig
     workload: Workload
     target: Target
+    splits: bool = True
 
     @classmethod
     def resolve(cls, **options: Any) -> Job:
@@ -32,9 +43,9 @@ class Job:
         Raises:
             InputError: an option's value cannot be.
         """
-        name = options["model_name"]
-        chosen = model(name).scaled(positive("--rows-scale", options["rows_scale"]))
+        name = with_weights(options["model_name"], options.get("weights"))
         check(options["engine"])
+        chosen = model(name).scaled(positive("--rows-scale", options["rows_scale"]))
         workload = Workload.parse(
             options.get("arrivals"),
             options.get("sizes"),
@@ -46,7 +57,7 @@ class Job:
             options.get("sla_ms"),
             options.get("level"),
             options.get("quantile", 95.0),
-            chosen.medium_target_ms,
+            chosen.medium_target_ms if "sla_ms" in options else chosen.medium_target_ms or UNUSED_MS,
         )
         node = NodeConfig(
             model=name,
@@ -59,7 +70,11 @@ class Job:
             max_query=workload.sizes.cap,
             locality=options["locality"],
         )
-        return cls(options, node, workload, target)
+        return cls(options, node, workload, target, splittable(chosen))
+
+    def baseline(self, workers: int) -> Static:
+        """The static baseline on so many workers: the whole query where it must not be cut."""
+        return Static.baseline(self.workload.sizes.cap, workers if self.splits else 1)
 
     def configuration(self) -> dict[str, Any]:
         """The resolved configuration, as JSON values."""
@@ -73,13 +88,22 @@ class Job:
         return {"quantile": self.target.quantile, "latency_ms": 1e3 * self.target.latency_s}
 
 
-def target_of(sla_ms: float | None, level: str | None, quantile: float, medium_ms: float) -> Target:
-    """The target in milliseconds, or a level of the paper's medium one; the latter's medium by default."""
+def target_of(sla_ms: float | None, level: str | None, quantile: float, medium_ms: float | None) -> Target:
+    """The target in milliseconds, or a level of the paper's medium one; the latter's medium by default.
+
+    Raises:
+        InputError: both or neither are given, or no published one is known of the model.
+    """
     if sla_ms is not None and level is not None:
         raise InputError("--sla-ms and --target: expected one of them, got both")
     checked_quantile(quantile)
-    ms = positive("--sla-ms", sla_ms) if sla_ms is not None else medium_ms * LEVELS[level or "medium"]
-    return Target(ms / 1e3, quantile / 100)
+    if sla_ms is not None:
+        return Target(positive("--sla-ms", sla_ms) / 1e3, quantile / 100)
+    if medium_ms is None:
+        given = f"--target {level}" if level else "no target"
+        raise InputError(f"--sla-ms: expected milliseconds, as a model of your own has no published target, "
+                         f"got {given}")  # fmt: skip
+    return Target(medium_ms * LEVELS[level or "medium"] / 1e3, quantile / 100)
 
 
 def checked_quantile(percent: float) -> float:

@@ -25,7 +25,7 @@ from deeprecsys.cli.searching import Listener, tune_settings
 from deeprecsys.cli.setup import Job, check_profile, load_profile
 from deeprecsys.cli.virtual import SamplePath, virtual_node
 from deeprecsys.core.errors import InputError, positive
-from deeprecsys.core.policy import Policy, Static
+from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.node.node import Node, default_workers
 from deeprecsys.report import text
@@ -187,7 +187,7 @@ def tried_out(setup: Setup, profile_s: float) -> Tried:
             profile, workers = measure_profile(node, job, profile_s), node.workers
     else:
         workers = job.node.workers or default_workers(job.node)
-    static = Static.baseline(job.workload.sizes.cap, workers)
+    static = job.baseline(workers)
     hint = saturation_qps(profile, static.batch_size, sample_sizes(job), workers)
     ranking = Ranking(SamplePath(profile, job.workload, workers, job.target), job.target, hint)
     search = model_search(sizes_of(job, workers))
@@ -222,5 +222,6 @@ def by_model(
 
 def sizes_of(job: Job, workers: int) -> tuple[int, ...]:
     """The batch sizes to try."""
-    static = Static.baseline(job.workload.sizes.cap, workers)
-    return batch_sizes(job.workload.sizes.cap, static.batch_size)
+    if not job.splits:
+        return (job.workload.sizes.cap,)
+    return batch_sizes(job.workload.sizes.cap, job.baseline(workers).batch_size)

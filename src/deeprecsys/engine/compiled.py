@@ -13,7 +13,8 @@ from deeprecsys.engine.dense.layout import aligned
 from deeprecsys.engine.dense.protocol import Arrays
 from deeprecsys.engine.gather import Gather
 from deeprecsys.engine.protocol import Assembly, SliceView
-from deeprecsys.zoo.networks import initialise
+from deeprecsys.zoo.model import splittable
+from deeprecsys.zoo.networks import weighted
 from deeprecsys.zoo.schema import Per
 
 ROUTE = "onnxruntime"
@@ -32,11 +33,10 @@ class CompiledEngine:
 
     def __init__(self, assembly: Assembly, route: str = ROUTE) -> None:
         model = assembly.model
-        network = model.dense_stage()
-        initialise(network, assembly.seed)
+        network = weighted(model, assembly.seed)
         self._assembly = assembly
         self._stage: DenseStage = build(route, model, network, assembly.threads, assembly.precision)
-        self._per_query = self._stage.layout.per_query
+        self._per_query = self._stage.layout.per_query or not splittable(model)
         # Buffer, its one input's name, and its rows: those that a single slice can read where they are.
         self._direct: list[tuple[str, str, NDArray[Any]]] = []
         for b in self._stage.layout.buffers:

@@ -8,7 +8,7 @@ import torch
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.protocol import Assembly, SliceView
-from deeprecsys.zoo.networks import initialise
+from deeprecsys.zoo.networks import weighted
 from deeprecsys.zoo.networks.sparse import SparseStage
 from deeprecsys.zoo.schema import Per
 
@@ -25,9 +25,7 @@ class EagerEngine:
         self._inputs = {name: torch.from_numpy(rows) for name, rows in assembly.inputs.items()}
         tables = {name: torch.from_numpy(rows) for name, rows in assembly.tables.items()}
         self._sparse = SparseStage(schema, tables)
-        self._dense = assembly.model.dense_stage()
-        initialise(self._dense, assembly.seed)
-        self._dense.eval()
+        self._dense = weighted(assembly.model, assembly.seed)
 
     @torch.inference_mode()
     def score(self, slices: Sequence[SliceView]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from deeprecsys.node.mailbox import WORDS
 from deeprecsys.node.segment import Segment, round_up
 from deeprecsys.workload.features import FeatureLayout
 from deeprecsys.zoo import model
+from deeprecsys.zoo.own import Own, adopt
+from deeprecsys.zoo.own.prepare import fill as fill_own
 from deeprecsys.zoo.schema import Schema
 from deeprecsys.zoo.tables import fill
 
@@ -58,8 +61,11 @@ class Plan:
         return table_offsets(self.schema())
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each segment."""
+        """Bytes of each segment. A user's own model is one, for the workers to know what was found out."""
+        own = model(self.model)
+        described = {"model": len(own.pack())} if isinstance(own, Own) else {}
         return {
+            **described,
             "tables": self.table_offsets()[""],
             "features": self.features().size,
             "scores": self.max_open * self.max_query * self.schema().outputs * 4,
@@ -125,13 +131,22 @@ class NodeMemory:
     @classmethod
     def attach(cls, plan: Plan, fds: Mapping[str, int]) -> NodeMemory:
         """A worker's maps of a node's memory: tables and features read-only."""
+        if fd := fds.get("model"):
+            adopt(os.pread(fd, os.fstat(fd).st_size, 0))
         writable = {"scores", "mail"}
         return cls(plan, {n: Segment(fds[n], size, n in writable) for n, size in plan.sizes().items()})
 
     def _fill(self, progress: Callable[[str, float], None]) -> None:
         total = sum(t.nbytes for t in self.tables.values()) + self.segments["features"].size
         done = 0
-        for i, (name, table) in enumerate(self.tables.items()):
+        own = model(self.plan.model)
+        if isinstance(own, Own):
+            self.segments["model"].memory.raw = own.pack()
+        weighted = isinstance(own, Own) and own.keys
+        if isinstance(own, Own) and weighted:
+            progress("loading weights", 0.0)
+            fill_own(own, self.segments["tables"].fd, self.plan.table_offsets())
+        for i, (name, table) in enumerate(self.tables.items() if not weighted else ()):
             fill(table, seed=(self.plan.seed, i))
             done += table.nbytes
             progress(f"filling table {name}", done / total)

@@ -129,5 +129,10 @@ def beyond_fixed(
 
 
 def model_search(sizes: Sequence[int]) -> Search:
-    """The paper's climb, and from its best the policies that cut late and that share batches."""
+    """The paper's climb, and from its best the policies that cut late and that share batches.
+
+    Of a single size, that of whole queries which must not be cut, there is nothing to search.
+    """
+    if len(sizes) == 1:
+        return HillClimb(sizes)
     return Chain(HillClimb(sizes), [beyond_fixed(Adaptive, sizes), beyond_fixed(Coalescing, sizes)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from deeprecsys.core.errors import unknown
 from deeprecsys.zoo import dien, din, dlrm, mtwnd, ncf, wnd
 from deeprecsys.zoo.model import Model
+from deeprecsys.zoo.own import is_own, own_model
 
 __all__ = ["MODELS", "Model", "model"]
 
@@ -37,11 +38,13 @@ MODELS: dict[str, Model] = {m.name: m for m in _PRIMARY + _ARTEFACT}
 
 
 def model(name: str) -> Model:
-    """The model of that name.
+    """The model of that name, or a user's own where the name is a file's or a class's (`zoo.own`).
 
     Raises:
-        InputError: there is none; the message names the nearest.
+        InputError: there is none; the message names the nearest. An own one cannot be loaded or served.
     """
+    if is_own(name):
+        return own_model(name)
     if name not in MODELS:
         raise unknown("model", name, MODELS)
     return MODELS[name]

@@ -26,8 +26,8 @@ class Model(Protocol):
     def name(self) -> str: ...
 
     @property
-    def medium_target_ms(self) -> float:
-        """The paper's medium target for the p95 of query latency (docs/facts.md §2)."""
+    def medium_target_ms(self) -> float | None:
+        """The paper's medium target for the p95 of query latency (docs/facts.md §2); None of a user's own."""
 
     @property
     def bottleneck(self) -> str:
@@ -55,6 +55,11 @@ class Model(Protocol):
 
     def dense_stage(self) -> torch.nn.Module:
         """A new dense stage, its weights still to be set by `networks.initialise`. Imports torch."""
+
+
+def splittable(model: Model) -> bool:
+    """Whether a query of this model may be cut: all of the zoo score each item by itself."""
+    return getattr(model, "splittable", True)
 
 
 def scale_rows(tables: Iterable[Table], rows_scale: float) -> tuple[Table, ...]:

@@ -20,6 +20,7 @@ from deeprecsys.zoo.dlrm import Dlrm
 from deeprecsys.zoo.model import Model
 from deeprecsys.zoo.mtwnd import MtWnd, MtWndArtefact
 from deeprecsys.zoo.ncf import Ncf, NcfArtefact
+from deeprecsys.zoo.own import Own
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, Schema
 from deeprecsys.zoo.wnd import Wnd
 
@@ -150,8 +151,9 @@ def _(model: MtWndArtefact) -> Groups:
     return {"item": tuple(i.name for i in model.schema.inputs)}
 
 
-@_groups.register
-def _(model: Ncf) -> Groups:
+@_groups.register(Ncf)
+@_groups.register(Own)
+def _(model: Ncf | Own) -> Groups:
     return {i.name: (i.name,) for i in model.schema.inputs}
 
 

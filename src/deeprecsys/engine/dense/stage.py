@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.dense.layout import Layout
 from deeprecsys.engine.dense.protocol import NOTHING, Arrays
-from deeprecsys.zoo.model import Model
+from deeprecsys.zoo.model import Model, splittable
 from deeprecsys.zoo.schema import Per
 
 ITEMS, SLICES = 64, 1
@@ -39,8 +39,9 @@ class BufferedStage(ABC):
         self.layout = Layout.of(model)
         self.outputs = model.schema.outputs
         self._one_by_one = slice_by_slice
+        self._apart = not splittable(model)  # items of two queries must not meet
         self._block = block
-        self._per_query = self.layout.per_query
+        self._per_query = self.layout.per_query or self._apart
         self._direct = {b.name: b for b in self.layout.buffers if b.direct}
         self._items, self._slices = ITEMS, SLICES
         self.buffers: Arrays = self.layout.allocate(ITEMS, SLICES)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from deeprecsys.core.errors import InputError
 from deeprecsys.engine.dense.graph import Graph
 from deeprecsys.engine.dense.graphs.dien import dien, dien_artefact
 from deeprecsys.engine.dense.graphs.din import din, din_artefact
@@ -22,6 +23,8 @@ from deeprecsys.zoo.networks.dlrm import DlrmDense
 from deeprecsys.zoo.networks.mtwnd import MtWndArtefactDense, MtWndDense
 from deeprecsys.zoo.networks.ncf import NcfArtefactDense, NcfDense
 from deeprecsys.zoo.networks.wnd import WndDense
+from deeprecsys.zoo.own import Own
+from deeprecsys.zoo.own.stage import OwnDense
 
 __all__ = ["block_items", "few_items", "merges", "onnx_model"]
 
@@ -39,7 +42,7 @@ _WRITERS: dict[type[nn.Module], Callable[[Graph, Any], str]] = {
 }
 """Dense stage -> what writes its nodes and names the scores."""
 
-_SLICE_BY_SLICE = (DinDense,)
+_SLICE_BY_SLICE = (DinDense, OwnDense)
 # Measured at batches of 1024 against blocks of 16 to 512; what is made once per slice is made once per block.
 _BLOCKS: dict[type[nn.Module], int] = {DlrmDense: 256, DinDense: 256, DinArtefactDense: 64}
 _FEW_ITEMS: dict[type[nn.Module], int] = {DinDense: 96}
@@ -47,7 +50,8 @@ _FEW_ITEMS: dict[type[nn.Module], int] = {DinDense: 96}
 
 def merges(network: nn.Module) -> bool:
     """Whether several slices can go through one graph. DIN's products are with what is made of one slice's
-    behaviours, so that a graph of several slices would be a loop over them; the caller loops instead."""
+    behaviours, so that a graph of several slices would be a loop over them; the caller loops instead. A
+    user's own graph knows one query at a time."""
     return not isinstance(network, _SLICE_BY_SLICE)
 
 
@@ -70,5 +74,10 @@ def onnx_model(model: Model, network: nn.Module, *, merged: bool = False, few: b
         merged: for batches of several slices rather than of one.
         few: for batches of at most `few_items`.
     """
+    if isinstance(model, Own):
+        if not model.graph:
+            raise InputError(f"engine compiled: expected a dense stage that torch.onnx can write, "
+                             f"got {model.graph_error}; engine eager runs it")  # fmt: skip
+        return model.graph
     graph = Graph(Layout.of(model), merged, few)
     return graph.model(_WRITERS[type(network)](graph, network), model.schema.outputs)
