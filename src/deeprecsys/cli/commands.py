@@ -20,6 +20,7 @@ from deeprecsys.cli.live import (
 from deeprecsys.cli.output import emit, report_on, run_directory, summary_document, write_json
 from deeprecsys.cli.policies import policy_of
 from deeprecsys.cli.progress import Bar, TickHooks
+from deeprecsys.cli.quality import quality_command
 from deeprecsys.cli.searching import Listener
 from deeprecsys.cli.setup import Job
 from deeprecsys.cli.simulate import simulate_command
@@ -225,4 +226,13 @@ def given_policy(
     )
 
 
-ALL = (models, profile_command, bench, capacity_command, tune_command, simulate_command, report)
+ALL = (
+    models,
+    profile_command,
+    bench,
+    capacity_command,
+    tune_command,
+    quality_command,
+    simulate_command,
+    report,
+)

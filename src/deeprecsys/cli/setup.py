@@ -11,6 +11,7 @@ from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.target import LEVELS, Target
 from deeprecsys.engine import check
+from deeprecsys.engine.isa import DEFAULT, environment
 from deeprecsys.node.node import NodeConfig
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
@@ -34,7 +35,9 @@ class Job:
         """
         name = options["model_name"]
         chosen = model(name).scaled(positive("--rows-scale", options["rows_scale"]))
-        check(options["engine"])
+        check(options["engine"], options["precision"])
+        isa = options.get("isa", DEFAULT)
+        environment(isa)
         workload = Workload.parse(
             options.get("arrivals"),
             options.get("sizes"),
@@ -58,6 +61,7 @@ class Job:
             seed=options["seed"],
             max_query=workload.sizes.cap,
             locality=options["locality"],
+            isa=isa,
         )
         return cls(options, node, workload, target)
 

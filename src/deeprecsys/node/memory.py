@@ -14,8 +14,9 @@ from deeprecsys.node.mailbox import WORDS
 from deeprecsys.node.segment import Segment, round_up
 from deeprecsys.workload.features import FeatureLayout
 from deeprecsys.zoo import model
+from deeprecsys.zoo.rows import RowFormat, columns, dtype, row_bytes
 from deeprecsys.zoo.schema import Schema
-from deeprecsys.zoo.tables import fill
+from deeprecsys.zoo.tables import fill_rows
 
 _ALIGN = 64
 
@@ -33,6 +34,8 @@ class Plan:
         locality: feature locality, `uniform` or `zipf:S`.
         llc_bytes: last-level cache; the pool touches at least eight times as much.
         pool_bytes: the most that the feature pool may take.
+        rows: format of the tables' rows, `fp32`, `bf16` or `int8`; the same values, rounded. The features
+            do not depend on it.
     """
 
     model: str
@@ -44,6 +47,7 @@ class Plan:
     locality: str = "zipf:0.9"
     llc_bytes: int = 32 << 20
     pool_bytes: int = 512 << 20
+    rows: str = "fp32"
 
     def schema(self) -> Schema:
         return model(self.model).scaled(self.rows_scale).schema
@@ -58,7 +62,7 @@ class Plan:
         offsets, at = {}, 0
         for table in self.schema().tables:
             offsets[table.name] = at
-            at = round_up(at + table.bytes, _ALIGN)
+            at = round_up(at + table.rows * row_bytes(RowFormat(self.rows), table.dim), _ALIGN)
         return {**offsets, "": at}
 
     def sizes(self) -> dict[str, int]:
@@ -78,9 +82,9 @@ class NodeMemory:
         self.plan = plan
         self.segments = segments
         schema, layout = plan.schema(), plan.features()
-        offsets = plan.table_offsets()
+        offsets, form = plan.table_offsets(), RowFormat(plan.rows)
         self.tables: dict[str, NDArray[Any]] = {
-            t.name: segments["tables"].array(np.float32, (t.rows, t.dim), offsets[t.name])
+            t.name: segments["tables"].array(dtype(form), (t.rows, columns(form, t.dim)), offsets[t.name])
             for t in schema.tables
         }
         self.inputs: dict[str, NDArray[Any]] = layout.views(segments["features"].memory)
@@ -124,10 +128,11 @@ class NodeMemory:
     def _fill(self, progress: Callable[[str, float], None]) -> None:
         total = sum(t.nbytes for t in self.tables.values()) + self.segments["features"].size
         done = 0
-        for i, (name, table) in enumerate(self.tables.items()):
-            fill(table, seed=(self.plan.seed, i))
-            done += table.nbytes
-            progress(f"filling table {name}", done / total)
+        for i, table in enumerate(self.plan.schema().tables):
+            rows = self.tables[table.name]
+            fill_rows(table, rows, seed=(self.plan.seed, i))
+            done += rows.nbytes
+            progress(f"filling table {table.name}", done / total)
         self.plan.features().fill(self.segments["features"].memory, self.plan.seed)
         progress("filling features", 1.0)
         for name in ("tables", "features"):

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import IO, NamedTuple
 
 from deeprecsys.core.errors import InputError, NodeError
+from deeprecsys.engine.isa import DEFAULT, environment
 from deeprecsys.node import mailbox
 from deeprecsys.node.mailbox import Mailbox, Part, Reply
 from deeprecsys.node.memory import NodeMemory
@@ -74,6 +75,7 @@ class WorkerPool:
         memory: the node's shared memory.
         cores: the cores that each worker is pinned to; its length is the number of workers.
         engine: engine name; precision: of the engine; threads: compute threads per worker.
+        isa: instructions that the workers' libraries are held to (`engine.isa`).
 
     Raises:
         NodeError: a worker could not start, or could not be replaced.
@@ -81,11 +83,20 @@ class WorkerPool:
     """
 
     def __init__(
-        self, memory: NodeMemory, cores: Sequence[list[int]], engine: str, precision: str, threads: int
+        self,
+        memory: NodeMemory,
+        cores: Sequence[list[int]],
+        engine: str,
+        precision: str,
+        threads: int,
+        isa: str = DEFAULT,
     ) -> None:
         self._memory = memory
         self._cores = cores
         self._engine, self._precision, self._threads = engine, precision, threads
+        self._isa = environment(isa)
+        self.arithmetic = ""
+        """What rows and layers are computed in, in the engine's words; empty where it says nothing."""
         self._boxes = [Mailbox(memory.mailbox(i)) for i in range(len(cores))]
         self._processes: list[_Process | None] = [None] * len(cores)
         self._failed_starts = [0] * len(cores)
@@ -136,6 +147,7 @@ class WorkerPool:
         env = os.environ | dict.fromkeys(
             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), threads
         )
+        env |= self._isa
         # stderr goes to a nameless file, not a pipe: nobody has to read it for the worker to go on.
         stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process ends
         popen = subprocess.Popen(
@@ -179,6 +191,7 @@ class WorkerPool:
                 if boxes[worker].state == mailbox.READY:
                     self._starting.discard(worker)
                     self._failed_starts[worker] = 0
+                    self.arithmetic = boxes[worker].text
                     news.append(Up(worker))
         if len(ready) > 1 or not news:
             news += [self._bury(fd) for fd, _ in self._deaths.poll(0)]
