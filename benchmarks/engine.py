@@ -38,8 +38,8 @@ from limits import Products, Rounds, interleaved, random_rows, row_loops, wise_r
 
 BATCHES = (1, 16, 64, 256, 1024)
 TABLE_BYTES = 2.05e9
-HANDLES = 64
-"""Queries that take turns."""
+LEAST_QUERIES, MOST_QUERIES, ITEMS = 64, 4096, 65536
+"""Queries that take turns: so many that their items are about `ITEMS`, whose rows no cache holds."""
 ROUNDS, ROUND_S = 9, 0.004
 LIBRARY_SHAPES = ((1024, 2560, 512), (1024, 1024, 512), (1024, 1024, 1024))
 ROW_SIZES = (40, 64, 72, 128, 256)
@@ -77,7 +77,7 @@ class Node:
 class Contenders:
     """All engines of one model and the loops over its rows, in a process of their own."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, seed: int) -> None:
         from deeprecsys.engine import Assembly, build
         from deeprecsys.engine.dense import installed, lowest
 
@@ -94,8 +94,11 @@ class Contenders:
             assembly = Assembly(node.model, memory.tables, memory.inputs, precision=form)
             engine = self.engines[f"{name} {form}"] = build(name, assembly)
             self.arithmetic[f"{name} {form}"] = str(getattr(engine, "arithmetic", ""))
-        self._handles = [int(h) for h in np.random.default_rng(5).integers(0, 1 << 62, HANDLES)]
+        self._handles = np.random.default_rng(seed).integers(0, 1 << 62, MOST_QUERIES).tolist()
         self.products = Products()
+
+    def _queries(self, items: int) -> list[int]:
+        return self._handles[: min(MOST_QUERIES, max(LEAST_QUERIES, ITEMS // items))]
 
     def calls(self, items: int) -> dict[str, Call]:
         """The engines whole, the stages of the fastest at fp32, and the loops."""
@@ -118,12 +121,12 @@ class Contenders:
 
         memory = self._node.memory["fp32"]
         out = np.zeros((items, self.model.schema.outputs), np.float32)
-        parts = [SliceView(memory.rows_at(h), 0, items, out) for h in self._handles]
+        parts = [SliceView(memory.rows_at(h), 0, items, out) for h in self._queries(items)]
         turn = 0
 
         def call() -> None:
             nonlocal turn
-            turn = (turn + 1) % HANDLES
+            turn = (turn + 1) % len(parts)
             score(parts[turn])
 
         return call
@@ -136,15 +139,15 @@ class Contenders:
         arrays = [memory.tables[i.table] for i in inputs]
         starts = np.array([a.ctypes.data for a in arrays])
         sizes = np.array([a.strides[0] for a in arrays])
-        ids = []
-        for handle in self._handles:
-            first = memory.rows_at(handle)
-            ids.append(np.array([memory.inputs[i.name][first[i.name] :].ctypes.data for i in inputs]))
+        pools = np.array([memory.inputs[i.name].ctypes.data for i in inputs])
+        widths = np.array([4 * i.lookups for i in inputs])
+        firsts = [memory.rows_at(h) for h in self._queries(items)]
+        ids = [pools + widths * np.array([first[i.name] for i in inputs]) for first in firsts]
         turn = 0
 
         def call() -> None:
             nonlocal turn
-            turn = (turn + 1) % HANDLES
+            turn = (turn + 1) % len(ids)
             loop(ids[turn], counts, starts, sizes, sizes)
 
         return call
@@ -166,7 +169,7 @@ def cell(
             calls[f"{lib} {p}"] = c.products.call(lib, *p)
     found = interleaved(calls, how["rounds"], how["round_s"], meet)
     dense, wise = dense_floor(found, todo, libraries, limits)
-    result: dict[str, Any] = {"batch": items, "flops": todo.flops, "dropped": found.dropped}
+    result: dict[str, Any] = {"batch": items, "flops": todo.flops, "dropped": found.dropped, "disturbed": found.disturbed}
     result["us"] = {name: 1e6 * found.median(name) for name in calls if " (" not in name}
     result["products_us"] = {
         str(p[:3]): {lib: 1e6 * found.median(f"{lib} {p[:3]}") for lib in libraries} for p in todo.products
@@ -236,7 +239,7 @@ def serve(pipe: Any, core: int, node: Node | None, how: dict[str, Any], barrier:
     import torch
 
     torch.set_num_threads(1)
-    contenders = Contenders(node) if node else None
+    contenders = Contenders(node, core) if node else None
     pipe.send(contenders.arithmetic if contenders else {})
     while (order := pipe.recv()) is not None:
         if contenders is None:
@@ -331,7 +334,8 @@ def line(name: str, part: str, row: dict[str, Any]) -> str:
         cells.append(
             f"{engine} {e['us']:.0f} us {100 * e['fraction']:.0f} % ({100 * e['corrected_fraction']:.0f} %)"
         )
-    return " | ".join(cells) + f" | dropped {100 * row['dropped']:.0f} %"
+    spoilt = f" | dropped {100 * row['dropped']:.0f} %, disturbed {len(row['disturbed'])}"
+    return " | ".join(cells) + spoilt
 
 
 def write() -> None:

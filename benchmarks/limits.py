@@ -33,6 +33,8 @@ class Rounds(NamedTuple):
     seconds: dict[str, NDArray[np.float64]]
     dropped: float
     """Share of samples that were spoilt."""
+    disturbed: tuple[str, ...]
+    """Contenders with too few samples that were not: of these all are kept, and are to be doubted."""
 
     def median(self, name: str) -> float:
         return float(np.nanmedian(self.seconds[name]))
@@ -50,16 +52,19 @@ def interleaved(
     calls = {"canary": canary(), **calls}
     repeats = {name: _repeats(call, round_s) for name, call in calls.items()}
     taken: dict[str, list[float]] = {name: [] for name in calls}
+    fair: dict[str, list[bool]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
+            if repeats[name] > 1:
+                call()  # what the others left in the caches is theirs
             meet()
             wall, cpu = time.perf_counter(), time.process_time()
             for _ in range(repeats[name]):
                 call()
             cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-            spoilt = wall > STALLED * cpu + 5e-5
-            taken[name].append(float("nan") if spoilt else cpu / repeats[name])
-    return _kept({name: np.array(t) for name, t in taken.items()})
+            taken[name].append(cpu / repeats[name])
+            fair[name].append(wall <= STALLED * cpu + 5e-5)
+    return _kept({n: np.array(t) for n, t in taken.items()}, {n: np.array(f) for n, f in fair.items()})
 
 
 def _repeats(call: Call, round_s: float) -> int:
@@ -69,19 +74,19 @@ def _repeats(call: Call, round_s: float) -> int:
     return max(1, min(1000, round(round_s / max(time.perf_counter() - began, 1e-7))))
 
 
-def _kept(seconds: dict[str, NDArray[np.float64]]) -> Rounds:
-    """Drop the rounds that the canary gives away, unless too few would be left of any contender."""
+def _kept(seconds: dict[str, NDArray[np.float64]], fair: dict[str, NDArray[np.bool_]]) -> Rounds:
+    """Drop what was spoilt; where too few rounds would be left all are kept, and the contender is named."""
     own = seconds.pop("canary")
-    slow = ~(own <= SLOWED * np.nanmedian(own)) if np.isfinite(own).any() else np.zeros(len(own), bool)
+    steady = own <= SLOWED * np.median(own)
+    dropped, disturbed = [], []
     for name, t in seconds.items():
-        cleaned = np.where(slow, np.nan, t)
-        if np.isfinite(cleaned).sum() >= min(LEAST, len(t)):
-            seconds[name] = cleaned
-    gone = np.mean([np.isnan(t).mean() for t in seconds.values()])
-    for name, t in seconds.items():
-        if not np.isfinite(t).any():
-            raise SystemExit(f"{name}: every round was disturbed; keep the machine idle")
-    return Rounds(seconds, float(gone))
+        good = fair[name] & steady
+        if good.sum() < min(LEAST, len(t)):
+            disturbed.append(name)
+            good = np.ones(len(t), bool)
+        seconds[name] = np.where(good, t, np.nan)
+        dropped.append(1 - good.mean())
+    return Rounds(seconds, float(np.mean(dropped)), tuple(disturbed))
 
 
 def canary() -> Call:
@@ -148,7 +153,7 @@ class Products:
         binding.bind_input("x", "cpu", 0, np.float32, x.shape, x.ctypes.data)
         binding.bind_output("y", "cpu", 0, np.float32, out.shape, out.ctypes.data)
         keep = (x, out)
-        return lambda: session.run_with_iobinding(binding) and keep
+        return lambda: session.run_with_iobinding(binding) or keep
 
     def _openvino(self, x: NDArray[np.float32], n: int) -> Call:
         import openvino as ov
@@ -165,7 +170,8 @@ class Products:
         request, out = self._sessions[key].create_infer_request(), np.empty((len(x), n), np.float32)
         request.set_input_tensor(ov.Tensor(x, shared_memory=True))
         request.set_output_tensor(ov.Tensor(out, shared_memory=True))
-        return request.infer
+        keep = (x, out)  # the request does not
+        return lambda: request.infer() and keep
 
 
 def _graph(w: NDArray[np.float32]) -> bytes:
