@@ -169,7 +169,12 @@ def cell(
             calls[f"{lib} {p}"] = c.products.call(lib, *p)
     found = interleaved(calls, how["rounds"], how["round_s"], meet)
     dense, wise = dense_floor(found, todo, libraries, limits)
-    result: dict[str, Any] = {"batch": items, "flops": todo.flops, "dropped": found.dropped, "disturbed": found.disturbed}
+    result: dict[str, Any] = {
+        "batch": items,
+        "flops": todo.flops,
+        "dropped": found.dropped,
+        "disturbed": found.disturbed,
+    }
     result["us"] = {name: 1e6 * found.median(name) for name in calls if " (" not in name}
     result["products_us"] = {
         str(p[:3]): {lib: 1e6 * found.median(f"{lib} {p[:3]}") for lib in libraries} for p in todo.products

@@ -89,7 +89,9 @@ def main() -> None:
             entry = results.setdefault(name, {})
             for engine in ENGINES:
                 entry[engine] = brief(tuned(name, engine, *(QUICK if quick else ())))
-            print(f"{name}: {' → '.join(_point(entry[e])[0] for e in ENGINES)}, gain {gain(entry)}", flush=True)
+            print(
+                f"{name}: {' → '.join(_point(entry[e])[0] for e in ENGINES)}, gain {gain(entry)}", flush=True
+            )
             if not quick:
                 save("engine_tune", {"models": results})
     print(table(results))

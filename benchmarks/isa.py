@@ -103,7 +103,8 @@ def main() -> None:
             entry = results.setdefault(name, {})
             for engine in ENGINES:
                 entry[engine] = {
-                    w: measure(name, engine, w, 2.0 if quick else PROFILE_S, 0.01 if quick else 1.0) for w in widths()
+                    w: measure(name, engine, w, 2.0 if quick else PROFILE_S, 0.01 if quick else 1.0)
+                    for w in widths()
                 }
                 told = {w: (r["batch_size"], round(r["qps"], 1)) for w, r in entry[engine].items()}
                 print(f"{name} {engine}: {told}", flush=True)

@@ -24,7 +24,9 @@ def tried(precision: str, *engines: str) -> list[tuple[str, str]]:
 
 def test_tune_tries_every_precision_that_is_allowed_the_lowest_first() -> None:
     assert tried("fp32") == [("eager", "fp32"), ("compiled", "fp32")]
-    assert [p for _, p in tried("int8")] == sorted([p for _, p in tried("int8")], key=["int8", "bf16", "fp32"].index)
+    assert [p for _, p in tried("int8")] == sorted(
+        [p for _, p in tried("int8")], key=["int8", "bf16", "fp32"].index
+    )
     assert {("compiled", p) for p in ("int8", "bf16", "fp32")} < set(tried("int8"))
     assert "int8" not in {p for _, p in tried("bf16")}
 
@@ -58,7 +60,16 @@ def test_a_lower_precision_shrinks_the_tables_and_nothing_else() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_quality_of_a_live_node(answered: Answered, precision: str) -> None:
     found = answered(
-        "quality", "ncf", "--rows-scale", "0.01", "--precision", precision, "--queries", "12", "--workers", "1"
+        "quality",
+        "ncf",
+        "--rows-scale",
+        "0.01",
+        "--precision",
+        precision,
+        "--queries",
+        "12",
+        "--workers",
+        "1",
     )
     q = found["quality"]
     assert (q["queries"], found["precision"]) == (12, precision)
