@@ -25,13 +25,13 @@ from numba import njit
 
 from common import load, save
 from deeprecsys.engine.gather import Gather, RowFormat, convert
-from deeprecsys.engine.gather.rows import columns, dtype
 from deeprecsys.engine.gather.vectors import half_word, prefetch, real
 from deeprecsys.engine.protocol import SliceView
 from deeprecsys.node.segment import Segment
 from deeprecsys.workload.locality import parse
 from deeprecsys.zoo import model
 from deeprecsys.zoo.networks.sparse import SparseStage
+from deeprecsys.zoo.rows import columns, dtype
 from deeprecsys.zoo.schema import Schema
 from deeprecsys.zoo.tables import fill
 

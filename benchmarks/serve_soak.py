@@ -120,9 +120,17 @@ def table(r: dict[str, Any]) -> str:
     foot, d, w = r["footprint"], r["drain"], r["swap"]
     rows = [
         (f"offered for {r['seconds']:g} s", f"{r['rate_qps']:.1f} queries/s, {r['all']['offered']:,} in all"),
-        ("answered, refused, other", f"{r['all']['served']:,}, {r['all']['refused']:,}, {r['all']['other']:,}"),
+        (
+            "answered, refused, other",
+            f"{r['all']['served']:,}, {r['all']['refused']:,}, {r['all']['other']:,}",
+        ),
         ("p99 over time", ", ".join(f"{x:.1f}" for x in r["p99_ms"]) + " ms"),
-        ("memory, first and last", f"{foot[0]['pss_bytes'] / 1e6:,.0f}, {foot[-1]['pss_bytes'] / 1e6:,.0f} MB" if foot else "unavailable"),
+        (
+            "memory, first and last",
+            f"{foot[0]['pss_bytes'] / 1e6:,.0f}, {foot[-1]['pss_bytes'] / 1e6:,.0f} MB"
+            if foot
+            else "unavailable",
+        ),
         ("descriptors, first and last", f"{foot[0]['fds']}, {foot[-1]['fds']}" if foot else "unavailable"),
         ("drain: answered of those that came before it", f"{d['before_served']} of {d['before']}"),
         ("new weights under load: queries, lost", f"{w['asked']:,}, {w['lost']} in {w['seconds']:.1f} s"),

@@ -79,6 +79,3 @@ def test_another_route_can_be_named_and_a_wrong_one_is_refused() -> None:
     np.testing.assert_allclose(out[0], out[1], atol=1e-5)
     with pytest.raises(InputError, match="unknown dense route 'openvno'"):
         build("compiled:openvno", about)
-    lower = Assembly(about.model, about.tables, about.inputs, precision="int8")
-    with pytest.raises(InputError, match="precision of dense route onnxruntime: expected fp32, got int8"):
-        build("compiled", lower)

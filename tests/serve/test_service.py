@@ -168,9 +168,7 @@ def test_an_id_outside_its_table_fails_its_query_alone_and_says_where() -> None:
             queries = [features(schema, 20, i) for i in range(30)]
             name = schema.sparse[2].name
             queries[7][name][11, 3] = 10**6
-            answers = await asyncio.gather(
-                *(ask(s, "dlrm-rmc1", q) for q in queries), return_exceptions=True
-            )
+            answers = await asyncio.gather(*(ask(s, "dlrm-rmc1", q) for q in queries), return_exceptions=True)
             (bad,) = [a for a in answers if isinstance(a, BaseException)]
             assert answers[7] is bad
             assert isinstance(bad, UnscoredError)

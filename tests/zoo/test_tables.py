@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from deeprecsys.zoo.tables import CHUNK, fill
+from deeprecsys.zoo.rows import RowFormat, columns, convert, dtype
+from deeprecsys.zoo.schema import Table
+from deeprecsys.zoo.tables import CHUNK, fill, fill_rows
 
 
 def filled(shape: tuple[int, ...], seed, threads: int | None = None) -> np.ndarray:
@@ -42,3 +44,16 @@ def test_seeds_and_chunks_are_unrelated():
 def test_arrays_it_cannot_fill_in_place_are_refused(table):
     with pytest.raises(ValueError, match="C-contiguous float32"):
         fill(table, seed=0)
+
+
+@pytest.mark.parametrize("form", RowFormat)
+@pytest.mark.parametrize("dim", [1, 32, 48, 64])
+def test_rows_of_any_format_hold_the_float32_values_rounded(form, dim):
+    rows = 2 * CHUNK // dim + 7
+    table = Table("t", rows, dim)
+    values = filled((rows, dim), seed=(7, 1))
+    out = np.empty((rows, columns(form, dim)), dtype(form))
+    for threads in (1, 2):
+        out[...] = 0
+        fill_rows(table, out, (7, 1), threads)
+        np.testing.assert_array_equal(out, convert(values, form))

@@ -13,6 +13,7 @@ import click
 from deeprecsys.cli.policies import FORMS
 from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.core.target import LEVELS
+from deeprecsys.engine.isa import DEFAULT, NAMES
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
@@ -34,9 +35,11 @@ model = _group(
 _ENGINES = "What scores a batch: eager, compiled, null, wait:BATCH_MS[,ITEM_MS], or module:attribute."
 _scoring = _group(
     click.option("--precision", type=click.Choice(["fp32", "bf16", "int8"]), default="fp32",
-                 show_default=True, help="Arithmetic of the engine."),
+                 show_default=True, help="Lowest precision that the engine may compute in."),
     click.option("--workers", type=int, metavar="K",
                  help="Worker processes.  [default: one per usable core]"),
+    click.option("--isa", type=click.Choice(list(NAMES)), default=DEFAULT, show_default=True,
+                 help="Hold the engine's libraries to narrower vectors, those that let themselves."),
 )  # fmt: skip
 _data = _group(
     click.option("--locality", default="zipf:0.9", show_default=True, metavar="NAME[:S]",
@@ -56,10 +59,19 @@ node = _group(
 nodes = _group(
     click.option("--engine", "engines", multiple=True, metavar="NAME",
                  help=_ENGINES + " Several may be given; the best is taken."
-                      "  [default: all that compute in the precision]"),
+                      "  [default: all that compute in a precision allowed]"),
     _scoring,
     click.option("--threads", "threads_tried", type=int, multiple=True, default=(1,), show_default=True,
                  metavar="T", help="Compute threads per worker. Several may be given; the best is taken."),
+    _data,
+)  # fmt: skip
+
+lower = _group(
+    click.option("--engine", default="compiled", show_default=True, metavar="NAME", help=_ENGINES),
+    click.option("--precision", type=click.Choice(["bf16", "int8", "fp32"]), default="bf16",
+                 show_default=True, help="Lowest precision that the engine may compute in."),
+    click.option("--workers", type=int, metavar="K",
+                 help="Worker processes.  [default: one per usable core]"),
     _data,
 )  # fmt: skip
 

@@ -12,6 +12,7 @@ from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.target import LEVELS, Target
 from deeprecsys.engine import check
+from deeprecsys.engine.isa import DEFAULT, environment
 from deeprecsys.node.node import NodeConfig
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
@@ -44,8 +45,10 @@ class Job:
             InputError: an option's value cannot be.
         """
         name = with_weights(options["model_name"], options.get("weights"))
-        check(options["engine"])
         chosen = model(name).scaled(positive("--rows-scale", options["rows_scale"]))
+        check(options["engine"], options["precision"])
+        isa = options.get("isa", DEFAULT)
+        environment(isa)
         workload = Workload.parse(
             options.get("arrivals"),
             options.get("sizes"),
@@ -69,6 +72,7 @@ class Job:
             seed=options["seed"],
             max_query=workload.sizes.cap,
             locality=options["locality"],
+            isa=isa,
         )
         return cls(options, node, workload, target, splittable(chosen))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,16 @@ from deeprecsys.cli.live import (
 )
 from deeprecsys.cli.output import emit, report_on, run_directory
 from deeprecsys.cli.predict import prediction
+from deeprecsys.cli.quality import quality_of
 from deeprecsys.cli.searching import Listener, tune_settings
 from deeprecsys.cli.setup import Job, check_profile, load_profile
 from deeprecsys.cli.virtual import SamplePath, virtual_node
-from deeprecsys.core.errors import InputError, positive
+from deeprecsys.core.errors import positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.engine import PRECISIONS, check, computes_in
+from deeprecsys.engine.dense import installed
+from deeprecsys.engine.isa import cpu_flags
 from deeprecsys.node.node import Node, default_workers
 from deeprecsys.report import text
 from deeprecsys.report.machine import machine_record, same_machine
@@ -38,8 +42,11 @@ from deeprecsys.tune.tuner import TuneResult, tune
 from deeprecsys.tune.work import saturation_qps
 
 PROFILE_S = 20.0
-ENGINES = {"fp32": ("eager", "compiled"), "bf16": ("compiled:openvino",), "int8": ()}
-"""Precision -> the engines that compute in it, to be tried where none is named."""
+ENGINES = {"fp32": ("eager", "compiled"), "bf16": ("compiled",), "int8": ("compiled",)}
+"""Precision -> the engines that are tried at it where none is named."""
+BF16_DENSE = "compiled:openvino"
+"""Tried too where the CPU computes in bf16 and the package is there."""
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 @click.command("tune")
@@ -80,6 +87,8 @@ def tune_command(
         tried = [tried_out(setup, profile_s) for setup in setups] if several else []
         best = max(tried, key=lambda t: t.qps, default=None)
         job = best.setup.job if best else job
+        exact = job.node.precision == "fp32"
+        quality = None if exact else quality_of(replace(job, node=replace(job.node, threads=1)))
         node = stack.enter_context(start(job))
         profile = best.profile if best else setups[0].profile or measure_profile(node, job, profile_s)
         hint = saturation_qps(profile, baseline(node, job).batch_size, sample_sizes(job), node.workers)
@@ -103,6 +112,8 @@ def tune_command(
             **document(node, job),
             "profile": profile.to_json(),
             **found.to_json(),
+            "precision_allowed": options["precision"],
+            "quality": quality,
             "setups": [t.to_json() for t in tried],
             "warnings": [w for setup in setups for w in setup.warnings],
         }
@@ -155,18 +166,36 @@ class Tried:
 def setups_of(options: dict[str, Any], profile_files: tuple[Path, ...]) -> list[Setup]:
     """What is to be tried: the given profiles' engines and threads, or those that the options name.
 
+    Every precision from the one allowed up to fp32 is tried, the lowest first, with every engine that
+    computes in it.
+
     Raises:
-        InputError: an option's value cannot be, or nothing computes in the precision.
+        InputError: an option's value cannot be.
     """
     engines, threads = options.pop("engines"), options.pop("threads_tried")
     if profile_files:
         return [from_profile(file, options, engines[:1] or ("eager",)) for file in profile_files]
-    engines = engines or ENGINES[options["precision"]]
-    if not engines:
-        raise InputError(
-            f"--precision: expected one that some engine computes in, got {options['precision']}"
-        )
-    return [Setup(Job.resolve(**options, engine=e, threads=t)) for e in engines for t in threads]
+    allowed = PRECISIONS[: PRECISIONS.index(options["precision"]) + 1]
+    return [
+        Setup(Job.resolve(**{**options, "precision": p}, engine=e, threads=t))
+        for p in reversed(allowed)
+        for e in engines_at(p, engines)
+        for t in threads
+    ]
+
+
+def engines_at(precision: str, named: tuple[str, ...]) -> tuple[str, ...]:
+    """Of the engines named, those that compute in a precision; the usual ones where none is named.
+
+    Raises:
+        InputError: no such engine.
+    """
+    if named:
+        return tuple(e for e in named if check(e) and precision in computes_in(e))
+    usual = ENGINES[precision]
+    if precision != "fp32" and BF16_FLAGS & cpu_flags() and "openvino" in installed():
+        usual += (BF16_DENSE,)
+    return usual
 
 
 def from_profile(file: Path, options: dict[str, Any], engine: tuple[str, ...]) -> Setup:

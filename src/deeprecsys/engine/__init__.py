@@ -8,7 +8,17 @@ from collections.abc import Callable
 from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.engine.protocol import Assembly, Engine, SliceView
 
-__all__ = ["ENGINES", "Assembly", "Engine", "SliceView", "build", "check", "factory"]
+__all__ = [
+    "ENGINES",
+    "PRECISIONS",
+    "Assembly",
+    "Engine",
+    "SliceView",
+    "build",
+    "check",
+    "computes_in",
+    "factory",
+]
 
 ENGINES = {
     "compiled": "deeprecsys.engine.compiled:CompiledEngine",
@@ -18,17 +28,29 @@ ENGINES = {
 }
 """Engine name -> `module:attribute` of its factory, a callable from an `Assembly` (and its arguments)."""
 
+PRECISIONS = ("fp32", "bf16", "int8")
+"""From the most exact down."""
+_COMPUTES_IN = {"eager": ("fp32",)}
+"""What an engine computes in, if not in all."""
 
-def check(name: str) -> str:
+
+def check(name: str, precision: str = "fp32") -> str:
     """The part of an engine's name before its arguments; imports nothing.
 
     Raises:
-        InputError: neither a known engine nor a `module:attribute`.
+        InputError: neither a known engine nor a `module:attribute`, or it does not compute in the precision.
     """
     head = name.split(":", 1)[0]
     if head not in ENGINES and ":" not in name:
         raise unknown("engine", name, ENGINES)
+    if precision not in (able := computes_in(name)):
+        raise InputError(f"precision of engine {head}: expected {' or '.join(able)}, got {precision}")
     return head
+
+
+def computes_in(name: str) -> tuple[str, ...]:
+    """The precisions of an engine, the most exact first."""
+    return _COMPUTES_IN.get(name.split(":", 1)[0], PRECISIONS)
 
 
 def factory(name: str) -> Callable[..., Engine]:

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprecsys.engine.dense import DenseStage, build
+from deeprecsys.engine.dense import DenseStage, build, lowest
 from deeprecsys.engine.dense.layout import aligned
 from deeprecsys.engine.dense.protocol import Arrays
 from deeprecsys.engine.gather import Gather
 from deeprecsys.engine.protocol import Assembly, SliceView
 from deeprecsys.zoo.model import splittable
 from deeprecsys.zoo.networks import weighted
+from deeprecsys.zoo.rows import format_of
 from deeprecsys.zoo.schema import Per
 
 ROUTE = "onnxruntime"
@@ -27,15 +28,21 @@ class CompiledEngine:
     One slice's scores go straight where they belong, and dense features that no other input lies beside
     are read where they are; of several slices both are copied, a few bytes per item.
 
+    The tables' rows are read in whatever format they are stored. The dense layers compute in bf16 where the
+    precision allows it and the route has it on this CPU, else at fp32. `arithmetic` says what became of it.
+
     Raises:
-        InputError: no such route, or it has not the precision.
+        InputError: no such route.
     """
 
     def __init__(self, assembly: Assembly, route: str = ROUTE) -> None:
         model = assembly.model
         network = weighted(model, assembly.seed)
         self._assembly = assembly
-        self._stage: DenseStage = build(route, model, network, assembly.threads, assembly.precision)
+        dense = lowest(route, assembly.precision)
+        self._stage: DenseStage = build(route, model, network, assembly.threads, dense)
+        formats = sorted({str(format_of(t, assembly.tables[t.name])) for t in model.schema.tables})
+        self.arithmetic = f"{', '.join(formats) or 'no'} rows, {dense} dense ({route})"
         self._per_query = self._stage.layout.per_query or not splittable(model)
         # Buffer, its one input's name, and its rows: those that a single slice can read where they are.
         self._direct: list[tuple[str, str, NDArray[Any]]] = []
@@ -60,16 +67,26 @@ class CompiledEngine:
             owner = np.repeat(np.arange(len(slices)), sizes) if self._per_query else None
         if items > self._items or len(slices) > self._slices:
             self._grow(items, len(slices))
-        if faults := (self._gather_one if single else self._gather_all).gather(slices):
-            raise IndexError(str(faults[0]))
         if single:
-            self._stage.run(items, None, slices[0].out, self._instead(slices[0]))
+            self.sparse(slices)
+            self.dense(slices[0])
             return
+        if faults := self._gather_all.gather(slices):
+            raise IndexError(str(faults[0]))
         scores = self._scores[:items]
         self._stage.run(items, owner, scores)
         at = 0
         for s in slices:
             s.out[...] = scores[at : (at := at + s.stop - s.start)]
+
+    def sparse(self, slices: Sequence[SliceView]) -> None:
+        """The first half of scoring one slice: gather its rows into the dense stage's buffers."""
+        if faults := self._gather_one.gather(slices):
+            raise IndexError(str(faults[0]))
+
+    def dense(self, part: SliceView) -> None:
+        """The second half: score what lies in the buffers."""
+        self._stage.run(part.stop - part.start, None, part.out, self._instead(part))
 
     def _instead(self, s: SliceView) -> Arrays:
         return {

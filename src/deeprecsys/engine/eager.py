@@ -20,6 +20,7 @@ class EagerEngine:
         if assembly.precision != "fp32":
             raise InputError(f"precision of engine eager: expected fp32, got {assembly.precision}")
         torch.set_num_threads(assembly.threads)
+        self.arithmetic = "fp32 rows, fp32 dense (torch)"
         schema = assembly.model.schema
         self._schema = schema
         self._inputs = {name: torch.from_numpy(rows) for name, rows in assembly.inputs.items()}

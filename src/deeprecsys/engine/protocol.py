@@ -17,12 +17,12 @@ class Assembly:
 
     Attributes:
         model: configuration, schema and dense stage.
-        tables: [rows, dim] float32 by table name.
+        tables: by table name, rows in any format of `zoo.rows`; [rows, dim] float32 at fp32.
         inputs: by input name, the rows that slices point into: float32 [rows, width] of a dense
             input, int32 [rows, lookups] of a sparse one.
         seed: of the dense stage's weights.
         threads: compute threads that the engine may use.
-        precision: "fp32", "bf16" or "int8".
+        precision: "fp32", "bf16" or "int8": the lowest that may be computed in.
     """
 
     model: Model
@@ -48,7 +48,10 @@ class SliceView(NamedTuple):
 
 
 class Engine(Protocol):
-    """Scores batches, one call at a time. Pure: the same slices give the same scores, in any batch."""
+    """Scores batches, one call at a time. Pure: the same slices give the same scores, in any batch.
+
+    An attribute `arithmetic`, if there is one, says in words what rows and layers are computed in.
+    """
 
     def score(self, slices: Sequence[SliceView]) -> None:
         """Write each slice's scores to its `out`.

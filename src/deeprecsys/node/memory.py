@@ -17,8 +17,9 @@ from deeprecsys.workload.features import FeatureLayout
 from deeprecsys.zoo import model
 from deeprecsys.zoo.own import Own, adopt
 from deeprecsys.zoo.own.prepare import fill as fill_own
+from deeprecsys.zoo.rows import RowFormat, columns, convert, dtype, row_bytes
 from deeprecsys.zoo.schema import Schema
-from deeprecsys.zoo.tables import fill
+from deeprecsys.zoo.tables import fill_rows
 
 _ALIGN = 64
 
@@ -36,6 +37,8 @@ class Plan:
         locality: feature locality, `uniform` or `zipf:S`.
         llc_bytes: last-level cache; the pool touches at least eight times as much.
         pool_bytes: the most that the feature pool may take.
+        rows: format of the tables' rows, `fp32`, `bf16` or `int8`; the same values, rounded. The features
+            do not depend on it.
     """
 
     model: str
@@ -47,6 +50,7 @@ class Plan:
     locality: str = "zipf:0.9"
     llc_bytes: int = 32 << 20
     pool_bytes: int = 512 << 20
+    rows: str = "fp32"
 
     def schema(self) -> Schema:
         return model(self.model).scaled(self.rows_scale).schema
@@ -58,7 +62,7 @@ class Plan:
 
     def table_offsets(self) -> dict[str, int]:
         """Byte offset of each table in the table segment, and the whole's size under the name ""."""
-        return table_offsets(self.schema())
+        return table_offsets(self.schema(), self.rows)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each segment. A user's own model is one, for the workers to know what was found out."""
@@ -73,19 +77,22 @@ class Plan:
         }
 
 
-def table_offsets(schema: Schema) -> dict[str, int]:
+def table_offsets(schema: Schema, rows: str = RowFormat.FP32) -> dict[str, int]:
     """Byte offset of each table in one segment that holds them all, and its size under the name ""."""
     offsets, at = {}, 0
     for table in schema.tables:
         offsets[table.name] = at
-        at = round_up(at + table.bytes, _ALIGN)
+        at = round_up(at + table.rows * row_bytes(RowFormat(rows), table.dim), _ALIGN)
     return {**offsets, "": at}
 
 
-def table_arrays(schema: Schema, segment: Segment) -> dict[str, NDArray[Any]]:
-    """The tables of such a segment by name: float32 [rows, dim]."""
-    offsets = table_offsets(schema)
-    return {t.name: segment.array(np.float32, (t.rows, t.dim), offsets[t.name]) for t in schema.tables}
+def table_arrays(schema: Schema, segment: Segment, rows: str = RowFormat.FP32) -> dict[str, NDArray[Any]]:
+    """The tables of such a segment by name, as `zoo.rows` lays their rows out."""
+    offsets, form = table_offsets(schema, rows), RowFormat(rows)
+    return {
+        t.name: segment.array(dtype(form), (t.rows, columns(form, t.dim)), offsets[t.name])
+        for t in schema.tables
+    }
 
 
 class NodeMemory:
@@ -95,7 +102,7 @@ class NodeMemory:
         self.plan = plan
         self.segments = segments
         schema, layout = plan.schema(), plan.features()
-        self.tables: dict[str, NDArray[Any]] = table_arrays(schema, segments["tables"])
+        self.tables: dict[str, NDArray[Any]] = table_arrays(schema, segments["tables"], plan.rows)
         self.inputs: dict[str, NDArray[Any]] = layout.views(segments["features"].memory)
         self.scores: NDArray[Any] = segments["scores"].array(
             np.float32, (plan.max_open, plan.max_query, schema.outputs)
@@ -140,20 +147,35 @@ class NodeMemory:
         total = sum(t.nbytes for t in self.tables.values()) + self.segments["features"].size
         done = 0
         own = model(self.plan.model)
+        weighted = isinstance(own, Own) and bool(own.keys)
         if isinstance(own, Own):
             self.segments["model"].memory.raw = own.pack()
-        weighted = isinstance(own, Own) and own.keys
-        if isinstance(own, Own) and weighted:
-            progress("loading weights", 0.0)
-            fill_own(own, self.segments["tables"].fd, self.plan.table_offsets())
-        for i, (name, table) in enumerate(self.tables.items() if not weighted else ()):
-            fill(table, seed=(self.plan.seed, i))
-            done += table.nbytes
-            progress(f"filling table {name}", done / total)
+            if weighted:
+                progress("loading weights", 0.0)
+                self._fill_own(own)
+        for i, table in enumerate(self.plan.schema().tables if not weighted else ()):
+            rows = self.tables[table.name]
+            fill_rows(table, rows, seed=(self.plan.seed, i))
+            done += rows.nbytes
+            progress(f"filling table {table.name}", done / total)
         self.plan.features().fill(self.segments["features"].memory, self.plan.seed)
         progress("filling features", 1.0)
         for name in ("tables", "features"):
             self.segments[name].collapse()
+
+    def _fill_own(self, own: Own) -> None:
+        """Tables from an own model's weights, which are float32, in the format asked for."""
+        if self.plan.rows == RowFormat.FP32:
+            fill_own(own, self.segments["tables"].fd, self.plan.table_offsets())
+            return
+        offsets = table_offsets(own.schema)
+        weights = Segment.create("weights", offsets[""])
+        try:
+            fill_own(own, weights.fd, offsets)
+            for name, table in table_arrays(own.schema, weights).items():
+                convert(table, RowFormat(self.plan.rows), out=self.tables[name])
+        finally:
+            weights.close()
 
     def mailbox(self, worker: int) -> memoryview:
         return self._mail[worker * WORDS : (worker + 1) * WORDS]

@@ -17,6 +17,7 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import CPU, Policy
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
+from deeprecsys.engine.isa import DEFAULT, deaf
 from deeprecsys.node.closed_loop import measure_batches
 from deeprecsys.node.cores import (
     awake,
@@ -30,6 +31,7 @@ from deeprecsys.node.cores import (
 from deeprecsys.node.mailbox import MAX_SLICES
 from deeprecsys.node.memory import NodeMemory, Plan
 from deeprecsys.node.pool import WorkerPool
+from deeprecsys.node.scoring import score_queries
 from deeprecsys.node.trial import Hooks, LiveTrial, Recording
 from deeprecsys.workload.stream import Stream
 from deeprecsys.zoo.schema import Per
@@ -51,6 +53,7 @@ class NodeConfig:
         seed: of tables, weights and features.
         max_query: the most items of one query.
         locality: of feature ids.
+        isa: instructions that the workers' libraries are held to, `default` for all that there are.
     """
 
     model: str
@@ -63,6 +66,7 @@ class NodeConfig:
     max_query: int = 1000
     locality: str = "zipf:0.9"
     limits: Limits | None = None
+    isa: str = DEFAULT
 
     def __post_init__(self) -> None:
         if self.threads < 1:
@@ -94,11 +98,14 @@ class Node:
             max_query=config.max_query,
             locality=config.locality,
             llc_bytes=last_level_cache(),
+            rows=config.precision,
         )
         interleave_memory(numa_nodes())
         self.memory = NodeMemory.create(plan, progress)
         try:
-            self.pool = WorkerPool(self.memory, self.pinning, config.engine, config.precision, config.threads)
+            self.pool = WorkerPool(
+                self.memory, self.pinning, config.engine, config.precision, config.threads, config.isa
+            )
             self.pool.start(progress)
         except BaseException:
             self.close()
@@ -117,6 +124,11 @@ class Node:
         if pool := getattr(self, "pool", None):
             pool.close()
         self.memory.close()
+
+    @property
+    def arithmetic(self) -> str:
+        """What rows and layers are computed in, in the engine's words."""
+        return self.pool.arithmetic
 
     @property
     def workers(self) -> int:
@@ -182,6 +194,10 @@ class Node:
         with realtime(), awake():
             return measure_batches(self.pool, batch, busy, repeats, self.config.seed, rest_s)
 
+    def score(self, stream: Stream) -> list[NDArray[np.float32]]:
+        """The scores of a stream's queries, [size, outputs] each; when they arrive does not matter."""
+        return score_queries(self.pool, self.memory.scores, stream.features.tolist(), stream.size.tolist())
+
     def touched(self, stream: Stream) -> dict[str, float]:
         """Embedding row bytes that a stream's queries look up at least once, beside the cache's size."""
         plan = self.memory.plan
@@ -193,7 +209,7 @@ class Node:
         """Bytes that the node takes in memory, and how its tables lie."""
         return {
             "pss_bytes": pss_bytes([os.getpid(), *self.pool.pids]),
-            "table_bytes": self.memory.plan.schema().table_bytes,
+            "table_bytes": self.memory.segments["tables"].size,
             "feature_bytes": self.memory.segments["features"].size,
             "huge_page_fraction": self.memory.segments["tables"].huge_fraction(),
         }
@@ -203,6 +219,9 @@ class Node:
         return {
             "engine": self.config.engine,
             "precision": self.config.precision,
+            "arithmetic": self.arithmetic,
+            "isa": self.config.isa,
+            "isa_not_heeded_by": list(deaf(self.config.engine)) if self.config.isa != DEFAULT else [],
             "threads": self.config.threads,
             "workers": self.workers,
             "cores": self.pinning,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from deeprecsys.core.errors import InputError, NodeError
+from deeprecsys.engine.isa import DEFAULT, environment
 from deeprecsys.node.memory import NodeMemory
 from deeprecsys.node.processes import Down, News, Replied, Up, Workers
 from deeprecsys.node.worker import WorkerSpec
@@ -24,6 +25,7 @@ class WorkerPool(Workers):
         memory: the node's shared memory.
         cores: the cores that each worker is pinned to; its length is the number of workers.
         engine: engine name; precision: of the engine; threads: compute threads per worker.
+        isa: instructions that the workers' libraries are held to (`engine.isa`).
 
     Raises:
         NodeError: a worker could not start, or could not be replaced.
@@ -31,7 +33,13 @@ class WorkerPool(Workers):
     """
 
     def __init__(
-        self, memory: NodeMemory, cores: Sequence[list[int]], engine: str, precision: str, threads: int
+        self,
+        memory: NodeMemory,
+        cores: Sequence[list[int]],
+        engine: str,
+        precision: str,
+        threads: int,
+        isa: str = DEFAULT,
     ) -> None:
         def launch(worker: int, bell: int, done: int) -> tuple[Sequence[str], Sequence[int]]:
             spec = WorkerSpec(
@@ -48,7 +56,9 @@ class WorkerPool(Workers):
             )
             return ["-m", "deeprecsys.node.worker", spec.dump()], list(spec.fds.values())
 
-        super().__init__([memory.mailbox(i) for i in range(len(cores))], launch, threads)
+        super().__init__([memory.mailbox(i) for i in range(len(cores))], launch, threads, environment(isa))
+        self.arithmetic = ""
+        """What rows and layers are computed in, in the engine's words; empty where it says nothing."""
         self._failed_starts = [0] * len(cores)
 
     def start(self, progress: Callable[[str, float], None] | None = None) -> None:
@@ -70,6 +80,7 @@ class WorkerPool(Workers):
             match happened:
                 case Up(worker):
                     self._failed_starts[worker] = 0
+                    self.arithmetic = self.said(worker)
                 case Down():
                     self._replace(happened)
         return news

@@ -81,12 +81,18 @@ class Workers:
     Args:
         boxes: where a mailbox of each worker lies.
         launch: how one is started.
-        threads: compute threads per worker, for its environment.
+        threads: compute threads per worker, for its environment; env: what else goes there.
     """
 
-    def __init__(self, boxes: Sequence[memoryview], launch: Launcher, threads: int) -> None:
+    def __init__(
+        self,
+        boxes: Sequence[memoryview],
+        launch: Launcher,
+        threads: int,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._boxes = [Mailbox(words) for words in boxes]
-        self._launch, self._threads = launch, threads
+        self._launch, self._threads, self._env = launch, threads, env or {}
         self._processes: list[_Process | None] = [None] * len(boxes)
         self._seq = 0
         self._sent: dict[int, int] = {}  # worker -> sequence number it is working on
@@ -124,6 +130,7 @@ class Workers:
         env = os.environ | dict.fromkeys(
             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), threads
         )
+        env |= self._env
         # stderr goes to a nameless file, not a pipe: nobody has to read it for the worker to go on.
         stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process ends
         popen = subprocess.Popen(
@@ -183,6 +190,10 @@ class Workers:
         self.end(index)
         self.deaths += 1
         return Down(index, why, starting, refused)
+
+    def said(self, index: int) -> str:
+        """The text that a worker left in its mailbox."""
+        return self._boxes[index].text
 
     def end(self, index: int) -> None:
         """End a worker's process, whatever it is doing; nothing is heard of it afterwards."""

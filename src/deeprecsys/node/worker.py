@@ -72,6 +72,7 @@ def main() -> None:
         raise SystemExit(1) from e
     gc.collect()
     gc.freeze()
+    box.say(str(getattr(engine, "arithmetic", "")))
     desk = Desk(engine, slice_viewer(memory))
     box.state = mailbox.READY
     os.eventfd_write(spec.done, 1)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from math import inf
 
 from deeprecsys.report import format as f
+from deeprecsys.report import quality as quality_of
 from deeprecsys.report import tables
 from deeprecsys.report.tables import GAP, Document, Table, target
 from deeprecsys.report.warnings import simulated, warnings
@@ -105,11 +106,17 @@ def tune(doc: Document) -> str:
         str(points) if points else "",
         str(setups) if setups else "",
         str(tried) if tried else "",
+        _pairs(quality_of.pairs(doc)),
         _pairs(context(doc)),
         cost(doc),
         where(doc),
         cautions(doc),
     )
+
+
+def quality(doc: Document) -> str:
+    """What a lower precision did to scores and rankings."""
+    return _join(f"{_model(doc)}, {_engine(doc)}", _pairs(quality_of.pairs(doc)), where(doc))
 
 
 def compare(docs: Sequence[tuple[str, Document]]) -> str:

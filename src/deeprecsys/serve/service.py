@@ -326,7 +326,13 @@ class Service:
         return [self._places[i] for i in dict.fromkeys(s.query.id for s in batch.slices)]
 
     def _tell_listeners_of(
-        self, batch: Batch, places: Sequence[Place], worker: int, posted_s: float, start_s: float, end_s: float
+        self,
+        batch: Batch,
+        places: Sequence[Place],
+        worker: int,
+        posted_s: float,
+        start_s: float,
+        end_s: float,
     ) -> None:
         if self._listeners:
             record = BatchRecord(

@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from deeprecsys.engine.gather import Gather, Ids, RowFormat, convert
-from deeprecsys.engine.gather.rows import HEADER, dtype, format_of, restore, row_bytes
 from deeprecsys.engine.protocol import SliceView
+from deeprecsys.zoo.rows import HEADER, dtype, format_of, restore, row_bytes
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, Schema, SparseInput, Table
 
 DIMS = (1, 32, 52, 160)  # one value, whole vectors, vectors and a tail, more than one vector's widest

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.gather import RowFormat, convert
-from deeprecsys.engine.gather.rows import columns, dtype, restore, row_bytes
+from deeprecsys.zoo.rows import columns, dtype, restore, row_bytes
 from deeprecsys.zoo.schema import Table
 
 FLOATS = hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 9)))

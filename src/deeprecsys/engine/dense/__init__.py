@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.engine.dense.layout import Buffer, Layout, Place
@@ -14,7 +14,7 @@ from deeprecsys.zoo.model import Model
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ROUTES", "Buffer", "DenseStage", "Layout", "Place", "build", "installed"]
+__all__ = ["ROUTES", "Buffer", "DenseStage", "Layout", "Place", "build", "installed", "lowest"]
 
 ROUTES = {
     "eager": ("deeprecsys.engine.dense.reference", "EagerStage", ()),
@@ -42,16 +42,32 @@ def build(
     Raises:
         InputError: no such route; it is not installed; it has not that precision on this CPU; no thread.
     """
-    if route not in ROUTES:
-        raise unknown("dense route", route, ROUTES)
     if threads < 1:
         raise InputError(f"threads: expected 1 or more, got {threads}")
+    stage: DenseStage = _class(route)(model, network, threads, precision)
+    return stage
+
+
+def lowest(route: str, allowed: str) -> str:
+    """The lowest precision that a route computes in on this CPU, no lower than allowed: "fp32" or "bf16".
+
+    Dense layers have no int8: where int8 is allowed they take bf16, which is closer to float32.
+
+    Raises:
+        InputError: no such route, or it is not installed.
+    """
+    return "bf16" if allowed != "fp32" and "bf16" in _class(route).precisions() else "fp32"
+
+
+def _class(route: str) -> Any:
+    """The class of a route's stages."""
+    if route not in ROUTES:
+        raise unknown("dense route", route, ROUTES)
     module, name, needs = ROUTES[route]
     if missing := _missing(needs):
         raise InputError(f"dense route {route}: expected the packages {', '.join(needs)}, "
                          f"got no {' and no '.join(missing)}: pip install {' '.join(missing)}")  # fmt: skip
-    stage: DenseStage = getattr(importlib.import_module(module), name)(model, network, threads, precision)
-    return stage
+    return getattr(importlib.import_module(module), name)
 
 
 def _missing(packages: tuple[str, ...]) -> list[str]:

@@ -31,7 +31,7 @@ class OpenVinoStage(BufferedStage):
         core = ov.Core()
         if precision not in _HINTS:
             raise InputError(f"precision of dense route openvino: expected fp32 or bf16, got {precision}")
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if precision not in self.precisions():
             raise InputError(
                 "precision of dense route openvino: expected fp32: this CPU has no bf16 instructions"
             )
@@ -46,6 +46,12 @@ class OpenVinoStage(BufferedStage):
             return core.compile_model(core.read_model(graph), "CPU", config).create_infer_request()
 
         self._requests = GraphSet(model, network, load)
+
+    @staticmethod
+    def precisions() -> tuple[str, ...]:
+        """What OpenVINO computes in on this CPU without emulation."""
+        able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return ("fp32", "bf16") if "BF16" in able else ("fp32",)
 
     def _run(
         self, span: Span, owner: NDArray[np.int64] | None, out: NDArray[np.float32], instead: Arrays

@@ -46,6 +46,11 @@ class BufferedStage(ABC):
         self._items, self._slices = ITEMS, SLICES
         self.buffers: Arrays = self.layout.allocate(ITEMS, SLICES)
 
+    @staticmethod
+    def precisions() -> tuple[str, ...]:
+        """What the route computes in on this CPU."""
+        return ("fp32",)
+
     def reserve(self, items: int, slices: int) -> None:
         """Make room for larger batches; `buffers` are new arrays afterwards if there was not enough."""
         if items <= self._items and slices <= self._slices:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from deeprecsys.engine.gather.gather import Fault, Gather
 from deeprecsys.engine.gather.plan import Ids
-from deeprecsys.engine.gather.rows import RowFormat, convert
+from deeprecsys.zoo.rows import RowFormat, convert
 
 __all__ = ["Fault", "Gather", "Ids", "RowFormat", "convert"]

@@ -23,6 +23,7 @@ import llvmlite
 import numpy as np
 from llvmlite import binding
 from numba import cfunc, njit
+from numba.core import config as _config
 from numba.core import types
 
 from deeprecsys.engine.gather import fields as f
@@ -43,6 +44,8 @@ from deeprecsys.engine.gather.vectors import (
     times,
     word,
 )
+
+config: Any = _config  # numba fills it in from the environment
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -379,7 +382,10 @@ def _compiled(function: Callable[..., None], name: str, arguments: int) -> Any:
 @cache
 def _identity() -> int:
     """Of this code, the compiler, and the processor that it is compiled for."""
-    host = f"{llvmlite.__version__} {binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
+    # A worker may be held to narrower vectors than the host has (`engine.isa`).
+    cpu = config.CPU_NAME or binding.get_host_cpu_name()
+    features = config.CPU_FEATURES or binding.get_host_cpu_features().flatten()
+    host = f"{llvmlite.__version__} {cpu} {features}"
     sources = (Path(module.__file__ or "").read_bytes() for module in (f, vectors))
     code = b"".join((*sources, Path(__file__).read_bytes()))
     return zlib.crc32(code + host.encode())

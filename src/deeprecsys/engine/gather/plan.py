@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.gather import fields as f
 from deeprecsys.engine.gather.kernel import Kind, pooling
-from deeprecsys.engine.gather.rows import format_of, row_bytes
+from deeprecsys.zoo.rows import format_of, row_bytes
 from deeprecsys.zoo.schema import DenseInput, Input, Per, Pooling, Schema, SparseInput
 
 _APART = (Pooling.CONCAT, Pooling.SEQUENCE)

@@ -18,7 +18,7 @@ from numba.core import cgutils as _cgutils
 from numba.core import types
 from numba.extending import intrinsic, models, register_model
 
-from deeprecsys.engine.gather.rows import HEADER
+from deeprecsys.zoo.rows import HEADER
 
 _I8, _I16, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 cgutils: Any = _cgutils  # without type hints

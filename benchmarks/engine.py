@@ -1,0 +1,371 @@
+"""Every engine, whole, against the machine's limits, which are measured in the same run.
+
+    python benchmarks/engine.py [--models A,B] [--batches 1,16] [--part one|all] [--locality uniform]
+    python benchmarks/engine.py --quick      smallest tables and few rounds: to try the script; saves nothing
+    python benchmarks/engine.py --tables     only write table and plot from what was measured before
+
+Part `one`: one core, one thread. Part `all`: as many processes as cores, one thread each, all measuring the
+same at the same time over the same tables. Without --part both, one after the other.
+
+A model's floor at a batch is the time of its matrix products, each at its own shape by the library that is
+fastest at it (less what calling that library costs), and of a loop that prefetches every row that the batch
+looks up and does nothing else. The corrected floor adds what is no product (tanh, sigmoid, PReLU) at the best
+rate seen, and takes a loop that reads the rows instead of one that prefetches, since a processor may drop
+prefetches. All contenders of a batch, floors included, take turns round by round; medians count, and of
+ratios the median over rounds. Spoilt samples are dropped by rule (`limits.STALLED`, `limits.SLOWED`).
+Times are of the CPU clock. Tables are scaled to 2.05 GB where they are larger. Keep the machine idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing as mp
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from common import ROOT, load, put_in, save
+from deeprecsys.node.memory import NodeMemory, Plan
+from deeprecsys.zoo import MODELS, model
+from deeprecsys.zoo.rows import RowFormat
+from deeprecsys.zoo.schema import SparseInput
+from engine_tables import caffe2, roofline, tables
+from floors import Work, work
+from limits import Products, Rounds, interleaved, random_rows, row_loops, wise_rates
+
+BATCHES = (1, 16, 64, 256, 1024)
+TABLE_BYTES = 2.05e9
+LEAST_QUERIES, MOST_QUERIES, ITEMS = 64, 4096, 65536
+"""Queries that take turns: so many that their items are about `ITEMS`, whose rows no cache holds."""
+ROUNDS, ROUND_S = 9, 0.004
+LIBRARY_SHAPES = ((1024, 2560, 512), (1024, 1024, 512), (1024, 1024, 1024))
+ROW_SIZES = (40, 64, 72, 128, 256)
+FORMS = tuple(f.value for f in RowFormat)
+
+Call = Callable[[], Any]
+
+
+class Node:
+    """Tables and features of one model in every row format, made before anything heavy is loaded."""
+
+    def __init__(self, name: str, scale: float, locality: str) -> None:
+        self.model = model(name).scaled(scale)
+        self.memory: dict[str, NodeMemory] = {}
+        for form in FORMS:
+            plan = Plan(
+                name, scale, workers=1, max_query=max(BATCHES), max_open=1, locality=locality, rows=form
+            )
+            self.memory[form] = NodeMemory.create(plan)
+
+    def about(self) -> dict[str, Any]:
+        return {
+            form: {
+                "bytes": m.segments["tables"].size,
+                "huge_page_fraction": m.segments["tables"].huge_fraction(),
+            }
+            for form, m in self.memory.items()
+        }
+
+    def close(self) -> None:
+        for memory in self.memory.values():
+            memory.close()
+
+
+class Contenders:
+    """All engines of one model and the loops over its rows, in a process of their own."""
+
+    def __init__(self, node: Node, seed: int) -> None:
+        from deeprecsys.engine import Assembly, build
+        from deeprecsys.engine.dense import installed, lowest
+
+        self.model, self._node = node.model, node
+        routes = [r for r in ("onnxruntime", "openvino") if r in installed()]
+        chosen = [("eager", "fp32")] + [(f"compiled:{r}", "fp32") for r in routes]
+        chosen += [("compiled:onnxruntime", f) for f in FORMS if f != "fp32"]
+        if "openvino" in routes and lowest("openvino", "bf16") == "bf16":
+            chosen.append(("compiled:openvino", "bf16"))
+        self.engines: dict[str, Any] = {}
+        self.arithmetic: dict[str, str] = {}
+        for name, form in chosen:
+            memory = node.memory[form]
+            assembly = Assembly(node.model, memory.tables, memory.inputs, precision=form)
+            engine = self.engines[f"{name} {form}"] = build(name, assembly)
+            self.arithmetic[f"{name} {form}"] = str(getattr(engine, "arithmetic", ""))
+        self._handles = np.random.default_rng(seed).integers(0, 1 << 62, MOST_QUERIES).tolist()
+        self.products = Products()
+
+    def _queries(self, items: int) -> list[int]:
+        return self._handles[: min(MOST_QUERIES, max(LEAST_QUERIES, ITEMS // items))]
+
+    def calls(self, items: int) -> dict[str, Call]:
+        """The engines whole, the stages of the fastest at fp32, and the loops."""
+        found = {name: self._whole(engine, items) for name, engine in self.engines.items()}
+        joined = self.engines["compiled:onnxruntime fp32"]
+        found["sparse"] = self._turns(items, lambda part: joined.sparse([part]))
+        found["dense"] = self._turns(items, joined.dense)
+        asking, reading = row_loops()
+        for form in FORMS:
+            found[f"asking {form}"] = self._rows(asking, items, form)
+            found[f"reading {form}"] = self._rows(reading, items, form)
+        return found
+
+    def _whole(self, engine: Any, items: int) -> Call:
+        return self._turns(items, lambda part: engine.score([part]))
+
+    def _turns(self, items: int, score: Callable[[Any], Any]) -> Call:
+        """A call that scores another query each time."""
+        from deeprecsys.engine import SliceView
+
+        memory = self._node.memory["fp32"]
+        out = np.zeros((items, self.model.schema.outputs), np.float32)
+        parts = [SliceView(memory.rows_at(h), 0, items, out) for h in self._queries(items)]
+        turn = 0
+
+        def call() -> None:
+            nonlocal turn
+            turn = (turn + 1) % len(parts)
+            score(parts[turn])
+
+        return call
+
+    def _rows(self, loop: Callable[..., Any], items: int, form: str) -> Call:
+        """A loop over the rows that a batch looks up, another query's each time."""
+        memory, schema = self._node.memory[form], self.model.schema
+        inputs = schema.sparse
+        counts = np.array([rows_of(i, items) for i in inputs])
+        arrays = [memory.tables[i.table] for i in inputs]
+        starts = np.array([a.ctypes.data for a in arrays])
+        sizes = np.array([a.strides[0] for a in arrays])
+        pools = np.array([memory.inputs[i.name].ctypes.data for i in inputs])
+        widths = np.array([4 * i.lookups for i in inputs])
+        firsts = [memory.rows_at(h) for h in self._queries(items)]
+        ids = [pools + widths * np.array([first[i.name] for i in inputs]) for first in firsts]
+        turn = 0
+
+        def call() -> None:
+            nonlocal turn
+            turn = (turn + 1) % len(ids)
+            loop(ids[turn], counts, starts, sizes, sizes)
+
+        return call
+
+
+def rows_of(i: SparseInput, items: int) -> int:
+    return i.lookups * (items if i.per == "item" else 1)
+
+
+def cell(
+    c: Contenders, items: int, limits: dict[str, Any], how: dict[str, Any], meet: Call
+) -> dict[str, Any]:
+    """One batch size: everything in turn, then floors and fractions."""
+    todo = work(c.model, items)
+    calls, libraries = c.calls(items), c.products.libraries()
+    for lib in libraries:
+        calls[f"call {lib}"] = c.products.call(lib, 1, 1, 1)
+        for p in {p[:3] for p in todo.products}:
+            calls[f"{lib} {p}"] = c.products.call(lib, *p)
+    found = interleaved(calls, how["rounds"], how["round_s"], meet)
+    dense, wise = dense_floor(found, todo, libraries, limits)
+    result: dict[str, Any] = {
+        "batch": items,
+        "flops": todo.flops,
+        "dropped": found.dropped,
+        "disturbed": found.disturbed,
+    }
+    result["us"] = {name: 1e6 * found.median(name) for name in calls if " (" not in name}
+    result["products_us"] = {
+        str(p[:3]): {lib: 1e6 * found.median(f"{lib} {p[:3]}") for lib in libraries} for p in todo.products
+    }
+    result["engines"] = {}
+    for name in c.engines:
+        form, taken = name.rsplit(" ", 1)[1], found.seconds[name]
+        floor = dense + found.seconds[f"asking {form}"]
+        corrected = (
+            dense + wise + np.maximum(found.seconds[f"asking {form}"], found.seconds[f"reading {form}"])
+        )
+        result["engines"][name] = {
+            "us": 1e6 * found.median(name),
+            "floor_us": 1e6 * float(np.nanmedian(floor)),
+            "corrected_floor_us": 1e6 * float(np.nanmedian(corrected)),
+            "fraction": float(np.nanmedian(floor / taken)),
+            "corrected_fraction": float(np.nanmedian(corrected / taken)),
+            "gain_over_eager": float(np.nanmedian(found.seconds["eager fp32"] / taken)),
+        }
+    whole = found.seconds["compiled:onnxruntime fp32"]
+    stages = found.seconds["sparse"] + found.seconds["dense"]
+    result["call_overhead_us"] = 1e6 * float(np.nanmedian(whole - stages))
+    result["dense_floor_us"], result["wise_us"] = 1e6 * float(np.nanmedian(dense)), 1e6 * wise
+    return result
+
+
+def dense_floor(
+    found: Rounds, todo: Work, libraries: tuple[str, ...], limits: dict[str, Any]
+) -> tuple[Any, float]:
+    """Seconds of all products round by round, and of what is no product."""
+    total: Any = 0.0
+    for p in todo.products:
+        least = p.flops / (1e9 * limits["register_gflops"])
+        own = {lib: found.seconds[f"{lib} {p[:3]}"] - found.median(f"call {lib}") for lib in libraries}
+        best = min(own, key=lambda lib: float(np.nanmedian(own[lib])))
+        total = total + p.times * np.maximum(own[best], least)
+    total = total + todo.streamed / limits["wise"]["stream_bytes"]
+    rates = {**limits["wise"], "vector": 0.5e9 * limits["register_gflops"]}
+    return total, sum(w.count / rates[w.kind] for w in todo.wise)
+
+
+def machine_limits(how: dict[str, Any]) -> dict[str, Any]:
+    """What does not depend on a model: registers, best products, element-wise work, random rows."""
+    from deeprecsys.engine.isa import cpu_flags
+    from fma import peak_gflops
+
+    found: dict[str, Any] = {"register_gflops": peak_gflops(16 if "avx512f" in cpu_flags() else 8)}
+    for precision in ("fp32", "bf16"):
+        products, rates = Products(precision), {}
+        if precision == "bf16" and "openvino" not in products.libraries():
+            continue  # no instructions: emulated products are no limit
+        for shape in LIBRARY_SHAPES:
+            calls = {lib: products.call(lib, *shape) for lib in products.libraries()}
+            taken = interleaved(calls, how["rounds"], how["round_s"])
+            flops = 2e-9 * np.prod(shape)
+            rates["x".join(map(str, shape))] = {lib: flops / taken.median(lib) for lib in calls}
+        best = max(max(r.values()) for r in rates.values())
+        found[f"{precision}_gflops"] = {"best": best, "by_shape": rates}
+    found["wise"] = wise_rates(how["rounds"], how["round_s"])
+    found["rows"] = random_rows(how["table_bytes"], ROW_SIZES, how["rounds"], how["round_s"])
+    return found
+
+
+def serve(pipe: Any, core: int, node: Node | None, how: dict[str, Any], barrier: Any) -> None:
+    """A process of its own, pinned, that measures what it is told."""
+    os.sched_setaffinity(0, [core])
+    import torch
+
+    torch.set_num_threads(1)
+    contenders = Contenders(node, core) if node else None
+    pipe.send(contenders.arithmetic if contenders else {})
+    while (order := pipe.recv()) is not None:
+        if contenders is None:
+            pipe.send(machine_limits(how))
+        else:
+            meet = barrier.wait if barrier else lambda: None
+            pipe.send(cell(contenders, order["batch"], order["limits"], how, meet))
+
+
+def measure(node: Node | None, cores: list[int], orders: list[dict[str, Any]], how: dict[str, Any]) -> Any:
+    """Every order on all the cores at once: what each core's process says, order by order."""
+    fork = mp.get_context("fork")  # the tables' maps go to the children as they are
+    barrier = fork.Barrier(len(cores)) if len(cores) > 1 else None
+    pipes, children = [], []
+    for core in cores:
+        ours, theirs = fork.Pipe()
+        child = fork.Process(target=serve, args=(theirs, core, node, how, barrier))
+        child.start()
+        theirs.close()
+        pipes.append(ours)
+        children.append(child)
+    try:
+        arithmetic, *_ = [p.recv() for p in pipes]
+        answers = []
+        for order in orders:
+            for p in pipes:
+                p.send(order)
+            answers.append([p.recv() for p in pipes])
+        return arithmetic, answers
+    except EOFError:
+        raise SystemExit("a measuring process ended; what it said is above") from None
+    finally:
+        for p, child in zip(pipes, children, strict=True):
+            if child.is_alive():
+                try:
+                    p.send(None)
+                except OSError:
+                    child.terminate()
+            child.join(30)
+
+
+def part(
+    node: Node, cores: list[int], limits: dict[str, Any], batches: list[int], how: dict[str, Any]
+) -> Any:
+    """All batch sizes of one model. Of several cores the first speaks; the others' spread is kept."""
+    arithmetic, answers = measure(node, cores, [{"batch": b, "limits": limits} for b in batches], how)
+    cells = []
+    for per_core in answers:
+        first = per_core[0]
+        others = {n: [a["engines"][n]["us"] for a in per_core] for n in first["engines"]}
+        cells.append({**first, "us_by_core": others})
+    return {"cores": len(cores), "arithmetic": arithmetic, "cells": cells}
+
+
+def run(args: argparse.Namespace) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    parts = {"one": cores[:1], "all": cores}
+    wanted = list(parts) if args.part is None else [args.part]
+    size = 5e7 if args.quick else TABLE_BYTES
+    how = {"rounds": 3 if args.quick else ROUNDS, "round_s": 5e-4 if args.quick else ROUND_S,
+           "table_bytes": 1e8 if args.quick else TABLE_BYTES}  # fmt: skip
+    batches = [int(b) for b in args.batches.split(",")]
+    result = load("engine") if not args.quick else {}
+    models = result.get("models", {})
+    began = time.monotonic()
+    limits = measure(None, cores[:1], [{}], how)[1][0][0]
+    print(f"limits: registers {limits['register_gflops']:.1f} GFLOP/s, "
+          f"best product {limits['fp32_gflops']['best']:.1f}; rows {limits['rows']['ns_per_row']}", flush=True)  # fmt: skip
+    for name in args.models.split(","):
+        full = model(name).schema.table_bytes
+        node = Node(name, min(1.0, size / full), args.locality)
+        entry = models.setdefault(name, {})
+        for p in wanted:
+            found = part(node, parts[p], limits, batches, how)
+            entry[p] = {**found, "limits": limits, "locality": args.locality, "tables": node.about()}
+            for row in found["cells"]:
+                print(line(name, p, row), flush=True)
+        node.close()
+        about = {"rounds": how["rounds"], "clock": "cpu", "threads": 1, "limits": limits, "models": models}
+        if not args.quick:
+            save("engine", about)
+    print(f"{time.monotonic() - began:.0f} s")
+    if args.quick:
+        print(tables(models, limits, machine={}))
+        for row in caffe2(models):
+            print(row)
+
+
+def line(name: str, part: str, row: dict[str, Any]) -> str:
+    cells = [f"{name:19} {part} {row['batch']:5} call +{row['call_overhead_us']:5.1f} us"]
+    for engine, e in row["engines"].items():
+        cells.append(
+            f"{engine} {e['us']:.0f} us {100 * e['fraction']:.0f} % ({100 * e['corrected_fraction']:.0f} %)"
+        )
+    spoilt = f" | dropped {100 * row['dropped']:.0f} %, disturbed {len(row['disturbed'])}"
+    return " | ".join(cells) + spoilt
+
+
+def write() -> None:
+    """Table and plot from what was measured."""
+    saved = load("engine")
+    put_in(ROOT / "docs" / "results.md", "engine", tables(saved["models"], saved["limits"], saved["machine"]))
+    roofline(saved["models"], saved["limits"], ROOT / "docs" / "roofline.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
+    parser.add_argument("--part", choices=("one", "all"))
+    parser.add_argument("--locality", default="uniform")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--tables", action="store_true")
+    args = parser.parse_args()
+    if not args.tables:
+        run(args)
+    if not args.quick:
+        write()
+
+
+if __name__ == "__main__":
+    main()

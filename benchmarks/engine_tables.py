@@ -1,0 +1,178 @@
+"""What `engine.py` measured, as Markdown and as a roofline plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from deeprecsys.zoo import MODELS
+from deeprecsys.zoo.schema import Per
+
+BEST = "compiled:onnxruntime fp32"
+PARTS = {"one": "one core", "all": "all cores"}
+GOALS = {"dlrm-rmc1": 0.8, "dlrm-rmc2": 0.8, "dlrm-rmc3": 0.8, "wnd": 0.8, "mt-wnd": 0.8, "ncf": 0.6, "din": 0.6,
+         "dien": 0.6}  # fmt: skip
+"""Share of the floor that is aimed at from 64 items on."""
+
+CAFFE2_MS: Mapping[str, tuple[float, ...]] = {
+    "dlrm-rmc1-artefact": (0.039, 0.283, 1.03, 4.09, 12.6),
+    "dlrm-rmc2-artefact": (0.201, 2.24, 7.02, 15.0, 43.7),
+    "dlrm-rmc3-artefact": (0.206, 1.05, 2.86, 9.60, 32.1),
+    "ncf-artefact": (0.018, 0.058, 0.121, 0.360, 1.41),
+    "wnd-artefact": (0.128, 0.589, 1.47, 5.18, 19.2),
+    "mt-wnd-artefact": (0.168, 0.746, 1.86, 6.65, 24.5),
+    "din-artefact": (0.997, 2.08, 5.36, 11.1, 27.7),
+    "dien-artefact": (0.466, 0.803, 1.77, 6.23, 23.2),
+}
+"""The artefact's own code (Caffe2) at its best on one core of an AMD Zen 5 with AVX-512, at 1, 16, 64, 256, 1024."""
+CAFFE2_BATCHES = (1, 16, 64, 256, 1024)
+CAFFE2_GFLOPS, CAFFE2_ROW_NS = 235.0, 3.5
+"""That core's limits: best fp32 product, a random row of 128 B on huge pages read by a good loop."""
+
+
+def tables(models: Mapping[str, Any], limits: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
+    """All of it."""
+    blocks = [_limits(limits, machine)]
+    for part, words in PARTS.items():
+        if any(part in entry for entry in models.values()):
+            blocks += [f"**{words.capitalize()}**", _fractions(models, part)]
+    rows = list(caffe2(models))
+    if rows:
+        blocks.append("\n".join(["**Beside the artefact's own code**, its times on one core of another machine scaled by the two "
+                       "machines' limits (the share of the floor that is products by their rates, that of rows by the time "
+                       "per row):", "", *rows]))  # fmt: skip
+    return "\n\n".join(blocks)
+
+
+def _limits(limits: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
+    ns = limits["rows"]["ns_per_row"]
+    asking = ", ".join(f"{k.split()[1]} B {v:.1f}" for k, v in ns.items() if k.startswith("asking"))
+    reading = ", ".join(f"{k.split()[1]} B {v:.1f}" for k, v in ns.items() if k.startswith("reading"))
+    bf16 = limits.get("bf16_gflops")
+    return (
+        f"Limits of one core ({machine.get('cpu', 'this machine')}): best fp32 product "
+        f"{limits['fp32_gflops']['best']:.1f} GFLOP/s, "
+        + (f"bf16 {bf16['best']:.0f}, " if bf16 else "no bf16 instructions, ")
+        + f"multiply-adds on registers {limits['register_gflops']:.1f}. ns per random row of a table of "
+        f"{limits['rows']['table_bytes'] / 1e9:.1f} GB on huge pages: prefetched only {asking}; read {reading}. "
+        "`python benchmarks/engine.py` makes this section."
+    )
+
+
+def _fractions(models: Mapping[str, Any], part: str) -> str:
+    """ms of the engine, its share of the floor and of the corrected floor, and eager's ms."""
+    found = {n: e[part]["cells"] for n, e in models.items() if part in e}
+    batches = [c["batch"] for c in next(iter(found.values()))]
+    lines = ["| model | " + " | ".join(f"b = {b}" for b in batches) + " | call at b = 1 |",
+             "|---" * (2 + len(batches)) + "|"]  # fmt: skip
+    for name, cells in found.items():
+        by_batch = {c["batch"]: c for c in cells}
+        shown = [_cell(name, by_batch[b]) if b in by_batch else "" for b in batches]
+        call = f"+{by_batch[1]['call_overhead_us']:.0f} µs" if 1 in by_batch else ""
+        lines.append(f"| {name} | " + " | ".join([*shown, call]) + " |")
+    about = (
+        "Milliseconds per batch, eager torch → compiled (ONNX Runtime), both fp32; share of the floor, in brackets of the "
+        "corrected floor; compiled with bf16 rows, int8 rows. The floor: every matrix product at its own shape by the fastest "
+        "library, and a loop that only prefetches the rows. Corrected: element-wise work added, rows read. Goals met are bold."
+    )
+    return "\n".join(lines) + "\n\n" + about
+
+
+def _cell(name: str, c: Mapping[str, Any]) -> str:
+    e = c["engines"]
+    own = e[BEST]
+    share = f"{100 * own['fraction']:.0f} %"
+    if c["batch"] >= 64 and own["fraction"] >= GOALS.get(name, 2.0):
+        share = f"**{share}**"
+    lower = ", ".join(f"{1e-3 * e[k]['us']:.3g}" for k in e if k.startswith("compiled:onnx") and k != BEST)
+    return (f"{1e-3 * e['eager fp32']['us']:.3g} → {1e-3 * own['us']:.3g}, {share} "
+            f"({100 * own['corrected_fraction']:.0f} %); {lower}")  # fmt: skip
+
+
+def caffe2(models: Mapping[str, Any]) -> Iterator[str]:
+    """Rows: Caffe2's time scaled to this machine over ours."""
+    yet = True
+    for name, times in CAFFE2_MS.items():
+        entry = models.get(name, {}).get("one")
+        if entry is None:
+            continue
+        if yet:
+            yield "| model | " + " | ".join(f"b = {b}" for b in CAFFE2_BATCHES) + " |"
+            yield "|---" * (1 + len(CAFFE2_BATCHES)) + "|"
+            yet = False
+        by_batch = {c["batch"]: c for c in entry["cells"]}
+        cells = []
+        for batch, ms in zip(CAFFE2_BATCHES, times, strict=True):
+            if batch not in by_batch:
+                cells.append("")
+                continue
+            scaled = ms * _slower(name, batch, entry["limits"])
+            own = 1e-3 * by_batch[batch]["engines"][BEST]["us"]
+            cells.append(f"{scaled:.3g} / {own:.3g} = {scaled / own:.2f}")
+        yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _slower(name: str, items: int, limits: Mapping[str, Any]) -> float:
+    """By what factor this machine's floor is above that of Caffe2's."""
+    m = MODELS[name]
+    flops = m.flops(Per.QUERY) + items * m.flops(Per.ITEM)
+    size = 4 * m.schema.tables[0].dim
+    rows = sum(i.lookups * (items if i.per is Per.ITEM else 1) for i in m.schema.sparse)
+    ns = limits["rows"]["ns_per_row"]
+    there_ns = CAFFE2_ROW_NS * ns[f"reading {size}"] / ns["reading 128"]
+    here = flops / limits["fp32_gflops"]["best"] + rows * ns[f"reading {size}"]
+    return float(here / (flops / CAFFE2_GFLOPS + rows * there_ns))
+
+
+def roofline(models: Mapping[str, Any], limits: Mapping[str, Any], path: Path, batch: int = 256) -> None:
+    """GFLOP/s over FLOPs per byte of embedding rows and weights, one core, eager and compiled."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    rate = limits["fp32_gflops"]["best"]
+    bandwidth = 128 / limits["rows"]["ns_per_row"]["reading 128"]  # GB/s
+    fig, ax = plt.subplots(figsize=(8.5, 5.5), dpi=130)
+    xs = np.geomspace(0.1, 3e3, 200)
+    ax.loglog(xs, np.minimum(rate, bandwidth * xs), color="black", lw=1.5)
+    ax.text(2.5e3, rate * 1.06, f"best fp32 product, {rate:.0f} GFLOP/s", ha="right", fontsize=8)
+    ax.text(0.13, bandwidth * 0.13 * 1.35, f"random rows of 128 B, {bandwidth:.0f} GB/s", fontsize=8, rotation=34,
+            rotation_mode="anchor")  # fmt: skip
+    ends: dict[int, float] = {}
+    for k, (name, entry) in enumerate((n, e["one"]) for n, e in models.items() if "one" in e):
+        c = next((c for c in entry["cells"] if c["batch"] == batch), None)
+        if c is None or name.endswith("-artefact"):
+            continue
+        m = MODELS[name]
+        moved = (
+            m.schema.gathered_bytes(Per.QUERY)
+            + batch * m.schema.gathered_bytes(Per.ITEM)
+            + 4 * m.dense_parameters
+        )
+        x = c["flops"] / moved
+        eager, own = (1e-3 * c["flops"] / c["engines"][n]["us"] for n in ("eager fp32", BEST))
+        color = f"C{k % 10}"
+        ax.plot([x, x], [eager, own], color=color, lw=1, zorder=2)
+        ax.plot(x, eager, "o", mfc="white", color=color, ms=6, zorder=3)
+        ax.plot(x, own, "o", color=color, ms=6, zorder=3)
+        ax.plot(
+            [x / 1.12, x * 1.12], [1e-3 * c["flops"] / c["engines"][BEST]["floor_us"]] * 2, color=color, lw=2
+        )
+        slot = round(np.log10(x) * 4)
+        shift = ends.get(slot, 0.0)
+        ends[slot] = shift + 11
+        ax.annotate(
+            name, (x, own), xytext=(9, -4 - shift), textcoords="offset points", fontsize=8, color=color
+        )
+    ax.set_xlabel("FLOPs per byte of embedding rows and weights")
+    ax.set_ylabel("GFLOP/s, one core")
+    ax.set_title(
+        f"Batches of {batch}: eager torch (hollow), compiled (full), the model's own floor (bar)", fontsize=10
+    )
+    ax.grid(True, which="both", alpha=0.15)
+    fig.tight_layout()
+    fig.savefig(path)
+    plt.close(fig)

@@ -1,0 +1,103 @@
+"""The main job with each engine: `tune` for all eight models with eager and with compiled, confirmed live.
+
+    python benchmarks/engine_tune.py [MODEL ...]      measure (all eight: about half an hour)
+    python benchmarks/engine_tune.py --quick ...      smallest tables and budgets: to try the script; saves nothing
+    python benchmarks/engine_tune.py --tables         only write the table from what was measured before
+
+A model's two engines are tuned one right after the other, as a user would: each is profiled, searched by
+simulation and confirmed beside the static baseline by live trials. fp32, the paper's medium target. Results are
+kept model by model, so that an interrupted run can go on. Keep the machine idle.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from math import exp, log
+from pathlib import Path
+from typing import Any
+
+from common import ROOT, load, put_in, save
+from deeprecsys.report import format as f
+
+MODELS = ("dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wnd", "mt-wnd", "din", "dien")
+ENGINES = ("eager", "compiled")
+QUICK = ("--rows-scale", "0.01", "--budget", "2", "--sla-ms", "100")
+
+
+def tuned(name: str, engine: str, *options: str) -> dict[str, Any]:
+    """What `tune` says."""
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "result.json"
+        command = [sys.executable, "-m", "deeprecsys", "tune", name, "--engine", engine, "--json", str(file)]
+        began = time.monotonic()
+        ended = subprocess.run([*command, *options], stdout=subprocess.DEVNULL)
+        if ended.returncode:
+            raise SystemExit(f"tune {name} --engine {engine}: exit status {ended.returncode}")
+        return {**json.loads(file.read_text()), "wall_s": time.monotonic() - began}
+
+
+def brief(result: dict[str, Any]) -> dict[str, Any]:
+    """What of a result is kept."""
+    keys = ("target", "static", "tuned", "ratio", "ratio_interval", "kept_static", "offline_qps", "node",
+            "engine", "precision", "simulator_error", "wall_s")  # fmt: skip
+    return {k: result.get(k) for k in keys}
+
+
+def gain(entry: dict[str, Any]) -> float | None:
+    """Tuned capacity with the compiled engine over that with eager."""
+    rates = [((entry.get(e) or {}).get("tuned") or {}).get("qps") for e in ENGINES]
+    return rates[1] / rates[0] if all(rates) else None
+
+
+def table(results: dict[str, Any]) -> str:
+    lines = ["| model | p95 target | eager: policy, batch, QPS | p95 ms | memory | compiled: policy, batch, QPS | p95 ms | memory "
+             "| gain |", "|---" * 9 + "|"]  # fmt: skip
+    gains = []
+    for name in (m for m in MODELS if m in results):
+        entry = results[name]
+        cells = [cell for e in ENGINES for cell in _point(entry.get(e))]
+        g = gain(entry)
+        gains += [g] if g else []
+        target = entry[ENGINES[0]]["target"]["latency_ms"]
+        lines.append(f"| {name} | {target:g} ms | {' | '.join(cells)} | {f'{g:.2f}' if g else '–'} |")
+    if gains:
+        mean = exp(sum(map(log, gains)) / len(gains))
+        lines.append(f"| geometric mean | | | | | | | | {mean:.2f} |")
+    return "\n".join(lines)
+
+
+def _point(result: dict[str, Any] | None) -> tuple[str, str, str]:
+    """Operating point, its p95, and the node's memory (sum of PSS) beside its tables'."""
+    if not result or not result.get("tuned"):
+        return "–", "–", "–"
+    t, node = result["tuned"], result["node"]
+    batch = t.get("batch_size") or t.get("finest")
+    memory = f"{node['pss_bytes'] / 1e9:.2f} GB, tables {node['table_bytes'] / 1e9:.2f}"
+    return f"{t.get('policy')}, {batch}, {f.figure(t['qps'])}", f.ms(t["p95_ms"]), memory
+
+
+def main() -> None:
+    names = [a for a in sys.argv[1:] if not a.startswith("-")] or list(MODELS)
+    quick = "--quick" in sys.argv
+    results = {} if quick else load("engine_tune").get("models", {})
+    if "--tables" not in sys.argv:
+        for name in names:
+            entry = results.setdefault(name, {})
+            for engine in ENGINES:
+                entry[engine] = brief(tuned(name, engine, *(QUICK if quick else ())))
+            print(
+                f"{name}: {' → '.join(_point(entry[e])[0] for e in ENGINES)}, gain {gain(entry)}", flush=True
+            )
+            if not quick:
+                save("engine_tune", {"models": results})
+    print(table(results))
+    if not quick:
+        put_in(ROOT / "docs" / "results.md", "engine-tune", table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+"""The machine's limits by microbenchmarks that are no engine: products of the best library, loops over rows.
+
+    Products     a matrix product by each library, its weight prepacked where the library can
+    asking       a loop that prefetches every line of every row of a batch, and reads none
+    reading      a loop that reads a word of each line
+
+`asking` takes less than any gather can: beyond its miss buffers a processor drops prefetches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Call = Callable[[], Any]
+
+STALLED = 1.1
+"""A sample whose wall time is more than this many times its CPU time (and 50 us more) is spoilt: the
+process did not have its core."""
+SLOWED = 1.2
+"""A round whose canary, a loop on registers, takes more than this many times its median is spoilt."""
+LEAST = 3
+"""Rounds that must be left."""
+
+
+class Rounds(NamedTuple):
+    """CPU seconds per call of each contender, round by round; what was spoilt is NaN."""
+
+    seconds: dict[str, NDArray[np.float64]]
+    dropped: float
+    """Share of samples that were spoilt."""
+    disturbed: tuple[str, ...]
+    """Contenders with too few samples that were not: of these all are kept, and are to be doubted."""
+
+    def median(self, name: str) -> float:
+        return float(np.nanmedian(self.seconds[name]))
+
+
+def interleaved(
+    calls: dict[str, Call], rounds: int, round_s: float, meet: Callable[[], Any] = lambda: None
+) -> Rounds:
+    """Rounds of all contenders in turn: what disturbs the machine disturbs all alike.
+
+    Args:
+        round_s: a contender repeats its call for about so long in a round, but calls at least once.
+        meet: called before each contender's turn: where several processes wait for each other.
+    """
+    calls = {"canary": canary(), **calls}
+    repeats = {name: _repeats(call, round_s) for name, call in calls.items()}
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    fair: dict[str, list[bool]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            if repeats[name] > 1:
+                call()  # what the others left in the caches is theirs
+            meet()
+            wall, cpu = time.perf_counter(), time.process_time()
+            for _ in range(repeats[name]):
+                call()
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+            taken[name].append(cpu / repeats[name])
+            fair[name].append(wall <= STALLED * cpu + 5e-5)
+    return _kept({n: np.array(t) for n, t in taken.items()}, {n: np.array(f) for n, f in fair.items()})
+
+
+def _repeats(call: Call, round_s: float) -> int:
+    call()
+    began = time.perf_counter()
+    call()
+    return max(1, min(1000, round(round_s / max(time.perf_counter() - began, 1e-7))))
+
+
+def _kept(seconds: dict[str, NDArray[np.float64]], fair: dict[str, NDArray[np.bool_]]) -> Rounds:
+    """Drop what was spoilt; where too few rounds would be left all are kept, and the contender is named."""
+    own = seconds.pop("canary")
+    steady = own <= SLOWED * np.median(own)
+    dropped, disturbed = [], []
+    for name, t in seconds.items():
+        good = fair[name] & steady
+        if good.sum() < min(LEAST, len(t)):
+            disturbed.append(name)
+            good = np.ones(len(t), bool)
+        seconds[name] = np.where(good, t, np.nan)
+        dropped.append(1 - good.mean())
+    return Rounds(seconds, float(np.mean(dropped)), tuple(disturbed))
+
+
+def canary() -> Call:
+    """A loop on registers of some 100 us."""
+    from numba import njit
+
+    @njit(nogil=True)
+    def loop(count: int, x: float) -> float:
+        for _ in range(count):
+            x = x * 0.999 + 0.5
+        return x
+
+    loop(1, 1.0)
+    return lambda: loop(30_000, 1.0)
+
+
+class Products:
+    """Matrix products by every library; sessions are kept by shape of the weight."""
+
+    def __init__(self, precision: str = "fp32", threads: int = 1) -> None:
+        self._precision, self._threads = precision, threads
+        self._rng = np.random.default_rng(0)
+        self._sessions: dict[tuple[str, int, int], Any] = {}
+
+    def libraries(self) -> tuple[str, ...]:
+        from deeprecsys.engine.dense import installed, lowest
+
+        if self._precision == "bf16":
+            able = "openvino" in installed() and lowest("openvino", "bf16") == "bf16"
+            return ("torch", *(("openvino",) if able else ()))
+        return ("torch", "onnxruntime", *(("openvino",) if "openvino" in installed() else ()))
+
+    def call(self, library: str, m: int, k: int, n: int) -> Call:
+        """One product [m, k] x [k, n], into an array that is there."""
+        x = self._rng.random((m, k), np.float32)
+        return {"torch": self._torch, "onnxruntime": self._ort, "openvino": self._openvino}[library](x, n)
+
+    def _weight(self, k: int, n: int) -> NDArray[np.float32]:
+        return self._rng.random((k, n), np.float32)
+
+    def _torch(self, x: NDArray[np.float32], n: int) -> Call:
+        import torch
+
+        kind = torch.bfloat16 if self._precision == "bf16" else torch.float32
+        a, w = torch.from_numpy(x).to(kind), torch.from_numpy(self._weight(x.shape[1], n)).to(kind)
+        out = torch.empty((len(x), n), dtype=kind)
+
+        def product() -> None:
+            with torch.inference_mode():
+                torch.mm(a, w, out=out)
+
+        return product
+
+    def _ort(self, x: NDArray[np.float32], n: int) -> Call:
+        import onnxruntime
+
+        key = ("onnxruntime", x.shape[1], n)
+        if key not in self._sessions:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = self._threads
+            self._sessions[key] = onnxruntime.InferenceSession(_graph(self._weight(x.shape[1], n)), options)
+        session, out = self._sessions[key], np.empty((len(x), n), np.float32)
+        binding = session.io_binding()
+        binding.bind_input("x", "cpu", 0, np.float32, x.shape, x.ctypes.data)
+        binding.bind_output("y", "cpu", 0, np.float32, out.shape, out.ctypes.data)
+        keep = (x, out)
+        return lambda: session.run_with_iobinding(binding) or keep
+
+    def _openvino(self, x: NDArray[np.float32], n: int) -> Call:
+        import openvino as ov
+
+        key = ("openvino", x.shape[1], n)
+        if key not in self._sessions:
+            config = {
+                "INFERENCE_PRECISION_HINT": "bf16" if self._precision == "bf16" else "f32",
+                "INFERENCE_NUM_THREADS": self._threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False,
+            }  # fmt: skip
+            core = ov.Core()
+            graph = core.read_model(_graph(self._weight(x.shape[1], n)))
+            self._sessions[key] = core.compile_model(graph, "CPU", config)
+        request, out = self._sessions[key].create_infer_request(), np.empty((len(x), n), np.float32)
+        request.set_input_tensor(ov.Tensor(x, shared_memory=True))
+        request.set_output_tensor(ov.Tensor(out, shared_memory=True))
+        keep = (x, out)  # the request does not
+        return lambda: request.infer() and keep
+
+
+def _graph(w: NDArray[np.float32]) -> bytes:
+    """An ONNX graph y = x w of any number of rows."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    ends = [
+        helper.make_tensor_value_info(v, TensorProto.FLOAT, ["m", s])
+        for v, s in zip("xy", w.shape, strict=True)
+    ]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "product",
+                              ends[:1], ends[1:], [numpy_helper.from_array(w, "w")])  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def row_loops() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`asking` and `reading`: (addresses of ids, how many, tables, bytes of a row and between rows)."""
+    from numba import njit
+
+    from deeprecsys.engine.gather.vectors import half_word, prefetch, real
+
+    @njit(nogil=True)
+    def asking(ids: Any, counts: Any, tables: Any, sizes: Any, strides: Any) -> None:
+        for i in range(len(ids)):
+            at, last = ids[i], sizes[i] - 1
+            for k in range(counts[i]):
+                row = tables[i] + half_word(at + 4 * k) * strides[i]
+                prefetch(row)
+                line = (row & -64) + 64
+                while line <= row + last:
+                    prefetch(line)
+                    line += 64
+
+    @njit(nogil=True)
+    def reading(ids: Any, counts: Any, tables: Any, sizes: Any, strides: Any) -> float:
+        total = np.float32(0)
+        for i in range(len(ids)):
+            at, last = ids[i], sizes[i] - 1
+            for k in range(counts[i]):
+                row = tables[i] + half_word(at + 4 * k) * strides[i]
+                total += real(row)
+                line = (row & -64) + 64
+                while line <= row + last:
+                    total += real(line)
+                    line += 64
+        return total
+
+    return asking, reading
+
+
+def random_rows(table_bytes: float, sizes: Sequence[int], rounds: int, round_s: float) -> dict[str, Any]:
+    """ns per row of random accesses in one table on huge pages, by size of the row."""
+    from deeprecsys.node.segment import Segment
+
+    segment = Segment.create("limits", int(table_bytes))
+    np.frombuffer(segment.memory, np.uint8)[::4096] = 1
+    segment.collapse()
+    count = 1 << 16
+    asking, reading = row_loops()
+    rng, calls, keep = np.random.default_rng(0), {}, []
+    for size in sizes:
+        ids = rng.integers(0, int(table_bytes) // size - 1, (16, count), dtype=np.int32)
+        keep.append(ids)
+        for name, loop in (("asking", asking), ("reading", reading)):
+            calls[f"{name} {size}"] = _over(loop, ids, count, segment._address, size)
+    found = interleaved(calls, rounds, round_s)
+    huge = segment.huge_fraction()
+    segment.close()
+    ns = {name: 1e9 * found.median(name) / count for name in calls}
+    return {"table_bytes": int(table_bytes), "huge_page_fraction": huge, "ns_per_row": ns}
+
+
+def _over(loop: Callable[..., Any], ids: NDArray[np.int32], count: int, table: int, size: int) -> Call:
+    """A call that goes over other ids each time."""
+    rows = [np.array([row.ctypes.data]) for row in ids]
+    turn = 0
+    counts, tables, sizes = np.array([count]), np.array([table]), np.array([size])
+
+    def call() -> None:
+        nonlocal turn
+        turn = (turn + 1) % len(rows)
+        loop(rows[turn], counts, tables, sizes, sizes)
+
+    return call
+
+
+def wise_rates(rounds: int, round_s: float) -> dict[str, float]:
+    """Elements per second of tanh and sigmoid in cache, of the faster of torch and ONNX Runtime; bytes per
+    second that a dot product of 8 MB reads."""
+    import onnxruntime
+    import torch
+    from onnx import TensorProto, helper
+
+    x = np.random.default_rng(0).standard_normal(1 << 14, np.float32)
+    t, out = torch.from_numpy(x), torch.empty(len(x))
+    y = np.empty_like(x)
+    calls: dict[str, Call] = {}
+    for op, function in (("Tanh", torch.tanh), ("Sigmoid", torch.sigmoid)):
+        ends = [helper.make_tensor_value_info(v, TensorProto.FLOAT, [len(x)]) for v in "xy"]
+        graph = helper.make_graph([helper.make_node(op, ["x"], ["y"])], op, ends[:1], ends[1:])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+        binding = session.io_binding()
+        binding.bind_input("x", "cpu", 0, np.float32, x.shape, x.ctypes.data)
+        binding.bind_output("y", "cpu", 0, np.float32, y.shape, y.ctypes.data)
+        calls[f"{op} onnxruntime"] = lambda s=session, b=binding: s.run_with_iobinding(b)
+        calls[f"{op} torch"] = lambda f=function: f(t, out=out)
+    a = np.ones(1 << 21, np.float32)
+    calls["stream"] = lambda: np.dot(a, a)
+    found = interleaved(calls, rounds, round_s)
+    best = {
+        op: min(found.median(f"{op} {lib}") for lib in ("torch", "onnxruntime")) for op in ("Tanh", "Sigmoid")
+    }
+    return {
+        "tanh": len(x) / best["Tanh"],
+        "sigmoid": len(x) / best["Sigmoid"],
+        "stream_bytes": a.nbytes / found.median("stream"),
+    }

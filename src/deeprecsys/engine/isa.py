@@ -1,0 +1,91 @@
+"""Narrower vectors on demand: what a worker's environment must say before its libraries are loaded.
+
+Each library picks its kernels once, as it is loaded, by its own switch. Some have none, and say so here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from deeprecsys.core.errors import InputError, unknown
+
+DEFAULT = "default"
+
+
+class Isa(NamedTuple):
+    """An instruction set that libraries can be held to.
+
+    Attributes:
+        bits: of its vectors.
+        needs: flags that the kernel must name of the CPU.
+        environment: the libraries' switches.
+    """
+
+    bits: int
+    needs: frozenset[str]
+    environment: Mapping[str, str]
+
+
+def _isa(bits: int, needs: str, mkl: str, mkl_mode: str, aten: str, onednn: str, cpu: str) -> Isa:
+    environment = {
+        "MKL_ENABLE_INSTRUCTIONS": mkl,  # heeded on Intel's CPUs alone
+        "MKL_CBWR": mkl_mode,  # heeded elsewhere too; of those below AVX2 only COMPATIBLE is narrower there
+        "ATEN_CPU_CAPABILITY": aten,  # torch's own kernels
+        "ONEDNN_MAX_CPU_ISA": onednn,  # torch's copy of oneDNN
+        # Our gather kernel. A name alone would leave the host's features switched on.
+        "NUMBA_CPU_NAME": cpu,
+        "NUMBA_CPU_FEATURES": "+sse4.2",
+    }
+    return Isa(bits, frozenset(needs.split()), environment)
+
+
+ISAS: Mapping[str, Isa] = {
+    "sse42": _isa(128, "sse4_2", "SSE4_2", "COMPATIBLE", "default", "SSE41", "x86-64-v2"),
+    "avx2": _isa(256, "avx2 fma", "AVX2", "AVX2", "avx2", "AVX2", "x86-64-v3"),
+    "avx512": _isa(
+        512, "avx512f avx512bw avx512dq avx512vl", "AVX512", "AVX512", "avx512", "AVX512_CORE", "x86-64-v4"
+    ),
+}
+"""What `--isa` can name beside `default`, by rising width."""
+
+NAMES = (DEFAULT, *ISAS)
+
+_OWN_WAY = {"onnxruntime": "onnxruntime", "openvino": "openvino", "": "onnxruntime"}
+"""Dense route of `compiled` -> the library that takes the widest vectors there are, whatever is asked."""
+
+
+def environment(isa: str, flags: frozenset[str] | None = None) -> dict[str, str]:
+    """What a worker's environment must say; nothing for `default`.
+
+    Args:
+        isa: one of `NAMES`.
+        flags: of the CPU, this machine's by default.
+
+    Raises:
+        InputError: no such instruction set, or the CPU has it not.
+    """
+    if isa == DEFAULT:
+        return {}
+    if isa not in ISAS:
+        raise unknown("isa", isa, NAMES)
+    has = cpu_flags() if flags is None else flags
+    if not ISAS[isa].needs <= has:
+        there = ", ".join((DEFAULT, *(n for n, i in ISAS.items() if i.needs <= has)))
+        raise InputError(f"--isa: expected one that this CPU has ({there}), got {isa}")
+    return dict(ISAS[isa].environment)
+
+
+def deaf(engine: str) -> tuple[str, ...]:
+    """The libraries of an engine that no switch holds to narrower vectors."""
+    head, _, route = engine.partition(":")
+    return (_OWN_WAY[route],) if head == "compiled" and route in _OWN_WAY else ()
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """What the CPU can do, in the kernel's words; nothing where it does not say."""
+    if not cpuinfo.exists():
+        return frozenset()
+    with cpuinfo.open() as lines:
+        return next((frozenset(line.split()) for line in lines if line.startswith("flags")), frozenset())
