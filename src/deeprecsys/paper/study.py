@@ -25,7 +25,7 @@ from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import MODELS as ZOO
 
 SPECS: Mapping[str, CpuSpec] = {"Skylake": SKYLAKE, "Broadwell": BROADWELL}
-BATCHES = (8, 16, 32, 64, 128, 256, 512)
+BATCHES = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768)
 FEW_BATCHES = (32, 128, 512)
 WITHIN = 0.02
 """Batch sizes whose capacity is within this of the best are as good as it."""
