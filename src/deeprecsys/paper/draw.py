@@ -121,7 +121,9 @@ def bars(
         ax.grid(axis="x", visible=False)
         ax.set_ylabel(y_label)
         columns = min(len(series), 3)
-        fig.legend(loc="outside upper left", ncols=columns, frameon=False, handlelength=1.4, columnspacing=1.0)
+        fig.legend(
+            loc="outside upper left", ncols=columns, frameon=False, handlelength=1.4, columnspacing=1.0
+        )
         return fig
 
 

@@ -20,7 +20,8 @@ def make(study: Study) -> Result:
         work = work_of(ZOO[m])
         ours[m] = [batch_time(SKYLAKE, work, b).total / gtx_roofline(work, b) for b in SPEED_UP_BATCHES]
     rows = tuple(
-        (SHORT[m], *(f"{p:.2f} / {o:.2f}" for p, o in zip(SPEED_UPS[m], ours[m], strict=True))) for m in MODELS
+        (SHORT[m], *(f"{p:.2f} / {o:.2f}" for p, o in zip(SPEED_UPS[m], ours[m], strict=True)))
+        for m in MODELS
     )
     grows = sum(SPEED_UPS[m][-1] > SPEED_UPS[m][0] for m in MODELS), sum(o[-1] > o[0] for o in ours.values())
     crossing = {m: (_crossing(SPEED_UPS[m]), _crossing(ours[m])) for m in MODELS}

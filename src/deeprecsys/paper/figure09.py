@@ -33,7 +33,9 @@ def make(study: Study) -> Result:
         (SHORT[m], *(f.figure(x.qps) if x.qps else "–" for x in study.curve(Case(m)))) for m in MODELS
     )
     header = ("model", *(str(x.batch_size) for x in study.curve(Case(MODELS[0]))))
-    relative = {n: _relative(c) for n, c in by_model.items() if n in ("RMC1", "RMC3", "WND", "NCF", "DIN", "DIEN")}
+    relative = {
+        n: _relative(c) for n, c in by_model.items() if n in ("RMC1", "RMC3", "WND", "NCF", "DIN", "DIEN")
+    }
     return Result(
         9, "Throughput against batch size", "simulated, on modelled machines", claims,
         (

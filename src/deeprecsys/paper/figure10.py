@@ -15,12 +15,15 @@ SHOWN = ("dlrm-rmc1", "dlrm-rmc3", "wnd", "dien")
 def make(study: Study) -> Result:
     wide = card_beside_node(study)
     best = {
-        m: tuple(s.with_gpu(Case(m, transfer=t)) for s in (study, wide) for t in (True, False)) for m in MODELS
+        m: tuple(s.with_gpu(Case(m, transfer=t)) for s in (study, wide) for t in (True, False))
+        for m in MODELS
     }
     inner = sum(b[0].offload_above not in (None, 0) for b in best.values())
     lower = {name: sum(_above(b[i + 1].offload_above) <= _above(b[i].offload_above) for b in best.values())
              for i, name in ((0, "core"), (2, "node"))}  # fmt: skip
-    more = {name: sum(b[i + 1].qps >= b[i].qps for b in best.values()) for i, name in ((0, "core"), (2, "node"))}
+    more = {
+        name: sum(b[i + 1].qps >= b[i].qps for b in best.values()) for i, name in ((0, "core"), (2, "node"))
+    }
     claims = (
         Claim("the best threshold lies inside: large queries go away, small ones stay", "all models",
               f"{inner} of 8 models; the rest keep all on the CPU", seen(inner >= 5),
@@ -32,7 +35,9 @@ def make(study: Study) -> Result:
               f"{more['core']} of 8; {more['node']} of 8 beside a whole node", seen(min(more.values()) >= 7)),
     )  # fmt: skip
     header = ("model", "over one core: with transfer", "without", "over the node: with transfer", "without")
-    rows = tuple((SHORT[m], *(f"{_words(x.offload_above)}, {f.figure(x.qps)}" for x in best[m])) for m in MODELS)
+    rows = tuple(
+        (SHORT[m], *(f"{_words(x.offload_above)}, {f.figure(x.qps)}" for x in best[m])) for m in MODELS
+    )
 
     def series(s: Study, transfer: bool) -> dict[str, tuple[list[float], list[float]]]:
         found = {}

@@ -35,7 +35,9 @@ def ratios(study: Study, platform: str, level: str) -> dict[str, tuple[float, fl
     return found
 
 
-def per_watt(study: Study, platform: str, level: str, *, constant: bool = False) -> dict[str, tuple[float, float]]:
+def per_watt(
+    study: Study, platform: str, level: str, *, constant: bool = False
+) -> dict[str, tuple[float, float]]:
     """The same of queries per joule: each node at its own utilisation, the card idling where it is unused."""
     spec = study.specs[platform]
     alone = NodePower(spec.watts * spec.sockets, constant=constant)
@@ -130,7 +132,9 @@ def _table(
             for lv in LEVELS
         ))
     )  # fmt: skip
-    title = f"{platform}: throughput over static: CPU, CPU+GPU (GPU over the node) vs the paper's CPU, CPU+GPU"
+    title = (
+        f"{platform}: throughput over static: CPU, CPU+GPU (GPU over the node) vs the paper's CPU, CPU+GPU"
+    )
     return Table(title, ("model", *LEVELS), tuple(rows))
 
 

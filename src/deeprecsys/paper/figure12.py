@@ -23,10 +23,14 @@ def typical(values: list[int]) -> float:
 
 
 def make(study: Study) -> Result:
-    least = {p: {lv: {m: enough(study, Case(m, lv, p)) for m in MODELS} for lv in LEVELS} for p in study.specs}
+    least = {
+        p: {lv: {m: enough(study, Case(m, lv, p)) for m in MODELS} for lv in LEVELS} for p in study.specs
+    }
     some = ("dlrm-rmc1", "wnd") if study.quick else MODELS
     by_sizes = {s: {m: enough(study, Case(m, sizes=s)) for m in some} for s in SIZES}
-    by_class = {k: typical([least["Skylake"]["medium"][m] for m in MODELS if CLASS[m] == k]) for k in OPTIMAL_BATCH}
+    by_class = {
+        k: typical([least["Skylake"]["medium"][m] for m in MODELS if CLASS[m] == k]) for k in OPTIMAL_BATCH
+    }
     machine = {p: typical([v for lv in LEVELS for v in least[p][lv].values()]) for p in least}
     target = {lv: typical([v for p in least for v in least[p][lv].values()]) for lv in LEVELS}
     claims = (
@@ -46,7 +50,8 @@ def make(study: Study) -> Result:
               seen(len({tuple(v.values()) for v in by_sizes.values()}) > 1)),
     )  # fmt: skip
     rows = tuple(
-        (SHORT[m], CLASS[m], *(_range(study, Case(m, lv, p)) for p in study.specs for lv in LEVELS)) for m in MODELS
+        (SHORT[m], CLASS[m], *(_range(study, Case(m, lv, p)) for p in study.specs for lv in LEVELS))
+        for m in MODELS
     )
     header = ("model", "bound by", *(f"{p}, {lv}" for p in study.specs for lv in LEVELS))
     size_rows = tuple((SHORT[m], *(f"{by_sizes[s][m]:,}" for s in SIZES)) for m in some)

@@ -119,6 +119,10 @@ class Study:
         """The modelled profile of a model on a platform."""
         return self._cpu(model, platform)[0]
 
+    def table(self, model: str, platform: str) -> Tabulated:
+        """The same as a table of times."""
+        return self._cpu(model, platform)[1]
+
     def gpu(self, model: str, transfer: bool = True) -> LatencyProfile:
         return self._gpu(model, transfer)[0]
 
@@ -159,6 +163,12 @@ class Study:
 
     def _with_gpu(self, case: Case) -> Found:
         return max((*self.by_threshold(case), self.tuned(replace(case, transfer=True))), key=lambda f: f.qps)
+
+    def quickest(self, case: Case, load: float) -> int:
+        """The batch size of the least p95 at a share of the static capacity."""
+        rate, trial = load * self.static(case).qps, self._trial(case)
+        sizes = [x.batch_size for x in self.curve(case) if x.qps > rate]
+        return min(sizes, key=lambda b: trial.found(DeepRecSched(b), rate).p95_ms)
 
     def _hint(self, case: Case) -> float:
         profile, cores = self.cpu(case.model, case.platform), self.specs[case.platform].cores

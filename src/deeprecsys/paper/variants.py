@@ -30,7 +30,9 @@ def varied(quick: bool, **changes: Any) -> Study:
 
 def _scaled(field: str, factor: float) -> Callable[[], Study]:
     def make() -> Study:
-        return Study(quick=True, specs={n: s.but(**{field: getattr(s, field) * factor}) for n, s in SPECS.items()})
+        return Study(
+            quick=True, specs={n: s.but(**{field: getattr(s, field) * factor}) for n, s in SPECS.items()}
+        )
 
     return make
 
