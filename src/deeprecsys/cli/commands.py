@@ -18,6 +18,7 @@ from deeprecsys.cli.live import (
     start,
 )
 from deeprecsys.cli.output import emit, report_on, run_directory, summary_document, write_json
+from deeprecsys.cli.paper import paper
 from deeprecsys.cli.policies import policy_of
 from deeprecsys.cli.progress import Bar, TickHooks
 from deeprecsys.cli.searching import Listener
@@ -225,4 +226,4 @@ def given_policy(
     )
 
 
-ALL = (models, profile_command, bench, capacity_command, tune_command, simulate_command, report)
+ALL = (models, profile_command, bench, capacity_command, tune_command, simulate_command, paper, report)

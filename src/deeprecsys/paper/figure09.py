@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deeprecsys.paper import draw
+from deeprecsys.paper import draw, machines
 from deeprecsys.paper.published import LEVELS, MODELS, SHORT
 from deeprecsys.paper.result import Claim, Drawing, Result, Table, seen
 from deeprecsys.paper.study import Case, Found, Study
@@ -46,7 +46,7 @@ def make(study: Study) -> Result:
             Drawing("machine", f"By machine, {SHORT[LEADING]}, medium target", "as a share of the machine's best",
                     draw.lines({n: _relative(c) for n, c in by_machine.items()}, "batch size, items", "% of the best")),
         ),
-        (Table("Queries/s by batch size, Skylake, medium target", header, rows),),
+        (Table("Queries/s by batch size, Skylake, medium target", header, rows), machines.table(study)),
         {"by_target": _data(by_target), "by_model": _data(by_model), "by_machine": _data(by_machine)},
     )  # fmt: skip
 

@@ -175,6 +175,24 @@ class Study:
         mean = Workload.parse(sizes=case.sizes).sizes.describe()["mean"]
         return 0.8 * cores / (mean * profile.seconds(128, cores) / 128)
 
+    def measured(self, profile: LatencyProfile, cores: int, case: Case) -> tuple[Found, Found] | None:
+        """Static and tuned on a measured profile, or one scaled from it; None where static cannot."""
+        table = (profile, Tabulated(profile))
+        static = Static.baseline(1000, cores).batch_size
+        hint = 0.8 * cores / (139 * profile.seconds(128, cores) / 128)
+        queries = int(min(max(20 * case.target.latency_s * hint, 1500 if self.quick else 8000), 60_000))
+        unit, size = self._path(case.sizes, queries)
+        trial = Trial(unit, size, case.target, table, table, cores, self.seed)
+
+        def score(batch: int) -> Found:
+            policy = DeepRecSched(batch)
+            qps = capacity_on_path(lambda r: trial.meets(policy, r), hint, tolerance=4e-3)
+            return trial.found(policy, qps) if qps else Found(batch, None, 0.0)
+
+        found = {b: score(b) for b in sorted({*(FEW_BATCHES if self.quick else BATCHES[2:]), static, 1000})}
+        best = max(found.values(), key=lambda f: f.qps)
+        return (found[static], best) if found[static].qps else None
+
     def _trial(self, case: Case) -> Trial:
         spec = self.specs[case.platform]
         spans = 6 if self.quick else 20
