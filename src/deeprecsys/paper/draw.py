@@ -38,6 +38,7 @@ def lines(
     log_x: bool = True,
     log_y: bool = False,
     least_y: float | None = None,
+    markers: bool = True,
     level: float | None = None,
     height: float = 3.0,
 ) -> Figure:
@@ -46,6 +47,7 @@ def lines(
     Args:
         series: name → x and y.
         least_y: of the axis; by default 0, or below the least where logarithmic.
+        markers: whether points are marked.
         level: a horizontal line to compare with.
     """
     with style():
@@ -54,8 +56,8 @@ def lines(
         xs = sorted({x for at, _ in series.values() for x in at})
         for order, (name, (x, y)) in enumerate(series.items()):
             at = look("", order)
-            if order >= 6:
-                at = {**at, "markerfacecolor": "none"}
+            if not markers:
+                at = {**at, "marker": ""}
             ax.plot(x, y, **at)
             if len(y):
                 ends.append((name, float(y[-1]), str(at["color"])))
@@ -65,7 +67,7 @@ def lines(
         if log_x and xs:
             _batch_axis(ax, xs)
         if log_y:
-            log_ticks(ax.yaxis, 0.8 * min(values), 1.25 * max(values))
+            log_ticks(ax.yaxis, least_y or 0.8 * min(values), 1.25 * max(values))
         else:
             ax.set_ylim(least_y or 0.0, 1.08 * max(values, default=1.0))
             ax.yaxis.set_major_formatter(thousands())
@@ -79,7 +81,7 @@ def _batch_axis(ax: Axes, xs: Sequence[float]) -> None:
     ax.set_xscale("log", base=2)
     ax.set_xlim(xs[0] / 1.2, xs[-1] * 1.2)
     ticks: list[float] = []
-    for x in xs:
+    for x in xs if len(xs) < 100 else (10, 20, 50, 100, 200, 500, 1000):
         if not ticks or x >= 1.9 * ticks[-1]:
             ticks.append(x)
     ax.set_xticks(ticks, [f"{t:,.4g}" for t in ticks])
@@ -108,8 +110,8 @@ def bars(
             y = np.array(values, float)
             place = x if stacked else x + (order - (len(series) - 1) / 2) * width
             ax.bar(
-                place, y, width * 0.94, bottom=base if stacked else 0.0, color=colour, hatch=hatch, label=name,
-                edgecolor="white", linewidth=0.4,
+                place, y, width * 0.94, bottom=base if stacked else 0.0, color=colour, hatch=hatch,
+                label=name, edgecolor="white", linewidth=0.4,
             )  # fmt: skip
             base = base + np.nan_to_num(y) if stacked else base
         if log_y:
@@ -138,7 +140,11 @@ def scatter(
             xs, ys = [x for _, x, _ in members], [y for _, _, y in members]
             ax.plot(xs, ys, color=at["color"], marker=at["marker"], linestyle="", markersize=6, label=kind)
             for name, x, y in members:
-                ax.annotate(name, (x, y), (5, 3), textcoords="offset points", color=at["color"])
+                above = any(
+                    1 <= v / y < 1.4 and 0.6 < u / x < 1.7 and (u, v) != (x, y) for _, u, v in members
+                )
+                place = (5, -10) if above else (5, 3)
+                ax.annotate(name, (x, y), place, textcoords="offset points", color=at["color"])
         every = [p for members in points.values() for p in members]
         log_ticks(ax.xaxis, 0.5 * min(p[1] for p in every), 4 * max(p[1] for p in every))
         log_ticks(ax.yaxis, 0.5 * min(p[2] for p in every), 2 * max(p[2] for p in every))

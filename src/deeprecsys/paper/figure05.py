@@ -7,7 +7,6 @@ import numpy as np
 from deeprecsys.paper import draw
 from deeprecsys.paper.result import Claim, Drawing, Result, Table, seen
 from deeprecsys.paper.study import Study
-from deeprecsys.report import format as f
 from deeprecsys.workload.sizes import Discrete, parse
 
 NAMES = ("production", "lognormal", "normal", "mlperf", "ribbon")
@@ -19,7 +18,7 @@ def make(study: Study) -> Result:
         sizes = parse(name)
         assert isinstance(sizes, Discrete)
         found[name] = sizes
-    tails = {n: (np.arange(1, d.cap + 1), np.maximum(1 - d.cdf, 1e-6)) for n, d in found.items()}
+    tails = {n: (np.arange(1, d.cap + 1), np.maximum(1 - d.cdf, 2e-5)) for n, d in found.items()}
     shown = {n: (x[:-1][9:], 100 * y[:-1][9:]) for n, (x, y) in tails.items()}
     production, lognormal = found["production"], found["lognormal"]
     beyond = [1 - float(d.cdf[399]) for d in (production, lognormal)]
@@ -36,7 +35,9 @@ def make(study: Study) -> Result:
          f"{100 * d.top_share():.0f} %") for n, d in found.items()
     )  # fmt: skip
     header = ("distribution", "mean", "p50", "p75", "p95", "p99", "cap", "items in the top quarter")
-    plot = draw.lines(shown, "query size, items", "% of queries larger", log_y=True)  # type: ignore[arg-type]
+    plot = draw.lines(
+        shown, "query size, items", "% of queries larger", log_y=True, least_y=0.01, markers=False
+    )  # type: ignore[arg-type]
     return Result(
         5, "Query sizes", "defined", claims,
         (Drawing("sizes", "Share of queries larger than a size", "both axes logarithmic", plot),),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from deeprecsys.paper import draw
@@ -16,7 +18,7 @@ def make(study: Study) -> Result:
     top = [v[3] for v in found.values()]
     claim = Claim(
         "the largest quarter of queries takes about half of the CPU time", "about 50 %",
-        f"{100 * min(top):.0f} to {100 * max(top):.0f} %", seen(0.4 <= min(top) and max(top) <= 0.6),
+        f"{100 * min(top):.0f} to {100 * max(top):.0f} %", seen(all(0.4 <= x <= 0.6 for x in top)),
         "launches and weights, paid per slice, even it out a little",
     )  # fmt: skip
     names = ("1st quarter", "2nd", "3rd", "largest")
@@ -45,7 +47,7 @@ def quarters(study: Study, case: Case) -> list[float]:
     below = np.concatenate([[0.0], cdf[:-1]])
     shares = [
         float((np.clip(np.minimum(cdf, b) - np.maximum(below, a), 0, None) * mean).sum())
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
+        for a, b in pairwise(edges)
     ]
     total = sum(shares)
     return [s / total for s in shares]

@@ -143,10 +143,11 @@ def _means(found: dict[str, dict[str, dict[str, tuple[float, float]]]],
     rows = []
     for i, what in ((0, "CPU"), (1, "CPU+GPU")):
         rows.append((f"paper, {what}", *(f"{MEAN_RATIO[lv][i]:g}" for lv in LEVELS)))
-        for p in found:
-            rows.append((f"{p}, {what}", *(f"{mean(found[p][lv])[i]:.2f}" for lv in LEVELS)))
-    for p in wider:
-        rows.append((f"{p}, CPU+GPU, GPU over the node", *(f"{mean(wider[p][lv])[1]:.2f}" for lv in LEVELS)))
+        rows += [(f"{p}, {what}", *(f"{mean(found[p][lv])[i]:.2f}" for lv in LEVELS)) for p in found]
+    rows += [
+        (f"{p}, CPU+GPU, GPU over the node", *(f"{mean(wider[p][lv])[1]:.2f}" for lv in LEVELS))
+        for p in wider
+    ]
     return Table("Geometric means of throughput over static", ("", *LEVELS), tuple(rows))
 
 
@@ -156,8 +157,7 @@ def _watts(watts: dict[str, dict[str, dict[str, tuple[float, float]]]],
     rows = []
     for i, what in ((0, "CPU"), (1, "CPU+GPU")):
         rows.append((f"paper, {what}", *(f"{MEAN_RATIO_PER_WATT[lv][i]:g}" for lv in LEVELS)))
-        for p in watts:
-            rows.append((f"{p}, {what}", *(f"{mean(watts[p][lv])[i]:.2f}" for lv in LEVELS)))
+        rows += [(f"{p}, {what}", *(f"{mean(watts[p][lv])[i]:.2f}" for lv in LEVELS)) for p in watts]
     for p in wide:
         rows.append((f"{p}, CPU+GPU, GPU over the node", *(f"{mean(wide[p][lv])[1]:.2f}" for lv in LEVELS)))
         rows.append((f"{p}, the same at the paper's constant power",

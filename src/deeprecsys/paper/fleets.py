@@ -56,8 +56,8 @@ class Fleets:
     ) -> DayLog:
         pool = self._pool(model, policy, peak)
         return day(
-            pool, windows=self.windows, router=router, variation=variation, diurnal=Diurnal(period_s=86_400.0),
-            seed=MODELS.index(model),
+            pool, windows=self.windows, router=router, variation=variation,
+            diurnal=Diurnal(period_s=86_400.0), seed=MODELS.index(model),
         )  # fmt: skip
 
     def counts(self, model: str) -> Mapping[str, int]:

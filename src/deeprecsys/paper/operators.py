@@ -27,7 +27,7 @@ def shares(name: str, *, rounds: int = 5, batch: int = BATCH, seed: int = 0) -> 
     """
     import numpy as np
     import torch
-    from torch.profiler import ProfilerActivity, profile
+    from torch.autograd.profiler import profile
 
     from deeprecsys.zoo.networks import initialise
     from deeprecsys.zoo.networks.sparse import SparseStage
@@ -60,7 +60,7 @@ def shares(name: str, *, rounds: int = 5, batch: int = BATCH, seed: int = 0) -> 
 
     with torch.inference_mode():
         score(batches[0])
-        with profile(activities=[ProfilerActivity.CPU]) as seen:
+        with profile(use_kineto=False) as seen:  # Kineto writes to standard output
             for x in batches[1:]:
                 score(x)
     spent: dict[str, float] = {}

@@ -14,7 +14,7 @@ QUICK = ("as it is", "launch of an operator × 10", "speed-ups over 40 cores (th
 
 
 def vary(quick: bool, tell: Callable[[float, str], None]) -> dict[str, dict[str, tuple[float, float]]]:
-    """(CPU, CPU and accelerator) over static, geometric means at the medium target, by variant and platform."""
+    """(CPU, CPU and accelerator) over static, geometric means at the medium target, by variant, platform."""
     names = QUICK if quick else tuple(VARIANTS)
     found = {}
     for i, name in enumerate(names):

@@ -172,7 +172,7 @@ class Study:
 
     def _hint(self, case: Case) -> float:
         profile, cores = self.cpu(case.model, case.platform), self.specs[case.platform].cores
-        mean = Workload.parse(sizes=case.sizes).sizes.describe()["mean"]
+        mean = float(Workload.parse(sizes=case.sizes).sizes.describe()["mean"])
         return 0.8 * cores / (mean * profile.seconds(128, cores) / 128)
 
     def measured(self, profile: LatencyProfile, cores: int, case: Case) -> tuple[Found, Found] | None:
@@ -200,8 +200,8 @@ class Study:
         queries = int(min(max(spans * case.target.latency_s * self._hint(case), least), most))
         unit, size = self._path(case.sizes, queries)
         return Trial(
-            unit, size, case.target, self._cpu(case.model, case.platform), self._gpu(case.model, case.transfer),
-            spec.cores, self.seed,
+            unit, size, case.target, self._cpu(case.model, case.platform),
+            self._gpu(case.model, case.transfer), spec.cores, self.seed,
         )  # fmt: skip
 
     def _unit_path(self, sizes: str, queries: int) -> tuple[NDArray[np.float64], NDArray[np.int32]]:

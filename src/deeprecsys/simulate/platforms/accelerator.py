@@ -24,7 +24,7 @@ SPEED_UPS: Mapping[str, tuple[float, ...]] = {
 }
 """Input transfer included, by batch size (facts §5, from the artefact's own plots)."""
 TRANSFER_SHARE = 0.7
-"""Of the accelerator's time that goes into moving the input: 60-80 % (facts §5, one of its less sure figures)."""
+"""Of the accelerator's time that goes into moving the input: 60-80 % (facts §5, a less sure figure)."""
 
 _PEAK_FLOPS, _MEMORY_BYTES_PER_S = 11.3e12, 484e9  # published: the card's data sheet
 _PCIE_BYTES_PER_S = 12e9  # published: what 16 lanes of the third generation sustain of 15.75

@@ -2,8 +2,8 @@
 
 A batch takes the sum of four parts, none of which overlaps another:
 
-1. *products*: FLOPs at the peak of one core's vector units times an efficiency, plus the weights read once per
-   batch from wherever they are. The second term does not shrink with wider vectors: so the wider they
+1. *products*: FLOPs at the peak of one core's vector units times an efficiency, plus the weights read once
+   per batch from wherever they are. The second term does not shrink with wider vectors: so the wider they
    are, the larger the batch at which a core gives half of its peak;
 2. *activations* through L2, or L3 where they do not fit;
 3. *gathers*: a miss costs the latency of memory over the misses that a core keeps in flight; hot rows hit the
@@ -147,7 +147,7 @@ def _streamed(work: Work) -> int:
 
 
 def _in_l3(spec: CpuSpec, weights: int, gathered: int, here: int) -> float:
-    """Share of the weights still in the L3 when they are read again, `here` cores of the socket being busy."""
+    """Share of the weights still in the L3 when they are read again; `here` cores of the socket are busy."""
     room = spec.l3_bytes + (0 if spec.inclusive else spec.l2_bytes * here)
     between = (weights + gathered) * here if spec.copies == "private" else (weights + gathered) / here
     return min(1.0, room / max(between, 1))
