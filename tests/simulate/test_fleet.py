@@ -42,12 +42,11 @@ def test_the_load_follows_the_day() -> None:
 
 def test_windows_stand_for_the_day() -> None:
     """Against one long run of a day so short that it can be run whole, yet long for the queue."""
-    shape = Diurnal(2.5, 4000.0)
-    p = pool(0.6, machines=1, span_s=100.0)
-    rng = np.random.default_rng(3)
-    at = shape.times(rng, p.mean_qps, int(p.mean_qps * 4000))
+    day_s = 20_000.0
+    rate = 0.6 * 2 / SERVICE_S
+    at = Diurnal(2.5, day_s).times(np.random.default_rng(3), rate, int(rate * day_s))
     whole = run(DeepRecSched(1), at, np.ones(len(at), np.int32), constant(), 2)
-    sampled = day(p, windows=24, diurnal=Diurnal(2.5, DAY_S), seed=2)
+    sampled = day(pool(machines=10, span_s=100.0), windows=24, router="random", seed=2)
     for q in (0.95, 0.99):
         assert sampled.quantile_s(q) == pytest.approx(
             float(np.quantile(whole.latency_s, q, method="inverted_cdf")), rel=0.05
