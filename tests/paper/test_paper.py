@@ -1,4 +1,4 @@
-"""The paper's figures: what is counted, that quick is quick, and that every figure is held against the paper."""
+"""The paper's figures: what is counted, that all can be made quickly, that each is held against the paper."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 def rapl_joules(root: Path = POWERCAP) -> float | str:
-    """The packages' energy counters together, in joules. They wrap: a difference below 0 is no measurement."""
+    """The packages' energy counters together, in joules. They wrap: a fall is no measurement."""
     total = 0.0
     found = False
     for zone in sorted(root.glob("intel-rapl:[0-9]*")):
