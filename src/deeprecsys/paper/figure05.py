@@ -19,7 +19,7 @@ def make(study: Study) -> Result:
         assert isinstance(sizes, Discrete)
         found[name] = sizes
     tails = {n: (np.arange(1, d.cap + 1), np.maximum(1 - d.cdf, 2e-5)) for n, d in found.items()}
-    shown = {n: (x[:-1][9:], 100 * y[:-1][9:]) for n, (x, y) in tails.items()}
+    shown = {n: (x[9:-1].tolist(), (100 * y[9:-1]).tolist()) for n, (x, y) in tails.items()}
     production, lognormal = found["production"], found["lognormal"]
     beyond = [1 - float(d.cdf[399]) for d in (production, lognormal)]
     claims = (
@@ -37,7 +37,7 @@ def make(study: Study) -> Result:
     header = ("distribution", "mean", "p50", "p75", "p95", "p99", "cap", "items in the top quarter")
     plot = draw.lines(
         shown, "query size, items", "% of queries larger", log_y=True, least_y=0.01, markers=False
-    )  # type: ignore[arg-type]
+    )
     return Result(
         5, "Query sizes", "defined", claims,
         (Drawing("sizes", "Share of queries larger than a size", "both axes logarithmic", plot),),
