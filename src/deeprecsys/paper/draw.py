@@ -122,7 +122,7 @@ def bars(
         ax.set_xticks(x, groups, rotation=35, ha="right", rotation_mode="anchor")
         ax.grid(axis="x", visible=False)
         ax.set_ylabel(y_label)
-        columns = min(len(series), 3)
+        columns = 3 if max(map(len, series)) < 14 else 2
         fig.legend(
             loc="outside upper left", ncols=columns, frameon=False, handlelength=1.4, columnspacing=1.0
         )

@@ -195,8 +195,8 @@ class Study:
 
     def _trial(self, case: Case) -> Trial:
         spec = self.specs[case.platform]
-        spans = 6 if self.quick else 20
-        least, most = (1500, 30_000) if self.quick else (8000, 120_000)
+        spans = 4 if self.quick else 20
+        least, most = (1200, 12_000) if self.quick else (8000, 120_000)
         queries = int(min(max(spans * case.target.latency_s * self._hint(case), least), most))
         unit, size = self._path(case.sizes, queries)
         return Trial(
