@@ -19,7 +19,13 @@ def card_beside_node(study: Study) -> Study:
     key = (id(study), study.quick)
     if key not in _BESIDE:
         _BESIDE.clear()
-        _BESIDE[key] = Study(quick=study.quick, profiles=study.profiles, gpu_reference=40, seed=study.seed)
+        beside = Study(quick=study.quick, profiles=study.profiles, gpu_reference=40, seed=study.seed)
+        beside.curve, beside.tuned, beside.static = (
+            study.curve,
+            study.tuned,
+            study.static,
+        )  # the CPU is the same
+        _BESIDE[key] = beside
     return _BESIDE[key]
 
 
