@@ -18,6 +18,7 @@ from deeprecsys.cli.live import (
     start,
 )
 from deeprecsys.cli.output import emit, report_on, run_directory, summary_document, write_json
+from deeprecsys.cli.paper import paper
 from deeprecsys.cli.policies import check_whole, policy_of
 from deeprecsys.cli.progress import Bar, TickHooks
 from deeprecsys.cli.quality import quality_command
@@ -239,5 +240,6 @@ ALL = (
     quality_command,
     simulate_command,
     serve_command,
+    paper,
     report,
 )

@@ -1,0 +1,95 @@
+"""Limits of this machine that the analytic platform model rests on, one thread.
+
+python benchmarks/platform_limits.py [--quick]     a minute; keep the machine idle
+
+- product: GFLOP/s of a large fp32 matrix product (torch), against its batch size;
+- stream: GB/s at which weights are read again from L2, L3 and memory;
+- gather: ns per 128 B row, 80 per bag, from a table of 512 MB (torch's `embedding_bag`);
+- operator: µs of a torch operator on next to nothing: what each launch costs.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from common import save
+
+LAYER = (1024, 512)
+TABLE_ROWS, DIM, BAG = 4_000_000, 32, 80
+
+
+def best_s(work: Callable[[], Any], seconds: float) -> float:
+    """The median time of a call over about so many seconds."""
+    work()
+    times = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 5:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def products(seconds: float) -> dict[str, float]:
+    weights, bias = torch.randn(LAYER[1], LAYER[0]), torch.zeros(LAYER[1])
+    found = {}
+    for batch in (1, 4, 16, 64, 256, 1024):
+        x = torch.randn(batch, LAYER[0])
+        took = best_s(lambda x=x: torch.nn.functional.linear(x, weights, bias), seconds)
+        found[str(batch)] = 2e-9 * batch * LAYER[0] * LAYER[1] / took
+    return found
+
+
+def streams(seconds: float) -> dict[str, float]:
+    found = {}
+    for name, size in (("l2", 256 << 10), ("l3", 8 << 20), ("memory", 512 << 20)):
+        x = torch.ones(size // 4)
+        found[name] = 1e-9 * size / best_s(lambda x=x: x.sum(), seconds)
+    return found
+
+
+def gather_ns(seconds: float) -> float:
+    table = torch.zeros(TABLE_ROWS, DIM).add_(1.0)
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randint(TABLE_ROWS, (256, BAG), generator=generator) for _ in range(16)]
+    turn = iter(range(1 << 40))
+
+    def once() -> None:
+        torch.nn.functional.embedding_bag(batches[next(turn) % 16], table, mode="sum")
+
+    return 1e9 * best_s(once, 2 * seconds) / (256 * BAG)
+
+
+def operator_us(seconds: float) -> float:
+    x, many = torch.zeros(1, 8), 100
+
+    def chain() -> None:
+        for _ in range(many):
+            torch.relu(x)
+
+    return 1e6 * best_s(chain, seconds) / many
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    seconds = 0.1 if "--quick" in sys.argv else 1.5
+    with torch.inference_mode():
+        result = {
+            "product_gflops_by_batch": products(seconds),
+            "stream_gb_per_s": streams(seconds),
+            "gather_ns_per_row": gather_ns(seconds),
+            "operator_us": operator_us(seconds),
+        }
+    print(result)
+    if "--quick" not in sys.argv:
+        print(save("platform_limits", result))
+
+
+if __name__ == "__main__":
+    main()

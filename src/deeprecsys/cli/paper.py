@@ -1,0 +1,85 @@
+"""`paper`: the paper's evaluation, made again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deeprecsys.cli import options as opt
+from deeprecsys.cli.output import emit
+from deeprecsys.cli.progress import Bar
+from deeprecsys.core.errors import InputError
+from deeprecsys.report import format as f
+
+
+@click.command("paper")
+@click.argument("figures", nargs=-1, metavar="[FIGURE]...")
+@click.option(
+    "--quick", is_flag=True, help="Shorter paths, fewer batch sizes and machines: under two minutes."
+)
+@click.option("--profiles", type=click.Path(path_type=Path), default=Path("profiles"), show_default=True,
+              metavar="DIR", help="Measured profiles, *-MODEL.json, of the machine that is shown beside "
+                                  "the modelled ones, and scaled to a server.")  # fmt: skip
+@opt.output
+def paper(
+    figures: tuple[str, ...], quick: bool, profiles: Path, json_file: str | None, out_dir: Path | None
+) -> None:
+    """Make the paper's figures again, each beside the paper's values.
+
+    FIGURE is a number of the paper: 1, 3-7, 9-14; without one, all are made. Its servers and its
+    accelerator are modelled from published constants; the operator breakdown is measured here. Data
+    files, plots and a page go to --out DIR, by default ./paper.
+    """
+    from deeprecsys.paper import constants, recipes, sensitivity
+    from deeprecsys.paper.page import page
+    from deeprecsys.paper.study import Study
+
+    numbers = recipes.chosen(figures)
+    folder = out_dir or Path("paper")
+    study = Study(quick=quick, profiles=profiles)
+    results, seconds = [], {}
+    begun = time.monotonic()
+    steps = len(numbers) + (0 if figures else 1)
+    with Bar("paper") as bar:
+        for i, n in enumerate(numbers):
+            bar.set(i / steps, f"figure {n}")
+            start = time.monotonic()
+            result = recipes.RECIPES[n](study)
+            seconds[n] = time.monotonic() - start
+            _written(folder, lambda result=result: recipes.write(result, folder))
+            results.append(result)
+        after = [constants.table()]
+        document: dict[str, Any] = {
+            "quick": quick,
+            "figures": [r.document() for r in results],
+            "seconds": seconds,
+        }
+        if not figures:
+            varied = sensitivity.vary(quick, lambda share, what: bar.set((steps - 1 + share) / steps, what))
+            after.insert(0, sensitivity.table(varied))
+            document["sensitivity"] = sensitivity.document(varied)
+    took = time.monotonic() - begun
+    document["total_seconds"] = took
+    subtitle = f"{'quick, ' if quick else ''}{len(results)} figures"
+    html = page(results, after, subtitle, f"deeprecsys paper, {f.seconds(took)}")
+    _written(folder, lambda: (folder / "index.html").write_text(html))
+    if not figures:
+        _written(folder, lambda: recipes.save(folder / "sensitivity.json", document["sensitivity"]))
+    lines = [
+        f"figure {r.number:>2}  {c.verdict.value:<15} {c.what}: {c.ours} (paper: {c.paper})"
+        for r in results
+        for c in r.claims
+    ]
+    emit("\n".join(lines), document, json_file)
+    click.echo(f"page: {folder / 'index.html'}", err=True)
+
+
+def _written(out_dir: Path, write: Any) -> None:
+    """Write, or say that it cannot be."""
+    try:
+        write()
+    except OSError as e:
+        raise InputError(f"--out {out_dir}: expected a directory that can be written, got: {e}") from e

@@ -1,0 +1,21 @@
+"""The directions that must come out (facts §4), each seen or not seen, with the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from deeprecsys.paper.result import Result, Table, Verdict
+
+OF = {12: (0, 1, 2), 14: (0,), 10: (0, 1, 2)}
+"""Figure → which of its claims are directions."""
+
+
+def table(results: Mapping[int, Result]) -> Table:
+    """Of the figures that were made."""
+    rows = tuple(
+        (c.what, "seen" if c.verdict is Verdict.AGREES else "not seen", c.ours, f"figure {n}")
+        for n, which in OF.items()
+        if n in results
+        for c in (results[n].claims[i] for i in which)
+    )
+    return Table("Directions", ("direction", "verdict", "evidence", "from"), rows, left=1)

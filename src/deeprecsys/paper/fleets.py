@@ -1,0 +1,110 @@
+"""The fleet of figures 7 and 13: two kinds of machines, eight models, a day."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+
+from deeprecsys.core.policy import DeepRecSched
+from deeprecsys.paper.published import MODELS
+from deeprecsys.paper.study import Case, Study
+from deeprecsys.simulate.fleet import DayLog, Kind, Pool, day
+from deeprecsys.workload.arrivals import Diurnal
+from deeprecsys.workload.sizes import parse
+from deeprecsys.zoo import MODELS as ZOO
+
+MACHINES = 300
+PEAK = 0.9
+"""Of what the static batch size can do within the target, at the day's peak: a fleet that is well used."""
+QUERIES = 900
+"""Of a machine's span, at the mean load, at least; and at least so many of its longest batches."""
+LONGEST = 20
+VARIATION = 0.05
+"""Of the machines' speeds: assumed, and varied."""
+POLICIES = ("static", "tuned", "for latency")
+
+
+class Fleets:
+    """Days of the fleet, each run once.
+
+    Args:
+        study: platforms and capacities.
+        machines: of all, half of each kind, spread evenly over the models.
+        models: served.
+        windows: of the day.
+    """
+
+    def __init__(self, study: Study) -> None:
+        quick = study.quick
+        self.study = study
+        self.models = ("dlrm-rmc1", "wnd") if quick else MODELS
+        self.machines = 24 if quick else MACHINES
+        self.windows = 8 if quick else 24
+        self.queries = 400 if quick else QUERIES
+        self.day = cache(self._day)
+
+    def _day(
+        self,
+        model: str,
+        policy: str,
+        peak: float = PEAK,
+        router: str = "weighted",
+        variation: float = VARIATION,
+    ) -> DayLog:
+        pool = self._pool(model, policy, peak)
+        return day(
+            pool, windows=self.windows, router=router, variation=variation,
+            diurnal=Diurnal(period_s=86_400.0), seed=MODELS.index(model),
+        )  # fmt: skip
+
+    def counts(self, model: str) -> Mapping[str, int]:
+        """Machines of each kind that serve a model; what does not divide evenly goes to the first ones."""
+        each, more = divmod(self.machines, len(self.models))
+        n = each + (self.models.index(model) < more)
+        return {"Skylake": n - n // 2, "Broadwell": n // 2}
+
+    def batch(self, model: str, platform: str, policy: str, peak: float = PEAK) -> int:
+        case = Case(model, platform=platform)
+        if policy == "static":
+            return self.study.static_batch(case)
+        if policy == "tuned":
+            return self.study.tuned(case).batch_size
+        return self.study.quickest(case, peak)
+
+    def _pool(self, model: str, policy: str, peak: float) -> Pool:
+        study, counts = self.study, self.counts(model)
+        capacity = {p: study.static(Case(model, platform=p)).qps for p in counts}
+        diurnal = Diurnal(period_s=86_400.0)
+        mean = peak * sum(counts[p] * capacity[p] for p in counts) / (1 + diurnal.swing)
+        longest = max(study.cpu(model, p).seconds(512, study.specs[p].cores) for p in counts)
+        rng = np.random.default_rng(7)
+        size = parse("production").of(rng.random(1 << 17), np.zeros(1 << 17))
+        kinds = tuple(
+            Kind(
+                p, study.table(model, p), study.specs[p].cores,
+                DeepRecSched(self.batch(model, p, policy, peak)), counts[p], capacity[p],
+            )
+            for p in counts if counts[p]
+        )  # fmt: skip
+        span = max(self.queries * sum(counts.values()) / mean, LONGEST * longest)
+        return Pool(model, kinds, mean, size, span)
+
+
+_BESIDE: dict[int, Fleets] = {}
+
+
+def fleets_of(study: Study) -> Fleets:
+    """The fleet of a study, shared by its figures."""
+    if id(study) not in _BESIDE:
+        _BESIDE.clear()
+        _BESIDE[id(study)] = Fleets(study)
+    return _BESIDE[id(study)]
+
+
+def relative(log: DayLog) -> DayLog:
+    """Latencies in units of the model's target, so that models can be put together."""
+    target_s = ZOO[log.model].medium_target_ms / 1e3
+    return replace(log, latency_s=(log.latency_s / target_s).astype(np.float32))

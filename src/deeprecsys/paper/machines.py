@@ -1,0 +1,50 @@
+"""Machines of today beside the paper's: the one whose profiles were measured, and a server scaled from it."""
+
+from __future__ import annotations
+
+import json
+
+from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.paper.published import MODELS, SHORT
+from deeprecsys.paper.result import Table
+from deeprecsys.paper.study import Case, Study
+from deeprecsys.report import format as f
+from deeprecsys.simulate.platforms import EPYC_64, scaled, work_of
+from deeprecsys.zoo import MODELS as ZOO
+
+
+def table(study: Study) -> Table:
+    """Static and tuned batch sizes and capacities at the medium target, or `unavailable`."""
+    rows = []
+    for m in MODELS:
+        profile = measured(study, m)
+        if profile is None:
+            rows.append((SHORT[m], f.UNAVAILABLE, f.UNAVAILABLE))
+            continue
+        cores = max(profile.busy_levels)
+        server = scaled(profile, work_of(ZOO[m]), EPYC_64)
+        rows.append((SHORT[m], _words(study, m, profile, cores), _words(study, m, server, EPYC_64.cores)))
+    header = (
+        "model",
+        "this profile's machine, measured batch times",
+        f"{EPYC_64.name}, scaled from them (modelled)",
+    )
+    return Table("Machines of today, medium target: static batch, queries/s → tuned batch, queries/s", header,
+                 tuple(rows))  # fmt: skip
+
+
+def measured(study: Study, model: str) -> LatencyProfile | None:
+    """The measured profile of a model; None where there is none."""
+    files = sorted(study.profiles.glob(f"*c-{model}.json")) if study.profiles else []
+    return LatencyProfile.from_json(json.loads(files[0].read_text())) if files else None
+
+
+def _words(study: Study, model: str, profile: LatencyProfile, cores: int) -> str:
+    found = study.measured(profile, cores, Case(model))
+    if found is None:
+        return "static misses the target at any rate"
+    static, best = found
+    return (
+        f"{static.batch_size}, {f.figure(static.qps)} → {best.batch_size}, {f.figure(best.qps)} "
+        f"({best.qps / static.qps:.2f}×)"
+    )

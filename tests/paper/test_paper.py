@@ -1,0 +1,101 @@
+"""The paper's figures: what is counted, that all can be made quickly, that each is held against the paper."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from deeprecsys.paper.networks import bert_base, lstm, resnet50
+from deeprecsys.paper.published import MODELS, RATIOS, SHARES
+from deeprecsys.paper.recipes import RECIPES
+from deeprecsys.paper.study import Case, Study
+from deeprecsys.paper.variants import VARIANTS
+from deeprecsys.simulate.platforms import SKYLAKE
+from tests.cli.conftest import Refused, call
+
+FIGURES = (1, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14)
+
+
+def test_other_networks_have_their_published_sizes() -> None:
+    resnet, bert = resnet50(), bert_base()
+    assert resnet.flops == pytest.approx(
+        2 * 4.09e9, rel=0.01
+    )  # multiply-adds, with the stride in the 3 x 3 layer
+    assert resnet.weight_bytes == pytest.approx(4 * 25.5e6, rel=0.01)
+    assert bert.memory_bytes == pytest.approx(4 * 109.5e6, rel=0.01)
+    assert lstm().intensity(1) == pytest.approx(0.5, rel=0.01)  # every weight is read for one multiply-add
+
+
+def test_published_values_cover_what_is_compared() -> None:
+    assert set(RATIOS) == set(MODELS)
+    assert all(sum(shares.values()) <= 100 for shares in SHARES.values())
+    assert tuple(RECIPES) == FIGURES
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return Study(quick=True)
+
+
+def test_tuned_is_never_below_static_and_a_card_never_hurts(study: Study) -> None:
+    for platform in study.specs:
+        case = Case("wnd", platform=platform)
+        assert study.tuned(case).qps >= study.static(case).qps > 0
+        assert study.with_gpu(case).qps >= study.tuned(case).qps
+
+
+def test_a_capacity_brings_no_more_work_than_there_are_workers(study: Study) -> None:
+    """However short the path: an overload is no capacity."""
+    for found in study.curve(Case("dlrm-rmc2", "high")):
+        assert 0.7 < found.cpu_load <= 1
+
+
+def test_the_static_batch_is_the_papers(study: Study) -> None:
+    assert study.static_batch(Case("wnd")) == 25
+    assert study.static_batch(Case("wnd", platform="Broadwell")) == 36
+
+
+def test_variants_vary() -> None:
+    same = [n for n, make in VARIANTS.items() if n != "as it is" and _alike(make(), Study(quick=True))]
+    assert same == []
+
+
+def _alike(a: Study, b: Study) -> bool:
+    def times(s: Study) -> list[float]:
+        cpu = [s.cpu(m, p).seconds(n, s.specs[p].cores) for m in MODELS for p in s.specs for n in (1, 512)]
+        cpu += [s.cpu(m, "Skylake").seconds(64, 1, 0.9) for m in MODELS]
+        return cpu + [s.gpu(m, t).seconds(512) for m in MODELS for t in (True, False)]
+
+    return times(a) == times(b)
+
+
+def test_a_card_of_a_few_cores_adds_a_few_cores(study: Study) -> None:
+    """The published speed-up is 4.6 at most: no policy can add more than that to forty cores."""
+    case = Case("wnd")
+    assert study.with_gpu(case).qps <= study.tuned(case).qps * (1 + 4.7 / SKYLAKE.cores) * 1.03
+
+
+def test_an_unknown_figure_is_refused(refused: Refused) -> None:
+    assert "valid: 1" in refused("paper", "2")
+
+
+def test_one_figure_alone(tmp_path: Path) -> None:
+    assert call("paper", "5", "--quick", "--out", str(tmp_path)) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"figure05.json", "figure05-sizes.png", "index.html"}
+
+
+def test_all_of_it_quickly(tmp_path: Path) -> None:
+    assert call("paper", "--quick", "--out", str(tmp_path), "--json", str(tmp_path / "all.json")) == 0
+    document = json.loads((tmp_path / "all.json").read_text())
+    assert [f["figure"] for f in document["figures"]] == list(FIGURES)
+    for f in document["figures"]:
+        assert f["claims"], f["figure"]
+        assert all(c["paper"] and c["ours"] and c["verdict"] for c in f["claims"])
+        assert (tmp_path / f"figure{f['figure']:02d}.json").exists()
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("<svg") == len(list(tmp_path.glob("*.png"))) >= len(FIGURES)
+    assert not re.search(r'(src|href)="https?:', page)
+    assert "modelled" in page
