@@ -12,7 +12,9 @@ __all__ = ["ENGINES", "Assembly", "Engine", "SliceView", "build", "check", "fact
 
 ENGINES = {
     "compiled": "deeprecsys.engine.compiled:CompiledEngine",
+    "cuda": "deeprecsys.engine.cuda:CudaEngine",
     "eager": "deeprecsys.engine.eager:EagerEngine",
+    "emulated": "deeprecsys.engine.emulated:EmulatedEngine",
     "null": "deeprecsys.engine.null:NullEngine",
     "wait": "deeprecsys.engine.null:WaitEngine",
 }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.dispatcher import Dispatcher, Limits
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import CPU, Policy
+from deeprecsys.core.policy import CPU, GPU, Policy
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.node.closed_loop import measure_batches
@@ -51,6 +51,8 @@ class NodeConfig:
         seed: of tables, weights and features.
         max_query: the most items of one query.
         locality: of feature ids.
+        gpu: the engine of the `gpu` workers; None where the node has none.
+        gpus: how many there are: one process for each accelerator.
     """
 
     model: str
@@ -63,12 +65,21 @@ class NodeConfig:
     max_query: int = 1000
     locality: str = "zipf:0.9"
     limits: Limits | None = None
+    gpu: str | None = None
+    gpus: int = 1
 
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise InputError(f"threads: expected at least 1, got {self.threads}")
         if self.workers is not None and self.workers < 1:
             raise InputError(f"workers: expected at least 1, got {self.workers}")
+        if self.gpus < 1:
+            raise InputError(f"gpus: expected at least 1, got {self.gpus}")
+
+    @property
+    def accelerators(self) -> tuple[str, ...]:
+        """The engine of each `gpu` worker."""
+        return (self.gpu,) * self.gpus if self.gpu else ()
 
 
 class Node:
@@ -90,11 +101,13 @@ class Node:
             [cores[(i * config.threads + t) % len(cores)] for t in range(config.threads)]
             for i in range(count)
         ]
+        # An accelerator's process mostly waits for it: it takes a core's time where there is some.
+        self.pinning += [cores for _ in config.accelerators]
         plan = Plan(
             model=config.model,
             rows_scale=config.rows_scale,
             seed=config.seed,
-            workers=count,
+            workers=len(self.pinning),
             max_query=config.max_query,
             locality=config.locality,
             llc_bytes=last_level_cache(),
@@ -102,7 +115,14 @@ class Node:
         interleave_memory(numa_nodes())
         self.memory = NodeMemory.create(plan, progress)
         try:
-            self.pool = WorkerPool(self.memory, self.pinning, config.engine, config.precision, config.threads)
+            self.pool = WorkerPool(
+                self.memory,
+                self.pinning,
+                config.engine,
+                config.precision,
+                config.threads,
+                config.accelerators,
+            )
             self.pool.start(progress)
         except BaseException:
             self.close()
@@ -124,7 +144,8 @@ class Node:
 
     @property
     def workers(self) -> int:
-        return len(self.pool)
+        """Workers of the `cpu`."""
+        return self.pool.workers[CPU]
 
     def run(
         self,
@@ -148,11 +169,11 @@ class Node:
         plan = self.memory.plan
         schema = plan.schema()
         limits = self.config.limits or Limits(
-            queries=plan.max_open - self.workers,
+            queries=plan.max_open - len(self.pool),
             bytes_per_item=schema.feature_bytes(Per.ITEM),
             slices=MAX_SLICES,
         )
-        dispatcher = Dispatcher(policy, {CPU: self.workers}, limits)
+        dispatcher = Dispatcher(policy, self.pool.workers, limits)
         trial = LiveTrial(
             self.pool,
             dispatcher,
@@ -168,7 +189,7 @@ class Node:
 
     def offline_qps(self, policy: Policy, stream: Stream) -> float:
         """Queries per second when all of the stream's are there from the start and nobody waits for one."""
-        count = min(len(stream), self.memory.plan.max_open - self.workers)
+        count = min(len(stream), self.memory.plan.max_open - len(self.pool))
         at_once = replace(
             stream,
             arrival_s=np.full(count, 1e-9),
@@ -178,13 +199,16 @@ class Node:
         log = self.run(policy, at_once)
         return count / log.duration_s
 
-    def measure(self, batch: int, busy: int, repeats: int, rest_s: float = 0.0) -> NDArray[np.float64]:
+    def measure(
+        self, batch: int, busy: int, repeats: int, rest_s: float = 0.0, *, device: str = CPU
+    ) -> NDArray[np.float64]:
         """Seconds from dispatch to completion of batches of `batch` items while `busy` workers are busy.
 
         With `rest_s`, on a worker that rests that long on average before each of its batches.
         """
         with realtime(), awake():
-            return measure_batches(self.pool, batch, busy, repeats, self.config.seed, rest_s)
+            first = self.pool.number(device, 0)
+            return measure_batches(self.pool, batch, busy, repeats, self.config.seed, rest_s, first)
 
     def touched(self, stream: Stream) -> dict[str, float]:
         """Embedding row bytes that a stream's queries look up at least once, beside the cache's size."""
@@ -209,12 +233,14 @@ class Node:
             "precision": self.config.precision,
             "threads": self.config.threads,
             "workers": self.workers,
-            "cores": self.pinning,
+            "cores": self.pinning[: self.workers],
             "cores_kept_awake": self.kept_awake,
             "dispatcher": "SCHED_FIFO" if self.realtime else "normal priority",
             "worker_nice": max(os.getpriority(os.PRIO_PROCESS, pid) for pid in self.pool.pids),
             "rows_scale": self.config.rows_scale,
             "locality": self.config.locality,
+            "gpu": self.config.gpu,
+            "gpus": self.pool.workers.get(GPU, 0),
             **self.footprint(),
         }
 

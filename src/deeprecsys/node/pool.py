@@ -13,12 +13,14 @@ from time import monotonic
 from typing import IO, NamedTuple
 
 from deeprecsys.core.errors import InputError, NodeError
+from deeprecsys.core.policy import CPU, GPU
 from deeprecsys.node import mailbox
 from deeprecsys.node.mailbox import Mailbox, Part, Reply
 from deeprecsys.node.memory import NodeMemory
 from deeprecsys.node.worker import WorkerSpec
 
 START_TIMEOUT_S = 120.0
+ACCELERATOR_START_TIMEOUT_S = 480.0  # it compiles kernels and captures a graph for every bucket
 MAX_FAILED_STARTS = 2
 
 
@@ -74,6 +76,7 @@ class WorkerPool:
         memory: the node's shared memory.
         cores: the cores that each worker is pinned to; its length is the number of workers.
         engine: engine name; precision: of the engine; threads: compute threads per worker.
+        accelerators: engines of the `gpu` workers, which are the last of the workers.
 
     Raises:
         NodeError: a worker could not start, or could not be replaced.
@@ -81,11 +84,21 @@ class WorkerPool:
     """
 
     def __init__(
-        self, memory: NodeMemory, cores: Sequence[list[int]], engine: str, precision: str, threads: int
+        self,
+        memory: NodeMemory,
+        cores: Sequence[list[int]],
+        engine: str,
+        precision: str,
+        threads: int,
+        accelerators: Sequence[str] = (),
     ) -> None:
         self._memory = memory
         self._cores = cores
-        self._engine, self._precision, self._threads = engine, precision, threads
+        self._precision, self._threads = precision, threads
+        cpu = len(cores) - len(accelerators)
+        self._engines = [*[engine] * cpu, *accelerators]
+        self.workers = {CPU: cpu} | ({GPU: len(accelerators)} if accelerators else {})
+        """How many workers each device has; those of `cpu` come first."""
         self._boxes = [Mailbox(memory.mailbox(i)) for i in range(len(cores))]
         self._processes: list[_Process | None] = [None] * len(cores)
         self._failed_starts = [0] * len(cores)
@@ -101,6 +114,15 @@ class WorkerPool:
     def __len__(self) -> int:
         return len(self._cores)
 
+    def number(self, device: str, worker: int) -> int:
+        """The pool's number for a worker of a device."""
+        return worker if device == CPU else self.workers[CPU] + worker
+
+    def place(self, number: int) -> tuple[str, int]:
+        """Device and worker of a number."""
+        cpu = self.workers[CPU]
+        return (CPU, number) if number < cpu else (GPU, number - cpu)
+
     @property
     def pids(self) -> list[int]:
         return [p.popen.pid for p in self._processes if p]
@@ -109,10 +131,11 @@ class WorkerPool:
         """Start all workers and wait until they are ready."""
         for i in range(len(self)):
             self._spawn(i)
-        deadline = monotonic() + START_TIMEOUT_S
+        patience_s = ACCELERATOR_START_TIMEOUT_S if GPU in self.workers else START_TIMEOUT_S
+        deadline = monotonic() + patience_s
         while self._starting:
             if monotonic() > deadline:
-                raise NodeError(f"worker {min(self._starting)}: not ready within {START_TIMEOUT_S:.0f} s")
+                raise NodeError(f"worker {min(self._starting)}: not ready within {patience_s:.0f} s")
             self.news(0.2)
             if progress:
                 progress("starting workers", 1 - len(self._starting) / len(self))
@@ -126,7 +149,7 @@ class WorkerPool:
             done=self._done,
             fds=self._memory.fds,
             plan=self._memory.plan,
-            engine=self._engine,
+            engine=self._engines[index],
             precision=self._precision,
             threads=self._threads,
         )

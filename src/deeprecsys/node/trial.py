@@ -27,7 +27,6 @@ from deeprecsys.core.dispatcher import (
     Start,
     Tick,
 )
-from deeprecsys.core.policy import CPU
 from deeprecsys.core.query import Batch, Query
 from deeprecsys.core.runlog import RunLog, Status
 from deeprecsys.node.mailbox import Part
@@ -60,6 +59,25 @@ class Recording:
     commands: list[list[Command]] = field(default_factory=list)
     batches: list[tuple[Batch, float, float, float, float]] = field(default_factory=list)
     """Batch; when it was posted, started and ended by the worker, and when the node heard of it."""
+
+
+@dataclass(slots=True)
+class Used:
+    """What the workers of one device did in a trial."""
+
+    device: str
+    workers: int
+    batches: int = 0
+    items: int = 0
+    busy_s: float = 0.0
+
+    def add(self, batch: Batch, took_ns: int) -> None:
+        self.batches += 1
+        self.items += batch.items
+        self.busy_s += took_ns * 1e-9
+
+    def to_json(self) -> dict[str, float]:
+        return {"workers": self.workers, "batches": self.batches, "items": self.items, "busy_s": self.busy_s}
 
 
 class LiveTrial:
@@ -106,7 +124,7 @@ class LiveTrial:
         self._finish = np.full(n, np.nan)
         self._status = np.zeros(n, np.uint8)
         self._open = 0
-        self._busy_ns = 0
+        self._used = {device: Used(device, count) for device, count in pool.workers.items()}
         self._batches = 0
         self._occupied_s = 0.0
         self._failures: list[str] = []
@@ -142,12 +160,13 @@ class LiveTrial:
             start_s=self._start[kept],
             finish_s=self._finish[kept],
             status=self._status[kept],
-            busy_s=self._busy_ns * 1e-9,
+            busy_s=sum(used.busy_s for used in self._used.values()),
             workers=len(self._pool),
             warmup_s=warmup_s,
             extra={
                 "batches": self._batches,
                 "occupied_s": self._occupied_s,
+                "devices": {used.device: used.to_json() for used in self._used.values()},
                 "elapsed_s": elapsed,
                 "node_cpu_share": (time.process_time() - cpu_before) / max(elapsed, 1e-9),
                 "abandoned": abandoned,
@@ -216,7 +235,7 @@ class LiveTrial:
         match news:
             case Replied(worker, reply):
                 batch, posted = self._running.pop(worker)
-                self._busy_ns += reply.ended_ns - reply.started_ns
+                self._used[batch.device].add(batch, reply.ended_ns - reply.started_ns)
                 self._occupied_s += now - posted
                 self._batches += 1
                 if self._recording:
@@ -228,9 +247,9 @@ class LiveTrial:
             case Down(worker, _):
                 self._lost += 1
                 self._running.pop(worker, None)
-                self._tell(Lost(CPU, worker), now)
+                self._tell(Lost(*self._pool.place(worker)), now)
             case Up(worker):
-                self._tell(Ready(CPU, worker), now)
+                self._tell(Ready(*self._pool.place(worker)), now)
 
     def _tell(self, event: Event, now: float) -> None:
         commands = self._dispatcher.handle(event, now)
@@ -251,10 +270,11 @@ class LiveTrial:
 
     def _post(self, batch: Batch, now: float) -> None:
         slot = self._slot
+        worker = self._pool.number(batch.device, batch.worker)
         self._pool.post(
-            batch.worker, [Part(slot[s.query.id], s.query.features, s.start, s.stop) for s in batch.slices]
+            worker, [Part(slot[s.query.id], s.query.features, s.start, s.stop) for s in batch.slices]
         )
-        self._running[batch.worker] = (batch, now)
+        self._running[worker] = (batch, now)
         for part in batch.slices:
             i = part.query.id
             if part.start == 0 and isnan(self._start[i]):  # not when it runs again
