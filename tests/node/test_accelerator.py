@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import GPU, DeepRecSched
+from deeprecsys.core.dispatcher import Dispatcher, Limits
+from deeprecsys.core.policy import GPU, CoalescedOffload, DeepRecSched, EarliestFinish, Policy
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import Status
 from deeprecsys.core.target import Target
 from deeprecsys.engine import ENGINES, factory
+from deeprecsys.node.mailbox import MAX_SLICES
 from deeprecsys.node.node import Node
 from deeprecsys.node.trial import Recording
+from tests.core.policies import OFFLOADING
 from tests.node.test_node import SMALL, Collect, reference, stream
 
 BATCH_S, ITEM_S = 4e-3, 2e-5
@@ -27,9 +30,7 @@ ABOVE = 50
 
 @pytest.fixture(scope="module")
 def profile_file(tmp_path_factory: pytest.TempPathFactory):
-    points = tuple(
-        Point(1, b, tuple(f * (BATCH_S + ITEM_S * b) for f in (0.9, 1.0, 1.1))) for b in (1, 1000)
-    )
+    points = tuple(Point(1, b, tuple(f * (BATCH_S + ITEM_S * b) for f in (0.9, 1.0, 1.1))) for b in (1, 1000))
     file = tmp_path_factory.mktemp("profiles") / "gpu.json"
     file.write_text(json.dumps(LatencyProfile(SMALL.model, points).to_json()))
     return file
@@ -101,3 +102,25 @@ def test_a_profile_that_is_none_or_of_another_model_is_refused(profile_file):
     with pytest.raises(InputError, match="expected a profile of ncf, got one of dlrm-rmc1"):
         Node(replace(SMALL, model="ncf", gpu=f"emulated:{profile_file}"))
     assert factory("emulated")
+
+
+OFFLOADING_LIVE = [CoalescedOffload(16, 20, 400), EarliestFinish(16, 20, 400)]
+
+
+@pytest.mark.parametrize("policy", OFFLOADING_LIVE, ids=lambda p: p.describe()["policy"])
+def test_policies_that_merge_on_the_accelerator_serve_all_and_replay_alike(node: Node, policy: Policy):
+    queries = stream(np.random.default_rng(2).integers(1, 101, 200).tolist(), gap_s=1e-3)
+    recording = Recording()
+    log = node.run(policy, queries, recording=recording)
+    assert set(log.status.tolist()) == {Status.SERVED}
+    fresh = Dispatcher(policy, {"cpu": 1, "gpu": 1}, Limits(slices=MAX_SLICES))
+    for (now, event), commands in zip(recording.events, recording.commands, strict=True):
+        assert fresh.handle(event, now) == commands
+        fresh.check()
+    away = [b for b, *_ in recording.batches if b.device == GPU]
+    assert any(len(b.slices) > 1 for b in away), "or nothing was merged"
+    assert all(b.items <= 400 and all(s.start == 0 for s in b.slices) for b in away)
+
+
+def test_every_policy_that_offloads_runs_live():
+    assert {p.describe()["policy"] for p in OFFLOADING_LIVE} == set(OFFLOADING)
