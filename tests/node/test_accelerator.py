@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deeprecsys.core.errors import InputError
 from deeprecsys.core.dispatcher import Dispatcher, Limits
+from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import GPU, CoalescedOffload, DeepRecSched, EarliestFinish, Policy
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import Status

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from deeprecsys.cli.accelerator import check_gpu
 from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.target import LEVELS, Target
@@ -35,6 +36,7 @@ class Job:
         name = options["model_name"]
         chosen = model(name).scaled(positive("--rows-scale", options["rows_scale"]))
         check(options["engine"])
+        check_gpu(options.get("gpu"))
         workload = Workload.parse(
             options.get("arrivals"),
             options.get("sizes"),
@@ -58,8 +60,14 @@ class Job:
             seed=options["seed"],
             max_query=workload.sizes.cap,
             locality=options["locality"],
+            gpu=options.get("gpu"),
+            gpus=options.get("gpus") or 1,
         )
         return cls(options, node, workload, target)
+
+    def on_cpu(self) -> Job:
+        """The same without an accelerator."""
+        return replace(self, node=replace(self.node, gpu=None))
 
     def configuration(self) -> dict[str, Any]:
         """The resolved configuration, as JSON values."""

@@ -29,8 +29,8 @@ def measure_batches(
     The time is the dispatcher's: from posting the batch to hearing of its end, so that it holds the
     wake-up and the hop, which a schedule pays for too. The first batch of each worker is left out.
 
-    With `rest_s` above 0, the first worker rests before each of its batches for an exponential time of that mean,
-    and only its batches are timed: what a batch takes after idleness, while the others are busy.
+    With `rest_s` above 0, the first worker rests before each of its batches for an exponential time of that
+    mean, and only its batches are timed: what a batch takes after idleness, while the others are busy.
 
     The workers are those from number `first` on.
 

@@ -239,7 +239,7 @@ class Node:
             "worker_nice": max(os.getpriority(os.PRIO_PROCESS, pid) for pid in self.pool.pids),
             "rows_scale": self.config.rows_scale,
             "locality": self.config.locality,
-            "gpu": self.config.gpu,
+            "gpu": self.config.gpu.partition(":")[0] if self.config.gpu else None,
             "gpus": self.pool.workers.get(GPU, 0),
             **self.footprint(),
         }

@@ -120,7 +120,7 @@ class _Predicted:
         return Placement(CPU, p.batch_size)
 
     def _on_cpu_s(self, query: Query, view: View) -> float:
-        """What a query takes on the CPU once its turn has come: its work on all workers, or its longest slice."""
+        """What a query takes once its turn on the CPU has come: its work on all workers, or one slice."""
         parts = cut(query, self._policy.batch_size)
         batch_s, item_s = self._time[CPU].coefficients()
         work_s = batch_s * len(parts) + item_s * query.size
