@@ -52,7 +52,7 @@ def policy(
         ("offload", CoalescedOffload(25, 25, 2000), CoalescedOffload(64, 64, 2000)),
         ("offload:512", CoalescedOffload(25, 25, 512), CoalescedOffload(64, 64, 512)),
         ("earliest", EarliestFinish(25, 25, 2000), EarliestFinish(64, 64, 2000)),
-        ("earliest:0", EarliestFinish(25, 25, 0), EarliestFinish(64, 64, 0)),
+        ("earliest:1", EarliestFinish(25, 25, 1), EarliestFinish(64, 64, 1)),
     ],
 )
 def test_every_name_with_and_without_a_batch_size(text: str, by_default: Policy, of_64: Policy) -> None:

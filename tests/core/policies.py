@@ -27,7 +27,7 @@ def pairs(kind):
 
 OFFLOADING = {
     "offload": st.builds(CoalescedOffload, SIZES, st.integers(0, 60), st.integers(1, 200)),
-    "earliest": st.builds(EarliestFinish, SIZES, st.integers(0, 60), st.integers(0, 200)),
+    "earliest": st.builds(EarliestFinish, SIZES, st.integers(0, 60), st.integers(1, 200)),
 }
 """Policies that need an accelerator, whatever their knobs."""
 BY_NAME = {

@@ -34,7 +34,7 @@ from deeprecsys.report import text
 from deeprecsys.report.machine import machine_record, same_machine
 from deeprecsys.tune.by_model import ModelSettings, Ranking, tune_by_model
 from deeprecsys.tune.hill_climb import HillClimb
-from deeprecsys.tune.neighbours import Chain, beyond_fixed, beyond_threshold
+from deeprecsys.tune.neighbours import Chain, beyond_fixed
 from deeprecsys.tune.search import Search, batch_sizes, thresholds
 from deeprecsys.tune.tuner import TuneResult, tune
 from deeprecsys.tune.work import saturation_qps
@@ -254,9 +254,9 @@ def accelerators(
 def model_search(sizes: tuple[int, ...], limits: tuple[int, ...] = ()) -> Search:
     """The paper's climb, and from its best the policies that cut late and that share batches.
 
-    Where there is an accelerator, its second climb too, and from its best the policies that merge queries
-    there and that choose the device.
+    Where there is an accelerator, both of the paper's climbs and no more: the policies that go further there
+    are not compiled, and take minutes to rank.
     """
     if limits:
-        return Chain(HillClimb(sizes, limits), [beyond_threshold(limits, sizes[-1])])
+        return HillClimb(sizes, limits)
     return Chain(HillClimb(sizes), [beyond_fixed(Adaptive, sizes), beyond_fixed(Coalescing, sizes)])

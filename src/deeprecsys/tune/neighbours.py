@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from deeprecsys.core.policy import (
-    Adaptive,
-    CoalescedOffload,
-    Coalescing,
-    DeepRecSched,
-    EarliestFinish,
-    Policy,
-)
+from deeprecsys.core.policy import Adaptive, Coalescing, Policy
 from deeprecsys.tune.search import Memory, Score, Search, Told, batch_size_of, best_of
 
 Neighbours = Callable[[Policy], Sequence[Policy]]
@@ -130,39 +123,5 @@ def beyond_fixed(
             size = batch_size_of(known) or sizes[-1]
             start = kind(size, size)
         return NeighbourClimb(start, two_sizes(kind, sizes))
-
-    return make
-
-
-def offloads(limits: Sequence[int], largest: int) -> Neighbours:
-    """The neighbours of a policy that merges on the accelerator: threshold or device batch one step up or
-    down, and the same knobs with the device chosen by predicted completion or not."""
-    rungs = [largest * 2**k for k in range(3)]
-
-    def neighbours(policy: Policy) -> Sequence[Policy]:
-        assert isinstance(policy, CoalescedOffload | EarliestFinish)
-        kind, size, above, merged = type(policy), policy.batch_size, policy.offload_above, policy.device_batch
-        other = EarliestFinish if kind is CoalescedOffload else CoalescedOffload
-        found: list[Policy] = [kind(size, n, merged) for n in ladder(above, limits)]
-        found += [kind(size, above, m) for m in ladder(merged, rungs)]
-        return [*found, other(size, above, merged)]
-
-    return neighbours
-
-
-def beyond_threshold(limits: Sequence[int], largest: int) -> Callable[[Told], Search | None]:
-    """A climb over what else an accelerator allows, from the best batch size and threshold known so far.
-
-    Args:
-        limits: thresholds to try, rising.
-        largest: items of the largest query; a device batch holds that, or twice or four times as many.
-    """
-
-    def make(best: Told) -> Search | None:
-        known = best.policy
-        if not isinstance(known, DeepRecSched) or known.offload_above is None:
-            return None  # the accelerator does not pay
-        start = CoalescedOffload(known.batch_size, known.offload_above, 2 * largest)
-        return NeighbourClimb(start, offloads(limits, largest))
 
     return make

@@ -72,7 +72,7 @@ class EarliestFinish(Plain):
     small query is done soon on an idle accelerator too, but takes more of its time than it is worth.
     Both devices' s(b) are learnt, as lines, from batches as they finish. What is predicted: the work that
     was placed on the device and is not done, spread over its workers, and the query's own time after it.
-    The accelerator merges what waits, as in `CoalescedOffload`; 0 for `device_batch` merges nothing.
+    The accelerator merges what waits, as in `CoalescedOffload`.
     """
 
     batch_size: int
@@ -80,8 +80,7 @@ class EarliestFinish(Plain):
     device_batch: int
 
     def __post_init__(self) -> None:
-        checked(self.batch_size, self.offload_above, max(self.device_batch, 1))
-        at_least(0, "device batch", self.device_batch)
+        checked(self.batch_size, self.offload_above, self.device_batch)
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -89,7 +88,7 @@ class EarliestFinish(Plain):
 
     @property
     def mixes(self) -> bool:
-        return self.device_batch > 0
+        return True
 
     def begin(self) -> Rules:
         return _Predicted(self)
@@ -144,7 +143,7 @@ class _Predicted:
 
 def merged(line: LineView, device_batch: int) -> Forming:
     """What a worker takes: on the CPU the head, on the accelerator what waits, up to a maximum, whole."""
-    if line.device == CPU or device_batch == 0:
+    if line.device == CPU:
         return SLICE
     return Take(device_batch, merge=True, split=False)
 
