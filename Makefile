@@ -4,7 +4,11 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test lint type check bench clean
+# On a machine with a GPU: its own Python, which has torch built for CUDA (and Triton); nothing is installed.
+GPU_PYTHON  ?= python3
+GPU_SECONDS ?= 480
+
+.PHONY: install demo test lint type check bench gpu clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -33,6 +37,10 @@ check: test
 
 bench: install ## every benchmark, one after the other; hours on two cores
 	for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
+
+gpu: ## tests and measurements that need a GPU; run it again until it says that all is measured
+	PYTHONPATH=src:. $(GPU_PYTHON) -m pytest -q -m gpu -W default -p no:cacheprovider tests/engine/cuda
+	PYTHONPATH=src:benchmarks $(GPU_PYTHON) benchmarks/gpu.py --seconds $(GPU_SECONDS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info

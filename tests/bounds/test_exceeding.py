@@ -29,7 +29,7 @@ from deeprecsys.core.runlog import RunLog, Status
 from deeprecsys.core.target import Target, percentile
 from deeprecsys.simulate.fast import run, simulate_fast
 from deeprecsys.simulate.table import Tabulated
-from tests.core.policies import BY_NAME, SIZES
+from tests.core.policies import BY_NAME, OFFLOADING, SIZES
 
 P95 = 0.95
 
@@ -134,7 +134,8 @@ def test_bounds_are_in_order(case: Case) -> None:
 # Every kind of policy. `o_fcfs` is left out on purpose: see the two examples below.
 SLICES, LARGEST, LONGEST = 4, 30, 120
 """The most slices of a batch, the most items of a query, the most items of a batch by both."""
-ON_CPU = {**BY_NAME, "deeprecsched": st.builds(DeepRecSched, SIZES)}
+ON_CPU = {n: p for n, p in BY_NAME.items() if n not in OFFLOADING}
+ON_CPU["deeprecsched"] = st.builds(DeepRecSched, SIZES)
 
 
 class AnyPolicy(NamedTuple):

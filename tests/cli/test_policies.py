@@ -11,10 +11,12 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import (
     Adaptive,
     AdditiveIncrease,
+    CoalescedOffload,
     Coalescing,
     DeadlineOrder,
     DeepRecSched,
     DynamicBatching,
+    EarliestFinish,
     FixedSplit,
     LeastSquares,
     Policy,
@@ -47,6 +49,10 @@ def policy(
         ("tf-serving", FixedSplit(25, 0.0), FixedSplit(64, 0.0)),
         ("tf-serving:3", FixedSplit(25, 0.003), FixedSplit(64, 0.003)),
         ("bentoml", LeastSquares(1000), LeastSquares(64)),
+        ("offload", CoalescedOffload(25, 25, 2000), CoalescedOffload(64, 64, 2000)),
+        ("offload:512", CoalescedOffload(25, 25, 512), CoalescedOffload(64, 64, 512)),
+        ("earliest", EarliestFinish(25, 25, 2000), EarliestFinish(64, 64, 2000)),
+        ("earliest:1", EarliestFinish(25, 25, 1), EarliestFinish(64, 64, 1)),
     ],
 )
 def test_every_name_with_and_without_a_batch_size(text: str, by_default: Policy, of_64: Policy) -> None:
@@ -74,7 +80,9 @@ def test_a_finest_cut_is_at_least_one_item() -> None:
 
 def test_an_offload_threshold_is_for_the_policy_that_has_one() -> None:
     assert policy("deeprecsched", 64, 300) == DeepRecSched(64, 300)
-    with pytest.raises(InputError, match="--offload-above: expected policy deeprecsched, got adaptive"):
+    assert policy("offload:700", 64, 300) == CoalescedOffload(64, 300, 700)
+    assert policy("earliest:700", 64, 300) == EarliestFinish(64, 300, 700)
+    with pytest.raises(InputError, match=r"--offload-above: expected policy deeprecsched, .*, got adaptive"):
         policy("adaptive", 64, 300)
 
 

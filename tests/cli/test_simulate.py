@@ -15,6 +15,7 @@ from deeprecsys.cli.policies import POLICIES
 from deeprecsys.core.target import Target
 from deeprecsys.report.rundir import read_run
 from tests.cli.conftest import Answered, Refused, call
+from tests.core.policies import OFFLOADING
 from tests.tune.queues import theory_qps, wait_tail
 
 SERVICE_S = 0.010
@@ -78,15 +79,16 @@ def test_without_a_rate_the_capacity_is_theorys(
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_runs_and_says_what_it_is(affine: list[str], answered: Answered, name: str) -> None:
-    doc = answered(
-        *affine, "--policy", name, "--rate", "300", "--queries", "3000", "--sla-ms", "60", "--workers", "4"
-    )
+    gpu = ["--gpu", f"emulated:{affine[2]}"] if name in OFFLOADING else []
+    load = ["--rate", "300", "--queries", "3000", "--sla-ms", "60", "--workers", "4"]
+    doc = answered(*affine, *gpu, "--policy", name, *load)
     assert doc["policy"] == name
     assert doc["served"] == 1.0
     assert doc["bounds"]["o_drop_qps"] <= doc["bounds"]["o_drop_coalescing_qps"]
     mixes = name in ("coalescing", "triton", "tf-serving", "bentoml", "clipper")
     if doc["miss_rate"] <= 0.05:
-        assert doc["fraction_of_bound"]["bound"] == ("o_fcfs_coalescing" if mixes else "o_fcfs")
+        bound = "two_pools_coalescing" if gpu else "o_fcfs_coalescing" if mixes else "o_fcfs"
+        assert doc["fraction_of_bound"]["bound"] == bound
         assert doc["fraction_of_bound"]["value"] < 1
 
 

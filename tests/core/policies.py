@@ -5,10 +5,12 @@ from hypothesis import strategies as st
 from deeprecsys.core.policy import (
     Adaptive,
     AdditiveIncrease,
+    CoalescedOffload,
     Coalescing,
     DeadlineOrder,
     DeepRecSched,
     DynamicBatching,
+    EarliestFinish,
     FixedSplit,
     LeastSquares,
     Static,
@@ -23,6 +25,11 @@ def pairs(kind):
     return st.tuples(SIZES, SIZES).map(lambda p: kind(max(p), min(p)))
 
 
+OFFLOADING = {
+    "offload": st.builds(CoalescedOffload, SIZES, st.integers(0, 60), st.integers(1, 200)),
+    "earliest": st.builds(EarliestFinish, SIZES, st.integers(0, 60), st.integers(1, 200)),
+}
+"""Policies that need an accelerator, whatever their knobs."""
 BY_NAME = {
     "static": st.builds(Static, SIZES),
     "deeprecsched": st.builds(DeepRecSched, SIZES, st.none() | st.integers(0, 60)),
@@ -33,5 +40,6 @@ BY_NAME = {
     "tf-serving": st.builds(FixedSplit, SIZES, WAITS),
     "bentoml": st.builds(LeastSquares, SIZES),
     "clipper": st.builds(AdditiveIncrease, st.floats(1e-3, 0.1), st.integers(1, 20)),
+    **OFFLOADING,
 }
 POLICIES = st.one_of(*BY_NAME.values())

@@ -11,6 +11,7 @@ import click
 from deeprecsys.cli import options as opt
 from deeprecsys.cli.live import (
     LiveTrials,
+    accelerated,
     baseline,
     document,
     measure_profile,
@@ -108,6 +109,7 @@ def profile_command(
 @opt.target
 @opt.workload
 @opt.node
+@opt.accelerator
 @opt.output
 def bench(
     rate: float | None,
@@ -128,13 +130,17 @@ def bench(
     if duration is None and queries is None and options["trace_file"] is None:
         duration = 10.0
     stream = job.workload.stream(rate, queries=queries, duration_s=duration)
-    with run_directory(out_dir, job.configuration()) as out, start(job) as node:
+    with ExitStack() as stack:
+        out = stack.enter_context(run_directory(out_dir, job.configuration()))
+        ready, gpu = stack.enter_context(accelerated(job))
+        node = stack.enter_context(start(ready))
         policy = given_policy(node, job, policy_name, batch_size, offload_above)
         recording = Recording() if out or trace_out else None
         with Bar(f"{job.node.model}: {stream.rate_qps:g} queries/s") as bar:
             log = node.run(policy, stream, job.target, TickHooks(bar.set), recording)
         summary = summarise(log, job.target)
-        found = {**document(node, job), **policy.describe(), **summary_document(summary), "extra": log.extra}
+        about = {**document(node, job, gpu), **policy.describe()}
+        found = {**about, **summary_document(summary), "extra": log.extra}
         found["touched"] = node.touched(stream)
         if out:
             batches = recording.batches if recording else None
@@ -155,6 +161,7 @@ def bench(
 @opt.target
 @opt.workload
 @opt.node
+@opt.accelerator
 @opt.search
 @opt.output
 def capacity_command(
@@ -173,7 +180,8 @@ def capacity_command(
         settings = Settings(trial_s=settings.trial_s, budget_s=positive("--budget", budget))
     with ExitStack() as stack:
         out = stack.enter_context(run_directory(out_dir, job.configuration()))
-        node = stack.enter_context(start(job))
+        ready, gpu = stack.enter_context(accelerated(job))
+        node = stack.enter_context(start(ready))
         policy = given_policy(node, job, policy_name, batch_size, offload_above)
         size = policy.describe()["batch_size"] or job.node.max_query
         hint = 0.8 * quick_hint_qps(node, job, size)
@@ -189,7 +197,7 @@ def capacity_command(
             progress=listener,
         )
         point = summary_document(found.summary) if found.summary else {}
-        result = {**document(node, job), **policy.describe(), **point, **found.to_json()}
+        result = {**document(node, job, gpu), **policy.describe(), **point, **found.to_json()}
         result |= {"qps": found.capacity_qps, "search": listener.cost()}
         if out:
             out.result(result)

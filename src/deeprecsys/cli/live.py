@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
+from deeprecsys.cli.accelerator import emulated_profile, engine_of, gpu_document, published
 from deeprecsys.cli.progress import Bar, TickHooks
 from deeprecsys.cli.setup import Job
-from deeprecsys.core.policy import CPU, Policy, Static
+from deeprecsys.core.policy import GPU, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.node.cores import usable_cores
@@ -27,6 +33,8 @@ OFFLINE_S = 3.0
 HOST_TRIAL_S, HOST_LOAD, HOST_BATCHES = 1.5, 0.6, 200
 """Length and load of the trial that shows what a query costs the node's own process; batches beside it."""
 LISTWISE = "an item's score depends on the other items of its query: queries are scored whole, never cut"
+DEVICE_BATCHES = tuple(1 << k for k in range(13))
+"""Batch sizes of an accelerator's profile: what several queries may share."""
 
 
 def start(job: Job) -> Node:
@@ -35,6 +43,28 @@ def start(job: Job) -> Node:
         click.echo(f"deeprecsys: {job.node.model}: {LISTWISE}", err=True)
     with Bar(f"{job.node.model}: starting") as bar:
         return Node(job.node, bar.said)
+
+
+@contextmanager
+def accelerated(
+    job: Job, cpu: LatencyProfile | None = None, budget_s: float = 5.0
+) -> Iterator[tuple[Job, LatencyProfile | None]]:
+    """The job with an accelerator that can start, and the profile of an emulated one.
+
+    A published device goes by the batch times of this machine's CPU, one worker busy: those of `cpu`, or
+    measured first for about `budget_s`.
+    """
+    gpu = job.node.gpu
+    if gpu is None:
+        yield job, None
+        return
+    if published(gpu) and cpu is None:
+        with start(job.on_cpu()) as node:
+            cpu = measure_profile(node, job, budget_s, alone=True)
+    profile = emulated_profile(gpu, cpu)
+    with TemporaryDirectory(prefix="deeprecsys-") as folder:
+        engine = engine_of(gpu, profile, Path(folder))
+        yield replace(job, node=replace(job.node, gpu=engine)), profile
 
 
 class Keeper(Protocol):
@@ -73,12 +103,12 @@ def sample_sizes(job: Job) -> NDArray[np.int32]:
     return job.workload.stream(1.0, queries=SAMPLE).size
 
 
-def measure_profile(node: Node, job: Job, budget_s: float) -> LatencyProfile:
-    """s(b) of the job's model on this node, at one, some and all workers busy."""
+def measure_profile(node: Node, job: Job, budget_s: float, *, alone: bool = False) -> LatencyProfile:
+    """s(b) of the job's model on this node, at one, some and all workers busy; or at one alone."""
     largest = job.node.max_query
     sizes = (*(1 << k for k in range(largest.bit_length()) if 1 << k < largest), largest)
-    levels = sorted({1, -(-node.workers // 2), node.workers})
-    plan = ProfilePlan(batches=sizes, busy=tuple(levels), budget_s=budget_s, after_idle=True)
+    levels = [1] if alone else sorted({1, -(-node.workers // 2), node.workers})
+    plan = ProfilePlan(batches=sizes, busy=tuple(levels), budget_s=budget_s, after_idle=not alone)
     with Bar(f"{job.node.model}: profiling") as bar:
 
         def step(s: ProfileStep) -> None:
@@ -112,6 +142,15 @@ def host_s(node: Node, job: Job, profile: LatencyProfile) -> float:
     return float(max(spent_s - log.extra["batches"] * batch_s, 0.0) / max(len(log.size), 1))
 
 
+def measure_gpu(node: Node, job: Job, budget_s: float) -> LatencyProfile:
+    """s(b) of the job's model on this node's accelerator, through the node's own path."""
+    plan = ProfilePlan(batches=DEVICE_BATCHES, budget_s=budget_s)
+    measure = partial(node.measure, device=GPU)
+    machine = machine_record() | {"gpu": str(job.node.gpu)}
+    return profile(measure, job.node.model, plan, engine=str(job.node.gpu), precision=job.node.precision,
+                   machine=machine)  # fmt: skip
+
+
 def quick_hint_qps(node: Node, job: Job, batch_size: int) -> float:
     """About what the node can carry, from a second or two of measuring."""
     batches = sorted({1, min(batch_size, job.node.max_query), job.node.max_query})
@@ -131,8 +170,12 @@ def baseline(node: Node, job: Job) -> Static:
     return job.baseline(node.workers)
 
 
-def document(node: Node, job: Job) -> dict[str, Any]:
-    """What every result states: model, target, workload, node and machine."""
+def document(node: Node, job: Job, gpu: LatencyProfile | None = None) -> dict[str, Any]:
+    """What every result states: model, target, workload, node and machine; of an accelerator, what it is.
+
+    Args:
+        gpu: the profile that an emulated accelerator replays, or what was measured of a real one.
+    """
     return {
         "model": job.node.model,
         "target": job.target_document(),
@@ -140,7 +183,8 @@ def document(node: Node, job: Job) -> dict[str, Any]:
         "engine": job.node.engine,
         "precision": job.node.precision,
         "threads": job.node.threads,
-        "workers": {CPU: node.workers},
+        "workers": node.pool.workers,
         "node": node.describe(),
+        **gpu_document(job.node.gpu, job.node.gpus, gpu),
         "machine": machine_record(),
     }

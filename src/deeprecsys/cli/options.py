@@ -75,6 +75,14 @@ lower = _group(
     _data,
 )  # fmt: skip
 
+accelerator = _group(
+    click.option("--gpu", metavar="ENGINE",
+                 help="A second device beside the CPU workers: cuda, emulated:FILE (a profile, replayed), or "
+                      "emulated:gtx-1080-ti (from this CPU's batch times and the published speed-ups)."),
+    click.option("--gpus", type=int, default=1, show_default=True, metavar="K",
+                 help="How many accelerators."),
+)  # fmt: skip
+
 sizes = _group(
     click.option("--sizes", metavar="NAME[:ARGS]",
                  help="Query sizes: production, mlperf, ribbon, lognormal, normal[:mean,std,cap], fixed:N, "

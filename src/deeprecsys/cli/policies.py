@@ -9,10 +9,12 @@ from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.core.policy import (
     Adaptive,
     AdditiveIncrease,
+    CoalescedOffload,
     Coalescing,
     DeadlineOrder,
     DeepRecSched,
     DynamicBatching,
+    EarliestFinish,
     FixedSplit,
     LeastSquares,
     Policy,
@@ -70,6 +72,16 @@ class Knobs:
             raise InputError(f"--sla-ms: expected a target in milliseconds, as policy {self.name} needs one")
         return self.target.latency_s
 
+    @property
+    def above(self) -> int:
+        """The threshold of a policy that must have one: by default the batch size."""
+        return self.cut if self.offload_above is None else self.offload_above
+
+    @property
+    def device_batch(self) -> int:
+        """Items that share an accelerator's batch: by default twice the largest query."""
+        return self.items("DEVICE_BATCH", 2 * self.largest)
+
     def items(self, what: str, default: int) -> int:
         """The argument as a number of items."""
         return default if self.arg is None else spec.whole(f"--policy {self.name}: {what}", self.arg)
@@ -89,9 +101,12 @@ POLICIES: dict[str, tuple[str | None, Callable[[Knobs], Policy]]] = {
     "triton": ("DELAY_MS", lambda k: DynamicBatching(k.whole, k.wait_s("DELAY_MS"))),
     "tf-serving": ("TIMEOUT_MS", lambda k: FixedSplit(k.cut, k.wait_s("TIMEOUT_MS"))),
     "bentoml": (None, lambda k: LeastSquares(k.whole)),
+    "offload": ("DEVICE_BATCH", lambda k: CoalescedOffload(k.cut, k.above, k.device_batch)),
+    "earliest": ("DEVICE_BATCH", lambda k: EarliestFinish(k.cut, k.above, k.device_batch)),
     "clipper": ("STEP", lambda k: AdditiveIncrease(k.latency_s, k.items("STEP", 16))),
 }
 """Name -> what its argument is, and how it is made."""
+OFFLOADING = ("deeprecsched", "offload", "earliest")
 
 FORMS = ", ".join(f"{name}[:{arg}]" if arg else name for name, (arg, _) in POLICIES.items())
 """All names with their arguments, for help."""
@@ -142,8 +157,10 @@ def policy_of(
     if args and what is None:
         raise InputError(f"--policy {name}: arguments: expected none, got {','.join(args)!r}")
     given = spec.numbers(f"--policy {name}", args, {what: float("nan")} if what else {})
-    if offload_above is not None and name != "deeprecsched":
-        raise InputError(f"--offload-above: expected policy deeprecsched, got {name}, which never offloads")
+    if offload_above is not None and name not in OFFLOADING:
+        raise InputError(
+            f"--offload-above: expected policy {', '.join(OFFLOADING)}, got {name}, which never offloads"
+        )
     if batch_size is not None and name == "clipper":
         raise InputError(
             f"--batch-size: expected none with policy clipper, which finds its own, got {batch_size}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from deeprecsys.bounds import Kind, batch_times, bounds_of
+from deeprecsys.bounds import Bound, Kind, batch_times, bounds_of
+from deeprecsys.bounds.pools import two_pools
+from deeprecsys.bounds.work import coalesced_work, least_work, pmf_of
 from deeprecsys.cli.setup import Job
-from deeprecsys.cli.virtual import virtual_log
-from deeprecsys.core.policy import Policy
+from deeprecsys.cli.virtual import Accelerators, pools, virtual_log
+from deeprecsys.core.policy import GPU, Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import summarise
 from deeprecsys.core.target import Target
@@ -20,17 +22,20 @@ MOST_ITEMS = 1 << 13
 """Of a batch that bounds allow for; a cost per batch spread over more is next to nothing per item."""
 
 
-def prediction(profile: LatencyProfile, job: Job, workers: int, point: Confirmed) -> dict[str, Any]:
+def prediction(
+    profile: LatencyProfile, job: Job, workers: int, point: Confirmed, gpu: Accelerators | None = None
+) -> dict[str, Any]:
     """The parts of the JSON of `tune` that come from the profile.
 
     The simulator's error is that of the p95 at the very rate that was run live: simulated over live, less 1.
     """
     qps, policy = point.qps, point.policy
     stream = job.workload.stream(qps, queries=int(min(SECONDS * qps, MOST_QUERIES)))
-    s = summarise(virtual_log(policy, stream, profile, workers, job.node.seed, job.target), job.target)
+    service, counts = pools(profile, workers, gpu)
+    s = summarise(virtual_log(policy, stream, service, counts, job.node.seed, job.target), job.target)
     simulated_ms = {"p50_ms": s.p50_ms, "p95_ms": s.p95_ms, "p99_ms": s.p99_ms}
     return {
-        **bounds_document(profile, workers, job.target, stream, policy, qps),
+        **bounds_document(profile, workers, job.target, stream, policy, qps, gpu),
         "simulated": simulated_ms,
         "simulator_error": s.p95_ms / point.probe.summary.p95_ms - 1,
     }
@@ -43,6 +48,7 @@ def bounds_document(
     stream: Stream,
     policy: Policy,
     met_qps: float | None,
+    gpu: Accelerators | None = None,
 ) -> dict[str, Any]:
     """What no policy exceeds on a sample path, and the share of it that one reached.
 
@@ -53,6 +59,7 @@ def bounds_document(
         stream: the sample path.
         policy: whose bound the fraction is of: one that mixes queries is held against one that allows it.
         met_qps: the rate at which it met the target; None where it did not.
+        gpu: the second pool; what offloads is held against the bound of two pools.
     """
     largest = int(stream.size.max())
     own = policy.describe()["batch_size"] or MOST_ITEMS
@@ -65,7 +72,42 @@ def bounds_document(
         for mixes in (False, True)
     }  # fmt: skip
     bound = found[policy.mixes][Kind.O_FCFS]
+    if gpu:
+        for mixes in (False, True):
+            both = two_pools_bound(profile, workers, gpu, stream, longest if mixes else largest, mixes)
+            found[mixes][both.kind] = both
+        if GPU in policy.devices:
+            bound = found[policy.mixes][Kind.TWO_POOLS]
     return {
         "bounds": {f"{b.name}_qps": b.rate_qps for bounds in found.values() for b in bounds.values()},
         "fraction_of_bound": bound.fraction(met_qps).to_json() if met_qps else None,
     }
+
+
+def two_pools_bound(
+    profile: LatencyProfile, workers: int, gpu: Accelerators, stream: Stream, longest: int, mixes: bool
+) -> Bound:
+    """The highest rate that CPU workers and accelerators carry together, whatever the latency.
+
+    Without regard to the target, as some queries may be late: then it holds for every policy that keeps
+    each query on one device.
+    """
+    largest = int(stream.size.max())
+    on_cpu, on_gpu = batch_times(profile, longest, workers), batch_times(gpu.profile, longest)
+    if mixes:
+        work = coalesced_work(on_cpu, largest), coalesced_work(on_gpu, largest)
+    else:
+        work = least_work(on_cpu), on_gpu
+    return two_pools(*work, pmf_of(stream.size), workers, gpu.workers, coalescing=mixes).bound
+
+
+def offloaded_share(policy: Policy, stream: Stream) -> float | None:
+    """The share of a path's items that a policy with a threshold sends to the accelerator, exactly; None
+    where the state of the node decides."""
+    known = policy.describe()
+    above = known["offload_above"]
+    if above is None:
+        return 0.0
+    if known["policy"] == "earliest":
+        return None
+    return float(stream.size[stream.size > above].sum() / stream.size.sum())

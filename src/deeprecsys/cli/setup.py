@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from deeprecsys.cli.accelerator import check_gpu
 from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile
@@ -49,6 +50,8 @@ class Job:
         check(options["engine"], options["precision"])
         isa = options.get("isa", DEFAULT)
         environment(isa)
+        check(options["engine"])
+        check_gpu(options.get("gpu"))
         workload = Workload.parse(
             options.get("arrivals"),
             options.get("sizes"),
@@ -73,12 +76,18 @@ class Job:
             max_query=workload.sizes.cap,
             locality=options["locality"],
             isa=isa,
+            gpu=options.get("gpu"),
+            gpus=options.get("gpus") or 1,
         )
         return cls(options, node, workload, target, splittable(chosen))
 
     def baseline(self, workers: int) -> Static:
         """The static baseline on so many workers: the whole query where it must not be cut."""
         return Static.baseline(self.workload.sizes.cap, workers if self.splits else 1)
+
+    def on_cpu(self) -> Job:
+        """The same without an accelerator."""
+        return replace(self, node=replace(self.node, gpu=None))
 
     def configuration(self) -> dict[str, Any]:
         """The resolved configuration, as JSON values."""

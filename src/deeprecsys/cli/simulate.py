@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from deeprecsys.cli import options as opt
+from deeprecsys.cli.accelerator import check_gpu, emulated_profile, gpu_document
 from deeprecsys.cli.output import emit, report_on, run_directory, summary_document
 from deeprecsys.cli.policies import policy_of
-from deeprecsys.cli.predict import bounds_document
+from deeprecsys.cli.predict import bounds_document, offloaded_share
 from deeprecsys.cli.setup import checked_quantile, load_profile, target_of
-from deeprecsys.cli.virtual import virtual_log, virtual_node
+from deeprecsys.cli.virtual import Accelerators, pools, virtual_log, virtual_node
 from deeprecsys.core.errors import InputError, positive
-from deeprecsys.core.policy import CPU, Policy, Static
+from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog, summarise
 from deeprecsys.core.target import Target
@@ -38,6 +39,7 @@ BOUND_QUERIES = 60_000
               help="Offered rate; without one, the highest that meets the target is searched.")  # fmt: skip
 @click.option("--queries", type=int, metavar="N", help="How many queries.  [default: 100000]")
 @click.option("--duration", type=float, metavar="S", help="Seconds of arrivals instead.")
+@opt.accelerator
 @opt.policy
 @opt.target
 @opt.workload
@@ -47,6 +49,8 @@ BOUND_QUERIES = 60_000
 def simulate_command(
     profile_file: Path,
     workers: int | None,
+    gpu: str | None,
+    gpus: int,
     rate: float | None,
     queries: int | None,
     duration: float | None,
@@ -72,6 +76,7 @@ def simulate_command(
     count = max(profile.busy_levels) if workers is None else workers
     if count < 1:
         raise InputError(f"--workers: expected at least 1, got {count}")
+    second = _accelerators(gpu, gpus, profile)
     workload = Workload.parse(arrivals, sizes, trace=trace_file, seed=seed)
     target = _target(profile, sla_ms, level, quantile, needed=rate is None)
     policy = policy_of(
@@ -88,10 +93,11 @@ def simulate_command(
     case = {
         "target": {"quantile": target.quantile, "latency_ms": 1e3 * target.latency_s} if target else None,
         "workload": workload.describe(),
-        "workers": {CPU: count},
+        "workers": dict(pools(profile, count, second)[1]),
         "profile": {"file": str(profile_file), "machine": dict(profile.machine)},
         "simulated": True,
         **policy.describe(),
+        **gpu_document(gpu, gpus, second.profile if second else None),
     }
     found: dict[str, Any] = {
         **case,
@@ -103,9 +109,9 @@ def simulate_command(
     with run_directory(out_dir, {**case, "node": {"model": profile.model}, "seed": seed}) as out:
         if stream is None:
             assert target is not None
-            found |= _search(profile, workload, count, policy, target, seed)
+            found |= _search(profile, workload, count, policy, target, seed, second)
         else:
-            log = virtual_log(policy, stream, profile, count, seed, target)
+            log = virtual_log(policy, stream, *pools(profile, count, second), seed, target)
             found |= _outcome(log, target)
             if out:
                 out.trial("simulated", log, about={**policy.describe(), "simulated": True})
@@ -113,7 +119,9 @@ def simulate_command(
             path_queries = min(BOUND_QUERIES, BOUND_QUERIES if stream is None else len(stream))
             path = workload.stream(found["qps"] or 1.0, queries=path_queries)
             met_qps = found["qps"] if stream is None or _met(found, target) else None
-            found |= bounds_document(profile, count, target, path, policy, met_qps)
+            found |= bounds_document(profile, count, target, path, policy, met_qps, second)
+            if second:
+                found["gpu_share"] = offloaded_share(policy, path)
         if out:
             out.result(found)
     emit(text.simulate(found), found, json_file)
@@ -134,6 +142,21 @@ def _target(
             "and has none of its own"
         )
     return None
+
+
+def _accelerators(gpu: str | None, gpus: int, cpu: LatencyProfile) -> Accelerators | None:
+    """The accelerators that `--gpu` names."""
+    check_gpu(gpu)
+    if gpu is None:
+        return None
+    found = emulated_profile(gpu, cpu)
+    if found is None:
+        raise InputError(f"--gpu: expected emulated:FILE or a published device to simulate, got {gpu}")
+    if found.model != cpu.model:
+        raise InputError(f"--gpu {gpu}: expected a profile of {cpu.model}, got one of {found.model}")
+    if gpus < 1:
+        raise InputError(f"--gpus: expected at least 1, got {gpus}")
+    return Accelerators(found, gpus)
 
 
 def _stream(workload: Workload, rate: float, queries: int | None, duration: float | None) -> Stream:
@@ -162,12 +185,18 @@ def _met(found: dict[str, Any], target: Target) -> bool:
 
 
 def _search(
-    profile: LatencyProfile, workload: Workload, workers: int, policy: Policy, target: Target, seed: int
+    profile: LatencyProfile,
+    workload: Workload,
+    workers: int,
+    policy: Policy,
+    target: Target,
+    seed: int,
+    gpu: Accelerators | None,
 ) -> dict[str, Any]:
     sample = workload.stream(1.0, queries=4000).size
     size = policy.describe().get("batch_size") or workload.sizes.cap
     found = capacity(
-        virtual_node(profile, workload, workers, target),
+        virtual_node(profile, workload, workers, target, gpu),
         policy,
         target,
         hint_qps=0.8 * saturation_qps(profile, size, sample, workers),

@@ -12,19 +12,21 @@ import click
 from deeprecsys.cli import options as opt
 from deeprecsys.cli.live import (
     LiveTrials,
+    accelerated,
     baseline,
     document,
+    measure_gpu,
     measure_profile,
     offline_qps,
     sample_sizes,
     start,
 )
 from deeprecsys.cli.output import emit, report_on, run_directory
-from deeprecsys.cli.predict import prediction
+from deeprecsys.cli.predict import offloaded_share, prediction
 from deeprecsys.cli.quality import quality_of
 from deeprecsys.cli.searching import Listener, tune_settings
 from deeprecsys.cli.setup import Job, check_profile, load_profile
-from deeprecsys.cli.virtual import SamplePath, virtual_node
+from deeprecsys.cli.virtual import Accelerators, SamplePath, virtual_node
 from deeprecsys.core.errors import positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
@@ -37,7 +39,7 @@ from deeprecsys.report.machine import machine_record, same_machine
 from deeprecsys.tune.by_model import ModelSettings, Ranking, tune_by_model
 from deeprecsys.tune.hill_climb import HillClimb
 from deeprecsys.tune.neighbours import model_search
-from deeprecsys.tune.search import batch_sizes
+from deeprecsys.tune.search import batch_sizes, thresholds
 from deeprecsys.tune.tuner import TuneResult, tune
 from deeprecsys.tune.work import saturation_qps
 
@@ -47,6 +49,7 @@ ENGINES = {"fp32": ("eager", "compiled"), "bf16": ("compiled",), "int8": ("compi
 BF16_DENSE = "compiled:openvino"
 """Tried too where the CPU computes in bf16 and the package is there."""
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+SHARE_QUERIES = 100_000
 
 
 @click.command("tune")
@@ -54,6 +57,7 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 @opt.target
 @opt.workload
 @opt.nodes
+@opt.accelerator
 @click.option("--profile", "profile_files", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
               help="A profile measured before, with its engine and threads; several may be given. "
                    "Without one they are measured first.")  # fmt: skip
@@ -89,8 +93,11 @@ def tune_command(
         job = best.setup.job if best else job
         exact = job.node.precision == "fp32"
         quality = None if exact else quality_of(replace(job, node=replace(job.node, threads=1)))
-        node = stack.enter_context(start(job))
-        profile = best.profile if best else setups[0].profile or measure_profile(node, job, profile_s)
+        known = best.profile if best else setups[0].profile
+        ready, emulated = stack.enter_context(accelerated(job, known, profile_s))
+        node = stack.enter_context(start(ready))
+        profile = known or measure_profile(node, job, profile_s)
+        gpu = accelerators(node, job, emulated, profile_s)
         hint = saturation_qps(profile, baseline(node, job).batch_size, sample_sizes(job), node.workers)
         listener = stack.enter_context(Listener(job.node.model, out, settings))
         if method == "live":
@@ -98,18 +105,18 @@ def tune_command(
                 LiveTrials(node, job, listener),
                 job.target,
                 static=baseline(node, job),
-                search=HillClimb(sizes_of(job, node.workers)),
+                search=HillClimb(sizes_of(job, node.workers), thresholds_of(job)),
                 hint_qps=hint,
                 settings=settings,
                 seed=job.node.seed,
                 progress=listener,
             )
         else:
-            path = SamplePath(profile, job.workload, node.workers, job.target)
-            ranking = best.ranking if best else Ranking(path, job.target, hint)
-            found = by_model(node, job, profile, ranking, listener, budget)
+            path = SamplePath(profile, job.workload, node.workers, job.target, gpu=gpu)
+            ranking = best.ranking if best and gpu is None else Ranking(path, job.target, hint)
+            found = by_model(node, job, profile, ranking, listener, budget, gpu)
         result = {
-            **document(node, job),
+            **document(node, job, gpu.profile if gpu else None),
             "profile": profile.to_json(),
             **found.to_json(),
             "precision_allowed": options["precision"],
@@ -124,7 +131,10 @@ def tune_command(
             "workers": node.workers,
         }
         result["offline_qps"] = offline_qps(node, job, found.tuned.policy, hint)
-        result |= prediction(profile, job, node.workers, found.tuned)
+        result |= prediction(profile, job, node.workers, found.tuned, gpu)
+        if gpu:
+            sizes = job.workload.stream(1.0, queries=SHARE_QUERIES)
+            result["tuned"]["gpu_share"] = offloaded_share(found.tuned.policy, sizes)
         if out:
             out.result(result)
     emit(text.tune(result), result, json_file)
@@ -212,7 +222,7 @@ def tried_out(setup: Setup, profile_s: float) -> Tried:
     """Measure a setup's batch times, where they are not known, and find its best policy in virtual time."""
     job, profile = setup.job, setup.profile
     if profile is None:
-        with start(job) as node:
+        with start(job.on_cpu()) as node:
             profile, workers = measure_profile(node, job, profile_s), node.workers
     else:
         workers = job.node.workers or default_workers(job.node)
@@ -233,16 +243,17 @@ def by_model(
     ranking: Ranking,
     listener: Listener,
     budget_s: float | None,
+    gpu: Accelerators | None = None,
 ) -> TuneResult:
     """Tune a job on its node by simulation on a profile; `budget_s` is for the live confirmation."""
     settings = ModelSettings.of(job.target, budget_s) if budget_s else ModelSettings.of(job.target)
     return tune_by_model(
         LiveTrials(node, job, listener),
-        virtual_node(profile, job.workload, node.workers, job.target),
+        virtual_node(profile, job.workload, node.workers, job.target, gpu),
         ranking,
         job.target,
         static=baseline(node, job),
-        search=model_search(sizes_of(job, node.workers)),
+        search=model_search(sizes_of(job, node.workers), thresholds_of(job)),
         settings=settings,
         seed=job.node.seed,
         progress=listener,
@@ -254,3 +265,17 @@ def sizes_of(job: Job, workers: int) -> tuple[int, ...]:
     if not job.splits:
         return (job.workload.sizes.cap,)
     return batch_sizes(job.workload.sizes.cap, job.baseline(workers).batch_size)
+
+
+def thresholds_of(job: Job) -> tuple[int, ...]:
+    """The offload thresholds to try; none where there is no accelerator."""
+    return thresholds(job.workload.sizes.cap) if job.node.gpu else ()
+
+
+def accelerators(
+    node: Node, job: Job, emulated: LatencyProfile | None, budget_s: float
+) -> Accelerators | None:
+    """The node's accelerators in virtual time: an emulated one's profile, or what a real one measures."""
+    if job.node.gpu is None:
+        return None
+    return Accelerators(emulated or measure_gpu(node, job, budget_s), job.node.gpus)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprecsys.core.policy import Policy
+from deeprecsys.core.policy import CPU, GPU, Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog, Summary, summarise, warmup_s
 from deeprecsys.core.target import Target
@@ -18,6 +20,23 @@ from deeprecsys.workload.stream import Stream, Workload
 
 PATH_QUERIES = 40_000
 """Of the sample path that ranks candidates: 2,000 queries above its 95th percentile."""
+
+
+class Accelerators(NamedTuple):
+    """The second pool of a node in virtual time."""
+
+    profile: LatencyProfile
+    workers: int = 1
+
+
+def pools(
+    profile: LatencyProfile, workers: int, gpu: Accelerators | None
+) -> tuple[Mapping[str, Tabulated], Mapping[str, int]]:
+    """Batch times and workers of each device."""
+    services, counts = {CPU: Tabulated(profile)}, {CPU: workers}
+    if gpu:
+        services[GPU], counts[GPU] = Tabulated(gpu.profile), gpu.workers
+    return services, counts
 
 
 @dataclass(frozen=True)
@@ -34,14 +53,23 @@ class StreamLoad:
 
 
 def virtual_node(
-    profile: LatencyProfile, workload: Workload, workers: int, target: Target | None
+    profile: LatencyProfile,
+    workload: Workload,
+    workers: int,
+    target: Target | None,
+    gpu: Accelerators | None = None,
 ) -> VirtualNode:
-    """The node that a profile describes."""
-    return VirtualNode(Tabulated(profile), workers, StreamLoad(workload), target)
+    """The node that profiles describe."""
+    return VirtualNode(*pools(profile, workers, gpu), StreamLoad(workload), target)
 
 
 def virtual_log(
-    policy: Policy, stream: Stream, service: Services, workers: int, seed: int, target: Target | None
+    policy: Policy,
+    stream: Stream,
+    service: Services,
+    workers: int | Mapping[str, int],
+    seed: int,
+    target: Target | None,
 ) -> RunLog:
     """A trial of a stream in virtual time, its warm-up by the usual rule."""
     return run(
@@ -66,8 +94,10 @@ class SamplePath:
         workers: int,
         target: Target,
         queries: int = PATH_QUERIES,
+        gpu: Accelerators | None = None,
     ) -> None:
-        self._service, self._workers, self._target = Tabulated(profile), workers, target
+        self._service, self._workers = pools(profile, workers, gpu)
+        self._target = target
         self._workload, self._queries = workload, queries
 
     def __call__(self, policy: Policy, rate_qps: float) -> Summary:

@@ -22,7 +22,9 @@ __all__ = [
 
 ENGINES = {
     "compiled": "deeprecsys.engine.compiled:CompiledEngine",
+    "cuda": "deeprecsys.engine.cuda:CudaEngine",
     "eager": "deeprecsys.engine.eager:EagerEngine",
+    "emulated": "deeprecsys.engine.emulated:EmulatedEngine",
     "null": "deeprecsys.engine.null:NullEngine",
     "wait": "deeprecsys.engine.null:WaitEngine",
 }

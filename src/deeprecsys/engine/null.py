@@ -37,8 +37,14 @@ class WaitEngine:
 
     def score(self, slices: Sequence[SliceView]) -> None:
         items = sum(s.stop - s.start for s in slices)
-        until = time.monotonic() + self._batch_s + self._item_s * items
-        # sleep() oversleeps by a timer slack: sleep short, then spin to the moment.
-        while (left := until - time.monotonic()) > 0:
-            if left > 2e-4:
-                time.sleep(left - 1e-4)
+        wait_until(time.monotonic() + self._batch_s + self._item_s * items)
+
+
+def wait_until(moment_s: float) -> None:
+    """Return at a moment of the monotonic clock, or at once if it has passed.
+
+    sleep() oversleeps by a timer slack: sleep short, then spin to the moment.
+    """
+    while (left := moment_s - time.monotonic()) > 0:
+        if left > 2e-4:
+            time.sleep(left - 1e-4)

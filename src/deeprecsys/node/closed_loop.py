@@ -16,15 +16,23 @@ PATIENCE_S = 60.0
 
 
 def measure_batches(
-    pool: WorkerPool, batch: int, busy: int, repeats: int, seed: int, rest_s: float = 0.0
+    pool: WorkerPool,
+    batch: int,
+    busy: int,
+    repeats: int,
+    seed: int,
+    rest_s: float = 0.0,
+    first: int = 0,
 ) -> NDArray[np.float64]:
     """Times of at least `repeats` batches of `batch` items, with exactly `busy` workers kept busy.
 
     The time is the dispatcher's: from posting the batch to hearing of its end, so that it holds the
     wake-up and the hop, which a schedule pays for too. The first batch of each worker is left out.
 
-    With `rest_s` above 0, worker 0 rests before each of its batches for an exponential time of that mean,
-    and only its batches are timed: what a batch takes after idleness, while the others are busy.
+    With `rest_s` above 0, the first worker rests before each of its batches for an exponential time of that
+    mean, and only its batches are timed: what a batch takes after idleness, while the others are busy.
+
+    The workers are those from number `first` on.
 
     Raises:
         NodeError: a worker died, or a batch failed.
@@ -32,7 +40,7 @@ def measure_batches(
     rng = np.random.default_rng((seed, batch, busy))
     times: list[float] = []
     posted: dict[int, float] = {}
-    fresh = set(range(busy))
+    fresh = set(range(first, first + busy))
     resting_until: float | None = None
     clock = time.monotonic
 
@@ -42,7 +50,7 @@ def measure_batches(
         pool.post(worker, (Part(worker, handle, 0, batch),))
 
     with no_collection():
-        for worker in range(busy):
+        for worker in range(first, first + busy):
             post(worker)
         deadline = clock() + PATIENCE_S
         while posted or resting_until is not None:
@@ -58,7 +66,7 @@ def measure_batches(
                 if news.reply.errors:
                     raise NodeError(f"a batch of {batch} failed: {news.reply.errors[0][1]}")
                 started = posted.pop(news.worker)
-                rests = rest_s > 0 and news.worker == 0
+                rests = rest_s > 0 and news.worker == first
                 if news.worker in fresh:
                     fresh.discard(news.worker)
                 elif rests or rest_s == 0:
@@ -71,7 +79,7 @@ def measure_batches(
                     deadline = now + PATIENCE_S
             if resting_until is not None and clock() >= resting_until:
                 resting_until = None
-                post(0)
+                post(first)
             if clock() > deadline:
                 raise NodeError(f"a batch of {batch} took longer than {PATIENCE_S:.0f} s")
     return np.asarray(times)

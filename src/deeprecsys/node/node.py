@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.dispatcher import Dispatcher, Limits
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import CPU, Policy
+from deeprecsys.core.policy import CPU, GPU, Policy
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.engine.isa import DEFAULT, deaf
@@ -54,6 +54,8 @@ class NodeConfig:
         max_query: the most items of one query.
         locality: of feature ids.
         isa: instructions that the workers' libraries are held to, `default` for all that there are.
+        gpu: the engine of the `gpu` workers; None where the node has none.
+        gpus: how many there are: one process for each accelerator.
     """
 
     model: str
@@ -67,12 +69,21 @@ class NodeConfig:
     locality: str = "zipf:0.9"
     limits: Limits | None = None
     isa: str = DEFAULT
+    gpu: str | None = None
+    gpus: int = 1
 
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise InputError(f"threads: expected at least 1, got {self.threads}")
         if self.workers is not None and self.workers < 1:
             raise InputError(f"workers: expected at least 1, got {self.workers}")
+        if self.gpus < 1:
+            raise InputError(f"gpus: expected at least 1, got {self.gpus}")
+
+    @property
+    def accelerators(self) -> tuple[str, ...]:
+        """The engine of each `gpu` worker."""
+        return (self.gpu,) * self.gpus if self.gpu else ()
 
 
 class Node:
@@ -90,11 +101,13 @@ class Node:
             pass
         count = config.workers or default_workers(config)
         self.pinning = pinning(count, config.threads)
+        # An accelerator's process mostly waits for it: it takes a core's time where there is some.
+        self.pinning += [usable_cores() for _ in config.accelerators]
         plan = Plan(
             model=config.model,
             rows_scale=config.rows_scale,
             seed=config.seed,
-            workers=count,
+            workers=len(self.pinning),
             max_query=config.max_query,
             locality=config.locality,
             llc_bytes=last_level_cache(),
@@ -104,7 +117,13 @@ class Node:
         self.memory = NodeMemory.create(plan, progress)
         try:
             self.pool = WorkerPool(
-                self.memory, self.pinning, config.engine, config.precision, config.threads, config.isa
+                self.memory,
+                self.pinning,
+                config.engine,
+                config.precision,
+                config.threads,
+                config.isa,
+                config.accelerators,
             )
             self.pool.start(progress)
         except BaseException:
@@ -132,7 +151,8 @@ class Node:
 
     @property
     def workers(self) -> int:
-        return len(self.pool)
+        """Workers of the `cpu`."""
+        return self.pool.workers[CPU]
 
     def run(
         self,
@@ -156,11 +176,11 @@ class Node:
         plan = self.memory.plan
         schema = plan.schema()
         limits = self.config.limits or Limits(
-            queries=plan.max_open - self.workers,
+            queries=plan.max_open - len(self.pool),
             bytes_per_item=schema.feature_bytes(Per.ITEM),
             slices=MAX_SLICES,
         )
-        dispatcher = Dispatcher(policy, {CPU: self.workers}, limits)
+        dispatcher = Dispatcher(policy, self.pool.workers, limits)
         trial = LiveTrial(
             self.pool,
             dispatcher,
@@ -176,7 +196,7 @@ class Node:
 
     def offline_qps(self, policy: Policy, stream: Stream) -> float:
         """Queries per second when all of the stream's are there from the start and nobody waits for one."""
-        count = min(len(stream), self.memory.plan.max_open - self.workers)
+        count = min(len(stream), self.memory.plan.max_open - len(self.pool))
         at_once = replace(
             stream,
             arrival_s=np.full(count, 1e-9),
@@ -186,13 +206,16 @@ class Node:
         log = self.run(policy, at_once)
         return count / log.duration_s
 
-    def measure(self, batch: int, busy: int, repeats: int, rest_s: float = 0.0) -> NDArray[np.float64]:
+    def measure(
+        self, batch: int, busy: int, repeats: int, rest_s: float = 0.0, *, device: str = CPU
+    ) -> NDArray[np.float64]:
         """Seconds from dispatch to completion of batches of `batch` items while `busy` workers are busy.
 
         With `rest_s`, on a worker that rests that long on average before each of its batches.
         """
         with realtime(), awake():
-            return measure_batches(self.pool, batch, busy, repeats, self.config.seed, rest_s)
+            first = self.pool.number(device, 0)
+            return measure_batches(self.pool, batch, busy, repeats, self.config.seed, rest_s, first)
 
     def score(self, stream: Stream) -> list[NDArray[np.float32]]:
         """The scores of a stream's queries, [size, outputs] each; when they arrive does not matter."""
@@ -224,12 +247,14 @@ class Node:
             "isa_not_heeded_by": list(deaf(self.config.engine)) if self.config.isa != DEFAULT else [],
             "threads": self.config.threads,
             "workers": self.workers,
-            "cores": self.pinning,
+            "cores": self.pinning[: self.workers],
             "cores_kept_awake": self.kept_awake,
             "dispatcher": "SCHED_FIFO" if self.realtime else "normal priority",
             "worker_nice": max(os.getpriority(os.PRIO_PROCESS, pid) for pid in self.pool.pids),
             "rows_scale": self.config.rows_scale,
             "locality": self.config.locality,
+            "gpu": self.config.gpu.partition(":")[0] if self.config.gpu else None,
+            "gpus": self.pool.workers.get(GPU, 0),
             **self.footprint(),
         }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from deeprecsys.core.errors import InputError, NodeError
+from deeprecsys.core.policy import CPU, GPU
 from deeprecsys.engine.isa import DEFAULT, environment
 from deeprecsys.node.memory import NodeMemory
 from deeprecsys.node.processes import Down, News, Replied, Up, Workers
@@ -15,6 +16,7 @@ from deeprecsys.node.worker import WorkerSpec
 __all__ = ["Down", "News", "Replied", "Up", "WorkerPool"]
 
 START_TIMEOUT_S = 120.0
+ACCELERATOR_START_TIMEOUT_S = 480.0  # it compiles kernels and captures a graph for every bucket
 MAX_FAILED_STARTS = 2
 
 
@@ -26,6 +28,7 @@ class WorkerPool(Workers):
         cores: the cores that each worker is pinned to; its length is the number of workers.
         engine: engine name; precision: of the engine; threads: compute threads per worker.
         isa: instructions that the workers' libraries are held to (`engine.isa`).
+        accelerators: engines of the `gpu` workers, which are the last of the workers.
 
     Raises:
         NodeError: a worker could not start, or could not be replaced.
@@ -40,7 +43,13 @@ class WorkerPool(Workers):
         precision: str,
         threads: int,
         isa: str = DEFAULT,
+        accelerators: Sequence[str] = (),
     ) -> None:
+        cpu = len(cores) - len(accelerators)
+        engines = [*[engine] * cpu, *accelerators]
+        self.workers = {CPU: cpu} | ({GPU: len(accelerators)} if accelerators else {})
+        """How many workers each device has; those of `cpu` come first."""
+
         def launch(worker: int, bell: int, done: int) -> tuple[Sequence[str], Sequence[int]]:
             spec = WorkerSpec(
                 parent=os.getpid(),
@@ -50,7 +59,7 @@ class WorkerPool(Workers):
                 done=done,
                 fds=memory.fds,
                 plan=memory.plan,
-                engine=engine,
+                engine=engines[worker],
                 precision=precision,
                 threads=threads,
             )
@@ -61,14 +70,24 @@ class WorkerPool(Workers):
         """What rows and layers are computed in, in the engine's words; empty where it says nothing."""
         self._failed_starts = [0] * len(cores)
 
+    def number(self, device: str, worker: int) -> int:
+        """The pool's number for a worker of a device."""
+        return worker if device == CPU else self.workers[CPU] + worker
+
+    def place(self, number: int) -> tuple[str, int]:
+        """Device and worker of a number."""
+        cpu = self.workers[CPU]
+        return (CPU, number) if number < cpu else (GPU, number - cpu)
+
     def start(self, progress: Callable[[str, float], None] | None = None) -> None:
         """Start all workers and wait until they are ready."""
         for i in range(len(self)):
             self.spawn(i)
-        deadline = monotonic() + START_TIMEOUT_S
+        patience_s = ACCELERATOR_START_TIMEOUT_S if GPU in self.workers else START_TIMEOUT_S
+        deadline = monotonic() + patience_s
         while self.starting:
             if monotonic() > deadline:
-                raise NodeError(f"worker {min(self.starting)}: not ready within {START_TIMEOUT_S:.0f} s")
+                raise NodeError(f"worker {min(self.starting)}: not ready within {patience_s:.0f} s")
             self.news(0.2)
             if progress:
                 progress("starting workers", 1 - len(self.starting) / len(self))
@@ -80,7 +99,8 @@ class WorkerPool(Workers):
             match happened:
                 case Up(worker):
                     self._failed_starts[worker] = 0
-                    self.arithmetic = self.said(worker)
+                    if worker < self.workers[CPU]:
+                        self.arithmetic = self.said(worker)
                 case Down():
                     self._replace(happened)
         return news

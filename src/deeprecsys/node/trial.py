@@ -62,6 +62,40 @@ class Recording:
     """Batch; when it was posted, started and ended by the worker, and when the node heard of it."""
 
 
+@dataclass(slots=True)
+class Used:
+    """What the workers of one device did in a trial."""
+
+    device: str
+    workers: int
+    items: list[int] = field(default_factory=list)
+    """Of each batch."""
+    occupied_s: list[float] = field(default_factory=list)
+    """From posting each batch to hearing of its end."""
+    busy_s: float = 0.0
+
+    def add(self, batch: Batch, took_ns: int, occupied_s: float) -> None:
+        self.items.append(batch.items)
+        self.occupied_s.append(occupied_s)
+        self.busy_s += took_ns * 1e-9
+
+    @property
+    def seconds_per_item(self) -> float:
+        return self.busy_s / max(sum(self.items), 1)
+
+    @property
+    def stalled_s(self) -> float:
+        return stalled_s(np.asarray(self.items), np.asarray(self.occupied_s))
+
+    def to_json(self) -> dict[str, float]:
+        return {
+            "workers": self.workers,
+            "batches": len(self.items),
+            "items": sum(self.items),
+            "busy_s": self.busy_s,
+        }
+
+
 class LiveTrial:
     """Drives one dispatcher through one stream on a worker pool. Use once: `run()`.
 
@@ -106,9 +140,7 @@ class LiveTrial:
         self._finish = np.full(n, np.nan)
         self._status = np.zeros(n, np.uint8)
         self._open = 0
-        self._busy_ns = 0
-        self._batch_items: list[int] = []
-        self._occupied_s: list[float] = []  # by each batch
+        self._used = {device: Used(device, count) for device, count in pool.workers.items()}
         self._failures: list[str] = []
         self._lost = 0
         self._origin = 0.0
@@ -142,14 +174,15 @@ class LiveTrial:
             start_s=self._start[kept],
             finish_s=self._finish[kept],
             status=self._status[kept],
-            busy_s=self._busy_ns * 1e-9,
+            busy_s=sum(used.busy_s for used in self._used.values()),
             workers=len(self._pool),
             warmup_s=warmup_s,
             extra={
-                "batches": len(self._occupied_s),
-                "occupied_s": sum(self._occupied_s),
-                "seconds_per_item": self._busy_ns * 1e-9 / max(sum(self._batch_items), 1),
-                "stalled_s": stalled_s(np.asarray(self._batch_items), np.asarray(self._occupied_s)),
+                "batches": sum(len(used.items) for used in self._used.values()),
+                "occupied_s": sum(sum(used.occupied_s) for used in self._used.values()),
+                "seconds_per_item": self._used[CPU].seconds_per_item,
+                "stalled_s": self._used[CPU].stalled_s,
+                "devices": {used.device: used.to_json() for used in self._used.values()},
                 "elapsed_s": elapsed,
                 "node_cpu_share": (time.process_time() - cpu_before) / max(elapsed, 1e-9),
                 "abandoned": abandoned,
@@ -218,9 +251,7 @@ class LiveTrial:
         match news:
             case Replied(worker, reply):
                 batch, posted = self._running.pop(worker)
-                self._busy_ns += reply.ended_ns - reply.started_ns
-                self._batch_items.append(batch.items)
-                self._occupied_s.append(now - posted)
+                self._used[batch.device].add(batch, reply.ended_ns - reply.started_ns, now - posted)
                 if self._recording:
                     started, ended = (t * 1e-9 - self._origin for t in (reply.started_ns, reply.ended_ns))
                     self._recording.batches.append((batch, posted, started, ended, now))
@@ -230,9 +261,9 @@ class LiveTrial:
             case Down(worker, _):
                 self._lost += 1
                 self._running.pop(worker, None)
-                self._tell(Lost(CPU, worker), now)
+                self._tell(Lost(*self._pool.place(worker)), now)
             case Up(worker):
-                self._tell(Ready(CPU, worker), now)
+                self._tell(Ready(*self._pool.place(worker)), now)
 
     def _tell(self, event: Event, now: float) -> None:
         commands = self._dispatcher.handle(event, now)
@@ -253,10 +284,11 @@ class LiveTrial:
 
     def _post(self, batch: Batch, now: float) -> None:
         slot = self._slot
+        worker = self._pool.number(batch.device, batch.worker)
         self._pool.post(
-            batch.worker, [Part(slot[s.query.id], s.query.features, s.start, s.stop) for s in batch.slices]
+            worker, [Part(slot[s.query.id], s.query.features, s.start, s.stop) for s in batch.slices]
         )
-        self._running[batch.worker] = (batch, now)
+        self._running[worker] = (batch, now)
         for part in batch.slices:
             i = part.query.id
             if part.start == 0 and isnan(self._start[i]):  # not when it runs again

@@ -10,11 +10,10 @@ import numpy as np
 
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.paper.published import MODELS
-from deeprecsys.paper.study import Case, Study
+from deeprecsys.paper.study import Case, Study, medium_s
 from deeprecsys.simulate.fleet import DayLog, Kind, Pool, day
 from deeprecsys.workload.arrivals import Diurnal
 from deeprecsys.workload.sizes import parse
-from deeprecsys.zoo import MODELS as ZOO
 
 MACHINES = 300
 PEAK = 0.9
@@ -106,5 +105,4 @@ def fleets_of(study: Study) -> Fleets:
 
 def relative(log: DayLog) -> DayLog:
     """Latencies in units of the model's target, so that models can be put together."""
-    target_s = ZOO[log.model].medium_target_ms / 1e3
-    return replace(log, latency_s=(log.latency_s / target_s).astype(np.float32))
+    return replace(log, latency_s=(log.latency_s / medium_s(log.model)).astype(np.float32))

@@ -31,6 +31,13 @@ WITHIN = 0.02
 """Batch sizes whose capacity is within this of the best are as good as it."""
 
 
+def medium_s(model: str) -> float:
+    """The paper's medium target for one of its models, seconds."""
+    target_ms = ZOO[model].medium_target_ms
+    assert target_ms is not None
+    return 1e-3 * target_ms
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A model on a platform under a workload, for a target.
@@ -51,7 +58,7 @@ class Case:
 
     @property
     def target(self) -> Target:
-        return Target(1e-3 * ZOO[self.model].medium_target_ms * LEVELS[self.level])
+        return Target(medium_s(self.model) * LEVELS[self.level])
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,8 @@ _POINT: tuple[tuple[str, Callable[[Document], str]], ...] = (
     ("batch", lambda d: f.count(d.get("batch_size"))),
     ("finest", lambda d: f.count(d.get("finest"))),
     ("offload above", lambda d: f.count(d.get("offload_above"))),
+    ("device batch", lambda d: f.count(d.get("device_batch"))),
+    ("on accelerator", lambda d: f.share(d.get("gpu_share"))),
     ("engine", lambda d: str(d.get("engine") or f.NONE)),
     ("precision", lambda d: str(d.get("precision") or f.NONE)),
     ("p50 ms", lambda d: f.ms(d.get("p50_ms"))),
@@ -87,7 +89,7 @@ _POINT: tuple[tuple[str, Callable[[Document], str]], ...] = (
     ("p99 ms", lambda d: f.ms(d.get("p99_ms"))),
     ("served", lambda d: f.share(d.get("served"))),
 )
-_OPTIONAL = ("policy", "finest", "offload above", "engine", "precision")
+_OPTIONAL = ("policy", "finest", "offload above", "device batch", "on accelerator", "engine", "precision")
 
 
 def points(doc: Document) -> list[tuple[str, Document]]:

@@ -64,7 +64,7 @@ def simulate(doc: Document) -> str:
 
 def trial(doc: Document) -> list[tuple[str, str]]:
     """What a trial was besides its latencies, by name."""
-    found = [("served", _served(doc)), ("utilisation", f.share(doc.get("utilisation")))]
+    found = [("served", _served(doc)), ("utilisation", f.share(doc.get("utilisation"))), *devices(doc)]
     if simulated(doc):  # the source of virtual time is never late, and nothing ran offline
         return found
     return [
@@ -72,6 +72,17 @@ def trial(doc: Document) -> list[tuple[str, str]]:
         ("lateness p99", f.with_unit(f.ms(doc.get("lateness_p99_ms")), "ms, of the load source")),
         ("offline rate", f.with_unit(f.figure(doc.get("offline_qps")), "queries/s")),
     ]
+
+
+def devices(doc: Document) -> list[tuple[str, str]]:
+    """What the accelerator's share of a trial was, of items and of its own time."""
+    used = (doc.get("extra") or {}).get("devices") or {}
+    gpu, items = used.get("gpu"), sum(f.number(u.get("items")) or 0 for u in used.values())
+    if not gpu or not items:
+        return []
+    elapsed = f.number((doc.get("extra") or {}).get("elapsed_s"))
+    busy = f.share(gpu["busy_s"] / (gpu["workers"] * elapsed)) if elapsed else f.NONE
+    return [("accelerator", f"{f.share(gpu['items'] / items)} of the items, busy {busy}")]
 
 
 def capacity(doc: Document) -> str:
@@ -166,7 +177,7 @@ def context(doc: Document) -> list[tuple[str, str]]:
         ("offline rate", f.with_unit(f.figure(doc.get("offline_qps")), "queries/s, nobody waiting")),
         *(
             (f"{name} bound", f.with_unit(f.figure(bounds.get(f"{key}{mixed}_qps")), "queries/s"))
-            for name, key in (("capacity", "capacity"), ("O_fcfs", "o_fcfs"), ("O_drop", "o_drop"))
+            for name, key in BOUNDS
         ),
         ("reached", fraction),
         ("simulator error", f.with_unit(f.signed_share(doc.get("simulator_error")), "in p95, against live")),
@@ -217,6 +228,12 @@ def operating_point(doc: Document) -> str:
     return ", ".join(p for p in (knobs(doc), _engine(doc)) if p)
 
 
+BOUNDS = (
+    ("capacity", "capacity"),
+    ("O_fcfs", "o_fcfs"),
+    ("O_drop", "o_drop"),
+    ("two-pool", "two_pools"),
+)
 KNOBS = {
     "batch_size": "batch size {}",
     "finest": "finest {}",
@@ -224,6 +241,7 @@ KNOBS = {
     "timeout_ms": "timeout {} ms",
     "step": "step {}",
     "offload_above": "offload above {} items",
+    "device_batch": "device batch {}",
 }
 
 
@@ -256,7 +274,18 @@ def _engine(doc: Document) -> str:
     threads = f.number(doc.get("threads"))
     if threads and threads > 1:
         parts.append(f"{threads:.0f} threads")
-    return " ".join(parts) or "engine unknown"
+    words = " ".join(parts) or "engine unknown"
+    return f"{words}, {device}" if (device := accelerator(doc)) else words
+
+
+def accelerator(doc: Document) -> str:
+    """The accelerator in words, an emulated one labelled; nothing where there is none."""
+    gpu = doc.get("gpu")
+    if not isinstance(gpu, Mapping):
+        return ""
+    words = f"{'emulated ' if gpu.get('emulated') else ''}{gpu.get('device') or gpu.get('engine')}"
+    count = f.number(gpu.get("workers")) or 1
+    return words if count == 1 else f"{count:.0f} × {words}"
 
 
 def _served(doc: Document) -> str:

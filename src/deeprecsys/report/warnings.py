@@ -74,7 +74,9 @@ def _setup(doc: Document) -> Iterator[str]:
     if any(_object(d).get("emulated") for d in (doc, node, doc.get("tuned"))) or engine.startswith(
         "emulated"
     ):
-        yield "the accelerator is emulated: its batch times come from a profile"
+        name = _object(doc.get("gpu")).get("device")
+        title = f"the accelerator is emulated{f' ({name})' if name else ''}"
+        yield f"{title}: its batch times come from a profile, and what ran on it has no scores"
     if simulated(doc):
         yield "simulated: a prediction in virtual time from a latency profile, not a measurement"
     here, there = _object(doc.get("machine")), _object(profile.get("machine"))

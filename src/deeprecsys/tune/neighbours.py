@@ -128,11 +128,16 @@ def beyond_fixed(
     return make
 
 
-def model_search(sizes: Sequence[int]) -> Search:
+def model_search(sizes: Sequence[int], limits: Sequence[int] = ()) -> Search:
     """The paper's climb, and from its best the policies that cut late and that share batches.
 
-    Of a single size, that of whole queries which must not be cut, there is nothing to search.
+    Of a single size, that of whole queries which must not be cut, there is nothing more to search. Where
+    there is an accelerator, both of the paper's climbs and no more: the policies that go further there are
+    not compiled, and take minutes to rank.
+
+    Args:
+        sizes: batch sizes; limits: offload thresholds to try, where there is an accelerator.
     """
-    if len(sizes) == 1:
-        return HillClimb(sizes)
+    if limits or len(sizes) == 1:
+        return HillClimb(sizes, limits)
     return Chain(HillClimb(sizes), [beyond_fixed(Adaptive, sizes), beyond_fixed(Coalescing, sizes)])

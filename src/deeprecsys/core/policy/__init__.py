@@ -6,6 +6,7 @@ from deeprecsys.core.policy.clipper import AdditiveIncrease
 from deeprecsys.core.policy.coalescing import Coalescing
 from deeprecsys.core.policy.deadline import DeadlineOrder
 from deeprecsys.core.policy.fixed import DeepRecSched, Static
+from deeprecsys.core.policy.offload import CoalescedOffload, EarliestFinish
 from deeprecsys.core.policy.protocol import (
     CPU,
     GPU,
@@ -28,11 +29,13 @@ __all__ = [
     "GPU",
     "Adaptive",
     "AdditiveIncrease",
+    "CoalescedOffload",
     "Coalescing",
     "DeadlineOrder",
     "DeepRecSched",
     "Defer",
     "DynamicBatching",
+    "EarliestFinish",
     "FixedSplit",
     "Forming",
     "Hold",

@@ -7,11 +7,17 @@ KEEP = 0.998
 
 
 class LinearTime:
-    """Least squares of seconds over items, with exponential forgetting. Both coefficients are at least 0."""
+    """Least squares of seconds over items, with exponential forgetting. Both coefficients are at least 0.
 
-    __slots__ = ("_n", "_x", "_xx", "_xy", "_y")
+    Args:
+        flat: what is believed while all batches were of one length: that any takes as long (true), or in
+            proportion to its items.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_flat", "_n", "_x", "_xx", "_xy", "_y")
+
+    def __init__(self, flat: bool = False) -> None:
+        self._flat = flat
         self._n = self._x = self._y = self._xx = self._xy = 0.0
 
     def learn(self, items: int, took_s: float) -> None:
@@ -21,6 +27,10 @@ class LinearTime:
         self._xx = KEEP * self._xx + items * items
         self._xy = KEEP * self._xy + items * took_s
 
+    def mean(self) -> tuple[float, float]:
+        """Items and seconds of the average batch; 0 and 0 before the first."""
+        return (self._x / self._n, self._y / self._n) if self._n else (0.0, 0.0)
+
     def coefficients(self) -> tuple[float, float]:
         """Seconds per batch and seconds per item; 0 and 0 before the first batch."""
         if self._n == 0:
@@ -28,7 +38,7 @@ class LinearTime:
         x, y = self._x / self._n, self._y / self._n
         variance = self._xx / self._n - x * x
         if variance <= 1e-9 * x * x:  # all of one length: no slope can be told
-            return 0.0, y / x
+            return (y, 0.0) if self._flat else (0.0, y / x)
         slope = min(max((self._xy / self._n - x * y) / variance, 0.0), y / x)
         return y - slope * x, slope
 

@@ -1,0 +1,268 @@
+"""The CUDA engine on this machine's GPU: s(b) with its shares, floors, power, and tuning with the accelerator.
+
+    python benchmarks/gpu.py --seconds 480    goes on where it stopped; run it until it says that all is measured
+    python benchmarks/gpu.py --smoke          one small model through the same code on the CPU; writes nothing
+
+Writes profiles/<gpu>-<model>.json (batch times, as `simulate` reads them; shares, floors and power under
+`detail`) and benchmarks/results/gpu-<model>-<level>.json (what `tune` found with the accelerator).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from common import RESULTS, ROOT, commit
+from deeprecsys.core.policy import CoalescedOffload
+from deeprecsys.core.profile import LatencyProfile, Point
+from deeprecsys.engine import Assembly, SliceView
+from deeprecsys.engine.cuda import DeviceEngine
+from deeprecsys.engine.eager import EagerEngine
+from deeprecsys.report.json_values import plain
+from deeprecsys.report.machine import machine_record
+from deeprecsys.report.power import GpuPower
+from deeprecsys.tune.profiler import quantiles_of
+from deeprecsys.zoo import model
+from deeprecsys.zoo.schema import Per, SparseInput
+from deeprecsys.zoo.tables import fill
+from models import MODELS
+
+BATCHES = tuple(1 << k for k in range(13))
+LEVELS = ("low", "medium", "high")
+POOL = 16_384  # rows of each input: more than the largest batch, so that batches differ
+BATCH_S = 1.5  # seconds of batches at each size
+BOUND = {"tf32": 5e-3, "bf16": 6e-2, "fp16": 1e-2}
+
+
+def main() -> None:
+    if "--smoke" in sys.argv:
+        return smoke()
+    if not torch.cuda.is_available():
+        print("gpu: no CUDA device: nothing measured")
+        return None
+    until = (
+        time.monotonic() + float(sys.argv[sys.argv.index("--seconds") + 1])
+        if "--seconds" in sys.argv
+        else 1e18
+    )
+    RESULTS.mkdir(exist_ok=True)
+    gpu = torch.cuda.get_device_name().lower().replace(" ", "-")
+    floors = None
+    for name in MODELS:
+        file = ROOT / "profiles" / f"{gpu}-{name}.json"
+        if file.exists():
+            continue
+        if time.monotonic() > until:
+            return left(gpu)
+        floors = floors or floors_of("cuda")
+        found = measured(name, "cuda", "tf32", BATCHES, BATCH_S, floors)
+        file.write_text(json.dumps(plain(found.to_json()), indent=1) + "\n")
+        show(found)
+    for name in MODELS:
+        for level in LEVELS:
+            for kind, command in commands(name, level, gpu).items():
+                file = RESULTS / f"gpu-{name}-{level}-{kind}.json"
+                if file.exists():
+                    continue
+                if time.monotonic() > until:
+                    return left(gpu)
+                run(command, file)
+    return left(gpu)
+
+
+def commands(name: str, level: str, gpu: str) -> dict[str, list[str]]:
+    """What is run for one model and target: tuned with and without the accelerator, and with coalescing.
+
+    The node's power is read beside each (`run`). Coalescing takes the batch size and threshold that were
+    tuned without it.
+    """
+    found: dict[str, list[str]] = {
+        "cpu": ["tune", name, "--target", level, "--engine", "compiled"],
+        "cpu-gpu": ["tune", name, "--target", level, "--engine", "compiled", "--gpu", "cuda"],
+    }
+    tuned = RESULTS / f"gpu-{name}-{level}-cpu-gpu.json"
+    if tuned.exists():
+        point = json.loads(tuned.read_text()).get("tuned") or {}
+        if point.get("offload_above") is not None:
+            found["coalescing"] = ["capacity", name, "--target", level, "--engine", "compiled", "--gpu", "cuda",
+                                   "--policy", "offload:2000", "--batch-size", str(point["batch_size"]),
+                                   "--offload-above", str(point["offload_above"])]  # fmt: skip
+            CoalescedOffload(point["batch_size"], point["offload_above"], 2000)
+    return found
+
+
+def run(command: list[str], file: Any) -> None:
+    """One call of the command line; its document, with the GPU's mean power meanwhile, goes to the file."""
+    with GpuPower() as power:
+        done = subprocess.run([sys.executable, "-m", "deeprecsys", *command, "--json", "-"],
+                              capture_output=True, text=True)  # fmt: skip
+    print(" ".join(command), "->", done.returncode, done.stderr.strip()[-200:])
+    document = json.loads(done.stdout) if done.returncode == 0 else {"error": done.stderr.strip()[-500:]}
+    about = {"commit": commit(), "date": time.strftime("%Y-%m-%d"), "gpu_watts": power.watts}
+    file.write_text(json.dumps({**about, "command": command, **document}, indent=1) + "\n")
+
+
+def left(gpu: str) -> None:
+    """Say what is still to be measured, and the table of what is."""
+    profiles = [n for n in MODELS if not (ROOT / "profiles" / f"{gpu}-{n}.json").exists()]
+    rest = [f for n in MODELS for lv in LEVELS for k in ("cpu", "cpu-gpu")
+            if not (f := RESULTS / f"gpu-{n}-{lv}-{k}.json").exists()]  # fmt: skip
+    for name in MODELS:
+        for level in LEVELS:
+            cells = [RESULTS / f"gpu-{name}-{level}-{k}.json" for k in ("cpu", "cpu-gpu", "coalescing")]
+            docs = [json.loads(c.read_text()) if c.exists() else {} for c in cells]
+            static = (docs[0].get("static") or {}).get("qps")
+            rates = [(d.get("tuned") or {}).get("qps") or d.get("qps") for d in docs]
+            point = docs[1].get("tuned") or {}
+            if static and any(rates):
+                ratios = [f"{r / static:.2f}" if r else "-" for r in rates]
+                print(f"{name:10} {level:6} static {static:.4g}; cpu, cpu+gpu, coalescing over it:", *ratios,
+                      f"threshold {point.get('offload_above')}, share {point.get('gpu_share')}")  # fmt: skip
+    print(f"left: {len(profiles)} profiles, {len(rest)} tunings" if profiles or rest else "all is measured")
+
+
+def assembly(name: str, scale: float, pool: int) -> Assembly:
+    """Tables filled, ids uniform: the worst for caches, and what a random-row rate is a floor of."""
+    chosen = model(name).scaled(scale)
+    rng = np.random.default_rng(0)
+    tables = {}
+    for i, t in enumerate(chosen.schema.tables):
+        tables[t.name] = np.empty((t.rows, t.dim), np.float32)
+        fill(tables[t.name], (0, i))
+    inputs: dict[str, Any] = {}
+    for i in chosen.schema.inputs:
+        if isinstance(i, SparseInput):
+            inputs[i.name] = rng.integers(
+                0, chosen.schema.table(i.table).rows, (pool, i.lookups), dtype=np.int32
+            )
+        else:
+            inputs[i.name] = rng.standard_normal((pool, i.width), dtype=np.float32)
+    return Assembly(chosen, tables, inputs, seed=0, threads=1)
+
+
+def measured(
+    name: str, device: str, precision: str, batches: tuple[int, ...], seconds: float,
+    floors: dict[str, float], scale: float = 1.0, pool: int = POOL,
+) -> LatencyProfile:  # fmt: skip
+    """s(b) with the shares of its steps, the share of the floor, equality with eager, and power."""
+    a = assembly(name, scale, pool)
+    engine = DeviceEngine(a, device, precision=precision, largest=max(batches), timed=True)
+    rng = np.random.default_rng(1)
+    points, shares = [], {}
+    for batch in batches:
+        walls: list[float] = []
+        assert engine.took is not None
+        for _ in range(5):
+            engine.score([batch_of(a, batch, rng)])
+        engine.took.clear()
+        began = time.monotonic()
+        with GpuPower() as power:
+            while time.monotonic() - began < seconds or len(walls) < 20:
+                one = batch_of(a, batch, rng)
+                start = time.perf_counter()
+                engine.score([one])
+                walls.append(time.perf_counter() - start)
+        took = np.median(np.array(engine.took), axis=0)
+        floor_s = floor(a, batch, floors)
+        points.append(Point(1, batch, quantiles_of(np.array(walls), 21)))
+        shares[str(batch)] = {
+            **dict(zip(engine.took[0]._fields, took.tolist(), strict=True)),
+            "wall_s": float(np.median(walls)),
+            "floor_s": floor_s,
+            "fraction_of_floor": floor_s / float(took[3]),
+            "watts": power.watts,
+        }
+    detail = {
+        "shares": shares,
+        "floors": floors,
+        "error": error(a, engine, min(256, max(batches))),
+        "bound": BOUND,
+    }
+    about = machine_record() | {
+        "gpu": gpu_name(device),
+        "commit": commit(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    return LatencyProfile(name, tuple(points), f"cuda:{precision}", "fp32", 1, about, detail)
+
+
+def batch_of(a: Assembly, batch: int, rng: np.random.Generator) -> SliceView:
+    rows = len(next(iter(a.inputs.values())))
+    first = {i.name: int(rng.integers(0, rows - batch + 1)) for i in a.model.schema.inputs}
+    return SliceView(first, 0, batch, np.empty((batch, a.model.schema.outputs), np.float32))
+
+
+def error(a: Assembly, engine: DeviceEngine, batch: int) -> float:
+    """The greatest difference of a score from the eager engine's."""
+    one = batch_of(a, batch, np.random.default_rng(2))
+    engine.score([one])
+    reference = one._replace(out=np.empty_like(one.out))
+    EagerEngine(a).score([reference])
+    return float(np.abs(one.out - reference.out).max())
+
+
+def floor(a: Assembly, batch: int, floors: dict[str, float]) -> float:
+    """Seconds that a batch's look-ups or its products take at the least, whichever is more."""
+    m = a.model
+    gathered = batch * m.schema.gathered_bytes(Per.ITEM) + m.schema.gathered_bytes(Per.QUERY)
+    flops = batch * m.flops(Per.ITEM) + m.flops(Per.QUERY)
+    return max(gathered / floors["random_row_bytes_per_s"], flops / floors["matrix_flops_per_s"])
+
+
+def floors_of(device: str, rows: int = 1 << 24, lookups: int = 1 << 23, side: int = 8192) -> dict[str, float]:
+    """Rates of this device: random rows of 128 bytes, tf32 products, copies from pinned memory."""
+    table = torch.rand(rows, 32, device=device)
+    ids = torch.randint(0, rows, (lookups,), device=device)
+    a, b = (torch.rand(side, side, device=device) for _ in range(2))
+    torch.set_float32_matmul_precision("high")
+    out = torch.empty(lookups, 32, device=device)
+    row_s = best_s(device, lambda: torch.index_select(table, 0, ids, out=out))
+    product_s = best_s(device, lambda: a @ b)
+    host = torch.zeros(1 << 26, dtype=torch.uint8, pin_memory=device == "cuda")
+    copy_s = best_s(device, lambda: host.to(device, non_blocking=True))
+    return {
+        "random_row_bytes_per_s": lookups * 128 / row_s,
+        "matrix_flops_per_s": 2 * side**3 / product_s,
+        "copy_in_bytes_per_s": host.numel() / copy_s,
+    }
+
+
+def best_s(device: str, work: Callable[[], object], repeats: int = 10) -> float:
+    """The least seconds of some runs, after three to warm up."""
+    found = []
+    for i in range(repeats + 3):
+        start = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        if i >= 3:
+            found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def gpu_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else "none: the CPU in its place"
+
+
+def show(p: LatencyProfile) -> None:
+    for batch, s in p.detail["shares"].items():
+        print(f"{p.model:10} b {batch:>5}: {1e6 * s['wall_s']:9.1f} us; fill {1e6 * s['fill_s']:8.1f}, issue "
+              f"{1e6 * s['issue_s']:6.1f}, in {1e6 * s['copy_in_s']:7.1f}, compute {1e6 * s['compute_s']:8.1f}, out "
+              f"{1e6 * s['copy_out_s']:6.1f}; floor {s['fraction_of_floor']:.0%}; {s['watts']} W")  # fmt: skip
+    print(f"{p.model:10} greatest difference from eager {p.detail['error']:.2g}")
+
+
+def smoke() -> None:
+    floors = floors_of("cpu", 1 << 12, 1 << 10, 128)
+    show(measured("wnd", "cpu", "fp32", (1, 4), 0.05, floors, scale=1e-4, pool=64))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""How a batch lies in memory on its way to the device: blocks of like inputs, padded to a bucket.
+
+All words are 32 bits, so one copy carries ids and floats. An input's rows lie together ([rows, look-ups]),
+so that filling is one copy per input and slice; inputs alike in pooling and look-ups form a block
+([inputs, rows, look-ups]), so that one kernel gathers them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprecsys.core.errors import at_least
+from deeprecsys.zoo.schema import Per, Pooling, Schema
+
+ALIGN_WORDS = 32  # 128 bytes: a line of the device's cache
+LARGEST = 4096
+
+
+def buckets(largest: int = LARGEST) -> tuple[int, ...]:
+    """The padded batch sizes: powers of two up to the first that holds `largest` items."""
+    at_least(1, "largest bucket", largest)
+    return tuple(1 << k for k in range((largest - 1).bit_length() + 1))
+
+
+def bucket_of(items: int) -> int:
+    """The smallest power of two that holds so many items."""
+    return 1 << (items - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class Block:
+    """Sparse inputs of one shape, gathered together.
+
+    Attributes:
+        names: the inputs.
+        per: item or query.
+        pooling: of all; one look-up is a sum of one.
+        lookups: ids per row of each input.
+        dim: of the tables' rows.
+        tables: each input's table.
+    """
+
+    names: tuple[str, ...]
+    per: Per
+    pooling: Pooling
+    lookups: int
+    dim: int
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A dense input."""
+
+    name: str
+    per: Per
+    width: int
+
+
+def blocks_of(schema: Schema) -> tuple[Block, ...]:
+    """The schema's sparse inputs, like ones together, in order of first appearance."""
+    found: dict[tuple[Per, Pooling, int, int], list[tuple[str, str]]] = {}
+    for i in schema.sparse:
+        alone = i.lookups == 1 and i.pooling is not Pooling.SEQUENCE
+        pooling = Pooling.SUM if alone else i.pooling
+        key = (i.per, pooling, i.lookups, schema.table(i.table).dim)
+        found.setdefault(key, []).append((i.name, i.table))
+    return tuple(
+        Block(tuple(n for n, _ in inputs), per, pooling, lookups, dim, tuple(t for _, t in inputs))
+        for (per, pooling, lookups, dim), inputs in found.items()
+    )
+
+
+class Place(NamedTuple):
+    """Where an array lies in the arena."""
+
+    word: int
+    shape: tuple[int, ...]
+
+    @property
+    def words(self) -> int:
+        return int(np.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class Arena:
+    """The places of one bucket's inputs in an arena of 32-bit words.
+
+    Attributes:
+        items, slices: the bucket: rows of per-item and of per-query inputs.
+        blocks: [inputs, rows, look-ups] int32 each, in the order of `blocks_of`.
+        vectors: [rows, width] float32 each.
+        owner: [items] int32, each item's slice; None where the bucket holds one slice.
+        words: of the whole.
+    """
+
+    items: int
+    slices: int
+    blocks: tuple[Place, ...]
+    vectors: tuple[Place, ...]
+    owner: Place | None
+    words: int
+
+    @classmethod
+    def of(cls, blocks: tuple[Block, ...], vectors: tuple[Vector, ...], items: int, slices: int) -> Arena:
+        at = 0
+
+        def put(*shape: int) -> Place:
+            nonlocal at
+            place = Place(at, shape)
+            at += -(-place.words // ALIGN_WORDS) * ALIGN_WORDS
+            return place
+
+        def rows(per: Per) -> int:
+            return items if per is Per.ITEM else slices
+
+        return cls(
+            items=items,
+            slices=slices,
+            blocks=tuple(put(len(b.names), rows(b.per), b.lookups) for b in blocks),
+            vectors=tuple(put(rows(v.per), v.width) for v in vectors),
+            owner=put(items) if slices > 1 else None,
+            words=at,
+        )
+
+
+def view(words: NDArray[np.int32], place: Place, dtype: type[np.int32] | type[np.float32]) -> NDArray[Any]:
+    """An array in an arena's words."""
+    return words[place.word : place.word + place.words].view(dtype).reshape(place.shape)

@@ -1,0 +1,115 @@
+"""Streams, events and pinned memory of a CUDA device; on the CPU the same in order, at once."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Mark(Protocol):
+    """A point in a queue."""
+
+    def wait(self) -> None:
+        """Until the device has passed it."""
+        ...
+
+    def since_s(self, earlier: Any) -> float:
+        """Device seconds from an earlier mark; both have passed, and marks are timed."""
+        ...
+
+
+class Queues(Protocol):
+    """What work is put into: `copy_in`, `compute` and `copy_out` run beside each other."""
+
+    def host(self, words: int) -> Tensor:
+        """Memory of the host that the device can read itself."""
+        ...
+
+    def on(self, queue: str, after: Mark | None = None) -> contextlib.AbstractContextManager[None]:
+        """What is issued within goes to that queue, and runs once `after` has passed."""
+        ...
+
+    def mark(self, queue: str) -> Mark:
+        """A mark behind what the queue holds."""
+        ...
+
+
+class CudaMark:
+    """An event."""
+
+    def __init__(self, event: torch.cuda.Event) -> None:
+        self.event = event
+
+    def wait(self) -> None:
+        self.event.synchronize()
+
+    def since_s(self, earlier: CudaMark) -> float:
+        return float(1e-3 * earlier.event.elapsed_time(self.event))
+
+
+class CudaQueues:
+    """Three streams of one device.
+
+    Args:
+        timed: whether marks can say how long something took; they cost a little more.
+    """
+
+    def __init__(self, device: torch.device, timed: bool = False) -> None:
+        self._timed = timed
+        self.streams = {
+            q: torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            for q in ("copy_in", "compute", "copy_out")
+        }
+
+    def host(self, words: int) -> Tensor:
+        return torch.zeros(words, dtype=torch.int32, pin_memory=True)
+
+    @contextlib.contextmanager
+    def on(self, queue: str, after: Mark | None = None) -> Iterator[None]:
+        stream = self.streams[queue]
+        if isinstance(after, CudaMark):
+            stream.wait_event(after.event)
+        with torch.cuda.stream(stream):
+            yield
+
+    def mark(self, queue: str) -> CudaMark:
+        event = torch.cuda.Event(enable_timing=self._timed)  # type: ignore[no-untyped-call]
+        event.record(self.streams[queue])
+        return CudaMark(event)
+
+
+class NowMark:
+    """A moment that has passed already."""
+
+    def __init__(self) -> None:
+        self.at_s = time.perf_counter()
+
+    def wait(self) -> None:
+        pass
+
+    def since_s(self, earlier: NowMark) -> float:
+        return self.at_s - earlier.at_s
+
+
+class NowQueues:
+    """No queues: everything has happened when it is issued. For tests without a GPU."""
+
+    def host(self, words: int) -> Tensor:
+        return torch.zeros(words, dtype=torch.int32)
+
+    @contextlib.contextmanager
+    def on(self, queue: str, after: Mark | None = None) -> Iterator[None]:
+        yield
+
+    def mark(self, queue: str) -> NowMark:
+        return NowMark()
+
+
+def queues(device: torch.device, timed: bool = False) -> CudaQueues | NowQueues:
+    """The queues of a device."""
+    return CudaQueues(device, timed) if device.type == "cuda" else NowQueues()

@@ -1,0 +1,101 @@
+"""The second climb: its threshold is one that ran, and within one step of the exhaustive optimum."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Policy, Static
+from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.core.runlog import Summary, summarise, warmup_s
+from deeprecsys.core.target import Target
+from deeprecsys.simulate.fast import run
+from deeprecsys.simulate.published import GTX_1080_TI, device_profile
+from deeprecsys.simulate.table import Tabulated
+from deeprecsys.tune import HillClimb, Known, Sweep, batch_sizes, thresholds
+from deeprecsys.tune.by_model import Ranking
+from deeprecsys.tune.on_path import TOLERANCE
+from deeprecsys.workload.sizes import parse
+from deeprecsys.zoo import model
+from tests.tune.fakes import drive
+
+PROFILES = Path(__file__).parents[2] / "profiles"
+CORES, QUERIES = 4, 4_000
+LIMITS = thresholds(1000)
+
+
+class Path1080:
+    """One sample path of a model on four cores and an emulated GTX 1080 Ti."""
+
+    def __init__(self, name: str) -> None:
+        cpu = LatencyProfile.from_json(json.loads((PROFILES / f"amd-avx2-2c-{name}.json").read_text()))
+        self.services = {CPU: Tabulated(cpu), GPU: Tabulated(device_profile(cpu, GTX_1080_TI))}
+        self.target = Target(model(name).medium_target_ms / 1e3)
+        rng = np.random.default_rng(7)
+        self.unit = np.cumsum(rng.exponential(size=QUERIES))
+        self.size = parse("production").of(rng.random(QUERIES), self.unit)
+        self.hint = CORES / cpu.seconds(139, CORES)
+
+    def __call__(self, policy: Policy, rate_qps: float) -> Summary:
+        arrivals = self.unit / rate_qps
+        warm = warmup_s(float(arrivals[-1]), self.target)
+        workers = {CPU: CORES, GPU: 1}
+        log = run(policy, arrivals, self.size, self.services, workers, warmup_s=warm, rate_qps=rate_qps)
+        return summarise(log, self.target)
+
+
+@pytest.mark.parametrize("name", ["wnd", "mt-wnd", "dlrm-rmc1", "dlrm-rmc3", "din"])
+def test_the_climbs_threshold_is_within_one_step_of_the_exhaustive_optimum(name: str) -> None:
+    path = Path1080(name)
+    static = Static.baseline(1000, CORES)
+    climb = HillClimb(batch_sizes(1000, static.batch_size), LIMITS)
+    Ranking(path, path.target, path.hint).finish(climb)
+    best = climb.best
+    assert best is not None
+    assert isinstance(best.policy, DeepRecSched)
+    sweep = Sweep([DeepRecSched(best.policy.batch_size, n) for n in (None, *LIMITS)])
+    Ranking(path, path.target, path.hint).finish(sweep)
+    optimum = sweep.best
+    assert optimum is not None
+    assert isinstance(optimum.policy, DeepRecSched)
+    ladder = [*LIMITS, None]  # None: all on the CPU, beyond the last threshold
+    found, exact = (ladder.index(p.offload_above) for p in (best.policy, optimum.policy))
+    level = best.qps >= optimum.qps * (1 - 2 * TOLERANCE)  # on a plateau no threshold is nearer
+    assert abs(found - exact) <= 1 or level, (best.policy, optimum.policy)
+
+
+@given(
+    st.lists(st.floats(0, 1000), min_size=len(LIMITS), max_size=len(LIMITS)),
+    st.floats(0, 1000),
+    st.sampled_from(["exact", "floor"]),
+)
+def test_a_threshold_that_was_never_run_is_never_returned(rates, alone, kind) -> None:
+    """Whatever the landscape, and also where the trials only say that a policy is below the floor."""
+    climb = HillClimb([64], LIMITS)
+    ran: list[Policy] = []
+    while (policy := climb.ask()) is not None:
+        assert policy not in ran
+        ran.append(policy)
+        above = policy.offload_above
+        qps = alone if above is None else rates[LIMITS.index(above)]
+        floor = climb.floor_qps
+        if kind == "floor" and floor is not None and qps < floor:
+            climb.tell(policy, Known.below(floor))
+        else:
+            climb.tell(policy, Known.exactly(qps))
+    assert [t.policy for t in climb.told] == ran
+    if climb.best is not None:
+        assert climb.best.policy in ran
+        assert climb.best.qps == max(t.qps for t in climb.told)
+
+
+def test_a_threshold_that_pays_nothing_leaves_all_on_the_cpu() -> None:
+    climb = HillClimb([64], LIMITS)
+    drive(climb, lambda p: 100.0 if p.offload_above is None else 50.0)
+    assert climb.best is not None
+    assert climb.best.policy == DeepRecSched(64)
