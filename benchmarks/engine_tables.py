@@ -136,12 +136,10 @@ def roofline(models: Mapping[str, Any], limits: Mapping[str, Any], path: Path, b
     rate = limits["fp32_gflops"]["best"]
     bandwidth = 128 / limits["rows"]["ns_per_row"]["reading 128"]  # GB/s
     fig, ax = plt.subplots(figsize=(8.5, 5.5), dpi=130)
-    xs = np.geomspace(0.1, 3e3, 200)
+    xs = np.geomspace(0.5, 3e3, 200)
     ax.loglog(xs, np.minimum(rate, bandwidth * xs), color="black", lw=1.5)
     ax.text(2.5e3, rate * 1.06, f"best fp32 product, {rate:.0f} GFLOP/s", ha="right", fontsize=8)
-    ax.text(0.13, bandwidth * 0.13 * 1.35, f"random rows of 128 B, {bandwidth:.0f} GB/s", fontsize=8, rotation=34,
-            rotation_mode="anchor")  # fmt: skip
-    ends: dict[int, float] = {}
+    ax.text(0.72, bandwidth * 0.6, f"random rows of 128 B, {bandwidth:.0f} GB/s", fontsize=8)
     for k, (name, entry) in enumerate((n, e["one"]) for n, e in models.items() if "one" in e):
         c = next((c for c in entry["cells"] if c["batch"] == batch), None)
         if c is None or name.endswith("-artefact"):
@@ -157,16 +155,12 @@ def roofline(models: Mapping[str, Any], limits: Mapping[str, Any], path: Path, b
         color = f"C{k % 10}"
         ax.plot([x, x], [eager, own], color=color, lw=1, zorder=2)
         ax.plot(x, eager, "o", mfc="white", color=color, ms=6, zorder=3)
-        ax.plot(x, own, "o", color=color, ms=6, zorder=3)
+        ax.plot(x, own, "o", color=color, ms=6, zorder=3, label=name)
         ax.plot(
             [x / 1.12, x * 1.12], [1e-3 * c["flops"] / c["engines"][BEST]["floor_us"]] * 2, color=color, lw=2
         )
-        slot = round(np.log10(x) * 4)
-        shift = ends.get(slot, 0.0)
-        ends[slot] = shift + 11
-        ax.annotate(
-            name, (x, own), xytext=(9, -4 - shift), textcoords="offset points", fontsize=8, color=color
-        )
+    ax.legend(loc="lower right", fontsize=8)
+    ax.set_ylim(top=1.5 * rate)
     ax.set_xlabel("FLOPs per byte of embedding rows and weights")
     ax.set_ylabel("GFLOP/s, one core")
     ax.set_title(
