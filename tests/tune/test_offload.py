@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deeprecsys.core.errors import TargetUnreachableError
 from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Policy, Static
-from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import Summary, summarise, warmup_s
 from deeprecsys.core.target import Target
+from deeprecsys.node.node import Node, NodeConfig
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.published import GTX_1080_TI, device_profile
 from deeprecsys.simulate.table import Tabulated
-from deeprecsys.tune import HillClimb, Known, Sweep, batch_sizes, thresholds
+from deeprecsys.tune import HillClimb, Known, Settings, Sweep, batch_sizes, capacity, thresholds
 from deeprecsys.tune.by_model import Ranking
 from deeprecsys.tune.on_path import TOLERANCE
+from deeprecsys.tune.search import UNREACHABLE
 from deeprecsys.workload.sizes import parse
+from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
 from tests.tune.fakes import drive
 
@@ -99,3 +104,36 @@ def test_a_threshold_that_pays_nothing_leaves_all_on_the_cpu() -> None:
     drive(climb, lambda p: 100.0 if p.offload_above is None else 50.0)
     assert climb.best is not None
     assert climb.best.policy == DeepRecSched(64)
+
+
+def test_both_knobs_are_tuned_live_against_an_emulated_accelerator(tmp_path: Path) -> None:
+    """A worker that takes 0.1 ms an item, an accelerator that takes 8 ms whatever the query."""
+    gpu = LatencyProfile("ncf", tuple(Point(1, b, (7.9e-3, 8e-3, 8.2e-3)) for b in (1, 300)))
+    (tmp_path / "gpu.json").write_text(json.dumps(gpu.to_json()))
+    config = NodeConfig(
+        "ncf", 1e-3, "wait:0.5,0.1", workers=1, max_query=300, gpu=f"emulated:{tmp_path}/gpu.json"
+    )
+    workload, target = (
+        Workload.parse(None, "normal:100,60,300", trace=None, seed=0, locality="uniform"),
+        Target(0.05),
+    )
+    climb = HillClimb([40, 300], [0, 90, 200])
+    with Node(config) as node:
+
+        def trial(policy, rate_qps, duration_s, seed):
+            return node.run(
+                policy, replace(workload, seed=seed).stream(rate_qps, duration_s=duration_s), target
+            )
+
+        settings = Settings(resolution=0.1, trial_s=0.6, budget_s=3.0)
+        while (policy := climb.ask()) is not None:
+            try:
+                found = capacity(trial, policy, target, hint_qps=80.0, settings=settings)
+            except TargetUnreachableError:
+                climb.tell(policy, UNREACHABLE)
+            else:
+                climb.tell(policy, found)
+    assert climb.best is not None
+    assert isinstance(climb.best.policy, DeepRecSched)
+    assert climb.best.policy.offload_above == 90, "neither all to one device nor nearly none"
+    assert {t.policy.offload_above for t in climb.told if isinstance(t.policy, DeepRecSched)} >= {None, 0, 90}
