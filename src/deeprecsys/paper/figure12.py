@@ -45,7 +45,7 @@ def make(study: Study) -> Result:
         Claim("a looser target wants larger batches", "larger",
               ", ".join(f"{lv} {v:.0f}" for lv, v in target.items()),
               seen(target["high"] > target["low"]), "targets are many batches long already at their low level"),
-        Claim("the size distribution moves the optimum", "larger for lognormal than production",
+        Claim("the size distribution moves the optimum", "differs by distribution",
               ", ".join(f"{s} {typical(list(v.values())):.0f}" for s, v in by_sizes.items()),
               seen(len({tuple(v.values()) for v in by_sizes.values()}) > 1)),
     )  # fmt: skip

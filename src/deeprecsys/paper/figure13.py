@@ -13,7 +13,7 @@ from deeprecsys.paper.result import Claim, Drawing, Result, Table, seen
 from deeprecsys.paper.study import Study
 from deeprecsys.report import format as f
 
-PEAKS = (0.5, 0.9, 0.95, 1.0)
+PEAKS = (0.9, 1.0)
 QUANTILES = (("p95", 0.95), ("p99", 0.99))
 
 
