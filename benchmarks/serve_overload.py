@@ -77,7 +77,11 @@ def recovery(after: Any, target: Target, span_s: float) -> float:
 
 def table(r: dict[str, Any]) -> str:
     o, m = r["overload"], r["memory"]
-    flat = f"{m['first'] / 1e6:,.0f} → {m['last'] / 1e6:,.0f} MB, at most {m['most'] / 1e6:,.0f}" if m else "unavailable"
+    flat = (
+        f"{m['first'] / 1e6:,.0f} → {m['last'] / 1e6:,.0f} MB, at most {m['most'] / 1e6:,.0f}"
+        if m
+        else "unavailable"
+    )
     rows = [
         ("capacity over HTTP", f"{r['capacity']['qps']:.1f} queries/s"),
         (f"offered for {o['seconds']:g} s", f"{o['rate_qps']:.1f} queries/s"),

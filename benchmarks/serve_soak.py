@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from itertools import pairwise
 from threading import Event, Thread
 from typing import Any
 
@@ -52,9 +53,7 @@ def main() -> None:
         drained = drain(s, bodies, rate)
     os.sched_setaffinity(0, everywhere)
     edges = np.linspace(0, seconds, parts + 1)
-    p99 = [
-        answers.between(a, b).summary(TARGET, 1.0)["p99_ms"] for a, b in zip(edges, edges[1:], strict=False)
-    ]
+    p99 = [answers.between(a, b).summary(TARGET, 1.0)["p99_ms"] for a, b in pairwise(edges)]
     result = {
         "model": MODEL, "rows_scale": scale, "capacity_qps": carries["qps"], "rate_qps": rate,
         "seconds": seconds, "all": answers.summary(TARGET, seconds), "p99_ms": p99,
@@ -120,9 +119,17 @@ def table(r: dict[str, Any]) -> str:
     foot, d, w = r["footprint"], r["drain"], r["swap"]
     rows = [
         (f"offered for {r['seconds']:g} s", f"{r['rate_qps']:.1f} queries/s, {r['all']['offered']:,} in all"),
-        ("answered, refused, other", f"{r['all']['served']:,}, {r['all']['refused']:,}, {r['all']['other']:,}"),
+        (
+            "answered, refused, other",
+            f"{r['all']['served']:,}, {r['all']['refused']:,}, {r['all']['other']:,}",
+        ),
         ("p99 over time", ", ".join(f"{x:.1f}" for x in r["p99_ms"]) + " ms"),
-        ("memory, first and last", f"{foot[0]['pss_bytes'] / 1e6:,.0f}, {foot[-1]['pss_bytes'] / 1e6:,.0f} MB" if foot else "unavailable"),
+        (
+            "memory, first and last",
+            f"{foot[0]['pss_bytes'] / 1e6:,.0f}, {foot[-1]['pss_bytes'] / 1e6:,.0f} MB"
+            if foot
+            else "unavailable",
+        ),
         ("descriptors, first and last", f"{foot[0]['fds']}, {foot[-1]['fds']}" if foot else "unavailable"),
         ("drain: answered of those that came before it", f"{d['before_served']} of {d['before']}"),
         ("new weights under load: queries, lost", f"{w['asked']:,}, {w['lost']} in {w['seconds']:.1f} s"),

@@ -90,9 +90,7 @@ def server(*arguments: str, cores: Sequence[int], timeout_s: float = 300.0) -> I
                     raise SystemExit(f"the server did not start:\n{said}")
                 time.sleep(0.1)
             stated = re.search(r"carry: ([0-9.e+]+) queries", said)
-            yield Server(
-                process.pid, int(bound[1]), Path(out.name), float(stated[1]) if stated else nan
-            )
+            yield Server(process.pid, int(bound[1]), Path(out.name), float(stated[1]) if stated else nan)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -118,7 +116,9 @@ class Answers:
 
     def between(self, begin_s: float, end_s: float) -> Answers:
         keep = (self.arrival_s >= begin_s) & (self.arrival_s < end_s)
-        return Answers(*(x[keep] for x in (self.arrival_s, self.size, self.latency_s, self.status)), self.wrong)
+        return Answers(
+            *(x[keep] for x in (self.arrival_s, self.size, self.latency_s, self.status)), self.wrong
+        )
 
     @property
     def served(self) -> NDArray[np.bool_]:
@@ -176,7 +176,9 @@ class Bodies:
         return b"".join([lines.encode(), head, *tensors])
 
 
-async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> tuple[int, bytes]:
+async def _exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes
+) -> tuple[int, bytes]:
     """Send a request, read its answer: status and the binary part of the body."""
     writer.write(data)
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()

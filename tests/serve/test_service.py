@@ -56,12 +56,14 @@ def test_a_reservation_that_is_never_scored_leaves_no_record() -> None:
 def test_reservations_are_bounded_in_queries_and_in_items() -> None:
     async def scenario(**limits: int) -> int:
         async with service(changed(engine="null", **limits)) as s:
-            heard, seats = Heard(s), []
-            with pytest.raises(RefusedError) as refused:
-                for _ in range(100):
+            heard, seats, refused = Heard(s), [], None
+            while refused is None:
+                try:
                     seats.append(s.reserve("dlrm-rmc1", 90, arrival_s=time.monotonic()))
-            assert refused.value.reason is Reason.OVERLOAD
-            assert refused.value.retry_after_s > 0
+                except RefusedError as e:
+                    refused = e
+            assert refused.reason is Reason.OVERLOAD
+            assert refused.retry_after_s > 0
             assert [(r.outcome, r.reason) for r in heard.queries] == [(Outcome.SHED, "overload")]
             count = len(seats)
             for seat in seats:
@@ -168,9 +170,7 @@ def test_an_id_outside_its_table_fails_its_query_alone_and_says_where() -> None:
             queries = [features(schema, 20, i) for i in range(30)]
             name = schema.sparse[2].name
             queries[7][name][11, 3] = 10**6
-            answers = await asyncio.gather(
-                *(ask(s, "dlrm-rmc1", q) for q in queries), return_exceptions=True
-            )
+            answers = await asyncio.gather(*(ask(s, "dlrm-rmc1", q) for q in queries), return_exceptions=True)
             (bad,) = [a for a in answers if isinstance(a, BaseException)]
             assert answers[7] is bad
             assert isinstance(bad, UnscoredError)

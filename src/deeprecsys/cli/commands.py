@@ -21,8 +21,8 @@ from deeprecsys.cli.output import emit, report_on, run_directory, summary_docume
 from deeprecsys.cli.policies import policy_of
 from deeprecsys.cli.progress import Bar, TickHooks
 from deeprecsys.cli.searching import Listener
-from deeprecsys.cli.setup import Job
 from deeprecsys.cli.serve import serve_command
+from deeprecsys.cli.setup import Job
 from deeprecsys.cli.simulate import simulate_command
 from deeprecsys.cli.tune import tune_command
 from deeprecsys.core.errors import positive
@@ -226,4 +226,13 @@ def given_policy(
     )
 
 
-ALL = (models, profile_command, bench, capacity_command, tune_command, simulate_command, serve_command, report)
+ALL = (
+    models,
+    profile_command,
+    bench,
+    capacity_command,
+    tune_command,
+    simulate_command,
+    serve_command,
+    report,
+)

@@ -360,7 +360,9 @@ class Dispatcher:
             return []
         self._close(query)
         self._forget(query.id)
-        return self._refuse(query, f"it waited too long to meet its deadline: {1e3 * late_s:.0f} ms", late=True)
+        return self._refuse(
+            query, f"it waited too long to meet its deadline: {1e3 * late_s:.0f} ms", late=True
+        )
 
     def _finish(self, batch: Batch, errors: tuple[tuple[int, str], ...], now_s: float) -> list[Command]:
         key = (batch.device, batch.worker)

@@ -9,7 +9,6 @@ from math import inf
 from deeprecsys.core.policy.protocol import Take
 from deeprecsys.core.query import Slice
 
-
 LAST = 1 << 62
 """The priority of what is deferred: behind everything else."""
 

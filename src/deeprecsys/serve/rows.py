@@ -1,4 +1,4 @@
-"""Which rows of an arena are free: contiguous runs, taken lowest first, so that memory in use stays compact."""
+"""Which rows of an arena are free: contiguous runs, taken lowest first, so that what is used stays compact."""
 
 from __future__ import annotations
 

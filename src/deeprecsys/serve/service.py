@@ -48,6 +48,7 @@ from deeprecsys.serve.backend import (
     QueryRecord,
     Reason,
     RefusedError,
+    Seat,
     ServedModel,
     UnscoredError,
 )
@@ -230,45 +231,50 @@ class Service:
         )
         return RefusedError(reason, why, min(max(again_s, SOON_S), LATER_S))
 
-    async def score(self, seat: Place) -> NDArray[Any]:
-        if seat.state is not State.RESERVED:
-            raise ValueError(f"seat {seat.id}: expected one that was never scored, got {seat.state.name}")
-        answer = seat.answer = self._loop.create_future()
-        seat.state = State.OPEN
-        seat.served.open += 1
-        timer = None
-        if seat.query.firm:
-            timer = self._loop.call_later(max(seat.query.deadline_s - time.monotonic(), 0), self._late, seat)
-        self._tell(Arrive(seat.query))
+    async def score(self, seat: Seat) -> NDArray[Any]:
+        place = self._places.get(seat.id)
+        if place is None or place.state is not State.RESERVED:
+            raise ValueError(f"seat {seat.id}: expected one that was neither scored nor released")
+        answer = place.answer = self._loop.create_future()
+        place.state = State.OPEN
+        place.served.open += 1
+        timer, query = None, place.query
+        if query.firm:
+            timer = self._loop.call_later(max(query.deadline_s - time.monotonic(), 0), self._late, place)
+        self._tell(Arrive(query))
         try:
             await answer
         except asyncio.CancelledError:
-            if seat.state is State.OPEN:
-                self._end(seat, Outcome.CANCELLED, "cancelled")
-                self._tell(Cancel(seat.query))
+            if place.state is State.OPEN:
+                self._end(place, Outcome.CANCELLED, "cancelled")
+                self._tell(Cancel(query))
             raise
         finally:
             if timer:
                 timer.cancel()
-        return seat.scores
+        return place.scores
 
-    def _late(self, seat: Place) -> None:
+    def _late(self, place: Place) -> None:
         """A firm deadline has passed: what has not been begun of the query is dropped."""
-        if seat.state is State.OPEN:
-            self._refuse_open(seat, Reason.LATE, "the query's deadline has passed")
-            self._tell(Cancel(seat.query))
+        if place.state is State.OPEN:
+            self._refuse_open(place, Reason.LATE, "the query's deadline has passed")
+            self._tell(Cancel(place.query))
 
-    def release(self, seat: Place) -> None:
-        if seat.state is State.OPEN:
-            self._end(seat, Outcome.CANCELLED, "released")
-            self._tell(Cancel(seat.query))
-        seat.state = State.ENDED
-        seat.released = True
-        self._free(seat)
+    def release(self, seat: Seat) -> None:
+        place = self._places.get(seat.id)
+        if place is None:
+            return  # released before
+        if place.state is State.OPEN:
+            self._end(place, Outcome.CANCELLED, "released")
+            self._tell(Cancel(place.query))
+        place.state = State.ENDED
+        place.released = True
+        self._free(place)
 
     def _free(self, place: Place) -> None:
         """Give a place back once nobody needs it: not the face, and no worker."""
-        if place.released and not place.running and self._places.pop(place.id, None):
+        if place.released and not place.running and place.id in self._places:
+            del self._places[place.id]
             place.served.give(place)
             if self._draining or not place.edition.seats:
                 self._announce()
@@ -311,8 +317,8 @@ class Service:
                     self._free(place)
                 self._tell_listeners_of(batch, places, worker, posted_s, started_s, ended_s)
             case Down(worker):
-                batch, _ = self._running.pop(worker, (None, 0.0))
-                places = self._places_of(batch) if batch else []
+                lost = self._running.pop(worker, None)
+                places = self._places_of(lost[0]) if lost else []
                 for place in places:
                     place.running -= 1
                 self._tell(Lost(CPU, worker))
@@ -326,7 +332,13 @@ class Service:
         return [self._places[i] for i in dict.fromkeys(s.query.id for s in batch.slices)]
 
     def _tell_listeners_of(
-        self, batch: Batch, places: Sequence[Place], worker: int, posted_s: float, start_s: float, end_s: float
+        self,
+        batch: Batch,
+        places: Sequence[Place],
+        worker: int,
+        posted_s: float,
+        start_s: float,
+        end_s: float,
     ) -> None:
         if self._listeners:
             record = BatchRecord(
