@@ -1,4 +1,4 @@
-"""Which rows of an arena are free: contiguous runs, taken lowest first, so that what is used stays compact."""
+"""Which rows of an arena are free: contiguous runs, taken lowest first, which keeps what is used compact."""
 
 from __future__ import annotations
 
