@@ -43,7 +43,7 @@ def profile(slower=1.0):
 
 
 def capacity_qps(policy, workers, times):
-    """The highest rate of a production mix that meets the target with all served, and the rate of saturation."""
+    """The highest rate of a production mix that meets the target with all served."""
     best = 0.0
     for rate in np.geomspace(80, 2000, 40) * workers / 2:
         stream = Workload.parse().stream(rate, queries=3000)

@@ -15,7 +15,7 @@ KEEP = 0.98
 """The weight of the past at each new batch: some fifty batches count for the pace."""
 USED = 0.5
 """The share of the late answers that the target allows which are taken knowingly."""
-MOST_SPARE = 20.0
+MOST_SPARE = 10.0
 """Late answers that may be saved up for a burst."""
 STEP = 0.02
 """How much of the allowed time is kept back for each late answer beyond what the target allows."""
