@@ -24,6 +24,11 @@ class Rows:
         self.free = whole
         """Rows that are free, in one run or in several."""
 
+    def fits(self, rows: int) -> bool:
+        """Whether `take` would find so many."""
+        wanted = -(-rows // STEP) * STEP
+        return any(length >= wanted for length in self._length)
+
     def take(self, rows: int) -> int | None:
         """The first of so many contiguous rows, now taken; None if there is no such run."""
         wanted = -(-rows // STEP) * STEP

@@ -191,39 +191,52 @@ class Service:
     def point(self, model: str) -> OperatingPoint:
         return self._served[model].point
 
+    def admit(self, model: str, items: int, *, arrival_s: float, deadline_s: float | None = None) -> None:
+        self._admitted(self._served[model], items, arrival_s, deadline_s, 0)
+
     def reserve(
         self, model: str, items: int, *, arrival_s: float, deadline_s: float | None = None, priority: int = 0
     ) -> Place:
         served = self._served[model]
-        checked_items(served, items)
-        firm = deadline_s is not None
-        due_s = arrival_s + served.config.target.latency_s if deadline_s is None else deadline_s
-        edition = served.current
-        query = Query(next(self._ids), items, arrival_s, 0, edition.id, due_s, firm, priority)
+        query = self._admitted(served, items, arrival_s, deadline_s, priority)
         served.offered.append((arrival_s, items))
+        row, slot = served.take(items)
+        inputs = served.arena.seat(row, slot, items)
+        place = Place(query._replace(features=row), served, served.current, row, slot, inputs)
+        self._places[place.id] = place
+        return place
+
+    def _admitted(
+        self, served: Served, items: int, arrival_s: float, deadline_s: float | None, priority: int
+    ) -> Query:
+        """A query that would be taken now.
+
+        Raises:
+            RefusedError: it would not; recorded as shed. InputError: it has too many items, or none.
+        """
+        checked_items(served, items)
+        due_s = arrival_s + served.config.target.latency_s if deadline_s is None else deadline_s
+        firm, edition = deadline_s is not None, served.current
+        query = Query(next(self._ids), items, arrival_s, 0, edition.id, due_s, firm, priority)
         if self._draining:
             raise self._refused(served, query, Reason.DRAINING, "the server is stopping", LATER_S)
         if not self._crew.alive:
             why = self._crew.problem or "its workers are being started"
-            raise self._refused(served, query, Reason.NOT_READY, f"{model}: {why}", LATER_S)
+            raise self._refused(served, query, Reason.NOT_READY, f"{served.name}: {why}", LATER_S)
         late_s = self._dispatcher.late_by_s(query, time.monotonic())
         if late_s > 0 and not self._dispatcher.may_be_late(query):
-            why = f"{model}: the query would miss its deadline by {1e3 * late_s:.0f} ms"
+            why = f"{served.name}: the query would miss its deadline by {1e3 * late_s:.0f} ms"
             raise self._refused(served, query, Reason.LATE, why, late_s)
-        taken = served.take(items)
-        if taken is None:
-            why = f"{model}: {served.open} queries are open, no room for one of {items} items"
+        if not served.has_room(items):
+            why = f"{served.name}: {served.open} queries are open, no room for one of {items} items"
             raise self._refused(served, query, Reason.OVERLOAD, why, served.config.target.latency_s)
-        row, slot = taken
-        inputs = served.arena.seat(row, slot, items)
-        place = Place(query._replace(features=row), served, edition, row, slot, inputs)
-        self._places[place.id] = place
-        return place
+        return query
 
     def _refused(
         self, served: Served, query: Query, reason: Reason, why: str, again_s: float
     ) -> RefusedError:
         now = time.monotonic()
+        served.offered.append((query.arrival_s, query.size))
         self._record(
             QueryRecord(
                 query.id, served.name, query.size, query.arrival_s, nan, now, 0.0, 0, Outcome.SHED, reason
