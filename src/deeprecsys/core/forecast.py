@@ -24,6 +24,10 @@ RESERVE = 0.1
 """Of the allowed time: a query that comes is asked for more room than one that waits, or half of what was
 taken to the brim would be dropped at the head of the line."""
 
+CALM = 0.25
+"""Of the allowed time: where a query waits no longer, it is not the line that makes it late, and to refuse it
+would help nobody."""
+
 
 class LateBudget:
     """How many more answers may be late within a target's quantile.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from math import inf
 
-from deeprecsys.core.forecast import RESERVE, Forecast
+from deeprecsys.core.forecast import CALM, RESERVE, Forecast
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.query import Batch, Query, Slice
 
@@ -65,6 +65,8 @@ class Outlook:
         allowed_s = query.deadline_s - query.arrival_s
         kept_s = min(forecast.budget.margin + RESERVE, 1.0) * allowed_s
         wait_s = self._work_ahead_s(query.priority, running, now_s) / workers
+        if not query.firm and wait_s <= CALM * allowed_s:
+            return -inf
         return now_s + wait_s + forecast.alone_s(query.size, workers) - (query.deadline_s - kept_s)
 
     def _work_ahead_s(self, priority: int, running: Iterable[tuple[Batch, float]], now_s: float) -> float:
@@ -83,7 +85,10 @@ class Outlook:
         forecast = self._forecasts.get(query.model)
         if forecast is None or query.deadline_s == inf or query.id in self._promised:
             return -inf
-        kept_s = forecast.budget.margin * (query.deadline_s - query.arrival_s)
+        allowed_s = query.deadline_s - query.arrival_s
+        if not query.firm and now_s - query.arrival_s <= CALM * allowed_s:
+            return -inf
+        kept_s = forecast.budget.margin * allowed_s
         return now_s + forecast.alone_s(items, workers) - (query.deadline_s - kept_s)
 
     def may_be_late(self, query: Query) -> bool:
