@@ -8,6 +8,7 @@ Each setting serves the same day. What counts is queries answered within the tar
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,10 +54,7 @@ def main() -> None:
             before = len(s.changes())
             answers = load(s, bodies, stream)
             edges = np.linspace(0, seconds, WINDOWS + 1)
-            p95 = [
-                answers.between(a, b).summary(TARGET, 1.0)["p95_ms"]
-                for a, b in zip(edges, edges[1:], strict=False)
-            ]
+            p95 = [answers.between(a, b).summary(TARGET, 1.0)["p95_ms"] for a, b in pairwise(edges)]
             runs[str(name)] = {
                 **answers.summary(TARGET, seconds), "windows_p95_ms": p95, "changes": s.changes()[before:],
             }  # fmt: skip

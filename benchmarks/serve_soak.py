@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from itertools import pairwise
 from threading import Event, Thread
 from typing import Any
 
@@ -52,9 +53,7 @@ def main() -> None:
         drained = drain(s, bodies, rate)
     os.sched_setaffinity(0, everywhere)
     edges = np.linspace(0, seconds, parts + 1)
-    p99 = [
-        answers.between(a, b).summary(TARGET, 1.0)["p99_ms"] for a, b in zip(edges, edges[1:], strict=False)
-    ]
+    p99 = [answers.between(a, b).summary(TARGET, 1.0)["p99_ms"] for a, b in pairwise(edges)]
     result = {
         "model": MODEL, "rows_scale": scale, "capacity_qps": carries["qps"], "rate_qps": rate,
         "seconds": seconds, "all": answers.summary(TARGET, seconds), "p99_ms": p99,

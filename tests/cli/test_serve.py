@@ -65,8 +65,8 @@ def serve(*arguments: str) -> None:
 def test_two_models_are_tuned_served_and_drained(faces, tmp_path, capsys) -> None:
     files = [profile_of(m, tmp_path) for m in ("ncf", "wnd")]
     serve(
-        "ncf", "wnd", "--profile", files[0], "--profile", files[1], "--rows-scale", "0.001", "--sla-ms", "200",
-        "--workers", "2", "--spares", "0", "--sizes", "fixed:64", "--http-port", "0",
+        "ncf", "wnd", "--profile", files[0], "--profile", files[1], "--rows-scale", "0.001", "--sla-ms",
+        "200", "--workers", "2", "--spares", "0", "--sizes", "fixed:64", "--http-port", "0",
     )  # fmt: skip
     assert faces == [
         ("127.0.0.1", 0, 8001, ["ncf", "wnd"], True),
@@ -83,8 +83,8 @@ def test_two_models_are_tuned_served_and_drained(faces, tmp_path, capsys) -> Non
 
 def test_a_policy_that_is_given_is_pinned(faces, tmp_path, capsys) -> None:
     serve(
-        "ncf", "--profile", profile_of("ncf", tmp_path), "--rows-scale", "0.001", "--workers", "1", "--spares",
-        "0", "--policy", "coalescing:4", "--batch-size", "32", "--no-retune",
+        "ncf", "--profile", profile_of("ncf", tmp_path), "--rows-scale", "0.001", "--workers", "1",
+        "--spares", "0", "--policy", "coalescing:4", "--batch-size", "32", "--no-retune",
     )  # fmt: skip
     assert "(given on the command line); load it can carry: unknown" in capsys.readouterr().out
 

@@ -79,26 +79,38 @@ def test_a_deadline_that_is_the_targets_may_be_missed_while_there_is_room():
     d, budget = node()
     now = 0.0
     for i in range(int(MOST_SPARE) + 1):
-        soft = query(i, size=200, at=now, firm=False)
+        batches = started(d.handle(Arrive(query(1000 + i, size=60, at=now, within=10.0)), now))
+        soft = query(i, size=60, at=now, firm=False)
         assert d.late_by_s(soft, now) > 0
         commands = d.handle(Arrive(soft), now)
         if i == int(MOST_SPARE):
             assert isinstance(commands[0], Shed)
             break
-        while batches := started(commands):
+        while batches:
             now += 0.01
-            commands = d.handle(Finish(batches[0]), now)
+            commands = d.handle(Finish(batches.pop()), now)
+            batches = started(commands)
         assert isinstance(commands[-1], Complete)
         d.check()
     assert budget.level < 1
+
+
+def test_an_idle_node_refuses_no_query_for_its_own_size():
+    d, budget = node()
+    budget.level = -100.0
+    huge = query(0, size=500, firm=False)
+    assert d.late_by_s(huge, 0.0) < 0
+    assert started(d.handle(Arrive(huge), 0.0))
+    assert d.late_by_s(query(0, size=500), 0.0) > 0, "a client's own deadline is another matter"
 
 
 def test_promises_are_counted_until_their_queries_end():
     d, budget = node()
     d.handle(Arrive(query(0, size=200, firm=False)), 0.0)
     d.handle(Arrive(query(1, size=200, firm=False)), 0.0)
-    assert budget.promised == 2
-    d.handle(Cancel(query(0, size=200, firm=False)), 0.0)
+    d.handle(Arrive(query(2, size=200, firm=False)), 0.0)
+    assert budget.promised == 2, "the first found nothing before it"
+    d.handle(Cancel(query(1, size=200, firm=False)), 0.0)
     assert budget.promised == 1
     d.check()
 

@@ -56,12 +56,14 @@ def test_a_reservation_that_is_never_scored_leaves_no_record() -> None:
 def test_reservations_are_bounded_in_queries_and_in_items() -> None:
     async def scenario(**limits: int) -> int:
         async with service(changed(engine="null", **limits)) as s:
-            heard, seats = Heard(s), []
-            with pytest.raises(RefusedError) as refused:
-                for _ in range(100):
+            heard, seats, refused = Heard(s), [], None
+            while refused is None:
+                try:
                     seats.append(s.reserve("dlrm-rmc1", 90, arrival_s=time.monotonic()))
-            assert refused.value.reason is Reason.OVERLOAD
-            assert refused.value.retry_after_s > 0
+                except RefusedError as e:
+                    refused = e
+            assert refused.reason is Reason.OVERLOAD
+            assert refused.retry_after_s > 0
             assert [(r.outcome, r.reason) for r in heard.queries] == [(Outcome.SHED, "overload")]
             count = len(seats)
             for seat in seats:
@@ -72,6 +74,25 @@ def test_reservations_are_bounded_in_queries_and_in_items() -> None:
     assert run(scenario(max_queries=5)) == 5
     per_item = 3400  # bytes of features, about
     assert 1 <= run(scenario(max_queries=50, most_bytes=per_item * 400)) < 8
+
+
+def test_to_ask_takes_no_place_and_is_refused_like_a_reservation() -> None:
+    async def scenario() -> None:
+        async with service(changed(engine="null", max_queries=1)) as s:
+            heard, now = Heard(s), time.monotonic()
+            s.admit("dlrm-rmc1", 10, arrival_s=now, deadline_s=float("inf"))
+            nothing_left(s)
+            seat = s.reserve("dlrm-rmc1", 10, arrival_s=now)
+            with pytest.raises(RefusedError) as refused:
+                s.admit("dlrm-rmc1", 1, arrival_s=now, deadline_s=float("inf"))
+            assert refused.value.reason is Reason.OVERLOAD
+            assert heard.outcomes == [Outcome.SHED]
+            s.release(seat)
+            with pytest.raises(RefusedError) as refused:
+                s.admit("dlrm-rmc1", 1, arrival_s=now - 1, deadline_s=now)
+            assert refused.value.reason is Reason.LATE
+
+    run(scenario())
 
 
 def test_seats_that_are_open_at_once_share_no_memory() -> None:

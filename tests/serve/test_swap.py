@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_a_swap_under_load_loses_nothing_and_changes_the_scores() -> None:
             await asyncio.sleep(0.2)
             stop = True
             await asyncio.gather(*clients)
-            changes = [a != b for a, b in zip(seen, seen[1:], strict=False)]
+            changes = [a != b for a, b in pairwise(seen)]
             assert seen[0] == "first"
             assert seen[-1] == "second"
             assert sum(changes) <= 7, "those in flight end on the old weights, the others begin on the new"

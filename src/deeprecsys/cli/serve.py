@@ -138,9 +138,8 @@ def serve_command(
     configs = []
     for job, name in zip(jobs, model_names, strict=True):
         profile = profiles.get(name) or _measured(job)
-        limits = {"max_queries": max_queue, "most_bytes": max_queue_mb << 20}
-        config = _configured(job, profile, workers, policy_name, batch_size, max_items)
-        configs.append(replace(config, **limits))
+        model = _configured(job, profile, workers, policy_name, batch_size, max_items)
+        configs.append(replace(model, max_queries=max_queue, most_bytes=max_queue_mb << 20))
     cores = tuple(pinning(workers, jobs[0].node.threads))
     config = ServiceConfig(tuple(configs), cores, jobs[0].node.threads, spares)
     positive("--drain", drain_s)

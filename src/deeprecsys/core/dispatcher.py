@@ -6,109 +6,55 @@ A live node and a simulator both drive this very class. Nothing here reads a clo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import NamedTuple
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.forecast import RESERVE, Forecast
+from deeprecsys.core.events import (
+    Adopt,
+    Arrive,
+    Cancel,
+    Command,
+    Complete,
+    Event,
+    Fail,
+    Finish,
+    Lost,
+    Ready,
+    Retire,
+    Shed,
+    Start,
+    Tick,
+)
+from deeprecsys.core.forecast import Forecast
 from deeprecsys.core.line import Line
+from deeprecsys.core.outlook import Outlook
 from deeprecsys.core.policy import Defer, Hold, Policy, Rules
 from deeprecsys.core.query import Batch, Query, Slice, cut
 
+__all__ = [
+    "MAX_KILLS",
+    "Adopt",
+    "Arrive",
+    "Cancel",
+    "Command",
+    "Complete",
+    "Dispatcher",
+    "Event",
+    "Fail",
+    "Finish",
+    "Limits",
+    "Lost",
+    "Ready",
+    "Retire",
+    "Shed",
+    "Start",
+    "Tick",
+]
+
 MAX_KILLS = 2
 """A slice that was running on this many workers as they died is not tried again."""
-
-
-# Events: what happened.
-class Arrive(NamedTuple):
-    """A query arrived."""
-
-    query: Query
-
-
-class Finish(NamedTuple):
-    """A worker finished a batch; `errors` names the queries of it that could not be scored."""
-
-    batch: Batch
-    errors: tuple[tuple[int, str], ...] = ()
-
-
-class Lost(NamedTuple):
-    """A worker died, with whatever it was running."""
-
-    device: str
-    worker: int
-
-
-class Ready(NamedTuple):
-    """A worker that had died is replaced."""
-
-    device: str
-    worker: int
-
-
-class Tick(NamedTuple):
-    """Nothing but time: `Dispatcher.wake_s` has come."""
-
-
-class Cancel(NamedTuple):
-    """Nobody wants the query's answer any more: what no worker has begun of it is dropped."""
-
-    query: Query
-
-
-class Adopt(NamedTuple):
-    """From now on a model, which may be new, is served under this policy.
-
-    What waits stays as it was placed and cut; what is formed of it is the new policy's choice.
-    """
-
-    model: int
-    policy: Policy
-    forecast: Forecast | None = None
-    """Of a model whose queries have deadlines."""
-
-
-class Retire(NamedTuple):
-    """A model that has no open queries is served no more."""
-
-    model: int
-
-
-Event = Arrive | Finish | Lost | Ready | Tick | Cancel | Adopt | Retire
-
-
-# Commands: what to do, or what has become true.
-class Start(NamedTuple):
-    """Have `batch.worker` of `batch.device` run the batch."""
-
-    batch: Batch
-
-
-class Complete(NamedTuple):
-    """All items of the query are scored."""
-
-    query: Query
-
-
-class Fail(NamedTuple):
-    """The query cannot be answered."""
-
-    query: Query
-    reason: str
-
-
-class Shed(NamedTuple):
-    """The query was refused: the line is full, or its answer would be too late."""
-
-    query: Query
-    reason: str
-    late: bool = False
-
-
-Command = Start | Complete | Fail | Shed
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +128,7 @@ class Dispatcher:
         self.limits = limits or Limits()
         self._devices = {name: _Device(name, count) for name, count in workers.items()}
         self._rules: dict[int, Rules] = {0: policy.begin()}
-        self._forecasts: dict[int, Forecast] = {}
-        self._ahead_s: dict[int, dict[int, float]] = {}  # model -> priority -> work not yet done
-        self._promised: set[int] = set()  # queries that will be late, and may
+        self._outlook = Outlook()
         self._open: dict[int, int] = {}  # query id -> items not yet scored
         self._running: dict[tuple[str, int], tuple[Batch, float]] = {}  # with the time of its start
         self._kills: dict[tuple[int, int], int] = {}  # (query id, start) -> workers lost while running it
@@ -240,36 +184,15 @@ class Dispatcher:
 
         It must not be let in where this is above 0, unless it `may_be_late`.
         """
-        forecast = self._forecasts.get(query.model)
-        if forecast is None:
-            return -inf
-        workers = max(len(d.alive) for d in self._devices.values())
-        if not workers:
-            return inf
-        allowed_s = query.deadline_s - query.arrival_s
-        kept_s = min(forecast.budget.margin + RESERVE, 1.0) * allowed_s
-        wait_s = self._work_ahead_s(query.priority, now_s) / workers
-        return now_s + wait_s + forecast.alone_s(query.size, workers) - (query.deadline_s - kept_s)
+        return self._outlook.late_by_s(query, self._most_workers, self._running.values(), now_s)
 
     def may_be_late(self, query: Query) -> bool:
         """Whether the target's quantile leaves room for the query to be late."""
-        forecast = self._forecasts.get(query.model)
-        return not query.firm and (forecast is None or forecast.budget.spare)
+        return self._outlook.may_be_late(query)
 
-    def _work_ahead_s(self, priority: int, now_s: float) -> float:
-        """Worker-seconds of work, not done yet, that goes before a query of a priority."""
-        total = 0.0
-        for model, by_priority in self._ahead_s.items():
-            pace = self._forecasts[model].pace
-            total += pace * sum(s for p, s in by_priority.items() if p <= priority)
-        for batch, started_s in self._running.values():
-            total -= min(now_s - started_s, self._predicted_s(batch))  # part of it is done
-        return max(total, 0.0)
-
-    def _predicted_s(self, batch: Batch) -> float:
-        """What a batch was predicted to take, going by its slices' shares of their queries."""
-        forecast = self._forecasts.get(batch.slices[0].query.model)
-        return forecast.pace * _work_s(forecast, batch.slices) if forecast else 0.0
+    @property
+    def _most_workers(self) -> int:
+        return max(len(d.alive) for d in self._devices.values())
 
     def _arrive(self, query: Query, now_s: float) -> list[Command]:
         self.arrived += 1
@@ -288,27 +211,15 @@ class Dispatcher:
         if query.deadline_s < inf and (late_s := self.late_by_s(query, now_s)) > 0:
             if not self.may_be_late(query):
                 return self._refuse(query, f"it would miss its deadline by {1e3 * late_s:.0f} ms", late=True)
-            self._promise(query)
+            self._outlook.promise(query)
         self._open[query.id] = query.size
-        self._add_work(query, query.size, 1)
+        self._outlook.count(query, query.size)
         device.lines[query.model].put(cut(query, batch_size), due_s)
         return self._start(device, now_s)
 
     def _refuse(self, query: Query, reason: str, late: bool = False) -> list[Command]:
         self.shed += 1
         return [Shed(query, reason, late)]
-
-    def _promise(self, query: Query) -> None:
-        """Let a query be late."""
-        self._promised.add(query.id)
-        self._forecasts[query.model].budget.promised += 1
-
-    def _add_work(self, query: Query, items: int, sign: int) -> None:
-        """Count the work of so many of a query's items, or no longer."""
-        if forecast := self._forecasts.get(query.model):
-            ahead = self._ahead_s[query.model]
-            left = ahead.get(query.priority, 0.0) + sign * forecast.work_s(query.size) * items / query.size
-            ahead[query.priority] = max(left, 0.0)
 
     def _start_all(self, now_s: float) -> list[Command]:
         return [c for device in self._devices.values() for c in self._start(device, now_s)]
@@ -326,7 +237,7 @@ class Dispatcher:
                 line = device.next_line()
                 if line is None:
                     break
-                if self._forecasts and (hopeless := self._hopeless(line.head.query, now_s)):
+                if hopeless := self._hopeless(line.head.query, now_s):
                     commands += hopeless
                     continue
                 wanted = self._rules[line.model].form(line, self, now_s)
@@ -347,22 +258,16 @@ class Dispatcher:
 
     def _hopeless(self, query: Query, now_s: float) -> list[Command]:
         """Drop a query whose turn it is, if it would be late and may not: its answer is worth nothing."""
-        forecast = self._forecasts.get(query.model)
-        if forecast is None or query.deadline_s == inf or query.id in self._promised:
-            return []
-        workers = max(len(d.alive) for d in self._devices.values())
-        kept_s = forecast.budget.margin * (query.deadline_s - query.arrival_s)
-        late_s = now_s + forecast.alone_s(self._open[query.id], workers) - (query.deadline_s - kept_s)
+        late_s = self._outlook.hopeless_by_s(query, self._open[query.id], self._most_workers, now_s)
         if late_s <= 0:
             return []
         if self.may_be_late(query):
-            self._promise(query)
+            self._outlook.promise(query)
             return []
         self._close(query)
         self._forget(query.id)
-        return self._refuse(
-            query, f"it waited too long to meet its deadline: {1e3 * late_s:.0f} ms", late=True
-        )
+        why = f"it waited too long to meet its deadline: {1e3 * late_s:.0f} ms"
+        return self._refuse(query, why, late=True)
 
     def _finish(self, batch: Batch, errors: tuple[tuple[int, str], ...], now_s: float) -> list[Command]:
         key = (batch.device, batch.worker)
@@ -374,8 +279,7 @@ class Dispatcher:
         device.idle.append(batch.worker)
         model = batch.slices[0].query.model
         self._rules[model].finished(batch, now_s - started_s)
-        if forecast := self._forecasts.get(model):
-            forecast.learn(_work_s(forecast, batch.slices), now_s - started_s)
+        self._outlook.learn(batch, now_s - started_s)
         commands = self._start(device, now_s)
         for query_id, reason in errors:
             query = next(s.query for s in batch.slices if s.query.id == query_id)
@@ -394,20 +298,17 @@ class Dispatcher:
         items = part.stop - part.start
         if left > items:
             self._open[query.id] = left - items
-            self._add_work(query, items, -1)
+            self._outlook.count(query, -items)
             return []
         self._close(query)
         self.completed += 1
-        if query.deadline_s < inf and not query.firm and (forecast := self._forecasts.get(query.model)):
-            forecast.budget.answered(late=now_s > query.deadline_s)
+        self._outlook.answered(query, now_s)
         return [Complete(query)]
 
     def _close(self, query: Query) -> None:
         """The query is open no more."""
-        self._add_work(query, self._open.pop(query.id), -1)
-        if query.id in self._promised:
-            self._promised.remove(query.id)
-            self._forecasts[query.model].budget.promised -= 1
+        self._outlook.count(query, -self._open.pop(query.id))
+        self._outlook.ended(query)
 
     def _forget(self, query_id: int) -> None:
         """Drop the slices of a query that no worker has begun, and what is remembered of it."""
@@ -440,14 +341,8 @@ class Dispatcher:
         self._rules[model] = policy.begin()
         for device in self._devices.values():
             device.lines.setdefault(model, Line(device.name, model))
-        if forecast:
-            self._forecasts[model] = forecast
-        if known := self._forecasts.get(model):
-            known.adopt(policy.describe()["batch_size"], policy.mixes)
-            self._ahead_s[model] = {}
-            for part in self._unscored():
-                if part.query.model == model and part.query.id in self._open:
-                    self._add_work(part.query, part.items, 1)
+        waits = [s for s in self._unscored() if s.query.model == model and s.query.id in self._open]
+        self._outlook.adopt(model, policy, forecast, waits)
         return self._start_all(now_s)
 
     def _unscored(self) -> list[Slice]:
@@ -463,8 +358,7 @@ class Dispatcher:
         for device in self._devices.values():
             del device.lines[model]
         del self._rules[model]
-        self._forecasts.pop(model, None)
-        self._ahead_s.pop(model, None)
+        self._outlook.retire(model)
         return []
 
     def _lost(self, name: str, worker: int, now_s: float) -> list[Command]:
@@ -509,7 +403,7 @@ class Dispatcher:
             assert not busy & set(device.idle)
             assert all(s.query.id in self._open for s in slices)
         self._check_items()
-        self._check_work()
+        self._outlook.check(self._open, [s for s in self._unscored() if s.query.id in self._open])
 
     def _check_items(self) -> None:
         left = dict.fromkeys(self._open, 0)
@@ -519,18 +413,3 @@ class Dispatcher:
         assert left == self._open, "items of an open query are neither waiting nor running, or are so twice"
         for batch, _ in self._running.values():
             assert len({s.query.model for s in batch.slices}) == 1, "a batch of two models"
-
-    def _check_work(self) -> None:
-        assert self._promised <= set(self._open)
-        budgets = {id(f.budget): f.budget for f in self._forecasts.values()}
-        assert sum(b.promised for b in budgets.values()) == len(self._promised)
-        known = {m: sum(by_priority.values()) for m, by_priority in self._ahead_s.items()}
-        for part in self._unscored():
-            if part.query.id in self._open and part.query.model in known:
-                known[part.query.model] -= _work_s(self._forecasts[part.query.model], (part,))
-        assert all(abs(s) < 1e-6 for s in known.values()), "work is counted twice, or not at all"
-
-
-def _work_s(forecast: Forecast, slices: Iterable[Slice]) -> float:
-    """The work of slices, before the pace."""
-    return sum(forecast.work_s(s.query.size) * s.items / s.query.size for s in slices)

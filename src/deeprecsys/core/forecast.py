@@ -15,7 +15,7 @@ KEEP = 0.98
 """The weight of the past at each new batch: some fifty batches count for the pace."""
 USED = 0.5
 """The share of the late answers that the target allows which are taken knowingly."""
-MOST_SPARE = 20.0
+MOST_SPARE = 10.0
 """Late answers that may be saved up for a burst."""
 STEP = 0.02
 """How much of the allowed time is kept back for each late answer beyond what the target allows."""
@@ -23,6 +23,10 @@ MOST_MARGIN = 0.5
 RESERVE = 0.1
 """Of the allowed time: a query that comes is asked for more room than one that waits, or half of what was
 taken to the brim would be dropped at the head of the line."""
+
+CALM = 0.25
+"""Of the allowed time: where a query waits no longer, it is not the line that makes it late, and to refuse it
+would help nobody."""
 
 
 class LateBudget:

@@ -1,4 +1,4 @@
-"""When to serve a model otherwise: what was seen, what a simulation of it found, and whether that is worth it.
+"""When to serve a model otherwise: what was seen, what a simulation found, and whether that is worth it.
 
 All pure: the service feeds it arrivals, and a process of low priority does the simulation (`resimulate`).
 """
@@ -98,8 +98,8 @@ def decide(
     if found.capacity_qps <= (1 + settings.gain) * found.present_qps:
         return None
     why = (
-        f"{len(load.sizes)} queries at {load.rate_qps:.1f}/s with {load.mean_items:.0f} items in the mean and "
-        f"{load.p95_items:.0f} at p95: simulated to carry {found.capacity_qps:.1f}/s "
+        f"{len(load.sizes)} queries at {load.rate_qps:.1f}/s with {load.mean_items:.0f} items in the mean "
+        f"and {load.p95_items:.0f} at p95: simulated to carry {found.capacity_qps:.1f}/s "
         f"instead of {found.present_qps:.1f}/s"
     )
     return Change(found.policy, found.capacity_qps, why)

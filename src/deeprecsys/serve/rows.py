@@ -1,4 +1,4 @@
-"""Which rows of an arena are free: contiguous runs, taken lowest first, so that memory in use stays compact."""
+"""Which rows of an arena are free: contiguous runs, taken lowest first, which keeps what is used compact."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ class Rows:
         self._length = [whole] if whole else []
         self.free = whole
         """Rows that are free, in one run or in several."""
+
+    def fits(self, rows: int) -> bool:
+        """Whether `take` would find so many."""
+        wanted = -(-rows // STEP) * STEP
+        return any(length >= wanted for length in self._length)
 
     def take(self, rows: int) -> int | None:
         """The first of so many contiguous rows, now taken; None if there is no such run."""

@@ -175,10 +175,14 @@ class Served:
             fds,
         )
 
-    def take(self, items: int) -> tuple[int, int] | None:
-        """A row and a slot for a query; None when there is no room."""
-        if not self.slots or (row := self.rows.take(items)) is None:
-            return None
+    def has_room(self, items: int) -> bool:
+        """Whether there is a place for a query of so many items."""
+        return bool(self.slots) and self.rows.fits(items)
+
+    def take(self, items: int) -> tuple[int, int]:
+        """A row and a slot for a query, where there is room."""
+        row = self.rows.take(items)
+        assert row is not None, "no room"
         self.current.seats += 1
         return row, self.slots.pop()
 

@@ -48,6 +48,7 @@ from deeprecsys.serve.backend import (
     QueryRecord,
     Reason,
     RefusedError,
+    Seat,
     ServedModel,
     UnscoredError,
 )
@@ -190,39 +191,52 @@ class Service:
     def point(self, model: str) -> OperatingPoint:
         return self._served[model].point
 
+    def admit(self, model: str, items: int, *, arrival_s: float, deadline_s: float | None = None) -> None:
+        self._admitted(self._served[model], items, arrival_s, deadline_s, 0)
+
     def reserve(
         self, model: str, items: int, *, arrival_s: float, deadline_s: float | None = None, priority: int = 0
     ) -> Place:
         served = self._served[model]
-        checked_items(served, items)
-        firm = deadline_s is not None
-        due_s = arrival_s + served.config.target.latency_s if deadline_s is None else deadline_s
-        edition = served.current
-        query = Query(next(self._ids), items, arrival_s, 0, edition.id, due_s, firm, priority)
+        query = self._admitted(served, items, arrival_s, deadline_s, priority)
         served.offered.append((arrival_s, items))
+        row, slot = served.take(items)
+        inputs = served.arena.seat(row, slot, items)
+        place = Place(query._replace(features=row), served, served.current, row, slot, inputs)
+        self._places[place.id] = place
+        return place
+
+    def _admitted(
+        self, served: Served, items: int, arrival_s: float, deadline_s: float | None, priority: int
+    ) -> Query:
+        """A query that would be taken now.
+
+        Raises:
+            RefusedError: it would not; recorded as shed. InputError: it has too many items, or none.
+        """
+        checked_items(served, items)
+        due_s = arrival_s + served.config.target.latency_s if deadline_s is None else deadline_s
+        firm, edition = deadline_s is not None, served.current
+        query = Query(next(self._ids), items, arrival_s, 0, edition.id, due_s, firm, priority)
         if self._draining:
             raise self._refused(served, query, Reason.DRAINING, "the server is stopping", LATER_S)
         if not self._crew.alive:
             why = self._crew.problem or "its workers are being started"
-            raise self._refused(served, query, Reason.NOT_READY, f"{model}: {why}", LATER_S)
+            raise self._refused(served, query, Reason.NOT_READY, f"{served.name}: {why}", LATER_S)
         late_s = self._dispatcher.late_by_s(query, time.monotonic())
         if late_s > 0 and not self._dispatcher.may_be_late(query):
-            why = f"{model}: the query would miss its deadline by {1e3 * late_s:.0f} ms"
+            why = f"{served.name}: the query would miss its deadline by {1e3 * late_s:.0f} ms"
             raise self._refused(served, query, Reason.LATE, why, late_s)
-        taken = served.take(items)
-        if taken is None:
-            why = f"{model}: {served.open} queries are open, no room for one of {items} items"
+        if not served.has_room(items):
+            why = f"{served.name}: {served.open} queries are open, no room for one of {items} items"
             raise self._refused(served, query, Reason.OVERLOAD, why, served.config.target.latency_s)
-        row, slot = taken
-        inputs = served.arena.seat(row, slot, items)
-        place = Place(query._replace(features=row), served, edition, row, slot, inputs)
-        self._places[place.id] = place
-        return place
+        return query
 
     def _refused(
         self, served: Served, query: Query, reason: Reason, why: str, again_s: float
     ) -> RefusedError:
         now = time.monotonic()
+        served.offered.append((query.arrival_s, query.size))
         self._record(
             QueryRecord(
                 query.id, served.name, query.size, query.arrival_s, nan, now, 0.0, 0, Outcome.SHED, reason
@@ -230,45 +244,50 @@ class Service:
         )
         return RefusedError(reason, why, min(max(again_s, SOON_S), LATER_S))
 
-    async def score(self, seat: Place) -> NDArray[Any]:
-        if seat.state is not State.RESERVED:
-            raise ValueError(f"seat {seat.id}: expected one that was never scored, got {seat.state.name}")
-        answer = seat.answer = self._loop.create_future()
-        seat.state = State.OPEN
-        seat.served.open += 1
-        timer = None
-        if seat.query.firm:
-            timer = self._loop.call_later(max(seat.query.deadline_s - time.monotonic(), 0), self._late, seat)
-        self._tell(Arrive(seat.query))
+    async def score(self, seat: Seat) -> NDArray[Any]:
+        place = self._places.get(seat.id)
+        if place is None or place.state is not State.RESERVED:
+            raise ValueError(f"seat {seat.id}: expected one that was neither scored nor released")
+        answer = place.answer = self._loop.create_future()
+        place.state = State.OPEN
+        place.served.open += 1
+        timer, query = None, place.query
+        if query.firm:
+            timer = self._loop.call_later(max(query.deadline_s - time.monotonic(), 0), self._late, place)
+        self._tell(Arrive(query))
         try:
             await answer
         except asyncio.CancelledError:
-            if seat.state is State.OPEN:
-                self._end(seat, Outcome.CANCELLED, "cancelled")
-                self._tell(Cancel(seat.query))
+            if place.state is State.OPEN:
+                self._end(place, Outcome.CANCELLED, "cancelled")
+                self._tell(Cancel(query))
             raise
         finally:
             if timer:
                 timer.cancel()
-        return seat.scores
+        return place.scores
 
-    def _late(self, seat: Place) -> None:
+    def _late(self, place: Place) -> None:
         """A firm deadline has passed: what has not been begun of the query is dropped."""
-        if seat.state is State.OPEN:
-            self._refuse_open(seat, Reason.LATE, "the query's deadline has passed")
-            self._tell(Cancel(seat.query))
+        if place.state is State.OPEN:
+            self._refuse_open(place, Reason.LATE, "the query's deadline has passed")
+            self._tell(Cancel(place.query))
 
-    def release(self, seat: Place) -> None:
-        if seat.state is State.OPEN:
-            self._end(seat, Outcome.CANCELLED, "released")
-            self._tell(Cancel(seat.query))
-        seat.state = State.ENDED
-        seat.released = True
-        self._free(seat)
+    def release(self, seat: Seat) -> None:
+        place = self._places.get(seat.id)
+        if place is None:
+            return  # released before
+        if place.state is State.OPEN:
+            self._end(place, Outcome.CANCELLED, "released")
+            self._tell(Cancel(place.query))
+        place.state = State.ENDED
+        place.released = True
+        self._free(place)
 
     def _free(self, place: Place) -> None:
         """Give a place back once nobody needs it: not the face, and no worker."""
-        if place.released and not place.running and self._places.pop(place.id, None):
+        if place.released and not place.running and place.id in self._places:
+            del self._places[place.id]
             place.served.give(place)
             if self._draining or not place.edition.seats:
                 self._announce()
@@ -311,8 +330,8 @@ class Service:
                     self._free(place)
                 self._tell_listeners_of(batch, places, worker, posted_s, started_s, ended_s)
             case Down(worker):
-                batch, _ = self._running.pop(worker, (None, 0.0))
-                places = self._places_of(batch) if batch else []
+                lost = self._running.pop(worker, None)
+                places = self._places_of(lost[0]) if lost else []
                 for place in places:
                     place.running -= 1
                 self._tell(Lost(CPU, worker))

@@ -1,0 +1,99 @@
+"""What happens to a dispatcher, and what it says is to be done: events and commands, as values."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from deeprecsys.core.forecast import Forecast
+from deeprecsys.core.policy import Policy
+from deeprecsys.core.query import Batch, Query
+
+
+# Events: what happened.
+class Arrive(NamedTuple):
+    """A query arrived."""
+
+    query: Query
+
+
+class Finish(NamedTuple):
+    """A worker finished a batch; `errors` names the queries of it that could not be scored."""
+
+    batch: Batch
+    errors: tuple[tuple[int, str], ...] = ()
+
+
+class Lost(NamedTuple):
+    """A worker died, with whatever it was running."""
+
+    device: str
+    worker: int
+
+
+class Ready(NamedTuple):
+    """A worker that had died is replaced."""
+
+    device: str
+    worker: int
+
+
+class Tick(NamedTuple):
+    """Nothing but time: `Dispatcher.wake_s` has come."""
+
+
+class Cancel(NamedTuple):
+    """Nobody wants the query's answer any more: what no worker has begun of it is dropped."""
+
+    query: Query
+
+
+class Adopt(NamedTuple):
+    """From now on a model, which may be new, is served under this policy.
+
+    What waits stays as it was placed and cut; what is formed of it is the new policy's choice.
+    """
+
+    model: int
+    policy: Policy
+    forecast: Forecast | None = None
+    """Of a model whose queries have deadlines."""
+
+
+class Retire(NamedTuple):
+    """A model that has no open queries is served no more."""
+
+    model: int
+
+
+Event = Arrive | Finish | Lost | Ready | Tick | Cancel | Adopt | Retire
+
+
+# Commands: what to do, or what has become true.
+class Start(NamedTuple):
+    """Have `batch.worker` of `batch.device` run the batch."""
+
+    batch: Batch
+
+
+class Complete(NamedTuple):
+    """All items of the query are scored."""
+
+    query: Query
+
+
+class Fail(NamedTuple):
+    """The query cannot be answered."""
+
+    query: Query
+    reason: str
+
+
+class Shed(NamedTuple):
+    """The query was refused: the line is full, or its answer would be too late."""
+
+    query: Query
+    reason: str
+    late: bool = False
+
+
+Command = Start | Complete | Fail | Shed
