@@ -189,6 +189,13 @@ class Backend(Protocol):
             KeyError: no such model.
         """
 
+    def admit(self, model: str, items: int, *, arrival_s: float, deadline_s: float | None = None) -> None:
+        """Raise what `reserve` would raise now, without taking a place; a refusal counts as shed.
+
+        The face asks before it has read a large body: with the least number of items that its length
+        allows and no deadline (infinite), then with what the request's head says.
+        """
+
     async def score(self, seat: Seat) -> NDArray[Any]:
         """Score a seat whose inputs are filled: float32 [items, outputs], valid until `release`.
 
