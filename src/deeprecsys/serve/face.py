@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from deeprecsys.serve.backend import Backend, RefusedError, ServedModel
 from deeprecsys.serve.errors import NotFoundError, shown
-from deeprecsys.serve.inputs import Fit, Inputs, fill
+from deeprecsys.serve.heads import Heads
+from deeprecsys.serve.inputs import Binary, Fit, Inputs, fill
 from deeprecsys.serve.reply import check_outputs
-from deeprecsys.serve.request import Request
+from deeprecsys.serve.request import Request, parse_head
 from deeprecsys.serve.watch import Watch
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ class Face:
     def __init__(self, backend: Backend, watch: Watch) -> None:
         self.backend, self.watch = backend, watch
         self._inputs: dict[str, Inputs] = {}
+        self._heads = Heads()
 
     def model(self, name: str, version: str = "") -> ServedModel:
         """The model of that name.
@@ -60,6 +62,20 @@ class Face:
             least = min(self.inputs(served).least_items(body_bytes), served.max_items)
             self.backend.admit(served.name, least, arrival_s=arrival_s, deadline_s=math.inf)
 
+    def read_head(self, served: ServedModel, head: bytes) -> tuple[Request, Fit]:
+        """The JSON part of an HTTP body, held against its model.
+
+        Raises:
+            RequestError: it cannot be read, or does not fit.
+        """
+        inputs = self.inputs(served)
+        found = self._heads.find(inputs, head)
+        if found is None:
+            request = parse_head(head)
+            found = request, self.fit(served, request)
+            self._heads.keep(inputs, head, *found)
+        return found
+
     def fit(self, served: ServedModel, request: Request) -> Fit:
         """A request held against its model.
 
@@ -74,6 +90,7 @@ class Face:
         served: ServedModel,
         request: Request,
         fit: Fit,
+        binary: Binary,
         arrival_s: float,
         encode: Callable[[NDArray[Any]], T],
         scored: Callable[[Awaitable[NDArray[Any]]], Awaitable[NDArray[Any]]] | None = None,
@@ -81,6 +98,7 @@ class Face:
         """Score a request whose data are all there, and encode its scores while they are.
 
         Args:
+            binary: what follows the request's JSON part, if it has one.
             scored: awaits the scores; may give up on them.
 
         Raises:
@@ -96,7 +114,7 @@ class Face:
         )
         try:
             begin = clock()
-            fill(fit, seat.inputs)
+            fill(fit, binary, seat.inputs)
             filled = clock()
             coming = backend.score(seat)
             try:

@@ -103,7 +103,7 @@ class GrpcService:
         def encode(scores: NDArray[Any]) -> Any:
             return _response(request, served.name, served.version, scores)
 
-        return await face.answer(served, request, fit, arrival, encode)
+        return await face.answer(served, request, fit, b"", arrival, encode)
 
     async def ModelStreamInfer(  # noqa: N802
         self, messages: AsyncIterator[Any], context: _Context

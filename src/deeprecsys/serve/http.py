@@ -23,7 +23,7 @@ from deeprecsys.serve.errors import (
 from deeprecsys.serve.face import Face, GoneError, unless_gone
 from deeprecsys.serve.pages import Page, pages
 from deeprecsys.serve.reply import http_reply
-from deeprecsys.serve.request import attach, parse_head
+from deeprecsys.serve.request import check_binary
 from deeprecsys.serve.statistics import statistics_document
 
 Scope = dict[str, Any]
@@ -128,16 +128,17 @@ class HttpApp:
         body = Body(receive, face.inputs(served).body_limit, length)
         face.admit_unread(served, length or 0, arrival)
         head = await body.first(head_length)
-        request = parse_head(head)
-        fit = face.fit(served, request)
+        request, fit = face.read_head(served, head)
         if body.more:
             deadline = request.deadline_s(arrival)
             face.backend.admit(served.name, fit.items, arrival_s=arrival, deadline_s=deadline)
-        attach(request, await body.rest(len(head)))
+        binary = await body.rest(len(head))
+        check_binary(request, len(binary))
         answer, json_length = await face.answer(
             served,
             request,
             fit,
+            binary,
             arrival,
             lambda scores: http_reply(request, served.name, served.version, scores),
             lambda coming: unless_gone(coming, body.gone),

@@ -25,6 +25,7 @@ REALS: Mapping[str, np.dtype[Any]] = {
     "FP64": np.dtype("<f8"),
     "FP16": np.dtype("<f2"),
 }
+Binary = bytes | bytearray | memoryview
 VALUES, LENGTHS = ".values", ".lengths"
 _JSON_NUMBER_BYTES = 32  # the longest double is 24 characters; the rest is room for spaces
 _HEAD_BYTES = 1 << 16
@@ -38,7 +39,7 @@ class Slot:
 
     Attributes:
         width: of a row: numbers of a dense input, look-ups of a sparse one.
-        datatypes: accepted, and how each lies in memory.
+        datatypes: accepted, and how each lies in memory; stored: the one that needs no conversion.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Slot:
     per_query: bool
     dense: bool
     datatypes: Mapping[str, np.dtype[Any]]
+    stored: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Inputs:
         placed = [self._place(slot, given) for slot in self.slots.values()]
         if given:
             raise RequestError(
-                f"input {shown(next(iter(given)))}: expected only {shown(', '.join(self.slots), 400)}"
+                f"input {shown(next(iter(given)))}: expected only {', '.join(self.slots)[:400]}"
             )
         return Fit(self._items(placed), placed)
 
@@ -164,11 +166,11 @@ class Inputs:
         return items
 
 
-def fill(fit: Fit, seats: Mapping[str, NDArray[Any]]) -> None:
+def fill(fit: Fit, binary: Binary, seats: Mapping[str, NDArray[Any]]) -> None:
     """Write a request's values into a query's place.
 
     Args:
-        fit: of the request, its binary data attached.
+        binary: what follows the request's JSON part, as long as its tensors say.
         seats: by input name, [rows, width] float32 or int32.
 
     Raises:
@@ -176,23 +178,29 @@ def fill(fit: Fit, seats: Mapping[str, NDArray[Any]]) -> None:
             jagged input's lengths are not the schema's.
     """
     for p in fit.placed:
+        slot, tensor, into = p.slot, p.tensor, seats[p.slot.name]
         if p.lengths is not None:
-            _check_lengths(p)
-        into = seats[p.slot.name]
-        source = _numbers(p.slot.dense, p.slot.datatypes, p.tensor)
-        if p.slot.dense:
-            with np.errstate(over="ignore"):
-                np.copyto(into, source.reshape(into.shape), casting="same_kind")
-            if not np.isfinite(into).all():
-                raise RequestError(_not_finite(p.slot.name, into))
+            _check_lengths(p, binary)
+        if tensor.datatype == slot.stored and tensor.size is not None and into.flags.c_contiguous:
+            raw = binary[tensor.offset : tensor.offset + tensor.size] if tensor.data is None else tensor.data
+            memoryview(into).cast("B")[:] = raw  # type: ignore[arg-type]
         else:
-            _copy_ids(p.tensor.name, into, source.reshape(into.shape))
+            source = _numbers(slot.datatypes, tensor, binary).reshape(into.shape)
+            if slot.dense:
+                with np.errstate(over="ignore"):
+                    np.copyto(into, source, casting="unsafe")
+            else:
+                np.copyto(into, source, casting="unsafe")
+                if (into != source).any():  # tables' sizes are checked as rows are gathered
+                    raise RequestError(_out_of_range(tensor.name, into, source))
+        if slot.dense and not np.isfinite(into).all():
+            raise RequestError(_not_finite(slot.name, into))
 
 
 def _slot(i: Any) -> Slot:
     dense = isinstance(i, DenseInput)
     width = i.width if dense else i.lookups
-    return Slot(i.name, width, i.per is Per.QUERY, dense, REALS if dense else IDS)
+    return Slot(i.name, width, i.per is Per.QUERY, dense, *((REALS, "FP32") if dense else (IDS, "INT32")))
 
 
 def _check_type(accepted: Mapping[str, np.dtype[Any]], tensor: Tensor, count: int) -> None:
@@ -209,10 +217,14 @@ def _check_type(accepted: Mapping[str, np.dtype[Any]], tensor: Tensor, count: in
         )
 
 
-def _numbers(dense: bool, datatypes: Mapping[str, np.dtype[Any]], tensor: Tensor) -> NDArray[Any]:
+def _numbers(datatypes: Mapping[str, np.dtype[Any]], tensor: Tensor, binary: Binary) -> NDArray[Any]:
     """A tensor's data in one dimension; raw bytes are not copied."""
     if tensor.size is not None:
-        return np.frombuffer(tensor.data, datatypes[tensor.datatype])
+        dtype = datatypes[tensor.datatype]
+        if tensor.data is not None:
+            return np.frombuffer(tensor.data, dtype)
+        return np.frombuffer(binary, dtype, tensor.size // dtype.itemsize, tensor.offset)
+    dense = datatypes is REALS
     flat = _flat(tensor)
     expected = int(np.prod(tensor.shape, dtype=np.int64))
     if len(flat) != expected:
@@ -246,19 +258,9 @@ def _flat(tensor: Tensor) -> Sequence[Any]:
     return list(chain.from_iterable(data))
 
 
-def _copy_ids(name: str, into: NDArray[Any], ids: NDArray[Any]) -> None:
-    np.copyto(into, ids, casting="unsafe")
-    # Where ids come as 32 bits there is nothing to lose; tables' sizes are checked as rows are gathered.
-    if ids.dtype.itemsize > into.dtype.itemsize and not np.array_equal(into, ids):
-        row, column = np.argwhere(into != ids)[0]
-        raise RequestError(
-            f"input {shown(name)}: expected {_id_range()}, got {ids[row, column]} at [{row}, {column}]"
-        )
-
-
-def _check_lengths(p: Placed) -> None:
+def _check_lengths(p: Placed, binary: Binary) -> None:
     assert p.lengths is not None
-    lengths = _numbers(False, IDS, p.lengths)
+    lengths = _numbers(IDS, p.lengths, binary)
     if (lengths != p.slot.width).any():
         at = int(np.flatnonzero(lengths != p.slot.width)[0])
         raise RequestError(
@@ -269,6 +271,11 @@ def _check_lengths(p: Placed) -> None:
 
 def _id_range() -> str:
     return f"ids from {_ID_RANGE.min} to {_ID_RANGE.max}"
+
+
+def _out_of_range(name: str, into: NDArray[Any], ids: NDArray[Any]) -> str:
+    row, column = np.argwhere(into != ids)[0]
+    return f"input {shown(name)}: expected {_id_range()}, got {ids[row, column]} at [{row}, {column}]"
 
 
 def _not_finite(name: str, values: NDArray[Any]) -> str:

@@ -26,7 +26,8 @@ class Tensor:
 
     Attributes:
         size: of the raw data in bytes; None where the data are values.
-        data: the bytes, once they are there; or a flat or nested list of numbers.
+        data: a flat or nested list of numbers; or the raw data, None where they are part of a body.
+        offset: of the raw data in the body, from the end of its JSON part.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Tensor:
     shape: tuple[int, ...]
     size: int | None
     data: Any = None
+    offset: int = 0
 
 
 @dataclass(slots=True)
@@ -64,7 +66,7 @@ class Request:
 
 
 def parse_head(head: bytes) -> Request:
-    """The JSON part of an HTTP body; binary data is still to be attached.
+    """The JSON part of an HTTP body; binary data follow it.
 
     Raises:
         RequestError: it is not JSON, or not an inference request.
@@ -81,6 +83,10 @@ def parse_head(head: bytes) -> Request:
     if not isinstance(inputs, list):
         raise RequestError(f"inputs: expected a list of tensors, got {_kind(inputs)}")
     request.inputs = [_tensor(i, number) for number, i in enumerate(inputs)]
+    at = 0
+    for tensor in request.inputs:
+        tensor.offset = at
+        at += tensor.size or 0
     for number, o in enumerate(_typed(doc, "outputs", list, "a list", [])):
         if not isinstance(o, dict) or not isinstance(o.get("name"), str):
             raise RequestError(f"outputs[{number}]: expected an object with a name, got {shown(o)}")
@@ -94,22 +100,13 @@ def parse_head(head: bytes) -> Request:
     return request
 
 
-def attach(request: Request, binary: memoryview) -> None:
-    """Give every tensor with a `binary_data_size` its part of what follows the head.
-
-    Raises:
-        RequestError: there is more or less of it than the sizes say.
-    """
-    if request.binary_size != len(binary):
+def check_binary(request: Request, size: int) -> None:
+    """Raise RequestError unless `size` bytes after the JSON part are what its tensors say."""
+    if request.binary_size != size:
         raise RequestError(
             f"binary data: expected {request.binary_size} bytes after the JSON part, the sum of all "
-            f"binary_data_size, got {len(binary)}"
+            f"binary_data_size, got {size}"
         )
-    at = 0
-    for tensor in request.inputs:
-        if tensor.size is not None:
-            tensor.data = binary[at : at + tensor.size]
-            at += tensor.size
 
 
 def set_schedule(request: Request, timeout_us: Any, priority: Any) -> None:
