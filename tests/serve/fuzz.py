@@ -151,7 +151,8 @@ def messages(draw: st.DrawFn) -> bytes:
         elif datatype == "FP32":
             tensor.contents.fp32_contents.extend(draw(st.just(a.reshape(-1).tolist())))
         else:
-            tensor.contents.int_contents.extend(draw(st.lists(st.integers(-5, 1100), max_size=12)))
+            bad = draw(st.lists(st.integers(-5, 1100), max_size=12)) if number == spoil else None
+            tensor.contents.int_contents.extend(a.reshape(-1).tolist() if bad is None else bad)
     if draw(st.booleans()):
         p = message.parameters[draw(st.sampled_from(["timeout", "priority", "sequence_id", "x"]))]
         draw(

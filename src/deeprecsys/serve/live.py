@@ -52,7 +52,7 @@ def _model(backend: Backend, m: ServedModel, w: ModelWatch, now: float) -> dict[
         "recent": _recent(recent, m.target.quantile),
         "seconds": [_second(s, int(now), m.target.quantile) for s in minute],
         "batch_items": _sizes(minute),
-        "not_served": dict(sum((s.not_served for s in minute), Counter())),
+        "not_served": {str(why): n for why, n in sum((s.not_served for s in minute), Counter()).items()},
         "totals": {f"{outcome}{':' if why else ''}{why}": n for (outcome, why), n in w.ended.items()},
         "point": _point(backend.point(m.name), now),
         "points": [_point(p, now) for p in reversed(w.points)],

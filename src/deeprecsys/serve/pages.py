@@ -16,7 +16,8 @@ Page = Callable[[], tuple[str, bytes]]
 
 def pages(face: Face) -> Mapping[str, Page]:
     """By path, what makes a page's content type and body."""
-    html = files("deeprecsys.serve").joinpath("page.html").read_bytes()
+    css = files("deeprecsys.report").joinpath("page.css").read_text()
+    html = files("deeprecsys.serve").joinpath("page.html").read_text().replace("/* page.css */", css).encode()
     return {
         "/": lambda: ("text/html; charset=utf-8", html),
         "/live.json": lambda: ("application/json", orjson.dumps(live_document(face.backend, face.watch))),
