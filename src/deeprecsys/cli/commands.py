@@ -20,11 +20,12 @@ from deeprecsys.cli.live import (
 from deeprecsys.cli.output import emit, report_on, run_directory, summary_document, write_json
 from deeprecsys.cli.policies import policy_of
 from deeprecsys.cli.progress import Bar, TickHooks
+from deeprecsys.cli.remote import bench_url
 from deeprecsys.cli.searching import Listener
 from deeprecsys.cli.setup import Job
 from deeprecsys.cli.simulate import simulate_command
 from deeprecsys.cli.tune import tune_command
-from deeprecsys.core.errors import positive
+from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import summarise
 from deeprecsys.node.node import Node
@@ -101,6 +102,11 @@ def profile_command(
     metavar="FILE",
     help="Write a time line of sampled queries for Perfetto or chrome://tracing.",
 )
+@click.option(
+    "--url",
+    metavar="URL",
+    help="Load a server that runs there, over HTTP; engine, workers and policy are its own.",
+)
 @opt.policy
 @opt.target
 @opt.workload
@@ -114,6 +120,7 @@ def bench(
     batch_size: int | None,
     offload_above: int | None,
     trace_out: Path | None,
+    url: str | None,
     json_file: str | None,
     out_dir: Path | None,
     **options: Any,
@@ -125,6 +132,17 @@ def bench(
     if duration is None and queries is None and options["trace_file"] is None:
         duration = 10.0
     stream = job.workload.stream(rate, queries=queries, duration_s=duration)
+    if url is not None:
+        if trace_out:
+            raise InputError("--trace-out: expected none with --url, for only the server knows its slices")
+        with run_directory(out_dir, job.configuration()) as out:
+            log, found = bench_url(url, job, stream)
+            if out:
+                out.trial("bench", log, None, about={})
+                out.result(found)
+        emit(text.bench(found), found, json_file)
+        report_on(out_dir)
+        return
     with run_directory(out_dir, job.configuration()) as out, start(job) as node:
         policy = given_policy(node, job, policy_name, batch_size, offload_above)
         recording = Recording() if out or trace_out else None
