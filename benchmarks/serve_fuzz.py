@@ -1,6 +1,6 @@
 """Tens of thousands of bodies that no client should send, over both network faces, in process.
 
-    python benchmarks/serve_fuzz.py [--bodies N] [--json FILE]
+    python benchmarks/serve_fuzz.py [--bodies N]
 
 Any answer but a success, a refusal or a message that names the fault is an error, and so is a hang or a
 seat that is not given back. Prints how many answers had which status.
@@ -22,14 +22,12 @@ from tests.serve.asgi import Direct
 from tests.serve.fuzz import DirectRpc, check_http, grpc_requests, http_requests
 from tests.serve.stand_in import StandIn
 
-from deeprecsys.cli.output import write_json
-from deeprecsys.report.machine import machine_record
+from common import save
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bodies", type=int, default=20_000, help="how many in all, half over each face")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     http, rpc = Direct(StandIn.of()), DirectRpc(StandIn.of())
     seen: dict[str, Counter[str]] = {"http": Counter(), "grpc": Counter()}
@@ -54,8 +52,7 @@ def main() -> None:
     over_grpc()
     for face, counts in seen.items():
         print(f"{face}: {counts.total()} bodies,", ", ".join(f"{k} {n}" for k, n in counts.most_common()))
-    if options.json:
-        write_json("--json", options.json, {"machine": machine_record(), "answers": seen})
+    save("serve_fuzz", {"bodies": options.bodies, "answers": seen})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 from deeprecsys.core.errors import InputError
@@ -16,3 +17,12 @@ def require_extra() -> None:
         raise InputError(
             f"the network face needs {', '.join(missing)}: install them with pip install 'deeprecsys[serve]'"
         )
+
+
+def without_fork_handlers() -> None:
+    """Tell gRPC, before it is imported, that nothing forks to use it in the child.
+
+    Workers are started by fork and exec while its threads run; its handlers could only log that they
+    were skipped.
+    """
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
