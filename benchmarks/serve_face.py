@@ -34,7 +34,6 @@ import numpy as np
 import uvloop
 
 from common import save
-from deeprecsys.serve.app import serve_forever
 from deeprecsys.serve.backend import Backend, BatchRecord, OperatingPoint, QueryRecord
 from deeprecsys.serve.client import Pool
 from deeprecsys.serve.extra import without_fork_handlers
@@ -127,6 +126,8 @@ async def over_http(port: int, name: str, sizes: Sequence[int], connections: int
 
 async def measure(factory: Any, name: str, queries: int, small: bool) -> dict[str, Any]:
     """One model's figures."""
+    from deeprecsys.serve.app import serve_forever  # once it is set what gRPC reads as it is imported
+
     async with factory(name) as backend:
         stop, ports, busy = asyncio.Event(), asyncio.Queue[int](), Busy()
         serving = asyncio.ensure_future(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -26,7 +27,9 @@ class Running:
     thread: threading.Thread
 
     def end(self) -> None:
-        self.loop.call_soon_threadsafe(self.stop.set)
+        if self.thread.is_alive():
+            with suppress(RuntimeError):  # it may have ended by itself meanwhile
+                self.loop.call_soon_threadsafe(self.stop.set)
         self.thread.join(20)
 
 
