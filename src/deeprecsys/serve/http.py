@@ -153,7 +153,8 @@ class Body:
 
     def __init__(self, receive: Receive, limit: int, length: int | None) -> None:
         self._receive, self._limit = receive, limit
-        self._read: bytes | bytearray = b""
+        self._chunks: list[bytes] = []
+        self._size = 0
         self.more = True
         if length is not None and length > limit:
             raise TooLargeError(f"body: expected at most {limit} bytes, got {length}")
@@ -164,25 +165,19 @@ class Body:
         Raises:
             RequestError: it has fewer; TooLargeError: it has more than it may; GoneError.
         """
-        if count is not None and count > self._limit:
-            raise RequestError(
-                f"Inference-Header-Content-Length: expected at most the body's length, got {count}"
-            )
-        while self.more and (count is None or len(self._read) < count):
+        while self.more and (count is None or self._size < count):
             await self._next()
-        if count is None:
-            return bytes(self._read)
-        if len(self._read) < count:
+        if count is not None and self._size < count:
             raise RequestError(
-                f"Inference-Header-Content-Length: expected at most {len(self._read)} bytes, got {count}"
+                f"Inference-Header-Content-Length: expected at most {self._size} bytes, got {count}"
             )
-        return bytes(self._read[:count])
+        return self._joined()[:count]
 
     async def rest(self, start: int) -> memoryview:
         """All that follows its first `start` bytes; see `first` for what it raises."""
         while self.more:
             await self._next()
-        return memoryview(self._read)[start:]
+        return memoryview(self._joined())[start:]
 
     async def gone(self) -> None:
         """Returns when the client has gone away; only once the body is read."""
@@ -194,15 +189,18 @@ class Body:
         if message["type"] == "http.disconnect":
             raise GoneError
         chunk: bytes = message.get("body", b"")
-        if not self._read:
-            self._read = chunk
-        elif chunk:
-            if isinstance(self._read, bytes):
-                self._read = bytearray(self._read)
-            self._read += chunk
+        if chunk:
+            self._chunks.append(chunk)
+        self._size += len(chunk)
         self.more = message.get("more_body", False)
-        if len(self._read) > self._limit:
+        if self._size > self._limit:
             raise TooLargeError(f"body: expected at most {self._limit} bytes, got more")
+
+    def _joined(self) -> bytes:
+        """What is there, copied only if it came in pieces since the last time."""
+        if len(self._chunks) != 1:
+            self._chunks = [b"".join(self._chunks)]
+        return self._chunks[0]
 
 
 def _lengths(headers: Headers) -> tuple[int | None, int | None]:
