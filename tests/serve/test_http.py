@@ -58,6 +58,16 @@ def test_too_large_a_body_is_refused_unread_where_its_length_is_told(http: Direc
     assert (status, http.read) == (413, 2)
 
 
+def test_a_body_that_stops_coming_is_given_up(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deeprecsys.serve.http.READ_S", 0.05)
+    host, port = running.http.split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as s:
+        s.sendall(b"POST /v2/models/flat/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        assert s.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
+        while s.recv(1 << 16):  # and the connection is closed
+            pass
+
+
 def test_compressed_bodies_are_refused(http: Direct) -> None:
     assert http.infer("flat", b"x", **{"content-encoding": "gzip"})[0] == 415
 

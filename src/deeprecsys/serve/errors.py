@@ -25,6 +25,12 @@ class MethodError(RequestError):
     status = 405
 
 
+class SlowError(RequestError):
+    """A body that stopped coming: 408."""
+
+    status = 408
+
+
 class TooLargeError(RequestError):
     """A body larger than any that the model could take: 413."""
 

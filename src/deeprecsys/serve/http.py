@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -17,6 +18,7 @@ from deeprecsys.serve.errors import (
     MethodError,
     NotFoundError,
     RequestError,
+    SlowError,
     TooLargeError,
     shown,
 )
@@ -31,6 +33,8 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
+READ_S = 20.0
+"""How long a client may pause within its body."""
 _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
 _log = logging.getLogger(__name__)
@@ -52,7 +56,7 @@ class HttpApp:
             return
         except RequestError as e:
             status, headers, body = e.status, [_JSON], _error(str(e))
-            if isinstance(e, TooLargeError | EncodingError):
+            if isinstance(e, TooLargeError | EncodingError | SlowError):
                 headers.append((b"connection", b"close"))  # the rest of the body is not waited for
         except RefusedError as e:
             after = b"%d" % max(1, math.ceil(e.retry_after_s))
@@ -185,7 +189,11 @@ class Body:
             pass
 
     async def _next(self) -> None:
-        message = await self._receive()
+        try:
+            async with asyncio.timeout(READ_S):
+                message = await self._receive()
+        except TimeoutError:
+            raise SlowError(f"body: expected the next part within {READ_S:g} s, got none") from None
         if message["type"] == "http.disconnect":
             raise GoneError
         chunk: bytes = message.get("body", b"")
