@@ -23,12 +23,13 @@ from deeprecsys.cli.paper import paper
 from deeprecsys.cli.policies import check_whole, policy_of
 from deeprecsys.cli.progress import Bar, TickHooks
 from deeprecsys.cli.quality import quality_command
+from deeprecsys.cli.remote import bench_url
 from deeprecsys.cli.searching import Listener
 from deeprecsys.cli.serve import serve_command
 from deeprecsys.cli.setup import Job
 from deeprecsys.cli.simulate import simulate_command
 from deeprecsys.cli.tune import tune_command
-from deeprecsys.core.errors import positive
+from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import summarise
 from deeprecsys.node.node import Node
@@ -105,6 +106,11 @@ def profile_command(
     metavar="FILE",
     help="Write a time line of sampled queries for Perfetto or chrome://tracing.",
 )
+@click.option(
+    "--url",
+    metavar="URL",
+    help="Load a server that runs there, over HTTP; engine, workers and policy are its own.",
+)
 @opt.policy
 @opt.target
 @opt.workload
@@ -119,6 +125,7 @@ def bench(
     batch_size: int | None,
     offload_above: int | None,
     trace_out: Path | None,
+    url: str | None,
     json_file: str | None,
     out_dir: Path | None,
     **options: Any,
@@ -130,6 +137,17 @@ def bench(
     if duration is None and queries is None and options["trace_file"] is None:
         duration = 10.0
     stream = job.workload.stream(rate, queries=queries, duration_s=duration)
+    if url is not None:
+        if trace_out:
+            raise InputError("--trace-out: expected none with --url, for only the server knows its slices")
+        with run_directory(out_dir, job.configuration()) as out:
+            log, found = bench_url(url, job, stream)
+            if out:
+                out.trial("bench", log, None, about={})
+                out.result(found)
+        emit(text.bench(found), found, json_file)
+        report_on(out_dir)
+        return
     with ExitStack() as stack:
         out = stack.enter_context(run_directory(out_dir, job.configuration()))
         ready, gpu = stack.enter_context(accelerated(job))

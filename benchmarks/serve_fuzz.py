@@ -1,0 +1,59 @@
+"""Tens of thousands of bodies that no client should send, over both network faces, in process.
+
+    python benchmarks/serve_fuzz.py [--bodies N]
+
+Any answer but a success, a refusal or a message that names the fault is an error, and so is a hang or a
+seat that is not given back. Prints how many answers had which status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.serve.asgi import Direct
+from tests.serve.fuzz import DirectRpc, check_http, grpc_requests, http_requests
+from tests.serve.stand_in import StandIn
+
+from common import save
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bodies", type=int, default=20_000, help="how many in all, half over each face")
+    options = parser.parse_args()
+    http, rpc = Direct(StandIn.of()), DirectRpc(StandIn.of())
+    seen: dict[str, Counter[str]] = {"http": Counter(), "grpc": Counter()}
+    sent = settings(
+        max_examples=options.bodies // 2,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+    @sent
+    @given(request=http_requests, pieces=st.integers(1, 3))
+    def over_http(request: Any, pieces: int) -> None:
+        seen["http"][str(check_http(http, request, pieces))] += 1
+
+    @sent
+    @given(raw=grpc_requests)
+    def over_grpc(raw: bytes) -> None:
+        seen["grpc"][rpc.check(raw)] += 1
+
+    over_http()
+    over_grpc()
+    for face, counts in seen.items():
+        print(f"{face}: {counts.total()} bodies,", ", ".join(f"{k} {n}" for k, n in counts.most_common()))
+    save("serve_fuzz", {"bodies": options.bodies, "answers": seen})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""The protocol over HTTP, as an ASGI application without a framework."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+
+from deeprecsys.serve.backend import RefusedError, ServedModel, UnscoredError
+from deeprecsys.serve.describe import config_document, index_document, model_document, server_document
+from deeprecsys.serve.errors import (
+    EncodingError,
+    MethodError,
+    NotFoundError,
+    RequestError,
+    SlowError,
+    TooLargeError,
+    shown,
+)
+from deeprecsys.serve.face import Face, GoneError, unless_gone
+from deeprecsys.serve.pages import Page, pages
+from deeprecsys.serve.reply import http_reply
+from deeprecsys.serve.request import check_binary
+from deeprecsys.serve.statistics import statistics_document
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+READ_S = 20.0
+"""How long a client may pause within its body."""
+_JSON = (b"content-type", b"application/json")
+_BINARY = (b"content-type", b"application/octet-stream")
+_log = logging.getLogger(__name__)
+
+
+class HttpApp:
+    """Answers `/v2…`, `/metrics` and the built-in page."""
+
+    def __init__(self, face: Face) -> None:
+        self.face = face
+        self.pages = pages(face)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        try:
+            status, headers, body = await self._answer(scope, receive)
+        except GoneError:
+            return
+        except RequestError as e:
+            status, headers, body = e.status, [_JSON], _error(str(e))
+            if isinstance(e, TooLargeError | EncodingError | SlowError):
+                headers.append((b"connection", b"close"))  # the rest of the body is not waited for
+        except RefusedError as e:
+            after = b"%d" % max(1, math.ceil(e.retry_after_s))
+            status, headers, body = 503, [_JSON, (b"retry-after", after)], _error(str(e))
+        except UnscoredError as e:
+            status, headers, body = (400 if e.bad_input else 500), [_JSON], _error(str(e))
+        except Exception:
+            _log.exception("a request failed", extra={"path": scope["path"]})
+            status, headers, body = 500, [_JSON], _error("the server failed; its log says how")
+        headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, Headers, bytes]:
+        path: str = scope["path"]
+        page = self.pages.get(path)
+        if page is not None:
+            return _show(scope, page)
+        parts = path.strip("/").split("/")
+        if parts[0] != "v2":
+            raise NotFoundError(f"path {shown(path)}: expected /, /metrics or /v2...")
+        if len(parts) >= 3 and parts[1] == "models":
+            return await self._model(scope, receive, parts[2], parts[3:])
+        return self._server(scope, "/".join(parts[1:]))
+
+    def _server(self, scope: Scope, what: str) -> tuple[int, Headers, bytes]:
+        models = self.face.backend.models
+        if what == "repository/index":
+            _method(scope, "POST", "GET")
+            return _document(index_document(models))
+        answers: dict[str, Callable[[], tuple[int, Headers, bytes]]] = {
+            "": lambda: _document(server_document()),
+            "health/live": lambda: (200, [], b""),
+            "health/ready": lambda: (200 if self.face.backend.ready else 503, [], b""),
+        }
+        if what not in answers:
+            raise NotFoundError(f"path {shown('/v2/' + what)}: expected health, models or repository/index")
+        _method(scope, "GET")
+        return answers[what]()
+
+    async def _model(
+        self, scope: Scope, receive: Receive, name: str, rest: list[str]
+    ) -> tuple[int, Headers, bytes]:
+        watch = self.face.watch
+        if name == "stats" and not rest:
+            _method(scope, "GET")
+            return _document(statistics_document(watch, self.face.backend.models.values()))
+        version = ""
+        if rest and rest[0] == "versions":
+            version, rest = (rest[1] if len(rest) > 1 else ""), rest[2:]
+            if not version:
+                raise NotFoundError(f"path {shown(scope['path'])}: expected a version after versions/")
+        served = self.face.model(name, version)
+        what = "/".join(rest)
+        if what == "infer":
+            _method(scope, "POST")
+            return await self._infer(scope, receive, served)
+        answers: dict[str, Callable[[], tuple[int, Headers, bytes]]] = {
+            "": lambda: _document(model_document(served)),
+            "ready": lambda: (200 if served.ready else 503, [], b""),
+            "config": lambda: _document(config_document(served)),
+            "stats": lambda: _document(statistics_document(watch, [served])),
+        }
+        if what not in answers:
+            raise NotFoundError(f"path {shown(scope['path'])}: expected infer, ready, config or stats")
+        _method(scope, "GET")
+        return answers[what]()
+
+    async def _infer(self, scope: Scope, receive: Receive, served: ServedModel) -> tuple[int, Headers, bytes]:
+        arrival = time.monotonic()
+        face = self.face
+        length, head_length = _lengths(scope["headers"])
+        body = Body(receive, face.inputs(served).body_limit, length)
+        face.admit_unread(served, length or 0, arrival)
+        head = await body.first(head_length)
+        request, fit = face.read_head(served, head)
+        if body.more:
+            deadline = request.deadline_s(arrival)
+            face.backend.admit(served.name, fit.items, arrival_s=arrival, deadline_s=deadline)
+        binary = await body.rest(len(head))
+        check_binary(request, len(binary))
+        answer, json_length = await face.answer(
+            served,
+            request,
+            fit,
+            binary,
+            arrival,
+            lambda scores: http_reply(request, served.name, served.version, scores),
+            lambda coming: unless_gone(coming, body.gone),
+        )
+        if json_length is None:
+            return 200, [_JSON], answer
+        return 200, [_BINARY, (b"inference-header-content-length", b"%d" % json_length)], answer
+
+
+class Body:
+    """A request's body as it comes in."""
+
+    def __init__(self, receive: Receive, limit: int, length: int | None) -> None:
+        self._receive, self._limit = receive, limit
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self.more = True
+        if length is not None and length > limit:
+            raise TooLargeError(f"body: expected at most {limit} bytes, got {length}")
+
+    async def first(self, count: int | None) -> bytes:
+        """Its first `count` bytes, or all of it.
+
+        Raises:
+            RequestError: it has fewer; TooLargeError: it has more than it may; GoneError.
+        """
+        while self.more and (count is None or self._size < count):
+            await self._next()
+        if count is not None and self._size < count:
+            raise RequestError(
+                f"Inference-Header-Content-Length: expected at most {self._size} bytes, got {count}"
+            )
+        return self._joined()[:count]
+
+    async def rest(self, start: int) -> memoryview:
+        """All that follows its first `start` bytes; see `first` for what it raises."""
+        while self.more:
+            await self._next()
+        return memoryview(self._joined())[start:]
+
+    async def gone(self) -> None:
+        """Returns when the client has gone away; only once the body is read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def _next(self) -> None:
+        try:
+            async with asyncio.timeout(READ_S):
+                message = await self._receive()
+        except TimeoutError:
+            raise SlowError(f"body: expected the next part within {READ_S:g} s, got none") from None
+        if message["type"] == "http.disconnect":
+            raise GoneError
+        chunk: bytes = message.get("body", b"")
+        if chunk:
+            self._chunks.append(chunk)
+        self._size += len(chunk)
+        self.more = message.get("more_body", False)
+        if self._size > self._limit:
+            raise TooLargeError(f"body: expected at most {self._limit} bytes, got more")
+
+    def _joined(self) -> bytes:
+        """What is there, copied only if it came in pieces since the last time."""
+        if len(self._chunks) != 1:
+            self._chunks = [b"".join(self._chunks)]
+        return self._chunks[0]
+
+
+def _lengths(headers: Headers) -> tuple[int | None, int | None]:
+    """Content-Length and Inference-Header-Content-Length, where they are given."""
+    length = head = None
+    for name, value in headers:
+        if name == b"content-length":
+            length = _whole(name, value)
+        elif name == b"inference-header-content-length":
+            head = _whole(name, value)
+        elif name == b"content-encoding" and value not in (b"", b"identity"):
+            raise EncodingError(f"Content-Encoding: expected none, got {shown(value)}")
+    return length, head
+
+
+def _whole(name: bytes, value: bytes) -> int:
+    if not value.isdigit() or len(value) > 18:
+        raise RequestError(f"{name.decode().title()}: expected a number of bytes, got {shown(value)}")
+    return int(value)
+
+
+def _method(scope: Scope, *allowed: str) -> None:
+    method = scope["method"]
+    if method not in allowed and not (method == "HEAD" and "GET" in allowed):
+        raise MethodError(
+            f"method of {shown(scope['path'])}: expected {' or '.join(allowed)}, got {shown(method)}"
+        )
+
+
+def _show(scope: Scope, page: Page) -> tuple[int, Headers, bytes]:
+    _method(scope, "GET")
+    content_type, body = page()
+    return 200, [(b"content-type", content_type.encode()), (b"cache-control", b"no-store")], body
+
+
+def _document(doc: Any) -> tuple[int, Headers, bytes]:
+    return 200, [_JSON], orjson.dumps(doc)
+
+
+def _error(message: str) -> bytes:
+    return orjson.dumps({"error": message})

@@ -1,0 +1,283 @@
+"""A request held against a model's schema, and its tensors put where the node reads them.
+
+An input is one tensor `[items, width]`, `[1, width]` where the schema says per query. A sparse input may
+also come jagged, as two tensors: `NAME.values` [all ids] and `NAME.lengths` [items]; the schemas of today
+are of fixed length, so each of the lengths must be the schema's number of look-ups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprecsys.serve.errors import RequestError, shown
+from deeprecsys.serve.request import Request, Tensor
+from deeprecsys.zoo.schema import DenseInput, Per, Schema
+
+IDS: Mapping[str, np.dtype[Any]] = {"INT32": np.dtype("<i4"), "INT64": np.dtype("<i8")}
+REALS: Mapping[str, np.dtype[Any]] = {
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "FP16": np.dtype("<f2"),
+}
+Binary = bytes | bytearray | memoryview
+VALUES, LENGTHS = ".values", ".lengths"
+_JSON_NUMBER_BYTES = 32  # the longest double is 24 characters; the rest is room for spaces
+_HEAD_BYTES = 1 << 16
+_INPUT_HEAD_BYTES = 512  # what one tensor needs in the JSON part, generously
+_ID_RANGE = np.iinfo(np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One input of a model, ready to be checked against.
+
+    Attributes:
+        width: of a row: numbers of a dense input, look-ups of a sparse one.
+        datatypes: accepted, and how each lies in memory; stored: the one that needs no conversion.
+    """
+
+    name: str
+    width: int
+    per_query: bool
+    dense: bool
+    datatypes: Mapping[str, np.dtype[Any]]
+    stored: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A tensor that fits a slot: its data go into `rows` rows of it; `lengths` where it came jagged."""
+
+    slot: Slot
+    tensor: Tensor
+    rows: int
+    lengths: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A request that fits its model, but for its values."""
+
+    items: int
+    placed: Sequence[Placed]
+
+
+class Inputs:
+    """The inputs of one model, as the network face checks them.
+
+    Attributes:
+        body_limit: bytes of the largest body that a query of `max_items` items can need.
+        item_bytes: the most binary bytes that an item takes; query_bytes: that come on top.
+    """
+
+    def __init__(self, schema: Schema, max_items: int) -> None:
+        self.schema, self.max_items = schema, max_items
+        self.slots = {i.name: _slot(i) for i in schema.inputs}
+        per_item = sum(s.width for s in self.slots.values() if not s.per_query)
+        per_query = sum(s.width for s in self.slots.values() if s.per_query)
+        self.item_bytes, self.query_bytes = 8 * per_item, 8 * per_query + _HEAD_BYTES
+        numbers = max_items * (per_item + len(self.slots)) + per_query
+        self.body_limit = _HEAD_BYTES + 2 * _INPUT_HEAD_BYTES * len(self.slots) + _JSON_NUMBER_BYTES * numbers
+
+    def least_items(self, body_bytes: int) -> int:
+        """The least number of items that a body with that many bytes of binary data can hold."""
+        return max(1, (body_bytes - self.query_bytes) // max(1, self.item_bytes))
+
+    def fit(self, request: Request) -> Fit:
+        """The request's tensors, each with its place, and the number of items.
+
+        Raises:
+            RequestError: a tensor is missing, extra, there twice, or of a wrong type, shape or size; or
+                there are no items, or too many.
+        """
+        given: dict[str, Tensor] = {}
+        for tensor in request.inputs:
+            if tensor.name in given:
+                raise RequestError(f"input {shown(tensor.name)}: expected once, got it twice")
+            given[tensor.name] = tensor
+        placed = [self._place(slot, given) for slot in self.slots.values()]
+        if given:
+            raise RequestError(
+                f"input {shown(next(iter(given)))}: expected only {', '.join(self.slots)[:400]}"
+            )
+        return Fit(self._items(placed), placed)
+
+    def _place(self, slot: Slot, given: dict[str, Tensor]) -> Placed:
+        """Take a slot's tensor from those given."""
+        tensor = given.pop(slot.name, None)
+        if tensor is None:
+            return self._jagged(slot, given)
+        width = slot.width
+        if len(tensor.shape) != 2 or tensor.shape[1] != width:
+            first = "1" if slot.per_query else "items"
+            raise RequestError(
+                f"input {slot.name!r}: expected shape [{first}, {width}], got {shown(list(tensor.shape))}"
+            )
+        _check_type(slot.datatypes, tensor, width * tensor.shape[0])
+        return Placed(slot, tensor, tensor.shape[0])
+
+    def _jagged(self, slot: Slot, given: dict[str, Tensor]) -> Placed:
+        values, lengths = given.pop(slot.name + VALUES, None), given.pop(slot.name + LENGTHS, None)
+        if slot.dense or (values is None and lengths is None):
+            raise RequestError(f"input {slot.name!r}: expected a tensor of that name, got none")
+        if values is None or lengths is None:
+            missing = slot.name + (VALUES if values is None else LENGTHS)
+            raise RequestError(f"input {missing!r}: expected it beside the other of the two, got none")
+        for tensor in (values, lengths):
+            if len(tensor.shape) != 1:
+                raise RequestError(
+                    f"input {tensor.name!r}: expected one dimension, got shape {shown(list(tensor.shape))}"
+                )
+            _check_type(IDS, tensor, tensor.shape[0])
+        rows = lengths.shape[0]
+        if values.shape[0] != rows * slot.width:
+            raise RequestError(
+                f"input {values.name!r}: expected {rows} × {slot.width} ids ({slot.width} per row, "
+                f"for the model takes no other length), got {values.shape[0]}"
+            )
+        return Placed(slot, values, rows, lengths)
+
+    def _items(self, placed: Sequence[Placed]) -> int:
+        """How many items all inputs agree on."""
+        items: int | None = None
+        by = ""
+        for p in placed:
+            if p.slot.per_query:
+                if p.rows != 1:
+                    raise RequestError(
+                        f"input {p.slot.name!r}: expected first dimension 1, for it belongs to the query and "
+                        f"is sent once, got {p.rows}"
+                    )
+            elif items is None:
+                items, by = p.rows, p.slot.name
+            elif p.rows != items:
+                raise RequestError(
+                    f"input {p.slot.name!r}: expected {items} items, as in {by!r}, got {p.rows}"
+                )
+        items = 1 if items is None else items
+        if not 1 <= items <= self.max_items:
+            raise RequestError(f"input {by!r}: expected 1 to {self.max_items} items, got {items}")
+        return items
+
+
+def fill(fit: Fit, binary: Binary, seats: Mapping[str, NDArray[Any]]) -> None:
+    """Write a request's values into a query's place.
+
+    Args:
+        binary: what follows the request's JSON part, as long as its tensors say.
+        seats: by input name, [rows, width] float32 or int32.
+
+    Raises:
+        RequestError: a value is not of its type, an id is not within int32, a number is not finite, or a
+            jagged input's lengths are not the schema's.
+    """
+    for p in fit.placed:
+        slot, tensor, into = p.slot, p.tensor, seats[p.slot.name]
+        if p.lengths is not None:
+            _check_lengths(p, binary)
+        if tensor.datatype == slot.stored and tensor.size is not None and into.flags.c_contiguous:
+            raw = binary[tensor.offset : tensor.offset + tensor.size] if tensor.data is None else tensor.data
+            memoryview(into).cast("B")[:] = raw  # type: ignore[arg-type]
+        else:
+            source = _numbers(slot.datatypes, tensor, binary).reshape(into.shape)
+            if slot.dense:
+                with np.errstate(over="ignore"):
+                    np.copyto(into, source, casting="unsafe")
+            else:
+                np.copyto(into, source, casting="unsafe")
+                if (into != source).any():  # tables' sizes are checked as rows are gathered
+                    raise RequestError(_out_of_range(tensor.name, into, source))
+        if slot.dense and not np.isfinite(into).all():
+            raise RequestError(_not_finite(slot.name, into))
+
+
+def _slot(i: Any) -> Slot:
+    dense = isinstance(i, DenseInput)
+    width = i.width if dense else i.lookups
+    return Slot(i.name, width, i.per is Per.QUERY, dense, *((REALS, "FP32") if dense else (IDS, "INT32")))
+
+
+def _check_type(accepted: Mapping[str, np.dtype[Any]], tensor: Tensor, count: int) -> None:
+    dtype = accepted.get(tensor.datatype)
+    if dtype is None:
+        raise RequestError(
+            f"input {shown(tensor.name)}: expected datatype {' or '.join(accepted)}, got "
+            f"{shown(tensor.datatype)}"
+        )
+    if tensor.size is not None and tensor.size != count * dtype.itemsize:
+        raise RequestError(
+            f"input {shown(tensor.name)}: expected {count * dtype.itemsize} bytes of {tensor.datatype} "
+            f"for shape {list(tensor.shape)}, got {tensor.size}"
+        )
+
+
+def _numbers(datatypes: Mapping[str, np.dtype[Any]], tensor: Tensor, binary: Binary) -> NDArray[Any]:
+    """A tensor's data in one dimension; raw bytes are not copied."""
+    if tensor.size is not None:
+        dtype = datatypes[tensor.datatype]
+        if tensor.data is not None:
+            return np.frombuffer(tensor.data, dtype)
+        return np.frombuffer(binary, dtype, tensor.size // dtype.itemsize, tensor.offset)
+    dense = datatypes is REALS
+    flat = _flat(tensor)
+    expected = int(np.prod(tensor.shape, dtype=np.int64))
+    if len(flat) != expected:
+        raise RequestError(
+            f"input {shown(tensor.name)}: expected {expected} values for shape "
+            f"{list(tensor.shape)}, got {len(flat)}"
+        )
+    kinds = set(map(type, flat))
+    if not kinds <= ({int, float} if dense else {int}):
+        wrong = next(v for v in flat if type(v) not in ((int, float) if dense else (int,)))
+        what = "numbers" if dense else "whole numbers"
+        raise RequestError(f"input {shown(tensor.name)}: expected {what}, got {shown(wrong)}")
+    try:
+        return np.array(flat, np.float64 if dense else np.int64)
+    except OverflowError:
+        raise RequestError(
+            f"input {shown(tensor.name)}: expected {_id_range()}, got a larger number"
+        ) from None
+
+
+def _flat(tensor: Tensor) -> Sequence[Any]:
+    """Values in one list: they may come flat, or nested as the shape is."""
+    data: Any = tensor.data
+    if len(tensor.shape) != 2 or not len(data) or not isinstance(data[0], list):
+        return data  # type: ignore[no-any-return]
+    rows, width = tensor.shape
+    if len(data) != rows or any(type(row) is not list or len(row) != width for row in data):
+        raise RequestError(
+            f"input {shown(tensor.name)}: expected {rows} lists of {width} values each, or one flat list"
+        )
+    return list(chain.from_iterable(data))
+
+
+def _check_lengths(p: Placed, binary: Binary) -> None:
+    assert p.lengths is not None
+    lengths = _numbers(IDS, p.lengths, binary)
+    if (lengths != p.slot.width).any():
+        at = int(np.flatnonzero(lengths != p.slot.width)[0])
+        raise RequestError(
+            f"input {p.lengths.name!r}: expected {p.slot.width} in every row (the model takes no other "
+            f"length), got {lengths[at]} at [{at}]"
+        )
+
+
+def _id_range() -> str:
+    return f"ids from {_ID_RANGE.min} to {_ID_RANGE.max}"
+
+
+def _out_of_range(name: str, into: NDArray[Any], ids: NDArray[Any]) -> str:
+    row, column = np.argwhere(into != ids)[0]
+    return f"input {shown(name)}: expected {_id_range()}, got {ids[row, column]} at [{row}, {column}]"
+
+
+def _not_finite(name: str, values: NDArray[Any]) -> str:
+    row, column = np.argwhere(~np.isfinite(values))[0]
+    return f"input {name!r}: expected finite numbers, got {values[row, column]} at [{row}, {column}]"

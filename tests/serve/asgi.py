@@ -1,0 +1,63 @@
+"""The HTTP application without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from deeprecsys.serve.face import Face
+from deeprecsys.serve.http import HttpApp
+from deeprecsys.serve.watch import Watch
+from tests.serve.stand_in import StandIn
+
+
+class Direct:
+    """Calls the application; `chunks` are how the body comes in."""
+
+    def __init__(self, backend: StandIn) -> None:
+        self.backend, self.watch = backend, Watch()
+        backend.listen(self.watch)
+        self.app = HttpApp(Face(backend, self.watch))
+        self.read = 0  # chunks that the application took
+
+    async def call(
+        self, method: str, path: str, chunks: Iterable[bytes] = (), headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        body = list(chunks) or [b""]
+        sent: list[dict[str, Any]] = []
+        self.read = 0
+        named = {"content-length": str(sum(map(len, body))), **(headers or {})}
+
+        async def receive() -> dict[str, Any]:
+            if self.read == len(body):
+                await asyncio.Event().wait()
+            self.read += 1
+            return {"type": "http.request", "body": body[self.read - 1], "more_body": self.read < len(body)}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "headers": [(k.encode(), v.encode("latin-1")) for k, v in named.items()],
+        }
+        await self.app(scope, receive, send)
+        start, end = sent
+        return start["status"], {k.decode(): v.decode() for k, v in start["headers"]}, end["body"]
+
+    def post(
+        self, path: str, *chunks: bytes, head: int | str | None = None, **headers: str
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Status, document (or bytes, if it is no JSON) and headers."""
+        if head is not None:
+            headers["inference-header-content-length"] = str(head)
+        status, back, body = asyncio.run(self.call("POST", path, chunks, headers))
+        return status, body if "inference-header-content-length" in back else orjson.loads(body), back
+
+    def infer(self, model: str, *chunks: bytes, **more: Any) -> tuple[int, Any]:
+        return self.post(f"/v2/models/{model}/infer", *chunks, **more)[:2]

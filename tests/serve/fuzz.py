@@ -1,0 +1,228 @@
+"""Bodies that clients should not send, and what must hold of every answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2 as pb
+
+from deeprecsys.serve.face import Face
+from deeprecsys.serve.grpc import GrpcService
+from deeprecsys.serve.watch import Watch
+from tests.serve.asgi import Direct
+from tests.serve.bodies import arrays, binary_body, json_body
+from tests.serve.stand_in import MAX_ITEMS, SCHEMAS, StandIn
+
+ALLOWED = {200, 400, 404, 405, 413, 415, 503}
+STATUSES = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+HANG_S = 20.0
+
+NAMES = ["dense", "user", "ad", "ad.values", "ad.lengths", "user.values", "x", ""]
+DATATYPES = ["FP32", "FP64", "FP16", "INT32", "INT64", "BYTES", "BOOL", "fp32", ""]
+numbers = st.one_of(
+    st.integers(-3, 1100), st.integers(), st.floats(), st.sampled_from([2**31, 2**63, 1e300, -1, 0.5])
+)
+scalars = st.one_of(st.none(), st.booleans(), numbers, st.text(max_size=8))
+values = st.recursive(
+    scalars,
+    lambda v: st.one_of(st.lists(v, max_size=5), st.dictionaries(st.text(max_size=8), v, max_size=4)),
+    max_leaves=12,
+)
+shapes = st.lists(st.sampled_from([0, 1, 2, 3, 4, MAX_ITEMS, MAX_ITEMS + 1, 2**31 - 1, 2**40]), max_size=4)
+parameters = st.dictionaries(
+    st.sampled_from(
+        ["timeout", "priority", "sequence_id", "binary_data_output", "binary_data_size", "binary_data",
+         "shared_memory_region", "classification", "headers"]
+    ),
+    scalars, max_size=3,
+)  # fmt: skip
+tensors = st.fixed_dictionaries(
+    {"name": st.sampled_from(NAMES)},
+    optional={
+        "datatype": st.sampled_from(DATATYPES),
+        "shape": st.one_of(shapes, values),
+        "data": st.one_of(st.lists(numbers, max_size=12), st.lists(st.lists(numbers, max_size=4)), values),
+        "parameters": parameters,
+    },
+)
+documents = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": scalars,
+        "inputs": st.one_of(st.lists(tensors, max_size=5), values),
+        "outputs": st.lists(st.fixed_dictionaries({}, optional={"name": scalars, "parameters": parameters})),
+        "parameters": parameters,
+    },
+)
+
+
+@st.composite
+def spoilt(draw: st.DrawFn) -> tuple[str, bytes, dict[str, str]]:
+    """A good request of a model, with one or two things changed: model, body, headers."""
+    model = draw(st.sampled_from(sorted(SCHEMAS)))
+    inputs = arrays(SCHEMAS[model], draw(st.integers(1, 4)), ids=draw(st.sampled_from(["i4", "i8"])))
+    if draw(st.booleans()):
+        head, raw = binary_body(inputs)
+    else:
+        head, raw = json_body(inputs), b""
+    doc = json.loads(head)
+    for _ in range(draw(st.integers(0, 2))):
+        tensor = draw(st.sampled_from(doc["inputs"])) if doc["inputs"] else doc
+        key = draw(st.sampled_from(["name", "datatype", "shape", "data", "parameters"]))
+        change = {
+            "name": st.sampled_from(NAMES), "datatype": st.sampled_from(DATATYPES), "shape": shapes,
+            "data": st.one_of(st.lists(numbers, max_size=12), values), "parameters": parameters,
+        }  # fmt: skip
+        tensor[key] = draw(change[key])
+    if draw(st.booleans()) and doc["inputs"]:
+        draw(st.sampled_from([doc["inputs"].pop, lambda: doc["inputs"].append(doc["inputs"][0])]))()
+    head = json.dumps(doc).encode()
+    length = draw(st.sampled_from([len(head)] * 6 + [0, len(head) - 1, len(head) + 1, 10**9]))
+    body = bytearray(head + raw)
+    for _ in range(draw(st.integers(0, 2))):
+        body[draw(st.integers(0, len(body) - 1))] = draw(st.integers(0, 255))
+    cut = draw(st.sampled_from([len(body)] * 3 + [len(body) // 2, len(body) - 1]))
+    headers = {"inference-header-content-length": str(length)} if raw or draw(st.booleans()) else {}
+    return model, bytes(body[:cut]), headers
+
+
+any_json = documents.map(lambda d: ("mixed", json.dumps(d).encode(), {}))
+any_bytes = st.binary(max_size=300).map(lambda b: ("flat", b, {}))
+headed = st.tuples(
+    st.just("mixed"),
+    st.binary(max_size=60),
+    st.text("0123456789-x", max_size=4).map(lambda n: {"inference-header-content-length": n}),
+)
+http_requests = st.one_of(spoilt(), spoilt(), any_json, any_json, any_bytes, headed)
+
+
+def check_http(http: Direct, request: tuple[str, bytes, dict[str, str]], pieces: int) -> int:
+    """Send one; returns its status. Raises AssertionError if the answer is not one that may be given."""
+    model, body, headers = request
+    step = max(1, -(-len(body) // pieces))
+    chunks = [body[i : i + step] for i in range(0, len(body), step)]
+    call = http.call("POST", f"/v2/models/{model}/infer", chunks, headers)
+    status, back, answer = asyncio.run(asyncio.wait_for(call, HANG_S))
+    assert status in ALLOWED, (status, answer)
+    if status != 200:
+        message = json.loads(answer)["error"]
+        assert message
+        assert "\n" not in message
+        assert len(message) < 1000
+    if status == 503:
+        assert int(back["retry-after"]) >= 1
+    assert http.backend.open == 0
+    return status
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> bytes:
+    """A `ModelInferRequest` as bytes, seldom a good one."""
+    message = pb.ModelInferRequest(
+        model_name=draw(st.sampled_from(["mixed", "flat", "flat", "none"])),
+        model_version=draw(st.sampled_from(["", "", "1", "2"])),
+        id=draw(st.text(max_size=5)),
+    )
+    schema = SCHEMAS.get(message.model_name, SCHEMAS["flat"])
+    inputs = arrays(schema, draw(st.integers(0, 3)))
+    raw = draw(st.booleans())
+    spoil = draw(st.integers(-3, len(inputs) - 1))
+    for number, (name, a) in enumerate(inputs.items()):
+        datatype = "FP32" if a.dtype.kind == "f" else "INT32"
+        shape: list[int] = list(a.shape)
+        if number == spoil:
+            name, datatype = draw(st.sampled_from(NAMES)), draw(st.sampled_from(DATATYPES))
+            shape = draw(st.lists(st.integers(-2, 70), max_size=3))
+        tensor = message.inputs.add(name=name, datatype=datatype, shape=shape)
+        if raw:
+            data = a.tobytes() if number != spoil else draw(st.binary(max_size=40))
+            message.raw_input_contents.append(data)
+        elif datatype == "FP32":
+            tensor.contents.fp32_contents.extend(draw(st.just(a.reshape(-1).tolist())))
+        else:
+            bad = draw(st.lists(st.integers(-5, 1100), max_size=12)) if number == spoil else None
+            tensor.contents.int_contents.extend(a.reshape(-1).tolist() if bad is None else bad)
+    if draw(st.booleans()):
+        p = message.parameters[draw(st.sampled_from(["timeout", "priority", "sequence_id", "x"]))]
+        draw(
+            st.sampled_from(
+                [
+                    lambda: setattr(p, "int64_param", -1), lambda: setattr(p, "int64_param", 5),
+                    lambda: setattr(p, "uint64_param", 2**64 - 1), lambda: setattr(p, "string_param", "x"),
+                    lambda: setattr(p, "bool_param", True), lambda: setattr(p, "double_param", float("nan")),
+                ]
+            )
+        )()  # fmt: skip
+    if draw(st.booleans()):
+        message.outputs.add(name=draw(st.sampled_from(["scores", "scores", "y"])))
+    body = bytearray(message.SerializeToString())
+    if draw(st.integers(0, 3)) == 0 and body:
+        body[draw(st.integers(0, len(body) - 1))] = draw(st.integers(0, 255))
+    return bytes(body)
+
+
+grpc_requests = st.one_of(messages(), messages(), messages(), st.binary(max_size=100))
+
+
+class _AbortedError(Exception):
+    pass
+
+
+class _Context:
+    """A servicer's context, as far as the service needs one."""
+
+    def __init__(self) -> None:
+        self.aborted: tuple[grpc.StatusCode, str] | None = None
+
+    def time_remaining(self) -> float | None:
+        return None
+
+    async def abort(self, code: grpc.StatusCode, details: str, trailing: Any = ()) -> None:
+        self.aborted = code, details
+        raise _AbortedError
+
+
+class DirectRpc:
+    """The gRPC service without a socket, from bytes to status."""
+
+    def __init__(self, backend: StandIn) -> None:
+        self.backend = backend
+        service = GrpcService(Face(backend, Watch())).handler()
+
+        class Details:
+            method = "/inference.GRPCInferenceService/ModelInfer"
+            invocation_metadata = ()
+
+        self._handler = service.service(Details)
+
+    def check(self, raw: bytes) -> str:
+        """Send one; returns its status. Raises AssertionError if it is not one that may be given."""
+        context = _Context()
+        call: Callable[..., Any] = self._handler.unary_unary
+        try:
+            message = self._handler.request_deserializer(raw)
+            response = asyncio.run(asyncio.wait_for(call(message, context), HANG_S))
+            self._handler.response_serializer(response)
+        except _AbortedError:
+            assert context.aborted is not None
+            code, details = context.aborted
+            assert code in STATUSES, (code, details)
+            assert details
+            assert len(details) < 1000
+            return str(code.name)
+        except DecodeError as e:
+            raise AssertionError("bytes that are no message must be answered") from e
+        finally:
+            assert self.backend.open == 0
+        return "OK"

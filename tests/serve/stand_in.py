@@ -1,0 +1,171 @@
+"""A backend without a node: its scores are a known function of the inputs, and it misbehaves when told."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprecsys.core.target import Target
+from deeprecsys.serve.backend import (
+    BatchRecord,
+    Listener,
+    OperatingPoint,
+    Outcome,
+    QueryRecord,
+    Reason,
+    RefusedError,
+    ServedModel,
+    UnscoredError,
+)
+from deeprecsys.zoo.schema import DenseInput, Per, Schema, SparseInput, Table
+
+MIXED = Schema(
+    tables=(Table("users", 100, 4), Table("ads", 1000, 4)),
+    inputs=(
+        DenseInput("dense", 3),
+        SparseInput("user", "users", lookups=2, per=Per.QUERY),
+        SparseInput("ad", "ads", lookups=4),
+    ),
+    outputs=2,
+)
+FLAT = Schema(tables=(Table("ads", 1000, 4),), inputs=(DenseInput("dense", 3), SparseInput("ad", "ads")))
+SCHEMAS = {"mixed": MIXED, "flat": FLAT}
+MAX_ITEMS = 64
+
+
+def expected_scores(schema: Schema, inputs: Mapping[str, NDArray[Any]], items: int) -> NDArray[np.float32]:
+    """Every value of an item, and of its query, told apart by its column; [items, outputs]."""
+    found = np.zeros(items, np.float64)
+    for number, i in enumerate(schema.inputs):
+        values = np.asarray(inputs[i.name], np.float64)
+        found += (values * (number + 1 + np.arange(values.shape[1]))).sum(axis=1)
+    return np.stack([found * (o + 1) for o in range(schema.outputs)], axis=1).astype(np.float32)
+
+
+@dataclass
+class Place:
+    id: int
+    model: str
+    items: int
+    arrival_s: float
+    deadline_s: float | None
+    priority: int
+    inputs: Mapping[str, NDArray[Any]]
+
+
+@dataclass
+class StandIn:
+    """Attributes say how it is to behave; `open` and `released` count seats."""
+
+    models: dict[str, ServedModel] = field(default_factory=dict)
+    ready: bool = True
+    workers: Mapping[str, int] = field(default_factory=lambda: {"cpu": 2})
+    refuse: Reason | None = None
+    late_after_wait: bool = False
+    delay_s: float = 0.0
+    fail: str = ""
+    open: int = 0
+    cancelled: int = 0
+    seats: list[Place] = field(default_factory=list)
+    listeners: list[Listener] = field(default_factory=list)
+    ids: int = 0
+
+    @classmethod
+    def of(cls, **schemas: Schema) -> StandIn:
+        made = cls()
+        for name, schema in (schemas or SCHEMAS).items():
+            made.models[name] = ServedModel(
+                name, "1", schema, Target(0.1), MAX_ITEMS, "stand-in", True, True, {"policy": "static"}
+            )
+        return made
+
+    def waiting(self, model: str) -> tuple[int, int]:
+        return self.open, 0
+
+    def point(self, model: str) -> OperatingPoint:
+        return OperatingPoint("static", 32, None, 500.0, 0.0, "told so")
+
+    def _refused(self, model: str, items: int, arrival_s: float) -> None:
+        if self.refuse:
+            self._tell(model, items, arrival_s, math.nan, math.nan, Outcome.SHED, self.refuse)
+            raise RefusedError(self.refuse, f"refused: {self.refuse}", 0.25)
+
+    def admit(self, model: str, items: int, *, arrival_s: float, deadline_s: float | None = None) -> None:
+        self._refused(model, items, arrival_s)
+
+    def reserve(
+        self, model: str, items: int, *, arrival_s: float, deadline_s: float | None = None, priority: int = 0
+    ) -> Place:
+        self._refused(model, items, arrival_s)
+        inputs: dict[str, NDArray[Any]] = {}
+        for i in self.models[model].schema.inputs:
+            rows = 1 if i.per is Per.QUERY else items
+            if isinstance(i, DenseInput):
+                inputs[i.name] = np.full((rows, i.width), np.nan, np.float32)
+            else:
+                inputs[i.name] = np.full((rows, i.lookups), -77, np.int32)
+        self.ids += 1
+        self.open += 1
+        seat = Place(self.ids, model, items, arrival_s, deadline_s, priority, inputs)
+        self.seats = [*self.seats[-9:], seat]
+        return seat
+
+    async def score(self, seat: Place) -> NDArray[Any]:
+        start = time.monotonic()
+        try:
+            await asyncio.sleep(self.delay_s)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            self._tell(seat.model, seat.items, seat.arrival_s, start, math.nan, Outcome.CANCELLED, "")
+            raise
+        if self.late_after_wait:
+            self._tell(seat.model, seat.items, seat.arrival_s, math.nan, math.nan, Outcome.SHED, Reason.LATE)
+            raise RefusedError(Reason.LATE, "waited past its deadline", 0.01)
+        if self.fail:
+            self._tell(
+                seat.model, seat.items, seat.arrival_s, start, time.monotonic(), Outcome.FAILED, "fault"
+            )
+            raise UnscoredError(self.fail, bad_input=False)
+        schema = self.models[seat.model].schema
+        for i in schema.sparse:
+            rows = schema.table(i.table).rows
+            bad = (seat.inputs[i.name] < 0) | (seat.inputs[i.name] >= rows)
+            if bad.any():
+                raise UnscoredError(f"input {i.name!r}: expected ids from 0 to {rows - 1}", bad_input=True)
+        scores = expected_scores(schema, seat.inputs, seat.items)
+        end = time.monotonic()
+        for listener in self.listeners:
+            listener.batch_ended(BatchRecord(seat.model, 0, seat.items, 1, start, start, end))
+        self._tell(seat.model, seat.items, seat.arrival_s, start, end, Outcome.SERVED, "", seat.id)
+        return scores
+
+    def release(self, seat: Place) -> None:
+        self.open -= 1
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        self.listeners.append(listener)
+        return lambda: self.listeners.remove(listener)
+
+    def _tell(
+        self,
+        model: str,
+        items: int,
+        arrival_s: float,
+        start_s: float,
+        finish_s: float,
+        outcome: Outcome,
+        reason: str,
+        query: int = 0,
+    ) -> None:
+        record = QueryRecord(
+            query, model, items, arrival_s, start_s, finish_s, finish_s - start_s, 1, outcome, reason
+        )
+        for listener in self.listeners:
+            listener.query_ended(record)

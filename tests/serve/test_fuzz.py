@@ -1,0 +1,27 @@
+"""Some hundreds of the bodies that `benchmarks/serve_fuzz.py` sends by the ten thousands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.serve.asgi import Direct
+from tests.serve.fuzz import DirectRpc, check_http, grpc_requests, http_requests
+from tests.serve.stand_in import StandIn
+
+HTTP, RPC = Direct(StandIn.of()), DirectRpc(StandIn.of())
+FEW = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@FEW
+@given(request=http_requests, pieces=st.integers(1, 3))
+def test_whatever_comes_over_http_gets_an_answer(request: Any, pieces: int) -> None:
+    check_http(HTTP, request, pieces)
+
+
+@FEW
+@given(raw=grpc_requests)
+def test_whatever_comes_over_grpc_gets_an_answer(raw: bytes) -> None:
+    RPC.check(raw)
