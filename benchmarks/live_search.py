@@ -34,8 +34,8 @@ SERVICE_S = 5e-3
 TARGETS = {1: 10 * SERVICE_S, 2: 6 * SERVICE_S}  # workers -> target
 REPEATS = 3
 BATCH = 256
-BUDGET_S = {"waiting": 120.0, "repeated": 120.0}
-"""Of each search: some 20,000 queries."""
+BUDGET_S = {"waiting": 120.0, "repeated": 200.0}
+"""Of each search: some 20,000 queries and more."""
 RESOLUTION = 0.02
 
 
