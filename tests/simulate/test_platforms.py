@@ -6,7 +6,6 @@ from dataclasses import fields
 
 import pytest
 
-from deeprecsys.core.errors import InputError
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.simulate.platforms import (
     BROADWELL,
@@ -20,8 +19,8 @@ from deeprecsys.simulate.platforms import (
     scaled,
     work_of,
 )
-from deeprecsys.simulate.platforms.accelerator import SPEED_UP_BATCHES, SPEED_UPS, speed_up
 from deeprecsys.simulate.platforms.cpu import hot_share
+from deeprecsys.simulate.published import GTX_1080_TI
 from deeprecsys.zoo import MODELS
 from deeprecsys.zoo.schema import Per
 
@@ -99,19 +98,14 @@ def test_a_modelled_profile_says_so_and_survives_its_file() -> None:
     assert LatencyProfile.from_json(profile.to_json()) == profile
 
 
-@pytest.mark.parametrize("name", list(SPEED_UPS))
+@pytest.mark.parametrize("name", list(GTX_1080_TI.speed_up))
 def test_the_card_has_its_published_speed_ups(name: str) -> None:
     core = modelled(SKYLAKE, work_of(MODELS[name]), cores=1)
     card, free = gtx_1080_ti(core), gtx_1080_ti(core, transfer=False)
-    for b, s in zip(SPEED_UP_BATCHES, SPEED_UPS[name], strict=True):
+    for b, s in zip(GTX_1080_TI.batches, GTX_1080_TI.speed_up[name], strict=True):
         if b >= 256:  # below, a batch is made no quicker than a smaller one
             assert core.seconds(b) / card.seconds(b) == pytest.approx(s, rel=1e-6)
         assert free.seconds(b) < card.seconds(b)
-
-
-def test_a_model_without_published_speed_ups_is_refused() -> None:
-    with pytest.raises(InputError, match="published speed-up"):
-        speed_up("other", 1)
 
 
 def test_a_scaled_server_keeps_measured_times_until_bandwidth_runs_out() -> None:

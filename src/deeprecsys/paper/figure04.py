@@ -10,23 +10,24 @@ from deeprecsys.paper.result import Claim, Drawing, Result, Table, seen
 from deeprecsys.paper.study import Study
 from deeprecsys.report import format as f
 from deeprecsys.simulate.platforms import SKYLAKE, batch_time, gtx_roofline, work_of
-from deeprecsys.simulate.platforms.accelerator import SPEED_UP_BATCHES, SPEED_UPS
+from deeprecsys.simulate.published import GTX_1080_TI
 from deeprecsys.zoo import MODELS as ZOO
+
+BATCHES, SPEED_UP = GTX_1080_TI.batches, GTX_1080_TI.speed_up
 
 
 def make(study: Study) -> Result:
     ours = {}
     for m in MODELS:
         work = work_of(ZOO[m])
-        ours[m] = [batch_time(SKYLAKE, work, b).total / gtx_roofline(work, b) for b in SPEED_UP_BATCHES]
+        ours[m] = [batch_time(SKYLAKE, work, b).total / gtx_roofline(work, b) for b in BATCHES]
     rows = tuple(
-        (SHORT[m], *(f"{p:.2f} / {o:.2f}" for p, o in zip(SPEED_UPS[m], ours[m], strict=True)))
-        for m in MODELS
+        (SHORT[m], *(f"{p:.2f} / {o:.2f}" for p, o in zip(SPEED_UP[m], ours[m], strict=True))) for m in MODELS
     )
-    grows = sum(SPEED_UPS[m][-1] > SPEED_UPS[m][0] for m in MODELS), sum(o[-1] > o[0] for o in ours.values())
-    crossing = {m: (_crossing(SPEED_UPS[m]), _crossing(ours[m])) for m in MODELS}
-    apart = float(np.exp(np.mean([np.log(o[-1] / SPEED_UPS[m][-1]) for m, o in ours.items()])))
-    near = float(np.exp(np.mean([np.log(o[2] / SPEED_UPS[m][2]) for m, o in ours.items()])))
+    grows = sum(SPEED_UP[m][-1] > SPEED_UP[m][0] for m in MODELS), sum(o[-1] > o[0] for o in ours.values())
+    crossing = {m: (_crossing(SPEED_UP[m]), _crossing(ours[m])) for m in MODELS}
+    apart = float(np.exp(np.mean([np.log(o[-1] / SPEED_UP[m][-1]) for m, o in ours.items()])))
+    near = float(np.exp(np.mean([np.log(o[2] / SPEED_UP[m][2]) for m, o in ours.items()])))
     small = sum(a is None or a >= 4 for _, a in crossing.values())
     claims = (
         Claim("the speed-up grows with the batch", f"{grows[0]} of 8 models", f"{grows[1]} of 8 models",
@@ -41,9 +42,9 @@ def make(study: Study) -> Result:
               "nor on the bus, but in preparing and moving inputs on the host"),
     )  # fmt: skip
     pick = ("wnd", "dlrm-rmc1", "dlrm-rmc3", "din")
-    series = {f"{SHORT[m]}": (SPEED_UP_BATCHES, SPEED_UPS[m]) for m in pick}
-    model = {f"{SHORT[m]}": (SPEED_UP_BATCHES, ours[m]) for m in pick}
-    header = ("published / data sheets", *(str(b) for b in SPEED_UP_BATCHES))
+    series = {f"{SHORT[m]}": (BATCHES, SPEED_UP[m]) for m in pick}
+    model = {f"{SHORT[m]}": (BATCHES, ours[m]) for m in pick}
+    header = ("published / data sheets", *(str(b) for b in BATCHES))
     return Result(
         4, "Accelerator against one core", "published speed-ups; beside them a roofline of data sheets over the "
         "modelled Skylake", claims,
@@ -57,11 +58,11 @@ def make(study: Study) -> Result:
          Table("Batch from which the card is quicker", ("model", "published", "data sheets"),
                tuple((SHORT[m], f.count(a) if a else "never", f.count(b) if b else "never")
                      for m, (a, b) in crossing.items()))),
-        {"published": {m: list(v) for m, v in SPEED_UPS.items()}, "roofline": ours,
-         "batches": list(SPEED_UP_BATCHES)},
+        {"published": {m: list(v) for m, v in SPEED_UP.items()}, "roofline": ours,
+         "batches": list(BATCHES)},
     )  # fmt: skip
 
 
 def _crossing(speed_ups: tuple[float, ...] | list[float]) -> int | None:
     """The least of the published batch sizes at which the card is quicker."""
-    return next((b for b, s in zip(SPEED_UP_BATCHES, speed_ups, strict=True) if s > 1), None)
+    return next((b for b, s in zip(BATCHES, speed_ups, strict=True) if s > 1), None)
