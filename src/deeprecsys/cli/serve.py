@@ -65,7 +65,7 @@ class Options:
 @click.command("serve")
 @click.argument("model_names", metavar="MODEL...", nargs=-1, required=True)
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE",
-              help="Weights of a model of your own (a class); of several models, MODEL@FILE names each one's.")  # fmt: skip
+              help="Weights of a model of your own (a class); among several, MODEL@FILE.")  # fmt: skip
 @click.option("--rows-scale", type=float, default=1.0, show_default=True, metavar="X",
               help="Factor on the rows of every embedding table.")  # fmt: skip
 @opt.target

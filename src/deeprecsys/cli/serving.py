@@ -34,7 +34,8 @@ def named(model_names: tuple[str, ...], weights: Path | None) -> tuple[str, ...]
         InputError: two would have the same name, or it is not clear whose the weights are.
     """
     if weights and len(model_names) > 1:
-        raise InputError(f"--weights: expected one MODEL, or MODEL@FILE for each, got {len(model_names)} models")
+        got = f"{len(model_names)} models"
+        raise InputError(f"--weights: expected one MODEL, or MODEL@FILE for each, got {got}")
     names = tuple(with_weights(name, weights) for name in model_names)
     asked = [short_name(name) for name in names]
     if len(set(asked)) < len(asked):
@@ -61,16 +62,20 @@ def by_model(files: tuple[Path, ...], names: Sequence[str]) -> dict[str, Latency
 
 def job_of(name: str, profile: LatencyProfile | None, options: dict[str, Any]) -> Job:
     """What is to be served of one model; a profile says with which engine its times were measured."""
-    measured = profile.engine if profile and profile.engine != "unknown" else None
-    engine = options["engine"] or measured or ENGINE
-    if measured and engine != measured:
-        raise InputError(f"--engine: expected {measured}, of the profile of {name}, got {engine}")
+    timed = profile.engine if profile and profile.engine != "unknown" else None
+    engine = options["engine"] or timed or ENGINE
+    if timed and engine != timed:
+        raise InputError(f"--engine: expected {timed}, of the profile of {name}, got {engine}")
     job = Job.resolve(**{**options, "engine": engine}, model_name=name, locality="zipf:0.9")
     if profile:
         check_profile(Path("FILE"), profile, job)
         if profile.threads != job.node.threads:
             raise InputError(
                 f"--threads: expected {profile.threads}, of the profile of {name}, got {job.node.threads}"
+            )
+        if (precision := job.node.precision) != profile.precision:
+            raise InputError(
+                f"--precision: expected {profile.precision}, of the profile of {name}, got {precision}"
             )
     return job
 

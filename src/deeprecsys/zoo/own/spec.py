@@ -55,7 +55,7 @@ def with_weights(name: str, weights: str | Path | None) -> str:
 
 
 def short_name(name: str) -> str:
-    """The name by which clients ask a server for a model: a class's, or a file's without folder and suffix."""
+    """By what clients ask a server for a model: a class's name, or a file's without folder and suffix."""
     if not is_own(name):
         return name
     spec = parse(name)
