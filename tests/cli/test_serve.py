@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
 import time
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("uvloop", reason="the extra `serve` is not installed")
 
 from deeprecsys.cli import cli
 from deeprecsys.core.errors import InputError
@@ -21,13 +25,24 @@ from deeprecsys.serve.backend import Reason, RefusedError
 
 def profile_of(model: str, folder: Path, **more: object) -> str:
     points = (Point(1, 1, (1e-3,)), Point(1, 100, (5e-3,)))
-    file = folder / f"{model}.json"
+    file = folder / f"{model.rpartition(':')[2]}.json"
     file.write_text(json.dumps(LatencyProfile(model, points, engine="wait:1,0.05", **more).to_json()))
     return str(file)
 
 
 @pytest.fixture
-def faces(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+def logs() -> Iterator[None]:
+    """Leaves logging as it was."""
+    root, uvicorn = logging.getLogger(), logging.getLogger("uvicorn.error")
+    handlers, level, least = root.handlers[:], root.level, uvicorn.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    uvicorn.setLevel(least)
+
+
+@pytest.fixture
+def faces(monkeypatch: pytest.MonkeyPatch, logs: None) -> list[object]:
     """What the face was given; it asks one query, and SIGTERM while another is open ends it."""
     seen: list[object] = []
 
@@ -102,6 +117,37 @@ def test_what_cannot_be_is_refused_before_anything_starts(faces, tmp_path, argum
     options = [] if "nfc" in arguments else ["--profile", profile_of("ncf", tmp_path)]
     with pytest.raises(InputError, match=why):
         serve(*arguments, *options)
+
+
+LISTWISE = "tests.own.models:ListwiseAlone"
+
+
+def test_a_model_that_scores_items_together_is_served_whole(faces, tmp_path, capsys) -> None:
+    serve(
+        LISTWISE, "--profile", profile_of(LISTWISE, tmp_path), "--sla-ms", "200", "--workers", "2",
+        "--spares", "0", "--sizes", "fixed:64", "--http-port", "0",
+    )  # fmt: skip
+    assert faces[0] == ("127.0.0.1", 0, 8001, ["ListwiseAlone"], True)
+    said = capsys.readouterr().out.splitlines()[0]
+    assert "batch size 64 (an item's score depends on the other items" in said
+    assert "queries/s, simulated" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ([LISTWISE, "--policy", "adaptive"], "--policy: expected one of deeprecsched, static, triton"),
+        ([LISTWISE, "--batch-size", "8"], "--batch-size: expected none or at least the largest query, 64"),
+        ([LISTWISE, "ncf", "--weights", "x.pt"], "--weights: expected one MODEL, or MODEL@FILE for each"),
+        (["ncf", "--weights", "x.pt"], "--weights: expected a model of your own"),
+        ([LISTWISE, f"other.{LISTWISE}"], "MODEL: expected each once, got ListwiseAlone, ListwiseAlone"),
+    ],
+)
+def test_what_an_own_model_cannot_do_is_refused(faces, tmp_path, arguments, why) -> None:
+    options = ["--profile", profile_of(LISTWISE, tmp_path)] if len(arguments) == 3 else []
+    with pytest.raises(InputError, match=why):
+        serve(*arguments, *(options if arguments[0] == LISTWISE else ()), "--sla-ms", "50",
+              "--sizes", "fixed:64", "--workers", "1")  # fmt: skip
 
 
 def test_a_profile_of_a_model_that_is_not_served_is_refused(faces, tmp_path) -> None:

@@ -69,7 +69,7 @@ class Reference:
     def __init__(self, s: Service, name: str, edition: int = -1, seed: int | None = None) -> None:
         served = s._served[name]
         config = served.config
-        self._model = model(name).scaled(config.rows_scale)
+        self._model = model(config.known_as).scaled(config.rows_scale)
         self._tables = table_arrays(self._model.schema, served.editions[edition].tables)
         self._seed = config.seed if seed is None else seed
         self._engine = config.engine

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 
 from deeprecsys.core.policy import Coalescing, DeepRecSched
+from deeprecsys.node.memory import table_arrays
+from deeprecsys.serve.arena import ArenaPlan, Weights, load_tables
+from deeprecsys.zoo.rows import RowFormat, convert
 from tests.serve.harness import SMALL, Reference, ask, features, nothing_left, run, service
+from tests.serve.test_swap import scaled_rows
 
 NAMES = ["dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wnd", "mt-wnd", "din", "dien"]
 POLICIES = [DeepRecSched(1000), DeepRecSched(37), Coalescing(256, 8)]
@@ -36,3 +40,34 @@ def test_scores_are_the_models_whatever_the_batches(name: str) -> None:
             nothing_left(s)
 
     run(scenario())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_at_a_lower_precision_scores_are_those_of_fp32_but_for_the_rounding_of_rows(precision: str) -> None:
+    async def scenario() -> None:
+        exact = replace(SMALL, name="exact", model="dlrm-rmc1", rows_scale=0.01)
+        rounded = replace(exact, name="rounded", engine="compiled", precision=precision)
+        async with service(exact, rounded) as s:
+            query = features(s.models["exact"].schema, 100, 1)
+            wanted, found = await ask(s, "exact", query), await ask(s, "rounded", query)
+            np.testing.assert_allclose(wanted, Reference(s, "exact")(query), atol=1e-6)
+            off = np.abs(found - wanted).max() / np.std(wanted)
+            assert 1e-5 < off < 0.1
+            size = {name: served.editions[0].tables.size for name, served in s._served.items()}
+            assert size["rounded"] < 0.51 * size["exact"]
+            assert s.models["rounded"].config["precision"] == precision
+            nothing_left(s)
+
+    run(scenario())
+
+
+def test_tables_that_somebody_fills_are_kept_in_the_format_asked_for() -> None:
+    plans = {form: ArenaPlan("dlrm-rmc1", 1e-4, 16, 1, form) for form in RowFormat}
+    kept = {f: load_tables(p, Weights(fill=scaled_rows), lambda *_: None) for f, p in plans.items()}
+    tables = {f: table_arrays(plans[f].schema(), kept[f], f) for f in RowFormat}
+    for form in RowFormat:
+        for name, rows in tables[form].items():
+            np.testing.assert_array_equal(rows, convert(tables[RowFormat.FP32][name], form))
+    del rows, tables
+    for segment in kept.values():
+        segment.close()

@@ -194,7 +194,7 @@ def test_a_calls_deadline_is_the_querys(infer: Any, running: Running) -> None:
     infer(typed_request().SerializeToString(), timeout=5.0)
     seat = running.backend.seats[-1]
     assert seat.deadline_s is not None
-    assert 3.0 < seat.deadline_s - seat.arrival_s <= 5.0
+    assert 3.0 < seat.deadline_s - seat.arrival_s <= 5.1  # gRPC sends it rounded up
 
 
 def test_cancelling_a_call_cancels_its_query(infer: Any, running: Running) -> None:

@@ -12,6 +12,7 @@ from deeprecsys.report.machine import machine_record
 from deeprecsys.serve.extra import require_extra
 from deeprecsys.workload.stream import Stream
 from deeprecsys.zoo import model
+from deeprecsys.zoo.own.spec import short_name
 
 
 def bench_url(url: str, job: Job, stream: Stream) -> tuple[RunLog, dict[str, Any]]:
@@ -26,7 +27,7 @@ def bench_url(url: str, job: Job, stream: Stream) -> tuple[RunLog, dict[str, Any
 
     schema = model(job.node.model).scaled(job.node.rows_scale).schema
     with Bar(f"{job.node.model} at {url}: {stream.rate_qps:g} queries/s") as bar:
-        log = load(url, job.node.model, schema, stream, job.target, job.node.seed, heard=bar.set)
+        log = load(url, short_name(job.node.model), schema, stream, job.target, job.node.seed, heard=bar.set)
     return log, {
         "model": job.node.model,
         "target": job.target_document(),

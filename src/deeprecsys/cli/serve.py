@@ -16,27 +16,21 @@ from typing import Any, Protocol
 import click
 
 from deeprecsys.cli import options as opt
-from deeprecsys.cli.live import measure_profile, sample_sizes, start
-from deeprecsys.cli.policies import policy_of
 from deeprecsys.cli.progress import Bar
-from deeprecsys.cli.setup import Job, check_profile, load_profile
-from deeprecsys.core.errors import InputError, positive
-from deeprecsys.core.policy import CPU, Policy, Static
-from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.cli.serving import by_model, configured, job_of, measured, named
+from deeprecsys.core.errors import positive
+from deeprecsys.core.policy import CPU
 from deeprecsys.node.cores import awake, interleave_memory, numa_nodes, realtime
 from deeprecsys.node.node import default_workers, pinning
-from deeprecsys.report import text
-from deeprecsys.report.machine import machine_record, same_machine
 from deeprecsys.serve.backend import Backend
-from deeprecsys.serve.resimulate import Resimulator
+from deeprecsys.serve.extra import require_extra, without_fork_handlers
+from deeprecsys.serve.logs import log_as_json
 from deeprecsys.serve.retune import RetuneSettings
 from deeprecsys.serve.retuner import Retuner
-from deeprecsys.serve.served import ModelConfig
 from deeprecsys.serve.service import Service, ServiceConfig
 
-PROFILE_S = 10.0
-ENGINE = "compiled"
-TUNE_QUERIES = 40_000
+log = logging.getLogger("deeprecsys.serve")
+
 PORTS = (8000, 8001)
 """Of HTTP and of gRPC: those that clients of the protocol expect."""
 
@@ -70,6 +64,8 @@ class Options:
 
 @click.command("serve")
 @click.argument("model_names", metavar="MODEL...", nargs=-1, required=True)
+@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE",
+              help="Weights of a model of your own (a class); among several, MODEL@FILE.")  # fmt: skip
 @click.option("--rows-scale", type=float, default=1.0, show_default=True, metavar="X",
               help="Factor on the rows of every embedding table.")  # fmt: skip
 @opt.target
@@ -80,7 +76,7 @@ class Options:
 @click.option("--engine", metavar="NAME",
               help="What scores a batch.  [default: the profile's, or compiled]")  # fmt: skip
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "int8"]), default="fp32", show_default=True,
-              help="Arithmetic of the engine.")  # fmt: skip
+              help="Lowest precision that rows are stored and the engine may compute in.")  # fmt: skip
 @click.option("--workers", type=int, metavar="K", help="Worker processes.  [default: one per usable core]")
 @click.option("--threads", type=int, default=1, show_default=True, metavar="T",
               help="Compute threads per worker.")  # fmt: skip
@@ -110,6 +106,7 @@ class Options:
 @opt.config
 def serve_command(
     model_names: tuple[str, ...],
+    weights: Path | None,
     profile_files: tuple[Path, ...],
     policy_name: str | None,
     batch_size: int | None,
@@ -127,115 +124,30 @@ def serve_command(
     """Serve MODELs over the network: Open Inference Protocol on HTTP and gRPC.
 
     Measures batch times or reads them from --profile, finds the policy that carries the most queries within
-    the target, prints it with the load that it carries, and serves until SIGTERM, which drains.
+    the target, prints it with the load that it carries, and serves until SIGTERM, which drains. A model of
+    your own is asked for by its class's name, or its file's without folder and suffix.
     """
+    require_extra()
+    without_fork_handlers()
     face: Face = importlib.import_module("deeprecsys.serve.app").serve_forever
-    if len(set(model_names)) < len(model_names):
-        raise InputError(f"MODEL: expected each once, got {', '.join(model_names)}")
-    profiles = _by_model(profile_files, model_names)
-    jobs = [_job(name, profiles.get(name), options) for name in model_names]
+    names = named(model_names, weights)
+    profiles = by_model(profile_files, names)
+    jobs = [job_of(name, profiles.get(name), options) for name in names]
     workers = jobs[0].node.workers or default_workers(jobs[0].node)
     configs = []
-    for job, name in zip(jobs, model_names, strict=True):
-        profile = profiles.get(name) or _measured(job)
-        model = _configured(job, profile, workers, policy_name, batch_size, max_items)
+    for job, name in zip(jobs, names, strict=True):
+        profile = profiles.get(name) or measured(job)
+        model = configured(job, profile, workers, policy_name, batch_size, max_items)
         configs.append(replace(model, max_queries=max_queue, most_bytes=max_queue_mb << 20))
     cores = tuple(pinning(workers, jobs[0].node.threads))
     config = ServiceConfig(tuple(configs), cores, jobs[0].node.threads, spares)
     positive("--drain", drain_s)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_as_json()
     interleave_memory(numa_nodes())
-    asyncio.run(_serve(config, face, Options(host, http_port, grpc_port, spares, retune, drain_s)))
+    import uvloop  # it comes with the extra
 
-
-def _by_model(files: tuple[Path, ...], names: tuple[str, ...]) -> dict[str, LatencyProfile]:
-    """The given profiles by the model that each is of."""
-    found: dict[str, LatencyProfile] = {}
-    for file in files:
-        profile = load_profile(file)
-        if profile.model not in names:
-            raise InputError(
-                f"--profile {file}: expected a profile of {', '.join(names)}, got one of {profile.model}"
-            )
-        if profile.model in found:
-            raise InputError(f"--profile {file}: expected one of each model, got a second of {profile.model}")
-        if profile.machine and not same_machine(dict(profile.machine), machine_record()):
-            click.echo(f"deeprecsys: {file} was measured on another machine", err=True)
-        found[profile.model] = profile
-    return found
-
-
-def _job(name: str, profile: LatencyProfile | None, options: dict[str, Any]) -> Job:
-    """What is to be served of one model; a profile says with which engine its times were measured."""
-    measured = profile.engine if profile and profile.engine != "unknown" else None
-    engine = options["engine"] or measured or ENGINE
-    if measured and engine != measured:
-        raise InputError(f"--engine: expected {measured}, of the profile of {name}, got {engine}")
-    job = Job.resolve(**{**options, "engine": engine}, model_name=name, locality="zipf:0.9")
-    if profile:
-        check_profile(Path("FILE"), profile, job)
-        if profile.threads != job.node.threads:
-            raise InputError(
-                f"--threads: expected {profile.threads}, of the profile of {name}, got {job.node.threads}"
-            )
-    return job
-
-
-def _measured(job: Job) -> LatencyProfile:
-    with start(job) as node:
-        return measure_profile(node, job, PROFILE_S)
-
-
-def _configured(
-    job: Job,
-    profile: LatencyProfile,
-    workers: int,
-    policy_name: str | None,
-    batch_size: int | None,
-    max_items: int | None,
-) -> ModelConfig:
-    """A model's configuration: its policy as given, or the best in virtual time."""
-    largest = max_items or job.workload.sizes.cap
-    static = Static.baseline(largest, workers)
-    pinned = policy_name is not None or batch_size is not None
-    policy: Policy | None = None
-    if pinned:
-        policy = policy_of(
-            policy_name or "deeprecsched", batch_size, None,
-            baseline=static, largest=largest, target=job.target,
-        )  # fmt: skip
-        why, capacity = "given on the command line", None
-    else:
-        found = asyncio.run(_tuned(job, profile, workers, largest))
-        policy, capacity = found.policy, found.capacity_qps or None
-        why = f"tuned in virtual time for {job.workload.sizes.describe()['name']} sizes"
-    node = job.node
-    config = ModelConfig(
-        node.model, job.target, policy, profile, node.rows_scale, node.seed, node.engine, node.precision,
-        max_items=largest, capacity_qps=capacity, why=why, pinned=pinned,
-    )  # fmt: skip
-    click.echo(_line(config, workers))
-    return config
-
-
-async def _tuned(job: Job, profile: LatencyProfile, workers: int, largest: int) -> Any:
-    simulation = Resimulator()
-    sizes = sample_sizes(job).tolist()
-    try:
-        return await simulation.best(profile, sizes, workers, job.target, largest, None, TUNE_QUERIES)
-    finally:
-        await simulation.close()
-
-
-def _line(config: ModelConfig, workers: int) -> str:
-    """The operating point in one line."""
-    target = config.target
-    load = f"{config.capacity_qps:.4g} queries/s, simulated" if config.capacity_qps else "unknown"
-    return (
-        f"{config.name}: p{100 * target.quantile:g} within {1e3 * target.latency_s:g} ms "
-        f"on {workers} worker{'s' if workers > 1 else ''}, {config.engine} {config.precision}: "
-        f"{text.knobs(config.policy.describe())} ({config.why}); load it can carry: {load}"
-    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(config, face, Options(host, http_port, grpc_port, spares, retune, drain_s)))
 
 
 async def _serve(config: ServiceConfig, face: Face, options: Options) -> None:
@@ -247,9 +159,9 @@ async def _serve(config: ServiceConfig, face: Face, options: Options) -> None:
     draining: set[asyncio.Task[None]] = set()
 
     async def drain() -> None:
-        click.echo("draining: no new queries", err=True)
+        log.info("draining: no new queries")
         if not await service.drain(options.drain_s):
-            click.echo(f"gave up on open queries after {options.drain_s:g} s", err=True)
+            log.warning("gave up on open queries after %g s", options.drain_s)
         stop.set()
 
     def on_signal() -> None:
@@ -264,7 +176,7 @@ async def _serve(config: ServiceConfig, face: Face, options: Options) -> None:
     try:
         with realtime() as granted, awake():
             if not granted:
-                click.echo("the dispatcher may not take precedence over the workers", err=True)
+                log.warning("the dispatcher may not take precedence over the workers")
             await face(
                 service,
                 host=options.host,

@@ -95,6 +95,36 @@ def table_arrays(schema: Schema, segment: Segment, rows: str = RowFormat.FP32) -
     }
 
 
+def load_own(own: Own, segment: Segment, rows: str = RowFormat.FP32) -> None:
+    """An own model's tables from its weights.
+
+    Raises:
+        InputError: the weights are not what they were when the model was described, or int8 cannot hold one.
+    """
+    offsets = table_offsets(own.schema)
+    write_float32(own.schema, segment, rows, lambda weights: fill_own(own, weights.fd, offsets))
+
+
+def write_float32(schema: Schema, segment: Segment, rows: str, write: Callable[[Segment], None]) -> None:
+    """Have somebody write tables in float32, and keep them in a segment of the format asked for.
+
+    Args:
+        write: fills a segment laid out by `table_offsets(schema)`: the very one at fp32, else one that is
+            dropped once its rows are converted.
+    """
+    if rows == RowFormat.FP32:
+        write(segment)
+        return
+    wide = Segment.create("weights", table_offsets(schema)[""])
+    try:
+        write(wide)
+        tables = table_arrays(schema, segment, rows)
+        for name, table in table_arrays(schema, wide).items():
+            convert(table, RowFormat(rows), out=tables[name])
+    finally:
+        wide.close()
+
+
 class NodeMemory:
     """The segments of a node, mapped into this process, and the arrays in them."""
 
@@ -152,7 +182,7 @@ class NodeMemory:
             self.segments["model"].memory.raw = own.pack()
             if weighted:
                 progress("loading weights", 0.0)
-                self._fill_own(own)
+                load_own(own, self.segments["tables"], self.plan.rows)
         for i, table in enumerate(self.plan.schema().tables if not weighted else ()):
             rows = self.tables[table.name]
             fill_rows(table, rows, seed=(self.plan.seed, i))
@@ -162,20 +192,6 @@ class NodeMemory:
         progress("filling features", 1.0)
         for name in ("tables", "features"):
             self.segments[name].collapse()
-
-    def _fill_own(self, own: Own) -> None:
-        """Tables from an own model's weights, which are float32, in the format asked for."""
-        if self.plan.rows == RowFormat.FP32:
-            fill_own(own, self.segments["tables"].fd, self.plan.table_offsets())
-            return
-        offsets = table_offsets(own.schema)
-        weights = Segment.create("weights", offsets[""])
-        try:
-            fill_own(own, weights.fd, offsets)
-            for name, table in table_arrays(own.schema, weights).items():
-                convert(table, RowFormat(self.plan.rows), out=self.tables[name])
-        finally:
-            weights.close()
 
     def mailbox(self, worker: int) -> memoryview:
         return self._mail[worker * WORDS : (worker + 1) * WORDS]

@@ -97,13 +97,22 @@ def _uvicorn_config(face: Face) -> uvicorn.Config:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket whose connections send at once.
+
+    Raises:
+        InputError: the address cannot be had.
+    """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as e:
         raise InputError(
-            f"--host and --port: expected an address to listen on, got {host}:{port}: {e}"
+            f"--host and --http-port: expected an address to listen on, got {host}:{port}: {e}"
         ) from e
+    # Connections inherit it. asyncio sets it only where the socket names its protocol, which this one does
+    # not; without it an answer in two pieces waits for the client's delayed acknowledgement.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def _grpc_server(face: Face, host: str, port: int) -> tuple[grpc.aio.Server, int]:

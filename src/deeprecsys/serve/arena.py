@@ -7,6 +7,7 @@ is: its first row and its slot. They cross to a worker in the mailbox, and nothi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,14 @@ from numpy.typing import NDArray
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine import Assembly, SliceView
 from deeprecsys.node.mailbox import Part
-from deeprecsys.node.memory import available_bytes, table_arrays, table_offsets
+from deeprecsys.node.memory import available_bytes, load_own, table_arrays, table_offsets, write_float32
 from deeprecsys.node.segment import Segment, round_up
 from deeprecsys.serve.rows import STEP
 from deeprecsys.zoo import Model, model
+from deeprecsys.zoo.own import Own, adopt
+from deeprecsys.zoo.rows import RowFormat
 from deeprecsys.zoo.schema import DenseInput, Input, Per, Schema
-from deeprecsys.zoo.tables import fill
+from deeprecsys.zoo.tables import fill_rows
 
 _ALIGN = 64
 FREE_SHARE = 0.9
@@ -37,16 +40,25 @@ class ArenaPlan:
         model: as `zoo.model` knows it; rows_scale: a factor on its tables' rows.
         rows: of every per-item input, and of the scores.
         slots: rows of every per-query input.
+        precision: the lowest allowed; tables are stored in its format (`zoo.rows`).
     """
 
     model: str
     rows_scale: float
     rows: int
     slots: int
+    precision: str = "fp32"
 
     @classmethod
     def sized(
-        cls, name: str, rows_scale: float, *, max_items: int, max_queries: int, most_bytes: int
+        cls,
+        name: str,
+        rows_scale: float,
+        precision: str = "fp32",
+        *,
+        max_items: int,
+        max_queries: int,
+        most_bytes: int,
     ) -> ArenaPlan:
         """Room for `max_queries` queries of `max_items` items, or for as many as fit in `most_bytes`.
 
@@ -64,7 +76,7 @@ class ArenaPlan:
                 f"{max_queries} slots, {round_up(max_items, STEP) * per_row + max_queries * per_slot} bytes, "
                 f"got {most_bytes}"
             )
-        return cls(name, rows_scale, rows, max_queries)
+        return cls(name, rows_scale, rows, max_queries, precision)
 
     def built(self) -> Model:
         return model(self.model).scaled(self.rows_scale)
@@ -84,10 +96,12 @@ class ArenaPlan:
         return {**found, "": (at, (0, 0), np.float32)}
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each segment."""
-        schema = self.schema()
+        """Bytes of each segment. A user's own model is one, for the workers to know what was found out."""
+        schema, own = self.schema(), model(self.model)
+        described = {"model": len(own.pack())} if isinstance(own, Own) else {}
         return {
-            "tables": table_offsets(schema)[""],
+            **described,
+            "tables": table_offsets(schema, self.precision)[""],
             "inputs": self.places()[""][0],
             "scores": self.rows * schema.outputs * 4,
         }
@@ -118,8 +132,10 @@ class Arena:
 
     @classmethod
     def create(cls, plan: ArenaPlan) -> Arena:
-        sizes = plan.sizes()
-        return cls(plan, {n: Segment.create(n, sizes[n]) for n in ("inputs", "scores")})
+        segments = {n: Segment.create(n, size) for n, size in plan.sizes().items() if n != "tables"}
+        if isinstance(own := model(plan.model), Own):
+            segments["model"].memory.raw = own.pack()
+        return cls(plan, segments)
 
     def seat(self, row: int, slot: int, items: int) -> dict[str, NDArray[Any]]:
         """The rows of every input that belong to a query."""
@@ -166,22 +182,29 @@ def load_tables(plan: ArenaPlan, weights: Weights, progress: Callable[[str, floa
     """A new segment with the tables of a version of the weights.
 
     Raises:
-        InputError: it does not fit in what the machine has free.
+        InputError: it does not fit in what the machine has free, or an own model's weights cannot be had.
     """
-    need, free = plan.sizes()["tables"], available_bytes()
+    own, schema, form = model(plan.model), plan.schema(), plan.precision
+    size, fill = table_offsets(schema, form)[""], weights.fill
+    weighted = isinstance(own, Own) and bool(own.keys)
+    wide = table_offsets(schema)[""] if (fill or weighted) and form != RowFormat.FP32 else 0
+    need, free = size + wide, available_bytes()
     if need > FREE_SHARE * free:
         raise InputError(
             f"tables of {plan.model}: {need / 2**30:.1f} GiB do not fit in {free / 2**30:.1f} GiB free"
         )
-    segment = Segment.create("tables", need)
+    segment = Segment.create("tables", size)
     try:
-        tables = table_arrays(plan.schema(), segment)
-        if weights.fill:
-            weights.fill(tables)
+        if fill:
+            write_float32(schema, segment, form, lambda into: fill(table_arrays(schema, into)))
+        elif isinstance(own, Own) and weighted:
+            progress("loading weights", 0.0)
+            load_own(own, segment, form)
         else:
-            for i, (name, table) in enumerate(tables.items()):
-                progress(f"filling table {name}", i / len(tables))
-                fill(table, seed=(weights.seed, i))
+            tables = table_arrays(schema, segment, form)
+            for i, table in enumerate(schema.tables):
+                progress(f"filling table {table.name}", i / len(tables))
+                fill_rows(table, tables[table.name], seed=(weights.seed, i))
         segment.collapse()
     except BaseException:
         segment.close()
@@ -194,7 +217,8 @@ class EditionSpec:
     """One version of one model, as a worker is told of it; crosses as JSON.
 
     Attributes:
-        id: by which batches name it; fds: of the segments `tables`, `inputs` and `scores`.
+        id: by which batches name it; fds: of the segments `tables`, `inputs` and `scores`, and of `model`
+            where it is a user's own.
         network: the model whose dense stage is taken.
     """
 
@@ -203,7 +227,6 @@ class EditionSpec:
     network: str
     seed: int
     engine: str
-    precision: str
     fds: dict[str, int]
 
     def attach(
@@ -214,12 +237,14 @@ class EditionSpec:
         Args:
             mapped: this process's maps by descriptor; what is missing is added.
         """
+        if described := self.fds.get("model"):
+            adopt(os.pread(described, os.fstat(described).st_size, 0))
         for name, size in self.plan.sizes().items():
             fd = self.fds[name]
             mapped[fd] = mapped.get(fd) or Segment(fd, size, name == "scores")
         segments = {name: mapped[fd] for name, fd in self.fds.items()}
         arena = Arena(self.plan, segments)
-        tables = table_arrays(arena.schema, segments["tables"])
+        tables = table_arrays(arena.schema, segments["tables"], self.plan.precision)
         network = model(self.network).scaled(self.plan.rows_scale)
-        assembly = Assembly(network, tables, arena.inputs, self.seed, threads, self.precision)
+        assembly = Assembly(network, tables, arena.inputs, self.seed, threads, self.plan.precision)
         return assembly, arena.viewer()

@@ -27,9 +27,9 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(doc, default=str, ensure_ascii=False)
 
 
-def log_as_json(level: str = "INFO", stream: TextIO = sys.stderr) -> None:
-    """Send all logs to a stream as JSON."""
-    handler = logging.StreamHandler(stream)
+def log_as_json(level: str = "INFO", stream: TextIO | None = None) -> None:
+    """Send all logs to a stream as JSON, by default to standard error."""
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("uvicorn.error").setLevel("WARNING")  # its notices say what ours do

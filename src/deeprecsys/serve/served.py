@@ -33,7 +33,7 @@ class ModelConfig:
     """A model to be served, and how.
 
     Attributes:
-        name: as `zoo.model` knows it.
+        name: by which clients ask for it; model: as `zoo.model` knows it, "" where that is the same.
         target: of its queries; policy: how they become batches; profile: batch times, to predict by.
         rows_scale, seed: of its tables; engine, precision: what scores it.
         max_items: of one query; max_queries: that may be open at once.
@@ -58,6 +58,12 @@ class ModelConfig:
     why: str = "configured"
     pinned: bool = False
     split: bool = True
+    model: str = ""
+
+    @property
+    def known_as(self) -> str:
+        """The name by which `zoo.model` knows it."""
+        return self.model or self.name
 
 
 @dataclass(eq=False)
@@ -141,8 +147,9 @@ class Served:
             InputError: it does not fit.
         """
         plan = ArenaPlan.sized(
-            config.name,
+            config.known_as,
             config.rows_scale,
+            config.precision,
             max_items=config.max_items,
             max_queries=config.max_queries,
             most_bytes=config.most_bytes,
@@ -168,10 +175,9 @@ class Served:
         return EditionSpec(
             edition.id,
             self.arena.plan,
-            edition.weights.model or self.name,
+            edition.weights.model or self.config.known_as,
             edition.weights.seed,
             self.config.engine,
-            self.config.precision,
             fds,
         )
 
@@ -206,6 +212,7 @@ class Served:
             split=c.split,
             config={
                 "engine": c.engine,
+                "model": c.known_as,
                 "precision": c.precision,
                 "rows_scale": c.rows_scale,
                 "max_items": c.max_items,

@@ -54,6 +54,14 @@ def with_weights(name: str, weights: str | Path | None) -> str:
     return parse(f"{name}@{weights}").text
 
 
+def short_name(name: str) -> str:
+    """By what clients ask a server for a model: a class's name, or a file's without folder and suffix."""
+    if not is_own(name):
+        return name
+    spec = parse(name)
+    return spec.attribute or Path(spec.where).stem
+
+
 def parse(text: str) -> Spec:
     """The spec of an own model.
 

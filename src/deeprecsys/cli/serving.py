@@ -1,0 +1,146 @@
+"""From the options of `serve` to models in service: profiles, engines, the policies to begin with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deeprecsys.cli.live import LISTWISE, measure_profile, sample_sizes, start
+from deeprecsys.cli.policies import check_whole, policy_of
+from deeprecsys.cli.setup import Job, check_profile, load_profile
+from deeprecsys.core.errors import InputError
+from deeprecsys.core.policy import Policy, Static
+from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.report import text
+from deeprecsys.report.machine import machine_record, same_machine
+from deeprecsys.serve.resimulate import Resimulator
+from deeprecsys.serve.retune import Found
+from deeprecsys.serve.served import ModelConfig
+from deeprecsys.zoo.own.spec import short_name, with_weights
+
+PROFILE_S = 10.0
+ENGINE = "compiled"
+TUNE_QUERIES = 40_000
+
+
+def named(model_names: tuple[str, ...], weights: Path | None) -> tuple[str, ...]:
+    """The models with their weights, each known to clients by a name of its own.
+
+    Raises:
+        InputError: two would have the same name, or it is not clear whose the weights are.
+    """
+    if weights and len(model_names) > 1:
+        got = f"{len(model_names)} models"
+        raise InputError(f"--weights: expected one MODEL, or MODEL@FILE for each, got {got}")
+    names = tuple(with_weights(name, weights) for name in model_names)
+    asked = [short_name(name) for name in names]
+    if len(set(asked)) < len(asked):
+        raise InputError(f"MODEL: expected each once, got {', '.join(asked)}")
+    return names
+
+
+def by_model(files: tuple[Path, ...], names: Sequence[str]) -> dict[str, LatencyProfile]:
+    """The given profiles by the model that each is of."""
+    found: dict[str, LatencyProfile] = {}
+    for file in files:
+        profile = load_profile(file)
+        if profile.model not in names:
+            raise InputError(
+                f"--profile {file}: expected a profile of {', '.join(names)}, got one of {profile.model}"
+            )
+        if profile.model in found:
+            raise InputError(f"--profile {file}: expected one of each model, got a second of {profile.model}")
+        if profile.machine and not same_machine(dict(profile.machine), machine_record()):
+            click.echo(f"deeprecsys: {file} was measured on another machine", err=True)
+        found[profile.model] = profile
+    return found
+
+
+def job_of(name: str, profile: LatencyProfile | None, options: dict[str, Any]) -> Job:
+    """What is to be served of one model; a profile says with which engine its times were measured."""
+    timed = profile.engine if profile and profile.engine != "unknown" else None
+    engine = options["engine"] or timed or ENGINE
+    if timed and engine != timed:
+        raise InputError(f"--engine: expected {timed}, of the profile of {name}, got {engine}")
+    job = Job.resolve(**{**options, "engine": engine}, model_name=name, locality="zipf:0.9")
+    if profile:
+        check_profile(Path("FILE"), profile, job)
+        if profile.threads != job.node.threads:
+            raise InputError(
+                f"--threads: expected {profile.threads}, of the profile of {name}, got {job.node.threads}"
+            )
+        if (precision := job.node.precision) != profile.precision:
+            raise InputError(
+                f"--precision: expected {profile.precision}, of the profile of {name}, got {precision}"
+            )
+    return job
+
+
+def measured(job: Job) -> LatencyProfile:
+    with start(job) as node:
+        return measure_profile(node, job, PROFILE_S)
+
+
+def configured(
+    job: Job,
+    profile: LatencyProfile,
+    workers: int,
+    policy_name: str | None,
+    batch_size: int | None,
+    max_items: int | None,
+) -> ModelConfig:
+    """A model's configuration: its policy as given, or the best in virtual time."""
+    largest = max_items or job.workload.sizes.cap
+    static = Static.baseline(largest, workers if job.splits else 1)
+    pinned = policy_name is not None or batch_size is not None
+    policy: Policy
+    if pinned:
+        if not job.splits:
+            check_whole(policy_name or "deeprecsched", batch_size, largest)
+        policy = policy_of(
+            policy_name or "deeprecsched", batch_size, None,
+            baseline=static, largest=largest, target=job.target,
+        )  # fmt: skip
+        why, capacity = "given on the command line", None
+    elif not job.splits:
+        found = asyncio.run(_tuned(job, profile, workers, largest, static))
+        policy, capacity, why = static, found.present_qps or None, LISTWISE
+    else:
+        found = asyncio.run(_tuned(job, profile, workers, largest))
+        policy, capacity = found.policy, found.capacity_qps or None
+        why = f"tuned in virtual time for {job.workload.sizes.describe()['name']} sizes"
+    node = job.node
+    config = ModelConfig(
+        short_name(node.model), job.target, policy, profile, node.rows_scale, node.seed, node.engine,
+        node.precision, max_items=largest, capacity_qps=capacity, why=why, pinned=pinned, split=job.splits,
+        model=node.model,
+    )  # fmt: skip
+    click.echo(_line(config, workers))
+    return config
+
+
+async def _tuned(
+    job: Job, profile: LatencyProfile, workers: int, largest: int, present: Policy | None = None
+) -> Found:
+    """The best policy in virtual time, and what the present one carries; by default the baseline."""
+    simulation = Resimulator()
+    sizes = sample_sizes(job).tolist()
+    try:
+        return await simulation.best(profile, sizes, workers, job.target, largest, present, TUNE_QUERIES)
+    finally:
+        await simulation.close()
+
+
+def _line(config: ModelConfig, workers: int) -> str:
+    """The operating point in one line."""
+    target = config.target
+    load = f"{config.capacity_qps:.4g} queries/s, simulated" if config.capacity_qps else "unknown"
+    return (
+        f"{config.name}: p{100 * target.quantile:g} within {1e3 * target.latency_s:g} ms "
+        f"on {workers} worker{'s' if workers > 1 else ''}, {config.engine} {config.precision}: "
+        f"{text.knobs(config.policy.describe())} ({config.why}); load it can carry: {load}"
+    )
