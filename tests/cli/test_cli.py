@@ -242,7 +242,7 @@ def test_an_interrupted_bench_reports_what_it_measured_and_leaves_nothing(
 
 
 def test_an_interrupted_tune_keeps_its_events(tmp_path: Path) -> None:
-    """Interrupted as soon as a trial has ended: of what is profiled and simulated before, as little as can be."""
+    """Interrupted once a trial has ended; before it as little is profiled and simulated as can be."""
     profile = write_profile(tmp_path / "p.json", 1e-3, 5e-5)
     out = tmp_path / "run"
     events = out / "events.jsonl"
