@@ -154,7 +154,7 @@ def test_profile_then_tune_with_it_on_a_small_model(
     out = tmp_path / "run"
     done = run(
         "tune", *SMALL_JOB, "--method", method, "--sla-ms", "50", "--profile", str(measured_elsewhere),
-        "--budget", "10", "--out", str(out), "--json", "-",
+        "--budget", "4", "--out", str(out), "--json", "-",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     doc = json.loads(done.stdout)
@@ -185,7 +185,7 @@ def test_profile_then_tune_with_it_on_a_small_model(
 def test_tune_tries_every_engine_that_is_named_and_takes_the_best() -> None:
     done = run(
         "tune", "ncf", *SMALL, "--engine", "wait:8", "--engine", "wait:4", "--sizes", "fixed:20",
-        "--sla-ms", "100", "--budget", "6", "--json", "-",
+        "--sla-ms", "100", "--budget", "4", "--json", "-",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     doc = json.loads(done.stdout)
@@ -209,7 +209,7 @@ def test_a_target_that_nothing_meets_gives_the_best_latency_and_no_point() -> No
 
 def test_killing_a_worker_during_bench_costs_no_query(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
-    args = ["bench", "ncf", *NULL, "--rate", "200", "--duration", "8", "--json", str(file)]
+    args = ["bench", "ncf", *NULL, "--rate", "200", "--duration", "6", "--json", str(file)]
     with running(*args) as process:
         workers = wait_for_workers(process.pid)
         time.sleep(3)
@@ -217,7 +217,7 @@ def test_killing_a_worker_during_bench_costs_no_query(tmp_path: Path) -> None:
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 0, stderr
     doc = json.loads(file.read_text())
-    assert doc["offered"] == doc["completed"] > 1000
+    assert doc["offered"] == doc["completed"] > 800
     assert doc["extra"]["workers_lost"] == 1
 
 
