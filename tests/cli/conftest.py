@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
 from deeprecsys.cli import cli, errors
+from deeprecsys.core.profile import LatencyProfile, Point
 
 
 class Refused(Protocol):
@@ -20,6 +22,16 @@ class Answered(Protocol):
 
 def call(*args: str) -> int:
     return errors.run(lambda: cli.main([*args], prog_name="deeprecsys", standalone_mode=False))
+
+
+def write_profile(file: Path, batch_s: float, item_s: float, model: str = "ncf", **about: str) -> Path:
+    """A profile of `wait:1,0.05` written by hand: seconds of a batch, and of each of its items more."""
+    points = tuple(
+        Point(1, b, tuple(f * (batch_s + item_s * b) for f in (0.95, 1.0, 1.1))) for b in (1, 1000)
+    )
+    profile = LatencyProfile(model, points, engine="wait:1,0.05", machine=about)
+    file.write_text(json.dumps(profile.to_json()))
+    return file
 
 
 @pytest.fixture

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from deeprecsys.core.profile import LatencyProfile, Point
-from tests.cli.conftest import Answered, Refused, call
+from tests.cli.conftest import Answered, Refused, call, write_profile
 
 LABEL = "the accelerator is emulated (GTX 1080 Ti)"
 
 
-def write(file: Path, batch_s: float, item_s: float, model: str = "ncf", **about: str) -> Path:
-    points = tuple(
-        Point(1, b, tuple(f * (batch_s + item_s * b) for f in (0.95, 1.0, 1.1))) for b in (1, 1000)
-    )
-    profile = LatencyProfile(model, points, engine="wait:1,0.05", machine=about)
-    file.write_text(json.dumps(profile.to_json()))
-    return file
-
-
 @pytest.fixture
 def cpu(tmp_path: Path) -> Path:
-    return write(tmp_path / "cpu.json", 1e-3, 5e-5)
+    return write_profile(tmp_path / "cpu.json", 1e-3, 5e-5)
 
 
 def test_a_simulated_published_device_is_labelled_and_held_against_two_pools(cpu: Path, answered: Answered):
@@ -62,20 +51,27 @@ def test_a_live_trial_is_labelled_and_says_what_the_accelerator_took(cpu: Path, 
     assert doc["extra"]["devices"]["gpu"]["items"] > 0
 
 
+@pytest.mark.parametrize(("method", "budget"), [("live", "3"), ("model", "4")])
 def test_tune_with_an_emulated_accelerator_is_labelled_and_keeps_to_what_it_ran(
-    tmp_path: Path, answered: Answered
+    tmp_path: Path, answered: Answered, method: str, budget: str
 ):
-    cpu = write(tmp_path / "cpu.json", 1e-3, 5e-5)
-    gpu = write(tmp_path / "gpu.json", 3e-3, 1e-6)
+    cpu = write_profile(tmp_path / "cpu.json", 1e-3, 5e-5)
+    gpu = write_profile(tmp_path / "gpu.json", 3e-3, 1e-6)
     doc = answered("tune", "ncf", "--rows-scale", "0.001", "--workers", "1", "--sla-ms", "60",
-                   "--profile", str(cpu), "--gpu", f"emulated:{gpu}", "--method", "live",
-                   "--sizes", "normal:100,60,300", "--budget", "3")  # fmt: skip
+                   "--profile", str(cpu), "--gpu", f"emulated:{gpu}", "--method", method,
+                   "--sizes", "normal:100,60,300", "--budget", budget)  # fmt: skip
     tuned = doc["tuned"]
-    assert doc["emulated"] is True
+    assert (doc["method"], doc["emulated"], doc["gpu"]["emulated"]) == (method, True, True)
     assert doc["bounds"]["two_pools_qps"] > doc["bounds"]["capacity_qps"]
     told = [(c["policy"], c["batch_size"], c["offload_above"]) for c in doc["candidates"]]
     assert (tuned["policy"], tuned["batch_size"], tuned["offload_above"]) in told
     assert tuned["gpu_share"] == pytest.approx(0.0) or tuned["offload_above"] is not None
+    if method == "model":
+        assert tuned["met"]
+        assert (doc["search"]["queries"], doc["search"]["simulated"]["queries"] > 0) == (0, True)
+        # The accelerator takes a query in half the worker's time.
+        assert tuned["gpu_share"] > 0.5
+        assert doc["ratio"] > 1.5
 
 
 @pytest.mark.parametrize(
@@ -96,6 +92,6 @@ def test_a_real_device_cannot_be_simulated_without_its_profile(refused: Refused,
 
 
 def test_a_device_of_another_model_is_refused(refused: Refused, cpu: Path, tmp_path: Path):
-    other = write(tmp_path / "other.json", 1e-3, 1e-5, model="wnd")
+    other = write_profile(tmp_path / "other.json", 1e-3, 1e-5, model="wnd")
     said = refused("simulate", "--profile", str(cpu), "--gpu", f"emulated:{other}", "--rate", "10")
     assert "expected a profile of ncf, got one of wnd" in said

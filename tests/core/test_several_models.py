@@ -12,10 +12,11 @@ from deeprecsys.core.dispatcher import Adopt, Arrive, Cancel, Dispatcher, Finish
 from deeprecsys.core.forecast import Forecast, LateBudget
 from deeprecsys.core.policy import CPU, Coalescing, DynamicBatching, Static
 from deeprecsys.core.query import Query
-from tests.core.policies import BY_NAME
+from tests.core.policies import BY_NAME, OFFLOADING
 from tests.core.test_dispatcher import Driver
 
-CPU_POLICIES = st.one_of(*(p for name, p in BY_NAME.items() if name != "deeprecsched"))
+NEEDS_GPU = {"deeprecsched", *OFFLOADING}
+CPU_POLICIES = st.one_of(*(p for name, p in BY_NAME.items() if name not in NEEDS_GPU))
 STEPS = st.lists(
     st.tuples(
         st.sampled_from("aaaaaffffelrtcxp"),

@@ -75,13 +75,26 @@ def in_double(about: Assembly, layout: FeatureLayout, items: int) -> np.ndarray:
     return found
 
 
+@cache
+def exact(name: str, precision: str, items: int) -> np.ndarray:
+    """`in_double` of a case, computed once."""
+    abouts, _, layout = case(name)
+    return in_double(abouts[precision], layout, items)
+
+
+@cache
+def by_eager(name: str, items: int) -> np.ndarray:
+    """The eager engine's scores of a case, computed once."""
+    abouts, engines, layout = case(name)
+    return score(engines["eager"], abouts["fp32"], layout, items)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_from_ids_agree_with_eager_at_every_batch_size(name: str) -> None:
     abouts, engines, layout = case(name)
     about = abouts["fp32"]
     for items in BATCHES:
-        eager = score(engines["eager"], about, layout, items)
-        true = in_double(about, layout, items)
+        eager, true = by_eager(name, items), exact(name, "fp32", items)
         got = score(engines["fp32"], about, layout, items)
         near = np.abs(got - eager) <= 1e-5 * np.maximum(1, np.abs(eager))
         assert (near | (np.abs(got - true) <= 2 * np.abs(eager - true).max())).all()
@@ -94,9 +107,8 @@ def test_lower_rows_are_the_only_thing_that_is_rounded(name: str, form: RowForma
     """With fp32 layers the scores are those of the rounded rows, to float32's own error."""
     abouts, engines, layout = case(name)
     for items in (1, 64, 1024):
-        true = in_double(abouts[form], layout, items)
-        eager = score(engines["eager"], abouts["fp32"], layout, items)
-        own_error = np.abs(eager - in_double(abouts["fp32"], layout, items)).max()
+        true = exact(name, form.value, items)
+        own_error = np.abs(by_eager(name, items) - exact(name, "fp32", items)).max()
         got = score(engines[form], abouts[form], layout, items)
         assert (np.abs(got - true) <= np.maximum(1e-5 * np.maximum(1, np.abs(true)), 3 * own_error)).all()
 
@@ -106,7 +118,7 @@ def test_lower_rows_are_the_only_thing_that_is_rounded(name: str, form: RowForma
 def test_lower_precision_stays_within_its_bound(name: str, form: RowFormat, share: float) -> None:
     """The bound, for the mean item: that share of the scores' standard deviation over items."""
     abouts, engines, layout = case(name)
-    want = score(engines["eager"], abouts["fp32"], layout, 1024)
+    want = by_eager(name, 1024)
     got = score(engines[form], abouts[form], layout, 1024)
     assert (np.abs(got - want).mean(axis=0) <= share * want.std(axis=0)).all()
     assert not np.array_equal(got, want)

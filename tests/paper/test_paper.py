@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from deeprecsys.paper import sensitivity
 from deeprecsys.paper.networks import bert_base, lstm, resnet50
 from deeprecsys.paper.published import MODELS, RATIOS, SHARES
 from deeprecsys.paper.recipes import RECIPES
@@ -38,7 +39,8 @@ def test_published_values_cover_what_is_compared() -> None:
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    return Study(quick=True)
+    """Shared: what one test has it find, no other finds again."""
+    return Study(quick=True, profiles=Path("profiles"))
 
 
 def test_tuned_is_never_below_static_and_a_card_never_hurts(study: Study) -> None:
@@ -62,6 +64,7 @@ def test_the_static_batch_is_the_papers(study: Study) -> None:
 def test_variants_vary() -> None:
     same = [n for n, make in VARIANTS.items() if n != "as it is" and _alike(make(), Study(quick=True))]
     assert same == []
+    assert set(sensitivity.QUICK) < set(VARIANTS)
 
 
 def _alike(a: Study, b: Study) -> bool:
@@ -88,7 +91,16 @@ def test_one_figure_alone(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"figure05.json", "figure05-sizes.png", "index.html"}
 
 
-def test_all_of_it_quickly(tmp_path: Path) -> None:
+def test_all_of_it_quickly(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All figures, of the shared study, and of the variations the one that is that study too."""
+
+    def shared(*, quick: bool, profiles: Path) -> Study:
+        assert (quick, profiles) == (True, study.profiles)
+        return study
+
+    monkeypatch.setattr("deeprecsys.paper.study.Study", shared)
+    monkeypatch.setattr(sensitivity, "QUICK", ("as it is",))
+    monkeypatch.setattr(sensitivity, "VARIANTS", {"as it is": lambda: study})
     assert call("paper", "--quick", "--out", str(tmp_path), "--json", str(tmp_path / "all.json")) == 0
     document = json.loads((tmp_path / "all.json").read_text())
     assert [f["figure"] for f in document["figures"]] == list(FIGURES)
@@ -96,6 +108,8 @@ def test_all_of_it_quickly(tmp_path: Path) -> None:
         assert f["claims"], f["figure"]
         assert all(c["paper"] and c["ours"] and c["verdict"] for c in f["claims"])
         assert (tmp_path / f"figure{f['figure']:02d}.json").exists()
+    varied = document["sensitivity"]["as it is"]
+    assert {p: v["cpu_gpu"] >= v["cpu"] >= 1 for p, v in varied.items()} == dict.fromkeys(study.specs, True)
     page = (tmp_path / "index.html").read_text()
     assert page.count("<svg") == len(list(tmp_path.glob("*.png"))) >= len(FIGURES)
     assert not re.search(r'(src|href)="https?:', page)

@@ -50,7 +50,6 @@ class Job:
         check(options["engine"], options["precision"])
         isa = options.get("isa", DEFAULT)
         environment(isa)
-        check(options["engine"])
         check_gpu(options.get("gpu"))
         workload = Workload.parse(
             options.get("arrivals"),
