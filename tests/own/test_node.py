@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,21 +41,27 @@ def node(name: str, engine: str) -> Node:
 CHUNK = 1 << 24
 
 
-def privately_held(pid: int, rows: list[bytes]) -> int:
-    """How many of the rows lie in memory that the process shares with nobody, and with no file."""
+def own_regions(pid: int, least: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of what a process has for itself and of no file, where that much is filled."""
+    begin = end = 0
+    ours = False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if not first.endswith(":"):
+            begin, end = (int(x, 16) for x in first.split("-"))
+            ours = rest[0] == "rw-p" and rest[3] == "0"
+        elif ours and first == "Anonymous:" and 1024 * int(rest[0]) >= least:
+            yield begin, end
+
+
+def privately_held(pid: int, rows: list[bytes], least: int) -> int:
+    """How many of the rows a process holds for itself, among at least so many bytes."""
     longest, found = max(map(len, rows)), set()
     fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
     try:
-        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            where, rights, _, _, inode, *_ = line.split()
-            if inode != "0" or not rights.startswith("rw-p"):
-                continue
-            begin, end = (int(x, 16) for x in where.split("-"))
+        for begin, end in own_regions(pid, least):
             for at in range(begin, end, CHUNK):
-                try:
-                    content = os.pread(fd, min(CHUNK + longest, end - at), at)
-                except OSError:
-                    break  # a guard page, or given back meanwhile
+                content = os.pread(fd, min(CHUNK + longest, end - at), at)
                 found |= {i for i, row in enumerate(rows) if row in content}
     finally:
         os.close(fd)
@@ -62,13 +69,13 @@ def privately_held(pid: int, rows: list[bytes]) -> int:
 
 
 def test_what_a_process_holds_for_itself_is_found() -> None:
-    code = "held = bytearray(range(251)) * 10**6; print(flush=True); input()"
+    code = "held = bytearray(range(251)) * 500_000; print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        held = privately_held(process.pid, [bytes(range(251)), os.urandom(251)])
+        held = privately_held(process.pid, [bytes(range(251)), os.urandom(251)], 10**8)
         process.kill()
     assert held == 1
 
@@ -101,4 +108,4 @@ def test_every_form_scores_as_the_users_module_and_holds_each_table_once(
         largest = max(live.memory.tables.values(), key=lambda t: t.nbytes)
         some = [largest[k].tobytes() for k in np.linspace(3, len(largest) - 3, 5, dtype=int)]
         # A row or another may still lie where a batch gathered it.
-        assert all(privately_held(pid, some) < len(some) for pid in live.pool.pids)
+        assert all(privately_held(pid, some, largest.nbytes) < len(some) for pid in live.pool.pids)
