@@ -3,6 +3,7 @@
     python benchmarks/policies.py               about half an hour
     python benchmarks/policies.py --compiled    without deadline order and other servers: some minutes
     python benchmarks/policies.py --quick       two models, fewer queries
+    python benchmarks/policies.py --more        keep the cases that were computed before, compute the others
     python benchmarks/policies.py --tables      only write the tables from what was computed before
 
 Batch times are the means of `profiles/`, as measured with all workers busy, without spread and without
@@ -295,17 +296,18 @@ def main() -> None:
     rows = load("policies").get("cases", [])
     if "--tables" not in sys.argv:
         todo = cases("--quick" in sys.argv, "--compiled" in sys.argv)
-        rows = []
+        rows = rows if "--more" in sys.argv else []
+        done = {(r["model"], r["level"], r["load"]) for r in rows}
         with ProcessPoolExecutor(2) as pool:
-            for row in pool.map(compute, todo):
+            for row in pool.map(compute, [c for c in todo if (c.model, c.level, c.load) not in done]):
                 rows.append(row)
+                if "--quick" not in sys.argv:
+                    save("policies", {"cores": CORES, "cases": rows})
                 best = max(row["policies"], key=lambda n: row["policies"][n]["qps"])
                 print(
                     f"{row['model']} {row['level']} {row['load']}: {best} best, {row['seconds']:.0f} s",
                     flush=True,
                 )
-        if "--quick" not in sys.argv:
-            save("policies", {"cores": CORES, "cases": rows})
     steady, changing = ([r for r in rows if (r["load"] == "steady") == s] for s in (True, False))
     text = verdict(rows), main_table(steady), main_table(changing)
     if "--quick" not in sys.argv:
