@@ -174,7 +174,7 @@ def test_profile_then_tune_with_it_on_a_small_model(
     assert doc["confirmation"]["queries"] > 0
     assert doc["offline_qps"] > 0
     assert doc["bounds"]["o_fcfs_qps"] > 0
-    assert doc["fraction_of_bound"]["bound"] == "o_fcfs"
+    assert doc["fraction_of_bound"]["bound"] in ("o_fcfs", "o_fcfs_coalescing")  # the winner may merge
     assert doc["simulator_error"] is not None
     assert "measured on another machine" in doc["warnings"][0]
     kept = json.loads((out / "result.json").read_text())
