@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from deeprecsys.core.errors import at_least
 from deeprecsys.core.policy.learnt import LinearTime
@@ -24,20 +24,19 @@ from deeprecsys.core.query import Batch, Query, cut
 
 
 @dataclass(frozen=True, slots=True)
-class CoalescedOffload(Plain):
-    """`DeepRecSched` whose accelerator merges whole queries that wait into one batch.
+class _Offloading(Plain):
+    """The knobs of a policy whose accelerator merges whole queries."""
 
-    An accelerator's time rises slowly with the batch, so two queries in one batch take less of it than one
-    after the other. It never waits for more: what waits when it is free is merged, in order, up to
-    `device_batch` items; a query that is larger runs alone.
-    """
+    NAME: ClassVar[str]
 
     batch_size: int
     offload_above: int
     device_batch: int
 
     def __post_init__(self) -> None:
-        checked(self.batch_size, self.offload_above, self.device_batch)
+        at_least(1, "batch size", self.batch_size)
+        at_least(0, "offload above", self.offload_above)
+        at_least(1, "device batch", self.device_batch)
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -46,6 +45,26 @@ class CoalescedOffload(Plain):
     @property
     def mixes(self) -> bool:
         return True
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "policy": self.NAME,
+            "batch_size": self.batch_size,
+            "offload_above": self.offload_above,
+            "device_batch": self.device_batch,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CoalescedOffload(_Offloading):
+    """`DeepRecSched` whose accelerator merges whole queries that wait into one batch.
+
+    An accelerator's time rises slowly with the batch, so two queries in one batch take less of it than one
+    after the other. It never waits for more: what waits when it is free is merged, in order, up to
+    `device_batch` items; a query that is larger runs alone.
+    """
+
+    NAME: ClassVar[str] = "offload"
 
     def place(self, query: Query, view: View, now_s: float) -> Placement:
         if query.size > self.offload_above:
@@ -55,17 +74,9 @@ class CoalescedOffload(Plain):
     def form(self, line: LineView, view: View, now_s: float) -> Forming:
         return merged(line, self.device_batch)
 
-    def describe(self) -> dict[str, Any]:
-        return {
-            "policy": "offload",
-            "batch_size": self.batch_size,
-            "offload_above": self.offload_above,
-            "device_batch": self.device_batch,
-        }
-
 
 @dataclass(frozen=True, slots=True)
-class EarliestFinish(Plain):
+class EarliestFinish(_Offloading):
     """Send a query where it will be done first: CPU workers, or the accelerator.
 
     Queries of more than `offload_above` items may go to either device, smaller ones stay on the CPU: a
@@ -75,31 +86,10 @@ class EarliestFinish(Plain):
     The accelerator merges what waits, as in `CoalescedOffload`.
     """
 
-    batch_size: int
-    offload_above: int
-    device_batch: int
-
-    def __post_init__(self) -> None:
-        checked(self.batch_size, self.offload_above, self.device_batch)
-
-    @property
-    def devices(self) -> tuple[str, ...]:
-        return (CPU, GPU)
-
-    @property
-    def mixes(self) -> bool:
-        return True
+    NAME: ClassVar[str] = "earliest"
 
     def begin(self) -> Rules:
         return _Predicted(self)
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "policy": "earliest",
-            "batch_size": self.batch_size,
-            "offload_above": self.offload_above,
-            "device_batch": self.device_batch,
-        }
 
 
 class _Predicted:
@@ -146,10 +136,3 @@ def merged(line: LineView, device_batch: int) -> Forming:
     if line.device == CPU:
         return SLICE
     return Take(device_batch, merge=True, split=False)
-
-
-def checked(batch_size: int, offload_above: int, device_batch: int) -> None:
-    """Raise InputError unless these can be the knobs of a policy that offloads."""
-    at_least(1, "batch size", batch_size)
-    at_least(0, "offload above", offload_above)
-    at_least(1, "device batch", device_batch)
