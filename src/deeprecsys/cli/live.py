@@ -20,18 +20,20 @@ from deeprecsys.cli.progress import Bar, TickHooks
 from deeprecsys.cli.setup import Job
 from deeprecsys.core.policy import GPU, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.core.runlog import RunLog
+from deeprecsys.core.runlog import RunLog, Status, summarise
 from deeprecsys.node.cores import usable_cores
 from deeprecsys.node.node import Node
 from deeprecsys.node.trial import Recording
 from deeprecsys.report.machine import machine_record
+from deeprecsys.simulate.fast import run
 from deeprecsys.tune.profiler import ProfilePlan, ProfileStep, profile
 from deeprecsys.tune.work import saturation_qps
 
 SAMPLE = 4000  # sizes that stand for the distribution where an expectation is wanted
 OFFLINE_S = 3.0
-HOST_TRIAL_S, HOST_LOAD, HOST_BATCHES = 1.5, 0.6, 200
-"""Length and load of the trial that shows what a query costs the node's own process; batches beside it."""
+TRIAL_S, TRIAL_LOAD, TRIALS = 2.0, 0.6, 3
+"""Length and load of the trial that sets a profile right; how often it is run where it is disturbed."""
+HOST_BATCHES = 200
 LISTWISE = "an item's score depends on the other items of its query: queries are scored whole, never cut"
 DEVICE_BATCHES = tuple(1 << k for k in range(13))
 """Batch sizes of an accelerator's profile: what several queries may share."""
@@ -124,20 +126,43 @@ def measure_profile(node: Node, job: Job, budget_s: float, *, alone: bool = Fals
             machine=machine_record(),
             progress=step,
         )
-    return replace(measured, host_s=host_s(node, job, measured))
+    return measured if alone else in_open_loop(node, job, measured)
 
 
-def host_s(node: Node, job: Job, profile: LatencyProfile) -> float:
-    """What one query costs the node's own process in CPU seconds, beyond what batches in a row cost it; 0
-    where the workers leave it a core of its own."""
+def in_open_loop(node: Node, job: Job, closed: LatencyProfile) -> LatencyProfile:
+    """A profile of batches in a row, set right by one trial at `TRIAL_LOAD` of the load that it lets expect.
+
+    Queries that come when they come find colder caches, sizes in turn and a node process that must be woken:
+    on the same cores that costs time which batches of one size in a row do not show (docs/design/0010).
+    What the process takes for every query becomes `host_s`; all times are multiplied by what is left then
+    between the time that the trial's batches took and what the simulator makes of the same queries.
+    """
+    policy = baseline(node, job)
+    rate = TRIAL_LOAD * saturation_qps(closed, policy.batch_size, sample_sizes(job), node.workers)
+    stream = job.workload.stream(rate, duration_s=TRIAL_S)
+    for _ in range(TRIALS):
+        log = node.run(policy, stream, job.target)
+        summary = summarise(log, job.target)
+        if not (summary.disturbed or summary.void):
+            break
+    profile = replace(closed, host_s=host_s(node, job, log))
+    if not (log.status == Status.SERVED).all():
+        return profile  # of a load that was too high it is not known what the time went to
+    virtual = run(policy, log.arrival_s, log.size, profile, node.workers, rate_qps=rate)
+    ratio = float(log.extra["occupied_s"]) / virtual.busy_s
+    return replace(
+        profile.slowed(ratio), host_s=profile.host_s, detail={**closed.detail, "open_loop_ratio": ratio}
+    )
+
+
+def host_s(node: Node, job: Job, log: RunLog) -> float:
+    """What one query of a trial cost the node's own process in CPU seconds, beyond what batches in a row cost
+    it; 0 where the workers leave it a core of its own."""
     if node.workers * job.node.threads < len(usable_cores()):
         return 0.0
     began = time.process_time()
     batches = len(node.measure(1, node.workers, HOST_BATCHES))
     batch_s = (time.process_time() - began) / max(batches, 1)
-    policy = baseline(node, job)
-    rate = HOST_LOAD * saturation_qps(profile, policy.batch_size, sample_sizes(job), node.workers)
-    log = node.run(policy, job.workload.stream(rate, duration_s=HOST_TRIAL_S), job.target)
     spent_s = log.extra["node_cpu_share"] * log.extra["elapsed_s"]
     return float(max(spent_s - log.extra["batches"] * batch_s, 0.0) / max(len(log.size), 1))
 

@@ -1,0 +1,81 @@
+"""A profile of batches in a row, set right by a trial in open loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deeprecsys.cli.live import TRIALS, in_open_loop
+from deeprecsys.cli.setup import Job
+from deeprecsys.core.policy import Policy
+from deeprecsys.core.profile import LatencyProfile, Point
+from deeprecsys.core.runlog import RunLog, Status
+from deeprecsys.core.target import Target
+from deeprecsys.simulate.fast import run
+from deeprecsys.workload.stream import Stream
+
+CLOSED = LatencyProfile("ncf", tuple(Point(1, b, (1e-4 + 1e-5 * b,)) for b in (1, 1000)))
+
+
+@dataclass
+class Slower:
+    """A node whose batches take `by` times what the profile says, and which serves only some."""
+
+    by: float = 1.25
+    serves: bool = True
+    stalled_s: float = 0.0
+    workers: int = 1
+    trials: int = 0
+
+    def run(self, policy: Policy, stream: Stream, target: Target) -> RunLog:
+        self.trials += 1
+        log = run(
+            policy,
+            stream.arrival_s,
+            stream.size,
+            CLOSED.slowed(self.by),
+            self.workers,
+            rate_qps=stream.rate_qps,
+        )
+        if not self.serves:
+            log = replace(log, status=np.full_like(log.status, Status.SHED))
+        extra: dict[str, Any] = {
+            "occupied_s": log.busy_s,
+            "elapsed_s": log.duration_s,
+            "node_cpu_share": 0.0,
+            "batches": 0,
+            "stalled_s": self.stalled_s,
+        }
+        return replace(log, extra=extra)
+
+    def measure(self, batch: int, busy: int, repeats: int) -> np.ndarray[Any, Any]:
+        return np.full(repeats, CLOSED.seconds(batch))
+
+
+@pytest.fixture
+def job() -> Job:
+    return Job.resolve(
+        model_name="ncf", rows_scale=0.01, engine="eager", precision="fp32", threads=1, workers=1, seed=0,
+        locality="zipf:0.9",
+    )  # fmt: skip
+
+
+def test_times_become_those_of_the_trial(job: Job) -> None:
+    node = Slower()
+    found = in_open_loop(node, job, CLOSED)  # type: ignore[arg-type]
+    assert found.detail["open_loop_ratio"] == pytest.approx(1.25, rel=1e-6)
+    assert found.seconds(500) == pytest.approx(1.25 * CLOSED.seconds(500), rel=1e-6)
+    assert (found.host_s, node.trials) == (0.0, 1)
+
+
+def test_a_trial_that_lost_queries_changes_nothing(job: Job) -> None:
+    assert in_open_loop(Slower(serves=False), job, CLOSED) == CLOSED  # type: ignore[arg-type]
+
+
+def test_a_trial_that_the_machine_disturbed_is_repeated(job: Job) -> None:
+    node = Slower(stalled_s=10.0)
+    in_open_loop(node, job, CLOSED)  # type: ignore[arg-type]
+    assert node.trials == TRIALS
