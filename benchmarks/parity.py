@@ -1,9 +1,9 @@
 """The simulator against the live node, all eight models: p95 at 50, 70 and 85 % of capacity, and capacity.
 
-    python benchmarks/parity.py [MODEL ...]     about 2 minutes a model
+    python benchmarks/parity.py [MODEL ...]     about 3 minutes a model
     python benchmarks/parity.py --tables        only write the table from what was measured before
 
-In turn, four times: live trials at three shares of the capacity, a search for the capacity (every other
+In turn, three times: live trials at three shares of the capacity, a search for the capacity (every other
 time), and a latency profile; the profiles together are what the simulator is given, so that a machine that
 drifts does so under all of them. Trials and profiles that were clearly slower than their like are left out
 (`tune.pace`), and counted. The simulator then runs the very arrivals and sizes of the live trials, so that
@@ -43,7 +43,7 @@ from deeprecsys.tune.work import saturation_qps
 from models import MODELS
 
 SHARES = (0.5, 0.7, 0.85)
-ROUNDS = 4
+ROUNDS = 3
 PROFILE_S = 4.0
 TRIAL_S = 3.0
 CAPACITY_S = 12.0
@@ -70,7 +70,7 @@ def measure(name: str) -> dict[str, Any]:
                 log, again = valid(node, job, policy, share * about_qps, trial_s, seed)
                 live[share].append(log)
                 repeated += again
-            if seed % 2:
+            if seed % 2 == 0:
                 found.append(
                     capacity(trials, policy, job.target, hint_qps=about_qps, settings=settings, seed=seed)
                 )

@@ -4,6 +4,7 @@
     python benchmarks/policies.py --compiled    without deadline order and other servers: some minutes
     python benchmarks/policies.py --quick       two models, fewer queries
     python benchmarks/policies.py --more        keep the cases that were computed before, compute the others
+    python benchmarks/policies.py --servers     add deadline order and other servers at the medium target to these
     python benchmarks/policies.py --tables      only write the tables from what was computed before
 
 Batch times are the means of `profiles/`, as measured with all workers busy, without spread and without
@@ -124,15 +125,18 @@ def steady_profile(name: str) -> LatencyProfile:
     return LatencyProfile(name, tuple(points), measured.engine, machine=measured.machine)
 
 
+def path_of(case: Case) -> tuple[Path, np.ndarray[Any, Any]]:
+    """The case's queries, and s(b) for every b."""
+    times = batch_times(steady_profile(case.model), 1000)
+    sample = Workload.parse(seed=7).stream(1.0, queries=2000).size
+    return Path(case, CORES / float(times[sample - 1].mean())), times
+
+
 def compute(case: Case) -> dict[str, Any]:
     """Bounds, the best fixed batch size, and every policy's best."""
     began = time.monotonic()
-    profile = steady_profile(case.model)
-    times = batch_times(profile, 1000)
-    sample = Workload.parse(seed=7).stream(1.0, queries=2000).size
-    about = CORES / float(times[sample - 1].mean())
-    path = Path(case, about)
-    reference = path.stream
+    path, times = path_of(case)
+    reference, about = path.stream, path.about_qps
     bounds = {}
     for shared in (False, True):
         found = bounds_of(
@@ -190,6 +194,17 @@ def others(case: Case, best_b: int) -> dict[str, list[Policy]]:
         "bentoml": [LeastSquares(1000)],
         "clipper": [AdditiveIncrease(limit_s / 2)],
     }
+
+
+def with_servers(row: dict[str, Any]) -> dict[str, Any]:
+    """A case that was computed before, with deadline order and the other servers."""
+    case = Case(row["model"], row["level"], row["load"], row["queries"])
+    path, _ = path_of(case)
+    best_b, top = row["policies"]["best fixed"]["batch_size"], row["policies"]["best fixed"]["qps"]
+    for name, candidates in others(case, best_b).items():
+        policy, qps = exhaustive(path, candidates, top)
+        row["policies"][name] = {"qps": qps, **(policy.describe() if policy else {})}
+    return row
 
 
 def exhaustive(path: Path, candidates: list[Policy], hint: float) -> tuple[Policy | None, float]:
@@ -271,7 +286,15 @@ def verdict(rows: list[dict[str, Any]]) -> str:
     ]  # fmt: skip
     over = [(r["model"], r["level"], r["load"], n) for r in rows if r["bounds"]["o_fcfs"] for n in r["policies"]
             if n in OURS + SHARED and share_drop(r, n) > 1 + TOLERANCE]  # fmt: skip
+    gains = {
+        (r["model"], r["level"], r["load"]): max(r["policies"][n]["qps"] for n in ("adaptive", "coalescing", "search by model"))
+        / r["policies"]["best fixed"]["qps"]
+        for r in rows if r["policies"]["best fixed"]["qps"]
+    }  # fmt: skip
+    mean = exp(sum(map(log, gains.values())) / len(gains))
     lines += [
+        f"- The best of our policies carries {min(gains.values()):.3f} times what the best fixed batch size does at the least, "
+        f"{mean:.2f} times in the geometric mean, {max(gains.values()):.2f} times at the most ({len(gains)} cases).",
         f"- The hill climb over batch sizes reaches {100 * min(climbs):.1f} % of the best batch size at the least ({len(climbs)} cases).",
         f"- The search over all policies reaches {100 * min(searches):.1f} % of the exhaustive optimum at the least, with {int(np.median([r['search_sims'] for r in rows]))} simulated trials in the median and no live query.",
         f"- Policies above their O_drop bound: {over or 'none'}.",
@@ -292,22 +315,29 @@ def cases(quick: bool, compiled: bool) -> list[Case]:
     return steady + [Case(m, "medium", load, compiled=compiled) for m in MODELS for load in LOADS]
 
 
+def written(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
+    """Save what is there so far, unless it is a quick look."""
+    if "--quick" not in sys.argv:
+        save("policies", {"cores": CORES, "cases": rows})
+    best = max(row["policies"], key=lambda n: row["policies"][n]["qps"])
+    print(f"{row['model']} {row['level']} {row['load']}: {best} best", flush=True)
+
+
 def main() -> None:
     rows = load("policies").get("cases", [])
-    if "--tables" not in sys.argv:
-        todo = cases("--quick" in sys.argv, "--compiled" in sys.argv)
-        rows = rows if "--more" in sys.argv else []
-        done = {(r["model"], r["level"], r["load"]) for r in rows}
-        with ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor(2) as pool:
+        if "--servers" in sys.argv:
+            at = [i for i, r in enumerate(rows) if (r["level"], r["load"]) == ("medium", "steady")]
+            for i, row in zip(at, pool.map(with_servers, [rows[i] for i in at]), strict=True):
+                rows[i] = row
+                written(rows, row)
+        elif "--tables" not in sys.argv:
+            todo = cases("--quick" in sys.argv, "--compiled" in sys.argv)
+            rows = rows if "--more" in sys.argv else []
+            done = {(r["model"], r["level"], r["load"]) for r in rows}
             for row in pool.map(compute, [c for c in todo if (c.model, c.level, c.load) not in done]):
                 rows.append(row)
-                if "--quick" not in sys.argv:
-                    save("policies", {"cores": CORES, "cases": rows})
-                best = max(row["policies"], key=lambda n: row["policies"][n]["qps"])
-                print(
-                    f"{row['model']} {row['level']} {row['load']}: {best} best, {row['seconds']:.0f} s",
-                    flush=True,
-                )
+                written(rows, row)
     steady, changing = ([r for r in rows if (r["load"] == "steady") == s] for s in (True, False))
     text = verdict(rows), main_table(steady), main_table(changing)
     if "--quick" not in sys.argv:
