@@ -5,11 +5,10 @@ A live node and a simulator both drive this very class. Nothing here reads a clo
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import inf
 
+from deeprecsys.core.device import Device, Limits
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.events import (
     Adopt,
@@ -57,54 +56,6 @@ MAX_KILLS = 2
 """A slice that was running on this many workers as they died is not tried again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much may be open, and wait in one device's line, before queries are shed."""
-
-    queries: int = 1_000_000
-    items: int = 1_000_000
-    bytes: int = 1 << 32
-    bytes_per_item: int = 0
-    slices: int = 256
-    """The most slices that one batch may hold."""
-
-
-class _Device:
-    """A pool of like workers with one waiting line for each model."""
-
-    __slots__ = ("again", "alive", "held", "idle", "lines", "name", "wake_s")
-
-    def __init__(self, name: str, workers: int) -> None:
-        self.name = name
-        self.lines: dict[int, Line] = {0: Line(name)}
-        self.held: set[int] = set()
-        """Models whose lines the policy holds until `wake_s` at the latest."""
-        self.again: deque[Slice] = deque()
-        """Slices whose worker died: each runs again first of all, and alone, so that a bad one shows."""
-        self.wake_s = inf
-        self.alive = set(range(workers))
-        self.idle = list(range(workers - 1, -1, -1))  # a stack: the worker that was last busy is warm
-
-    @property
-    def waits(self) -> bool:
-        """Whether anything waits, other than what a dead worker left."""
-        return any(self.lines.values())
-
-    @property
-    def waiting_items(self) -> int:
-        return sum(line.items for line in self.lines.values()) + sum(s.items for s in self.again)
-
-    def next_line(self) -> Line | None:
-        """The line whose turn it is, of those that hold something and are not held back."""
-        if len(self.lines) == 1 and not self.held:
-            (line,) = self.lines.values()
-            return line or None
-        lines = [line for line in self.lines.values() if line and line.model not in self.held]
-        if len(lines) < 2:
-            return lines[0] if lines else None
-        return min(lines, key=lambda line: line.urgency)
-
-
 class Dispatcher:
     """Applies a policy to a stream of events (paper §IV; the vocabulary is in docs/glossary.md).
 
@@ -126,7 +77,7 @@ class Dispatcher:
             )
         self.policy = policy
         self.limits = limits or Limits()
-        self._devices = {name: _Device(name, count) for name, count in workers.items()}
+        self._devices = {name: Device(name, count) for name, count in workers.items()}
         self._rules: dict[int, Rules] = {0: policy.begin()}
         self._outlook = Outlook()
         self._open: dict[int, int] = {}  # query id -> items not yet scored
@@ -198,16 +149,10 @@ class Dispatcher:
         self.arrived += 1
         place, batch_size, due_s = self._rules[query.model].place(query, self, now_s)
         device = self._devices[place]
-        limits = self.limits
-        if len(self._open) >= limits.queries:
-            return self._refuse(query, f"{limits.queries} queries are open")
-        waiting = device.waiting_items + query.size
-        # A query that finds a worker idle and nothing in line never waits, however large it is.
-        if device.waits or not device.idle:
-            if waiting > limits.items:
-                return self._refuse(query, f"line of {place} full: {limits.items} items")
-            if waiting * limits.bytes_per_item > limits.bytes:
-                return self._refuse(query, f"line of {place} full: {limits.bytes} bytes")
+        if len(self._open) >= self.limits.queries:
+            return self._refuse(query, f"{self.limits.queries} queries are open")
+        if full := device.refusal(query, self.limits):
+            return self._refuse(query, full)
         if query.deadline_s < inf and (late_s := self.late_by_s(query, now_s)) > 0:
             if not self.may_be_late(query):
                 return self._refuse(query, f"it would miss its deadline by {1e3 * late_s:.0f} ms", late=True)
@@ -224,7 +169,7 @@ class Dispatcher:
     def _start_all(self, now_s: float) -> list[Command]:
         return [c for device in self._devices.values() for c in self._start(device, now_s)]
 
-    def _start(self, device: _Device, now_s: float) -> list[Command]:
+    def _start(self, device: Device, now_s: float) -> list[Command]:
         """Start batches while a worker is idle, something waits, and the policy does not hold it back."""
         commands: list[Command] = []
         device.wake_s = inf
@@ -315,9 +260,7 @@ class Dispatcher:
         if self._kills:
             self._kills = {key: kills for key, kills in self._kills.items() if key[0] != query_id}
         for device in self._devices.values():
-            for line in device.lines.values():
-                line.drop(query_id)
-            device.again = deque(s for s in device.again if s.query.id != query_id)
+            device.drop(query_id)
 
     def _fail(self, query: Query, reason: str) -> list[Command]:
         if query.id not in self._open:
@@ -364,9 +307,7 @@ class Dispatcher:
     def _lost(self, name: str, worker: int, now_s: float) -> list[Command]:
         """Scoring is pure, so what ran on the worker runs again."""
         device = self._devices[name]
-        device.alive.discard(worker)
-        if worker in device.idle:
-            device.idle.remove(worker)
+        device.lost(worker)
         batch, _ = self._running.pop((name, worker), (None, now_s))
         commands: list[Command] = []
         for part in reversed(batch.slices if batch else ()):
@@ -391,13 +332,8 @@ class Dispatcher:
         """Raise AssertionError if an invariant is broken (docs/architecture.md); for tests."""
         assert self.arrived == self.completed + self.failed + self.shed + self.cancelled + self.open
         for device in self._devices.values():
+            device.check()
             slices = [*device.again, *(s for line in device.lines.values() for s in line)]
-            waits = device.again or any(n for m, n in device.lines.items() if m not in device.held)
-            assert not (waits and device.idle), f"{device.name}: a worker idles beside a line"
-            assert not device.held or device.wake_s < inf, "held for ever"
-            for model, line in device.lines.items():
-                assert line.items == sum(s.items for s in line)
-                assert all(s.query.model == model for s in line)
             busy = {w for d, w in self._running if d == device.name}
             assert busy | set(device.idle) == device.alive
             assert not busy & set(device.idle)
