@@ -11,6 +11,15 @@ from deeprecsys.report import format as f
 LEADING = "wnd"
 
 
+def ask(study: Study, model: str) -> None:
+    """All that the figure needs of one model."""
+    study.curve(Case(model))
+    machines.row(study, model)
+    if model == LEADING:
+        for case in (*(Case(model, lv) for lv in LEVELS), *(Case(model, platform=p) for p in study.specs)):
+            study.curve(case)
+
+
 def make(study: Study) -> Result:
     by_target = {level: study.curve(Case(LEADING, level)) for level in LEVELS}
     by_model = {SHORT[m]: study.curve(Case(m)) for m in MODELS}

@@ -65,6 +65,14 @@ def mean(ratios: dict[str, tuple[float, float]]) -> tuple[float, float]:
     return float(a), float(b)
 
 
+def ask(study: Study, model: str) -> None:
+    """All that the figure needs of one model."""
+    for s in (study, card_beside_node(study)):
+        for p in study.specs:
+            for lv in LEVELS:
+                s.with_gpu(Case(model, lv, p))
+
+
 def make(study: Study) -> Result:
     wide = card_beside_node(study)
     found = {p: {lv: ratios(study, p, lv) for lv in LEVELS} for p in study.specs}
