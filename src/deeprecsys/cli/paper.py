@@ -34,6 +34,7 @@ def paper(
     files, plots and a page go to --out DIR, by default ./paper.
     """
     from deeprecsys.paper import constants, recipes, sensitivity
+    from deeprecsys.paper.crew import crew
     from deeprecsys.paper.page import page
     from deeprecsys.paper.study import Study
 
@@ -43,12 +44,12 @@ def paper(
     results, seconds = [], {}
     begun = time.monotonic()
     steps = len(numbers) + (0 if figures else 1)
-    with Bar("paper") as bar:
+    with Bar("paper") as bar, crew(study) as members:
         for i, n in enumerate(numbers):
             bar.set(i / steps, f"figure {n}")
-            start = time.monotonic()
-            result = recipes.RECIPES[n](study)
-            seconds[n] = time.monotonic() - start
+            result, seconds[n] = members.make(
+                n, lambda share, what, i=i, n=n: bar.set((i + share) / steps, f"figure {n}: {what}")
+            )
             _written(folder, lambda result=result: recipes.write(result, folder))
             results.append(result)
         after = [constants.table()]
@@ -58,7 +59,7 @@ def paper(
             "seconds": seconds,
         }
         if not figures:
-            varied = sensitivity.vary(quick, lambda share, what: bar.set((steps - 1 + share) / steps, what))
+            varied = members.vary(quick, lambda share, what: bar.set((steps - 1 + share) / steps, what))
             after.insert(0, sensitivity.table(varied))
             document["sensitivity"] = sensitivity.document(varied)
     took = time.monotonic() - begun

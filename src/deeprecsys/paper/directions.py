@@ -13,7 +13,7 @@ WORDS = {
     Verdict.AGREES: "seen",
     Verdict.DIFFERS: "not seen",
     Verdict.ALIKE: "no difference",
-    Verdict.OPEN: "open",
+    Verdict.OPEN: "depends on the reading",
 }
 
 

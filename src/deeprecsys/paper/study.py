@@ -31,8 +31,8 @@ FEW_BATCHES = (32, 128, 512)
 TOLERANCE = 4e-3
 """Of a capacity that is searched on a path."""
 WITHIN = 0.02
-"""Operating points whose capacities are within this of each other are as good: two searches' tolerances, and what
-another path of that length would give instead. It is what the figures can resolve."""
+"""Operating points whose capacities are within this of each other are as good: two searches'
+tolerances, and what another path of that length would give instead. It is what the figures can resolve."""
 
 
 def medium_s(model: str) -> float:
@@ -162,6 +162,12 @@ class Study:
         """The least and the greatest batch size as good as the best."""
         good = [f.batch_size for f in self.curve(case) if f.qps >= (1 - WITHIN) * self.tuned(case).qps]
         return min(good), max(good)
+
+    def batch_rises(self, of: Case, to: Case) -> int:
+        """1 where every batch size that is as good as the best for the second case is greater than every one
+        for the first, -1 where it is less, 0 where one size is as good as the best for both."""
+        first, second = self.as_good(of), self.as_good(to)
+        return int(second[0] > first[1]) - int(second[1] < first[0])
 
     def by_threshold(self, case: Case) -> tuple[Found, ...]:
         """The second climb: every threshold at the best batch size."""
