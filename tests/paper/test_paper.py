@@ -151,8 +151,11 @@ def test_a_direction_takes_half_of_the_pairs(up: int, down: int, verdict: Verdic
     assert direction(up, down, 8) is verdict
 
 
-def test_a_threshold_is_no_higher_where_the_other_is_as_good(study: Study) -> None:
-    card = study.with_card_over(40)
-    costly, free = Case("wnd"), Case("wnd", transfer=False)
-    assert card.threshold_rises(costly, costly) == 0
-    assert card.threshold_rises(costly, free) == -1
+def test_a_threshold_moves_only_where_the_other_is_not_as_good() -> None:
+    study, costly, free = Study(quick=True), Case("wnd"), Case("wnd", transfer=False)
+    study.notes["card", 1, costly] = Found(100, None, 100.0)
+    study.notes["card", 1, free] = Found(100, 120, 110.0)
+    for as_good, move in ((True, 0), (False, -1)):
+        study.notes["as good", 1, costly, free] = as_good
+        assert study.threshold_rises(costly, free) == move
+    assert study.threshold_rises(costly, costly) == 0

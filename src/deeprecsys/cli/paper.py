@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,7 @@ def paper(
     with Bar("paper") as bar, crew(study) as members:
         for i, n in enumerate(numbers):
             bar.set(i / steps, f"figure {n}")
-            result, seconds[n] = members.make(
-                n, lambda share, what, i=i, n=n: bar.set((i + share) / steps, f"figure {n}: {what}")
-            )
+            result, seconds[n] = members.make(n, _telling(bar, i, steps, f"figure {n}"))
             _written(folder, lambda result=result: recipes.write(result, folder))
             results.append(result)
         after = [constants.table()]
@@ -76,6 +75,10 @@ def paper(
     ]
     emit("\n".join(lines), document, json_file)
     click.echo(f"page: {folder / 'index.html'}", err=True)
+
+
+def _telling(bar: Bar, step: int, steps: int, name: str) -> Callable[[float, str], None]:
+    return lambda share, what: bar.set((step + share) / steps, f"{name}: {what}")
 
 
 def _written(out_dir: Path, write: Any) -> None:

@@ -7,7 +7,8 @@ from itertools import combinations
 from deeprecsys.paper import draw, machines
 from deeprecsys.paper.published import LEVELS, MODELS, SHORT
 from deeprecsys.paper.result import Claim, Drawing, Result, Table, direction, seen
-from deeprecsys.paper.study import Case, Found, Study
+from deeprecsys.paper.study import Case, Study
+from deeprecsys.paper.trial import Found
 from deeprecsys.report import format as f
 
 LEADING = "wnd"

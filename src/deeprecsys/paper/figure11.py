@@ -15,7 +15,8 @@ from deeprecsys.paper.published import (
     SHORT,
 )
 from deeprecsys.paper.result import Claim, Drawing, Result, Table, Verdict, seen
-from deeprecsys.paper.study import Case, Found, Study
+from deeprecsys.paper.study import Case, Study
+from deeprecsys.paper.trial import Found
 from deeprecsys.paper.variants import card_beside_node
 from deeprecsys.simulate.platforms import GTX_NODE, NodePower
 

@@ -214,7 +214,7 @@ def quantiles_at(points: list[Point], batches: ArrayLike) -> NDArray[np.float64]
     sizes = np.array([p.batch for p in points])
     hi = np.clip(np.searchsorted(sizes, wanted), 1, len(points) - 1)
     share = (wanted - sizes[hi - 1]) / (sizes[hi] - sizes[hi - 1])
-    rows = seconds[hi - 1] + share[:, None] * (seconds[hi] - seconds[hi - 1])
+    rows: NDArray[np.float64] = seconds[hi - 1] + share[:, None] * (seconds[hi] - seconds[hi - 1])
     # Beyond the measured sizes `seconds` never goes to nothing; where that could bind, leave it to it.
     safe = (rows >= 0.1 * seconds.max(axis=0)).all(axis=1)
     rows[~(safe | ((share >= 0) & (share <= 1)))] = np.nan
