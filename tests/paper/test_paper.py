@@ -124,7 +124,9 @@ def test_workers_find_what_the_study_finds(study: Study) -> None:
     told: list[float] = []
     with crew(Study(quick=True), 2) as members:
         result, seconds = members.make(14, lambda share, what: told.append(share))
-    assert seconds > 0 and told == sorted(told) and len(told) == len(MODELS)
+    assert seconds > 0
+    assert told == sorted(told)
+    assert len(told) == len(MODELS)
     wnd = [alone.with_gpu(Case("wnd", level)).gpu_share for level in ("low", "medium", "high")]
     assert result.data["share"]["over one core"]["wnd"] == wnd
 
