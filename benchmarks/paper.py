@@ -10,7 +10,9 @@ import sys
 import time
 
 from common import ROOT, load, put_in, save
+from deeprecsys.cli.progress import Bar
 from deeprecsys.paper import constants, directions, recipes, sensitivity
+from deeprecsys.paper.crew import Tell, crew
 from deeprecsys.paper.result import Result, Table, claim_table
 from deeprecsys.paper.study import Study
 
@@ -35,22 +37,36 @@ def keep(marker: str, text: str, seconds: float) -> None:
 def main() -> None:
     study = Study(profiles=ROOT / "profiles")
     asked = sys.argv[1:]
+    numbers = () if asked == ["rest"] else recipes.chosen([a for a in asked if a != "rest"])
+    rest = not asked or "rest" in asked
+    steps = len(numbers) + rest
     results = {}
-    for n in recipes.chosen([a for a in asked if a != "rest"]) if asked != ["rest"] else ():
-        start = time.monotonic()
-        results[n] = recipes.RECIPES[n](study)
-        keep(results[n].name, body(results[n]), time.monotonic() - start)
-    if set(directions.OF) <= set(results):
-        keep("directions", directions.table(results).markdown(), 0.0)
-    if asked and "rest" not in asked:
-        return
-    keep("constants", constants.table().markdown(), 0.0)
-    start = time.monotonic()
-    varied: Table = sensitivity.table(sensitivity.vary(False, lambda share, what: None))
-    keep("sensitivity", varied.markdown(), time.monotonic() - start)
+    with Bar("paper") as bar, crew(study) as members:
+
+        def tell(step: int, name: str) -> Tell:
+            return lambda share, what: bar.set((step + share) / steps, f"{name}: {what}")
+
+        for i, n in enumerate(numbers):
+            results[n], seconds = members.make(n, tell(i, f"figure {n}"))
+            keep(results[n].name, body(results[n]), seconds)
+        if set(directions.OF) <= set(results):
+            keep("directions", directions.table(results).markdown(), 0.0)
+        if rest:
+            keep("constants", constants.table().markdown(), 0.0)
+            start = time.monotonic()
+            varied: Table = sensitivity.table(members.vary(False, tell(steps - 1, "sensitivity")))
+            keep("sensitivity", varied.markdown(), time.monotonic() - start)
+    cost()
+
+
+def cost() -> None:
+    """What all parts took when they were last made, and the parts that were never made."""
     times = load("paper")["seconds"]
-    total = sum(times.values())
-    keep("cost", f"All figures and the sensitivity took {total / 60:.1f} minutes of one process.", 0.0)
+    parts = {k: s for k, s in times.items() if s and k != "cost"}
+    missing = [k for k in (*(f"figure{n:02d}" for n in recipes.RECIPES), "sensitivity") if k not in parts]
+    slowest = ", ".join(f"{k} {s:.0f} s" for k, s in sorted(parts.items(), key=lambda p: -p[1])[:4])
+    text = f"All parts took {sum(parts.values()) / 60:.1f} minutes on all cores of this machine; the longest: {slowest}."
+    keep("cost", text + (f" Not made yet: {', '.join(missing)}." if missing else ""), 0.0)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ python benchmarks/platform_limits.py [--quick]     a minute; keep the machine id
 
 - product: GFLOP/s of a large fp32 matrix product (torch), against its batch size;
 - stream: GB/s at which weights are read again from L2, L3 and memory;
-- gather: ns per 128 B row, 80 per bag, from a table of 512 MB (torch's `embedding_bag`);
+- gather: ns per 128 B row, 80 per bag, from tables of 512 MB and of 8 MB (torch's `embedding_bag`);
 - operator: µs of a torch operator on next to nothing: what each launch costs.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ import torch
 from common import save
 
 LAYER = (1024, 512)
-TABLE_ROWS, DIM, BAG = 4_000_000, 32, 80
+TABLE_ROWS, DIM, BAG = {"memory": 4_000_000, "l3": 65_536}, 32, 80
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 def best_s(work: Callable[[], Any], seconds: float) -> float:
@@ -54,16 +56,25 @@ def streams(seconds: float) -> dict[str, float]:
     return found
 
 
-def gather_ns(seconds: float) -> float:
-    table = torch.zeros(TABLE_ROWS, DIM).add_(1.0)
+def gather_ns(rows: int, seconds: float) -> float:
+    table = torch.zeros(rows, DIM).add_(1.0)
     generator = torch.Generator().manual_seed(0)
-    batches = [torch.randint(TABLE_ROWS, (256, BAG), generator=generator) for _ in range(16)]
+    batches = [torch.randint(rows, (256, BAG), generator=generator) for _ in range(16)]
     turn = iter(range(1 << 40))
 
     def once() -> None:
         torch.nn.functional.embedding_bag(batches[next(turn) % 16], table, mode="sum")
 
     return 1e9 * best_s(once, 2 * seconds) / (256 * BAG)
+
+
+def cache_bytes() -> dict[str, int]:
+    """Sizes of a core's L2 and of its L3, as the kernel tells them."""
+    found = {}
+    for index in CACHES.glob("index*"):
+        level = (index / "level").read_text().strip()
+        found[f"l{level}"] = int((index / "size").read_text().strip().removesuffix("K")) << 10
+    return {level: found[level] for level in ("l2", "l3")}
 
 
 def operator_us(seconds: float) -> float:
@@ -76,18 +87,24 @@ def operator_us(seconds: float) -> float:
     return 1e6 * best_s(chain, seconds) / many
 
 
-def main() -> None:
+def measure(seconds: float) -> dict[str, Any]:
+    """All limits; each takes about so long, times its number of points."""
     torch.set_num_threads(1)
-    seconds = 0.1 if "--quick" in sys.argv else 1.5
     with torch.inference_mode():
-        result = {
+        return {
             "product_gflops_by_batch": products(seconds),
             "stream_gb_per_s": streams(seconds),
-            "gather_ns_per_row": gather_ns(seconds),
+            "gather_ns_per_row": {where: gather_ns(n, seconds) for where, n in TABLE_ROWS.items()},
             "operator_us": operator_us(seconds),
+            "cache_bytes": cache_bytes(),
         }
+
+
+def main() -> None:
+    quick = "--quick" in sys.argv
+    result = measure(0.1 if quick else 1.5)
     print(result)
-    if "--quick" not in sys.argv:
+    if not quick:
         print(save("platform_limits", result))
 
 

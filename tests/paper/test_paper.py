@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from deeprecsys.paper import sensitivity
+from deeprecsys.paper.crew import crew
 from deeprecsys.paper.networks import bert_base, lstm, resnet50
 from deeprecsys.paper.published import MODELS, RATIOS, SHARES
 from deeprecsys.paper.recipes import RECIPES
+from deeprecsys.paper.result import Verdict, direction
 from deeprecsys.paper.study import Case, Study
+from deeprecsys.paper.trial import Found
 from deeprecsys.paper.variants import VARIANTS
 from deeprecsys.simulate.platforms import SKYLAKE
 from tests.cli.conftest import Refused, call
@@ -114,3 +117,47 @@ def test_all_of_it_quickly(study: Study, tmp_path: Path, monkeypatch: pytest.Mon
     assert page.count("<svg") == len(list(tmp_path.glob("*.png"))) >= len(FIGURES)
     assert not re.search(r'(src|href)="https?:', page)
     assert "modelled" in page
+
+
+def test_workers_find_what_the_study_finds(study: Study) -> None:
+    alone = Study(quick=True)
+    told: list[float] = []
+    with crew(Study(quick=True), 2) as members:
+        result, seconds = members.make(14, lambda share, what: told.append(share))
+    assert seconds > 0
+    assert told == sorted(told)
+    assert len(told) == len(MODELS)
+    wnd = [alone.with_gpu(Case("wnd", level)).gpu_share for level in ("low", "medium", "high")]
+    assert result.data["share"]["over one core"]["wnd"] == wnd
+
+
+def test_a_larger_batch_is_wanted_where_no_size_fits_both(study: Study) -> None:
+    low, high = Case("mt-wnd", "low", "Broadwell"), Case("mt-wnd", "high", "Broadwell")
+    assert study.batch_rises(low, low) == 0
+    assert study.batch_rises(low, high) == -study.batch_rises(high, low)
+    study.notes["curve", low] = (Found(32, None, 100.0), Found(128, None, 97.0))
+    study.notes["curve", high] = (Found(32, None, 99.0), Found(128, None, 99.9))
+    try:
+        assert study.batch_rises(low, high) == 0  # 32 is within 2 % of the best for both
+        study.notes["curve", high] = (Found(32, None, 97.0), Found(128, None, 99.9))
+        assert study.batch_rises(low, high) == 1
+    finally:
+        del study.notes["curve", low], study.notes["curve", high]
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "verdict"),
+    [(8, 0, Verdict.AGREES), (0, 8, Verdict.DIFFERS), (3, 0, Verdict.ALIKE), (4, 4, Verdict.ALIKE)],
+)
+def test_a_direction_takes_half_of_the_pairs(up: int, down: int, verdict: Verdict) -> None:
+    assert direction(up, down, 8) is verdict
+
+
+def test_a_threshold_moves_only_where_the_other_is_not_as_good() -> None:
+    study, costly, free = Study(quick=True), Case("wnd"), Case("wnd", transfer=False)
+    study.notes["card", 1, costly] = Found(100, None, 100.0)
+    study.notes["card", 1, free] = Found(100, 120, 110.0)
+    for as_good, move in ((True, 0), (False, -1)):
+        study.notes["as good", 1, costly, free] = as_good
+        assert study.threshold_rises(costly, free) == move
+    assert study.threshold_rises(costly, costly) == 0

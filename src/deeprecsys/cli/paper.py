@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def paper(
     files, plots and a page go to --out DIR, by default ./paper.
     """
     from deeprecsys.paper import constants, recipes, sensitivity
+    from deeprecsys.paper.crew import crew
     from deeprecsys.paper.page import page
     from deeprecsys.paper.study import Study
 
@@ -43,12 +45,10 @@ def paper(
     results, seconds = [], {}
     begun = time.monotonic()
     steps = len(numbers) + (0 if figures else 1)
-    with Bar("paper") as bar:
+    with Bar("paper") as bar, crew(study) as members:
         for i, n in enumerate(numbers):
             bar.set(i / steps, f"figure {n}")
-            start = time.monotonic()
-            result = recipes.RECIPES[n](study)
-            seconds[n] = time.monotonic() - start
+            result, seconds[n] = members.make(n, _telling(bar, i, steps, f"figure {n}"))
             _written(folder, lambda result=result: recipes.write(result, folder))
             results.append(result)
         after = [constants.table()]
@@ -58,7 +58,7 @@ def paper(
             "seconds": seconds,
         }
         if not figures:
-            varied = sensitivity.vary(quick, lambda share, what: bar.set((steps - 1 + share) / steps, what))
+            varied = members.vary(quick, lambda share, what: bar.set((steps - 1 + share) / steps, what))
             after.insert(0, sensitivity.table(varied))
             document["sensitivity"] = sensitivity.document(varied)
     took = time.monotonic() - begun
@@ -75,6 +75,10 @@ def paper(
     ]
     emit("\n".join(lines), document, json_file)
     click.echo(f"page: {folder / 'index.html'}", err=True)
+
+
+def _telling(bar: Bar, step: int, steps: int, name: str) -> Callable[[float, str], None]:
+    return lambda share, what: bar.set((step + share) / steps, f"{name}: {what}")
 
 
 def _written(out_dir: Path, write: Any) -> None:

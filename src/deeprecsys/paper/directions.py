@@ -9,11 +9,18 @@ from deeprecsys.paper.result import Result, Table, Verdict
 OF = {12: (0, 1, 2), 14: (0,), 10: (0, 1, 2)}
 """Figure → which of its claims are directions."""
 
+WORDS = {
+    Verdict.AGREES: "seen",
+    Verdict.DIFFERS: "not seen",
+    Verdict.ALIKE: "no difference",
+    Verdict.OPEN: "depends on the reading",
+}
+
 
 def table(results: Mapping[int, Result]) -> Table:
     """Of the figures that were made."""
     rows = tuple(
-        (c.what, "seen" if c.verdict is Verdict.AGREES else "not seen", c.ours, f"figure {n}")
+        (c.what, WORDS[c.verdict], c.ours, f"figure {n}")
         for n, which in OF.items()
         if n in results
         for c in (results[n].claims[i] for i in which)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from deeprecsys.paper import draw
-from deeprecsys.paper.fleets import VARIATION, fleets_of
+from deeprecsys.paper.fleets import VARIATION, Fleets
 from deeprecsys.paper.published import HANDFUL, SHORT
 from deeprecsys.paper.result import Claim, Drawing, Result, Table, seen
 from deeprecsys.paper.study import Study
@@ -13,23 +13,43 @@ from deeprecsys.simulate.fleet import handfuls
 
 FEW = (2, 4, 8)
 DRAWS = 60
+QUANTILES = tuple(float(q) for q in np.linspace(0.5, 0.999, 60))
+
+
+def distances(study: Study, model: str) -> dict[str, dict[str, float]]:
+    """How far handfuls of a model's machines are from all: median and 95th of 100 draws, by how they are drawn."""
+    return study.noted(lambda: _distances(Fleets(study), model), "distances", model)
+
+
+def curves(study: Study, model: str) -> dict[str, list[float]]:
+    """Percentiles of all machines and of a handful, ms."""
+    return study.noted(lambda: _curves(Fleets(study), model), "handful", model)
+
+
+def _distances(fleets: Fleets, model: str) -> dict[str, dict[str, float]]:
+    found = {}
+    for variation in (0.0, VARIATION):
+        log = fleets.day(model, "static", variation=variation)
+        for k in FEW:
+            for q in (0.95, 0.99):
+                apart = np.abs(handfuls(log, k, q, DRAWS))
+                key = f"{k} machines, p{100 * q:.0f}, speeds ± {100 * variation:.0f} %"
+                found[key] = {"median": float(np.median(apart)), "p95": float(np.quantile(apart, 0.95))}
+    return found
+
+
+def _curves(fleets: Fleets, model: str) -> dict[str, list[float]]:
+    log = fleets.day(model, "static")
+    kept = np.isin(log.machine, _few(log.kinds))
+    return {
+        "fleet": [1e3 * log.quantile_s(q) for q in QUANTILES],
+        "handful": [1e3 * log.quantile_s(q, kept) for q in QUANTILES],
+    }
 
 
 def make(study: Study) -> Result:
-    fleets = fleets_of(study)
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for m in fleets.models:
-        found[m] = {}
-        for variation in (0.0, VARIATION):
-            log = fleets.day(m, "static", variation=variation)
-            for k in FEW:
-                for q in (0.95, 0.99):
-                    apart = np.abs(handfuls(log, k, q, DRAWS))
-                    key = f"{k} machines, p{100 * q:.0f}, speeds ± {100 * variation:.0f} %"
-                    found[m][key] = {
-                        "median": float(np.median(apart)),
-                        "p95": float(np.quantile(apart, 0.95)),
-                    }
+    fleets = Fleets(study)
+    found = {m: distances(study, m) for m in fleets.models}
     usual = f"4 machines, p95, speeds ± {100 * VARIATION:.0f} %"
     worst = max(v[usual]["p95"] for v in found.values())
     alike = max(v["4 machines, p95, speeds ± 0 %"]["p95"] for v in found.values())
@@ -46,17 +66,12 @@ def make(study: Study) -> Result:
         for c in columns
     )
     first = fleets.models[0]
-    log = fleets.day(first, "static")
-    kept = np.isin(log.machine, _few(log.kinds))
-    qs = np.linspace(0.5, 0.999, 60)
-    series = {
-        "fleet": ([100 * q for q in qs], [1e3 * log.quantile_s(q) for q in qs]),
-        "handful": ([100 * q for q in qs], [1e3 * log.quantile_s(q, kept) for q in qs]),
-    }
+    at = [100 * q for q in QUANTILES]
+    series = {name: (at, ms) for name, ms in curves(study, first).items()}
     plot = draw.lines(series, "percentile of the day's queries", "latency, ms", log_x=False, markers=False)
     return Result(
         7, "A handful of machines against the fleet", "simulated, on modelled machines", (claim,),
-        (Drawing("handful", f"{SHORT[first]}: four machines and all {len(log.kinds)}", "a day, static batch size", plot),),
+        (Drawing("handful", f"{SHORT[first]}: four machines and all {sum(fleets.counts(first).values())}", "a day, static batch size", plot),),
         (Table("Distance from the fleet in per cent: median, 95th of 100 draws",
                ("machines", *(SHORT[m] for m in found)), rows),),
         {"distance": found, "machines": fleets.machines},

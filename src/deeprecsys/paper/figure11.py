@@ -15,7 +15,8 @@ from deeprecsys.paper.published import (
     SHORT,
 )
 from deeprecsys.paper.result import Claim, Drawing, Result, Table, Verdict, seen
-from deeprecsys.paper.study import Case, Found, Study
+from deeprecsys.paper.study import Case, Study
+from deeprecsys.paper.trial import Found
 from deeprecsys.paper.variants import card_beside_node
 from deeprecsys.simulate.platforms import GTX_NODE, NodePower
 
@@ -63,6 +64,14 @@ def mean(ratios: dict[str, tuple[float, float]]) -> tuple[float, float]:
     """Geometric means over the models."""
     a, b = np.exp(np.nanmean(np.log(np.array(list(ratios.values()))), axis=0))
     return float(a), float(b)
+
+
+def ask(study: Study, model: str) -> None:
+    """All that the figure needs of one model."""
+    for s in (study, card_beside_node(study)):
+        for p in study.specs:
+            for lv in LEVELS:
+                s.with_gpu(Case(model, lv, p))
 
 
 def make(study: Study) -> Result:

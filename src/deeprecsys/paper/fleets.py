@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import cache
 
 import numpy as np
 
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.paper.published import MODELS
-from deeprecsys.paper.study import Case, Study, medium_s
+from deeprecsys.paper.study import Case, Study
 from deeprecsys.simulate.fleet import DayLog, Kind, Pool, day
 from deeprecsys.workload.arrivals import Diurnal
 from deeprecsys.workload.sizes import parse
@@ -27,7 +25,7 @@ POLICIES = ("static", "tuned", "for latency")
 
 
 class Fleets:
-    """Days of the fleet, each run once.
+    """Days of the fleet.
 
     Args:
         study: platforms and capacities.
@@ -43,9 +41,8 @@ class Fleets:
         self.machines = 24 if quick else MACHINES
         self.windows = 8 if quick else 24
         self.queries = 400 if quick else QUERIES
-        self.day = cache(self._day)
 
-    def _day(
+    def day(
         self,
         model: str,
         policy: str,
@@ -53,6 +50,7 @@ class Fleets:
         router: str = "weighted",
         variation: float = VARIATION,
     ) -> DayLog:
+        """One model's day: some ten bytes a query, so nothing keeps it."""
         pool = self._pool(model, policy, peak)
         return day(
             pool, windows=self.windows, router=router, variation=variation,
@@ -90,19 +88,3 @@ class Fleets:
         )  # fmt: skip
         span = max(self.queries * sum(counts.values()) / mean, LONGEST * longest)
         return Pool(model, kinds, mean, size, span)
-
-
-_BESIDE: dict[int, Fleets] = {}
-
-
-def fleets_of(study: Study) -> Fleets:
-    """The fleet of a study, shared by its figures."""
-    if id(study) not in _BESIDE:
-        _BESIDE.clear()
-        _BESIDE[id(study)] = Fleets(study)
-    return _BESIDE[id(study)]
-
-
-def relative(log: DayLog) -> DayLog:
-    """Latencies in units of the model's target, so that models can be put together."""
-    return replace(log, latency_s=(log.latency_s / medium_s(log.model)).astype(np.float32))

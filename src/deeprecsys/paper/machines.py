@@ -15,22 +15,30 @@ from deeprecsys.zoo import MODELS as ZOO
 
 def table(study: Study) -> Table:
     """Static and tuned batch sizes and capacities at the medium target, or `unavailable`."""
-    rows = []
-    for m in MODELS:
-        profile = measured(study, m)
-        if profile is None:
-            rows.append((SHORT[m], f.UNAVAILABLE, f.UNAVAILABLE))
-            continue
-        cores = max(profile.busy_levels)
-        server = scaled(profile, work_of(ZOO[m]), EPYC_64)
-        rows.append((SHORT[m], _words(study, m, profile, cores), _words(study, m, server, EPYC_64.cores)))
+    rows = tuple((SHORT[m], *row(study, m)) for m in MODELS)
     header = (
         "model",
         "this profile's machine, measured batch times",
         f"{EPYC_64.name}, scaled from them (modelled)",
     )
     return Table("Machines of today, medium target: static batch, queries/s → tuned batch, queries/s", header,
-                 tuple(rows))  # fmt: skip
+                 rows)  # fmt: skip
+
+
+def row(study: Study, model: str) -> tuple[str, str]:
+    """Of one model, on both machines."""
+    return study.noted(lambda: _row(study, model), "machines of today", model)
+
+
+def _row(study: Study, model: str) -> tuple[str, str]:
+    profile = measured(study, model)
+    if profile is None:
+        return f.UNAVAILABLE, f.UNAVAILABLE
+    server = scaled(profile, work_of(ZOO[model]), EPYC_64)
+    return (
+        _words(study, model, profile, max(profile.busy_levels)),
+        _words(study, model, server, EPYC_64.cores),
+    )
 
 
 def measured(study: Study, model: str) -> LatencyProfile | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from deeprecsys.paper import directions
@@ -20,11 +20,12 @@ def page(results: Sequence[Result], after: Sequence[Table], subtitle: str, foote
         after: tables at the end: sensitivity, constants.
         subtitle, footer: how it was made.
     """
+    here, shared = (PackageLoader(f"deeprecsys.{p}", ".") for p in ("paper", "report"))
     environment = Environment(
-        loader=PackageLoader("deeprecsys.paper", "."), autoescape=True, undefined=StrictUndefined,
+        loader=ChoiceLoader([here, shared]), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    style = PackageLoader("deeprecsys.report", ".").get_source(environment, "page.css")[0]
+    style = "".join(loader.get_source(environment, "page.css")[0] for loader in (shared, here))
     claims = [c for r in results for c in r.claims]
     found = directions.table({r.number: r for r in results})
     drawings = {

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 class Verdict(StrEnum):
     AGREES = "agrees"
     DIFFERS = "differs"
+    ALIKE = "no difference"
     OPEN = "cannot be told"
 
 
@@ -107,3 +108,11 @@ def claim_table(result: Result) -> Table:
 
 def seen(is_seen: bool) -> Verdict:
     return Verdict.AGREES if is_seen else Verdict.DIFFERS
+
+
+def direction(up: int, down: int, of: int) -> Verdict:
+    """Of so many pairs, how many differ as claimed and how many the other way, beyond what can be resolved: a
+    direction takes half of them."""
+    if 2 * max(up, down) < of or up == down:
+        return Verdict.ALIKE
+    return seen(up > down)

@@ -13,14 +13,23 @@ from deeprecsys.paper.variants import VARIANTS
 QUICK = ("as it is", "launch of an operator × 10", "speed-ups over 40 cores (the node)")
 
 
+def names(quick: bool) -> tuple[str, ...]:
+    """What is varied."""
+    return QUICK if quick else tuple(VARIANTS)
+
+
+def one(name: str) -> dict[str, tuple[float, float]]:
+    """(CPU, CPU and accelerator) over static, geometric means at the medium target, by platform."""
+    study = VARIANTS[name]()
+    return {p: mean(ratios(study, p, "medium")) for p in SPECS}
+
+
 def vary(quick: bool, tell: Callable[[float, str], None]) -> dict[str, dict[str, tuple[float, float]]]:
-    """(CPU, CPU and accelerator) over static, geometric means at the medium target, by variant, platform."""
-    names = QUICK if quick else tuple(VARIANTS)
+    """The same by variant."""
     found = {}
-    for i, name in enumerate(names):
-        tell(i / len(names), name)
-        study = VARIANTS[name]()
-        found[name] = {p: mean(ratios(study, p, "medium")) for p in SPECS}
+    for i, name in enumerate(names(quick)):
+        tell(i / len(names(quick)), name)
+        found[name] = one(name)
     return found
 
 

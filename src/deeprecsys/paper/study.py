@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Static
+from deeprecsys.core.policy import DeepRecSched, Static
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import LEVELS, Target
-from deeprecsys.simulate.fast import run
+from deeprecsys.paper.trial import Found, Trial
 from deeprecsys.simulate.platforms import CpuSpec, gtx_1080_ti, modelled, work_of
 from deeprecsys.simulate.platforms.accelerator import TRANSFER_SHARE
 from deeprecsys.simulate.platforms.known import BROADWELL, SKYLAKE
@@ -27,8 +28,11 @@ from deeprecsys.zoo import MODELS as ZOO
 SPECS: Mapping[str, CpuSpec] = {"Skylake": SKYLAKE, "Broadwell": BROADWELL}
 BATCHES = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768)
 FEW_BATCHES = (32, 128, 512)
+TOLERANCE = 4e-3
+"""Of a capacity that is searched on a path."""
 WITHIN = 0.02
-"""Batch sizes whose capacity is within this of the best are as good as it."""
+"""Operating points whose capacities are within this of each other are as good: two searches'
+tolerances, and what another path of that length would give instead. It is what the figures can resolve."""
 
 
 def medium_s(model: str) -> float:
@@ -61,30 +65,13 @@ class Case:
         return Target(medium_s(self.model) * LEVELS[self.level])
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An operating point and what it reaches.
-
-    Attributes:
-        batch_size, offload_above: its knobs.
-        qps: capacity; 0 where the target is met at no load.
-        cpu_load, gpu_load: utilisation there, in [0, 1].
-        gpu_share: share of all items that the accelerator scores.
-        p95_ms, p99_ms: at the capacity.
-    """
-
-    batch_size: int
-    offload_above: int | None
-    qps: float
-    cpu_load: float = 0.0
-    gpu_load: float = 0.0
-    gpu_share: float = 0.0
-    p95_ms: float = float("nan")
-    p99_ms: float = float("nan")
+T = TypeVar("T")
+Notes = dict[tuple[Hashable, ...], Any]
+"""What was found, by what was asked."""
 
 
 class Study:
-    """Capacities on sample paths, each found once.
+    """Capacities on sample paths, each found once and noted.
 
     Args:
         quick: fewer queries and batch sizes.
@@ -109,18 +96,27 @@ class Study:
         gpu_reference: int = 1,
         seed: int = 0,
     ) -> None:
+        self.notes: Notes = {}
         self.quick, self.profiles, self.specs, self.seed = quick, profiles, specs, seed
         self._model_of, self._spread = model_of, spread
         self._transfer_share = TRANSFER_SHARE if transfer_share is None else transfer_share
         self._gpu_reference = gpu_reference
-        self.curve = cache(self._curve)
-        self.tuned = cache(self._tuned)
-        self.with_gpu = cache(self._with_gpu)
-        self.by_threshold = cache(self._by_threshold)
-        self.static = cache(self._static)
         self._cpu = cache(self._cpu_profile)
         self._gpu = cache(self._gpu_profile)
         self._path = cache(self._unit_path)
+
+    def noted(self, find: Callable[[], T], *asked: Hashable) -> T:
+        """What was found when it was asked before; else it is found now, and noted."""
+        if asked not in self.notes:
+            self.notes[asked] = find()
+        return cast(T, self.notes[asked])
+
+    def with_card_over(self, cores: int) -> Study:
+        """The same study, of a card whose published speed-ups are over so many cores. Notes are shared."""
+        other = copy(self)
+        other._gpu_reference = cores
+        other._gpu = cache(other._gpu_profile)
+        return other
 
     def cpu(self, model: str, platform: str) -> LatencyProfile:
         """The modelled profile of a model on a platform."""
@@ -143,18 +139,23 @@ class Study:
         trial = self._trial(case)
         hint = floor or self._hint(case)
         qps = capacity_on_path(
-            lambda r: trial.meets(policy, r), hint, floor_qps=floor or None, tolerance=4e-3
+            lambda r: trial.meets(policy, r), hint, floor_qps=floor or None, tolerance=TOLERANCE
         )
         return trial.found(policy, qps) if qps else Found(batch, offload_above, 0.0)
+
+    def curve(self, case: Case) -> tuple[Found, ...]:
+        """Every batch size on the CPU alone."""
+        return self.noted(lambda: self._curve(case), "curve", case)
 
     def _curve(self, case: Case) -> tuple[Found, ...]:
         sizes = sorted({*(FEW_BATCHES if self.quick else BATCHES), self.static_batch(case), 1000})
         return tuple(self.score(case, b) for b in sizes)
 
-    def _static(self, case: Case) -> Found:
+    def static(self, case: Case) -> Found:
         return next(f for f in self.curve(case) if f.batch_size == self.static_batch(case))
 
-    def _tuned(self, case: Case) -> Found:
+    def tuned(self, case: Case) -> Found:
+        """The best of the first climb."""
         return max(self.curve(case), key=lambda f: f.qps)
 
     def as_good(self, case: Case) -> tuple[int, int]:
@@ -162,15 +163,41 @@ class Study:
         good = [f.batch_size for f in self.curve(case) if f.qps >= (1 - WITHIN) * self.tuned(case).qps]
         return min(good), max(good)
 
-    def _by_threshold(self, case: Case) -> tuple[Found, ...]:
+    def batch_rises(self, of: Case, to: Case) -> int:
+        """1 where every batch size that is as good as the best for the second case is greater than every one
+        for the first, -1 where it is less, 0 where one size is as good as the best for both."""
+        first, second = self.as_good(of), self.as_good(to)
+        return int(second[0] > first[1]) - int(second[1] < first[0])
+
+    def by_threshold(self, case: Case) -> tuple[Found, ...]:
         """The second climb: every threshold at the best batch size."""
         batch = self.tuned(replace(case, transfer=True)).batch_size
         limits = thresholds(1000)[:: 4 if self.quick else 1]
-        return tuple(self.score(case, batch, n) for n in limits)
+        return self.noted(
+            lambda: tuple(self.score(case, batch, n) for n in limits), "thresholds", self._gpu_reference, case
+        )
 
-    def _with_gpu(self, case: Case) -> Found:
+    def with_gpu(self, case: Case) -> Found:
         """The best of the second climb, or the CPU alone: a threshold that does not beat the best so far is
         given up after one run."""
+        return self.noted(lambda: self._with_gpu(case), "card", self._gpu_reference, case)
+
+    def threshold_rises(self, of: Case, to: Case) -> int:
+        """1 where the best threshold of the second case is greater, -1 where it is less, 0 where that of the
+        first is as good there: a difference that the search cannot resolve."""
+        first, second = self.with_gpu(of), self.with_gpu(to)
+        a, b = (1 << 30 if x.offload_above is None else x.offload_above for x in (first, second))
+        if a == b:
+            return 0
+        floor = (1 - WITHIN) * second.qps
+        asked = "as good", self._gpu_reference, of, to
+        same = self.noted(lambda: self._reaches(to, second.batch_size, first.offload_above, floor), *asked)
+        return 0 if same else (1 if b > a else -1)
+
+    def _reaches(self, case: Case, batch: int, offload_above: int | None, rate: float) -> bool:
+        return self._trial(case).meets(DeepRecSched(batch, offload_above), rate)
+
+    def _with_gpu(self, case: Case) -> Found:
         best = self.tuned(replace(case, transfer=True))
         for n in reversed(thresholds(1000)[:: 4 if self.quick else 1]):
             found = self.score(case, best.batch_size, n, floor=best.qps)
@@ -179,9 +206,14 @@ class Study:
 
     def quickest(self, case: Case, load: float) -> int:
         """The batch size of the least p95 at a share of the static capacity."""
+        return self.noted(lambda: self._quickest(case, load), "quickest", case, load)
+
+    def _quickest(self, case: Case, load: float) -> int:
         rate, trial = load * self.static(case).qps, self._trial(case)
         sizes = [x.batch_size for x in self.curve(case) if x.qps > rate]
-        return min(sizes, key=lambda b: trial.found(DeepRecSched(b), rate).p95_ms)
+        return min(
+            sizes or [self.tuned(case).batch_size], key=lambda b: trial.found(DeepRecSched(b), rate).p95_ms
+        )
 
     def _hint(self, case: Case) -> float:
         profile, cores = self.cpu(case.model, case.platform), self.specs[case.platform].cores
@@ -199,7 +231,7 @@ class Study:
 
         def score(batch: int) -> Found:
             policy = DeepRecSched(batch)
-            qps = capacity_on_path(lambda r: trial.meets(policy, r), hint, tolerance=4e-3)
+            qps = capacity_on_path(lambda r: trial.meets(policy, r), hint, tolerance=TOLERANCE)
             return trial.found(policy, qps) if qps else Found(batch, None, 0.0)
 
         found = {b: score(b) for b in sorted({*(FEW_BATCHES if self.quick else BATCHES[2:]), static, 1000})}
@@ -236,62 +268,3 @@ class Study:
             reference_cores=self._gpu_reference,
         )
         return profile, Tabulated(profile)
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One sample path on one node, at any rate.
-
-    Attributes:
-        unit_s: arrivals at one query a second; size: items.
-        target: to be met.
-        cpu, gpu: profiles, as they are and as tables.
-        cores: workers of the CPU; the accelerator has one.
-        seed: of the spread of times.
-    """
-
-    unit_s: NDArray[np.float64]
-    size: NDArray[np.int32]
-    target: Target
-    cpu: tuple[LatencyProfile, Tabulated]
-    gpu: tuple[LatencyProfile, Tabulated]
-    cores: int
-    seed: int
-
-    def log(self, policy: DeepRecSched, rate: float) -> RunLog:
-        at = self.unit_s / rate
-        away = policy.offload_above is not None
-        service = {CPU: self.cpu[1], GPU: self.gpu[1]} if away else self.cpu[1]
-        workers = {CPU: self.cores, GPU: 1} if away else self.cores
-        return run(
-            policy, at, self.size, service, workers, seed=self.seed, rate_qps=rate,
-            warmup_s=warmup_s(float(at[-1]), self.target),
-        )  # fmt: skip
-
-    def meets(self, policy: DeepRecSched, rate: float) -> bool:
-        """Whether the target is met with everything served, and no device is given more than it can do."""
-        log = self.log(policy, rate)
-        cpu_load, gpu_load = self.loads(policy, log)
-        if max(cpu_load, gpu_load) > 1 or not bool((log.status == 1).all()):
-            return False
-        latency = log.latency_s[log.measured]
-        return bool(np.count_nonzero(latency > self.target.latency_s) <= self.target.miss_rate * len(latency))
-
-    def loads(self, policy: DeepRecSched, log: RunLog) -> tuple[float, float]:
-        """Work brought over the time in which it came, of CPU and accelerator."""
-        span_s = float(log.arrival_s[-1])
-        gpu_s = 0.0
-        if policy.offload_above is not None:
-            times = self.gpu[1].quantiles(int(self.size.max()))[0, :, 0]
-            gpu_s = float(times[self.size[self.size > policy.offload_above]].sum())
-        return (log.busy_s - gpu_s) / (self.cores * span_s), gpu_s / span_s
-
-    def found(self, policy: DeepRecSched, rate: float) -> Found:
-        log = self.log(policy, rate)
-        cpu_load, gpu_load = self.loads(policy, log)
-        away = self.size > (policy.offload_above if policy.offload_above is not None else 1 << 30)
-        p95, p99 = np.quantile(log.latency_s[log.measured], (0.95, 0.99), method="inverted_cdf")
-        return Found(
-            policy.batch_size, policy.offload_above, rate, cpu_load, gpu_load,
-            float(self.size[away].sum() / self.size.sum()), 1e3 * float(p95), 1e3 * float(p99),
-        )  # fmt: skip

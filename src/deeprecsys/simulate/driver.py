@@ -7,7 +7,6 @@ here a started batch merely finishes after the service time that a profile, or a
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from heapq import heappop, heappush
 from math import inf, nan
@@ -194,7 +193,8 @@ class ProfileService:
             self._nearest[busy_workers] = level
         key = (level, batch_items)
         if key not in self._rows:
-            self._rows[key] = quantiles_at(self._curves[level], batch_items)
+            (found,) = quantiles_at(self._curves[level], [batch_items])
+            self._rows[key] = None if np.isnan(found).any() else found.tolist()
         row = self._rows[key]
         if row is None:
             return self._profile.seconds(batch_items, busy_workers, u)
@@ -203,21 +203,22 @@ class ProfileService:
         return row[i] if i + 1 >= len(row) else row[i] + (place - i) * (row[i + 1] - row[i])
 
 
-def quantiles_at(points: list[Point], batch: int) -> list[float] | None:
-    """The quantiles at a batch size; None where they do not follow linearly from the measured ones."""
-    if len(points) == 1:
-        return list(points[0].seconds)
+def quantiles_at(points: list[Point], batches: ArrayLike) -> NDArray[np.float64]:
+    """[batches, quantiles] at batch sizes; nan where they do not follow linearly from the measured ones."""
+    wanted = np.asarray(batches, np.int64)
     if len({len(p.seconds) for p in points}) > 1:
-        return None
-    sizes = [p.batch for p in points]
-    hi = min(max(bisect_left(sizes, batch), 1), len(points) - 1)
-    a, b = points[hi - 1], points[hi]
-    share = (batch - a.batch) / (b.batch - a.batch)
-    row = [s + share * (t - s) for s, t in zip(a.seconds, b.seconds, strict=True)]
+        return np.full((len(wanted), 1), np.nan)
+    seconds = np.array([p.seconds for p in points])
+    if len(points) == 1:
+        return np.repeat(seconds, len(wanted), axis=0)
+    sizes = np.array([p.batch for p in points])
+    hi = np.clip(np.searchsorted(sizes, wanted), 1, len(points) - 1)
+    share = (wanted - sizes[hi - 1]) / (sizes[hi] - sizes[hi - 1])
+    rows: NDArray[np.float64] = seconds[hi - 1] + share[:, None] * (seconds[hi] - seconds[hi - 1])
     # Beyond the measured sizes `seconds` never goes to nothing; where that could bind, leave it to it.
-    columns = zip(*(p.seconds for p in points), strict=True)
-    safe = all(r >= 0.1 * max(column) for r, column in zip(row, columns, strict=True))
-    return row if 0 <= share <= 1 or safe else None
+    safe = (rows >= 0.1 * seconds.max(axis=0)).all(axis=1)
+    rows[~(safe | ((share >= 0) & (share <= 1)))] = np.nan
+    return rows
 
 
 def checked_load(arrival_s: ArrayLike, size: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int32]]:

@@ -24,7 +24,6 @@ class Tabulated:
         self._levels = profile.busy_levels
         self._curves = [profile.curve(level) for level in self._levels]
         self._points = [len(curve[0].seconds) for curve in self._curves]
-        self._rows: list[list[list[float]]] = [[] for _ in self._levels]
         self._quantiles: NDArray[np.float64] | None = None
         self.host_s = profile.host_s
         self._by, self._of = 1.0, self  # slowed how much, and whose table it reads
@@ -60,22 +59,22 @@ class Tabulated:
         if self._of is not self:
             return self._by * self._of.quantiles(largest)
         if self._quantiles is None or self._quantiles.shape[1] <= largest:
-            widest = max(self._points)
-            for index in range(len(self._levels)):
-                rows = self._rows[index]
-                rows += [self._padded(index, b, widest) for b in range(len(rows), largest + 1)]
-            self._quantiles = np.array(self._rows, dtype=np.float64)
+            self._quantiles = np.zeros((len(self._levels), largest + 1, max(self._points)))
+            for index, rows in enumerate(self._quantiles):
+                self._fill(index, rows)
         return self._quantiles
 
-    def _padded(self, index: int, batch: int, width: int) -> list[float]:
-        if batch == 0:
-            return [0.0] * width
+    def _fill(self, index: int, rows: NDArray[np.float64]) -> None:
+        """[batches, quantiles] of a level, in place; one that has fewer quantiles repeats its last."""
         curve = self._curves[index]
-        row = quantiles_at(curve, batch)
-        if row is None:
-            constant = all(len(p.seconds) == 1 for p in curve)
-            row = [self._service(batch, self._levels[index], 0.0) if constant else np.nan]
-        return row + [row[-1]] * (width - len(row))
+        batches = np.arange(1, len(rows))
+        found = quantiles_at(curve, batches)
+        if all(len(p.seconds) == 1 for p in curve):
+            for b in batches[np.isnan(found[:, 0])]:
+                found[b - 1] = self._service(int(b), self._levels[index], 0.0)
+        width = found.shape[1]
+        rows[1:, :width] = found
+        rows[1:, width:] = found[:, -1:]
 
 
 class Tables(NamedTuple):

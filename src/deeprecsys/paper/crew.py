@@ -1,0 +1,119 @@
+"""The figures by all cores: what each needs of a model is found by worker processes, model by model."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from deeprecsys.paper import figure07, figure09, figure10, figure11, figure12, figure13, figure14, sensitivity
+from deeprecsys.paper.fleets import Fleets
+from deeprecsys.paper.published import MODELS
+from deeprecsys.paper.recipes import RECIPES
+from deeprecsys.paper.result import Result
+from deeprecsys.paper.study import Notes, Study
+
+Tell = Callable[[float, str], None]
+"""How far a step is, in [0, 1], and what is done."""
+
+
+def _handful(study: Study, model: str) -> None:
+    models = Fleets(study).models
+    if model in models:
+        figure07.distances(study, model)
+    if model == models[0]:
+        figure07.curves(study, model)
+
+
+def _day(study: Study, model: str) -> None:
+    if model in Fleets(study).models:
+        figure13.of_model(study, model)
+
+
+ASKS: Mapping[int, Callable[[Study, str], None]] = MappingProxyType({
+    7: _handful, 9: figure09.ask, 10: figure10.ask, 11: figure11.ask, 12: figure12.ask, 13: _day,
+    14: figure14.ask,
+})  # fmt: skip
+"""What a figure needs of one model. What is not asked for here, it finds itself: later, not otherwise."""
+
+
+class Crew:
+    """Worker processes with a study of their own, which tell what they found.
+
+    Args:
+        study: whose notes are completed.
+        pool: of the workers; without one, everything is left to the figures.
+    """
+
+    def __init__(self, study: Study, pool: ProcessPoolExecutor | None) -> None:
+        self._study, self._pool = study, pool
+
+    def prepare(self, figure: int, tell: Tell) -> None:
+        """Note all that a figure needs."""
+        if self._pool is None or figure not in ASKS:
+            return
+        notes = self._study.notes
+        jobs = {self._pool.submit(_ask, figure, m, notes): m for m in MODELS}
+        for found in _done(jobs, tell):
+            notes.update(found)
+
+    def make(self, figure: int, tell: Tell) -> tuple[Result, float]:
+        """A figure, and the seconds that it took."""
+        start = time.monotonic()
+        self.prepare(figure, tell)
+        return RECIPES[figure](self._study), time.monotonic() - start
+
+    def vary(self, quick: bool, tell: Tell) -> dict[str, dict[str, tuple[float, float]]]:
+        """The sensitivity to each part, in the order of the variants."""
+        if self._pool is None:
+            return sensitivity.vary(quick, tell)
+        names = sensitivity.names(quick)
+        jobs = {self._pool.submit(_vary, n): n for n in names}
+        found = dict(_done(jobs, tell))
+        return {n: found[n] for n in names}
+
+
+@contextmanager
+def crew(study: Study, workers: int | None = None) -> Iterator[Crew]:
+    """Workers for a study: one for each core, at most one for each model. One alone is this process."""
+    count = min(workers or len(os.sched_getaffinity(0)), len(MODELS))
+    if count == 1:
+        yield Crew(study, None)
+        return
+    spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    pool = ProcessPoolExecutor(count, spawn, _begin, (study.quick, study.profiles))
+    try:
+        yield Crew(study, pool)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _done(jobs: Mapping[Future[Any], str], tell: Tell) -> Iterator[Any]:
+    for i, job in enumerate(as_completed(jobs)):
+        tell(i / len(jobs), jobs[job])
+        yield job.result()
+
+
+_own: list[Study] = []
+"""A worker's study."""
+
+
+def _begin(quick: bool, profiles: Path | None) -> None:
+    _own.append(Study(quick=quick, profiles=profiles))
+
+
+def _ask(figure: int, model: str, notes: Notes) -> Notes:
+    (study,) = _own
+    study.notes.update(notes)
+    ASKS[figure](study, model)
+    return {asked: found for asked, found in study.notes.items() if asked not in notes}
+
+
+def _vary(name: str) -> tuple[str, dict[str, tuple[float, float]]]:
+    return name, sensitivity.one(name)

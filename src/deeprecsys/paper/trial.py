@@ -1,0 +1,96 @@
+"""One sample path on one node: what every capacity of the figures is found on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprecsys.core.policy import CPU, GPU, DeepRecSched
+from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.core.runlog import RunLog, warmup_s
+from deeprecsys.core.target import Target
+from deeprecsys.simulate.fast import run
+from deeprecsys.simulate.table import Tabulated
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An operating point and what it reaches.
+
+    Attributes:
+        batch_size, offload_above: its knobs.
+        qps: capacity; 0 where the target is met at no load.
+        cpu_load, gpu_load: utilisation there, in [0, 1].
+        gpu_share: share of all items that the accelerator scores.
+        p95_ms, p99_ms: at the capacity.
+    """
+
+    batch_size: int
+    offload_above: int | None
+    qps: float
+    cpu_load: float = 0.0
+    gpu_load: float = 0.0
+    gpu_share: float = 0.0
+    p95_ms: float = float("nan")
+    p99_ms: float = float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One sample path on one node, at any rate.
+
+    Attributes:
+        unit_s: arrivals at one query a second; size: items.
+        target: to be met.
+        cpu, gpu: profiles, as they are and as tables.
+        cores: workers of the CPU; the accelerator has one.
+        seed: of the spread of times.
+    """
+
+    unit_s: NDArray[np.float64]
+    size: NDArray[np.int32]
+    target: Target
+    cpu: tuple[LatencyProfile, Tabulated]
+    gpu: tuple[LatencyProfile, Tabulated]
+    cores: int
+    seed: int
+
+    def log(self, policy: DeepRecSched, rate: float) -> RunLog:
+        at = self.unit_s / rate
+        away = policy.offload_above is not None
+        service = {CPU: self.cpu[1], GPU: self.gpu[1]} if away else self.cpu[1]
+        workers = {CPU: self.cores, GPU: 1} if away else self.cores
+        return run(
+            policy, at, self.size, service, workers, seed=self.seed, rate_qps=rate,
+            warmup_s=warmup_s(float(at[-1]), self.target),
+        )  # fmt: skip
+
+    def meets(self, policy: DeepRecSched, rate: float) -> bool:
+        """Whether the target is met with everything served, and no device is given more than it can do."""
+        log = self.log(policy, rate)
+        cpu_load, gpu_load = self.loads(policy, log)
+        if max(cpu_load, gpu_load) > 1 or not bool((log.status == 1).all()):
+            return False
+        latency = log.latency_s[log.measured]
+        return bool(np.count_nonzero(latency > self.target.latency_s) <= self.target.miss_rate * len(latency))
+
+    def loads(self, policy: DeepRecSched, log: RunLog) -> tuple[float, float]:
+        """Work brought over the time in which it came, of CPU and accelerator."""
+        span_s = float(log.arrival_s[-1])
+        gpu_s = 0.0
+        if policy.offload_above is not None:
+            times = self.gpu[1].quantiles(int(self.size.max()))[0, :, 0]
+            gpu_s = float(times[self.size[self.size > policy.offload_above]].sum())
+        return (log.busy_s - gpu_s) / (self.cores * span_s), gpu_s / span_s
+
+    def found(self, policy: DeepRecSched, rate: float) -> Found:
+        log = self.log(policy, rate)
+        cpu_load, gpu_load = self.loads(policy, log)
+        away = self.size > (policy.offload_above if policy.offload_above is not None else 1 << 30)
+        p95, p99 = np.quantile(log.latency_s[log.measured], (0.95, 0.99), method="inverted_cdf")
+        return Found(
+            policy.batch_size, policy.offload_above, rate, cpu_load, gpu_load,
+            float(self.size[away].sum() / self.size.sum()), 1e3 * float(p95), 1e3 * float(p99),
+        )  # fmt: skip
