@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,14 +21,24 @@ from deeprecsys.node.node import Node, NodeConfig
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.published import GTX_1080_TI, device_profile
 from deeprecsys.simulate.table import Tabulated
-from deeprecsys.tune import HillClimb, Known, Settings, Sweep, batch_sizes, capacity, thresholds
-from deeprecsys.tune.by_model import Ranking
+from deeprecsys.tune import (
+    ConfirmSettings,
+    HillClimb,
+    Known,
+    Settings,
+    Sweep,
+    batch_sizes,
+    capacity,
+    thresholds,
+)
+from deeprecsys.tune.by_model import ModelSettings, Ranking, tune_by_model
 from deeprecsys.tune.on_path import TOLERANCE
 from deeprecsys.tune.search import UNREACHABLE
+from deeprecsys.tune.tuner import TuneSettings, tune
 from deeprecsys.workload.sizes import parse
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
-from tests.tune.fakes import drive
+from tests.tune.fakes import TARGET, Cliff, drive
 
 PROFILES = Path(__file__).parents[2] / "profiles"
 CORES, QUERIES = 4, 4_000
@@ -97,6 +108,60 @@ def test_a_threshold_that_was_never_run_is_never_returned(rates, alone, kind) ->
     if climb.best is not None:
         assert climb.best.policy in ran
         assert climb.best.qps == max(t.qps for t in climb.told)
+
+
+def landscape(kind: str, seed: int) -> Callable[[Policy], float]:
+    """Capacities by threshold: at random, falling from none, or rising to all away."""
+    rng = np.random.default_rng(seed)
+    rates = {n: float(r) for n, r in zip((None, *LIMITS), rng.uniform(50, 400, 1 + len(LIMITS)), strict=True)}
+    if kind == "fall":
+        rates = dict(zip((None, *LIMITS), np.linspace(400, 50, 1 + len(LIMITS)).tolist(), strict=True))
+    if kind == "rise":
+        rates = dict(zip((*LIMITS, None), np.linspace(400, 50, 1 + len(LIMITS)).tolist(), strict=True))
+    return lambda p: rates[p.describe()["offload_above"]] * (1.0 if p.describe()["batch_size"] > 100 else 0.8)
+
+
+SHORT = Settings(resolution=0.1, trial_s=1.5, budget_s=8.0)
+CASES = [("any", 1), ("any", 2), ("any", 3), ("fall", 0), ("rise", 0)]
+
+
+def searched() -> HillClimb:
+    return HillClimb([64, 250], LIMITS)
+
+
+@pytest.mark.parametrize(("kind", "seed"), CASES)
+@pytest.mark.parametrize("budget_s", [400.0, 30.0])
+def test_tuning_live_returns_no_threshold_that_never_ran(kind: str, seed: int, budget_s: float) -> None:
+    """With time for all, and with so little that the second climb is cut short."""
+    node = Cliff(landscape(kind, seed))
+    settings = TuneSettings(SHORT, budget_s, SHORT, ConfirmSettings(trial_s=2.0, rounds=2, most_rounds=2))
+    found = tune(node, TARGET, static=Static(250), search=searched(), hint_qps=200.0, settings=settings)
+    ran = {p for p, *_ in node.ran}
+    assert {t.policy for t in found.candidates} <= ran
+    assert found.tuned.policy in ran
+    assert found.complete == (budget_s > 100)
+    if found.complete:
+        assert any(p.describe()["offload_above"] is not None for p in ran), "the second climb was reached"
+    if (kind, found.complete) == ("rise", True):
+        assert found.tuned.policy.describe()["offload_above"] in LIMITS[:2]
+
+
+@pytest.mark.parametrize(("kind", "seed"), CASES)
+def test_tuning_by_model_returns_no_threshold_that_never_ran(kind: str, seed: int) -> None:
+    """Neither in virtual time nor live: what is returned was confirmed on the node."""
+    model, node = Cliff(landscape(kind, seed)), Cliff(landscape(kind, seed))
+    ranking = Ranking(lambda p, rate: summarise(model(p, rate, 10.0, 0), TARGET), TARGET, 200.0)
+    settings = ModelSettings(SHORT, ConfirmSettings(trial_s=2.0, rounds=2, most_rounds=2))
+    found = tune_by_model(
+        node, model, ranking, TARGET, static=Static(250), search=searched(), settings=settings
+    )
+    ranked, ran = ({p for p, *_ in where.ran} for where in (model, node))
+    assert {t.policy for t in found.candidates} <= ranked
+    assert found.tuned.policy in ran
+    assert ran <= ranked
+    assert any(p.describe()["offload_above"] is not None for p in ranked), "the second climb was reached"
+    if kind == "rise":
+        assert found.tuned.policy.describe()["offload_above"] in LIMITS[:2]
 
 
 def test_a_threshold_that_pays_nothing_leaves_all_on_the_cpu() -> None:

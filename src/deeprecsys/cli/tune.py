@@ -130,6 +130,8 @@ def tune_command(
             "threads": job.node.threads,
             "workers": node.workers,
         }
+        for point in filter(None, (result["static"], result["tuned"])):
+            point["energy"] = listener.energy(point)
         result["offline_qps"] = offline_qps(node, job, found.tuned.policy, hint)
         result |= prediction(profile, job, node.workers, found.tuned, gpu)
         if gpu:

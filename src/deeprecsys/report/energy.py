@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from deeprecsys.report import format as f
 from deeprecsys.report.machine import UNAVAILABLE
 
 POWERCAP = Path("/sys/class/powercap")
@@ -116,6 +117,38 @@ def per_watt(trials: Sequence[Mapping[str, Any]]) -> dict[str, float | str]:
     if not joules or not all(isinstance(j, float) for j in joules) or sum(joules) <= 0:
         return {"qps_per_watt": UNAVAILABLE}
     return {"qps_per_watt": sum(t["served"] for t in trials) / sum(joules)}
+
+
+def over(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The documents of several trials in one; None of none."""
+    if not trials:
+        return None
+    joules = [t["joules"] for t in trials]
+    known = all(isinstance(j, float) for j in joules)
+    return {
+        "seconds": sum(t["seconds"] for t in trials),
+        "joules": sum(joules) if known else UNAVAILABLE,
+        "served": sum(t["served"] for t in trials),
+        **per_watt(trials),
+    }
+
+
+def pairs(doc: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and words of the energy of a result: of its trial, or of its operating points."""
+    parts = {"": doc.get("extra"), "static ": doc.get("static"), "tuned ": doc.get("tuned")}
+    found = []
+    for name, part in parts.items():
+        spent = part.get("energy") if isinstance(part, Mapping) else None
+        if isinstance(spent, Mapping):
+            found.append((f"{name}energy", _words(spent)))
+    return found
+
+
+def _words(spent: Mapping[str, Any]) -> str:
+    if f.number(spent.get("qps_per_watt")) is None:
+        return UNAVAILABLE
+    watts = spent["joules"] / spent["seconds"] if spent.get("seconds") else None
+    return f"{f.figure(spent['qps_per_watt'])} queries/s per watt, {f.figure(watts)} W"
 
 
 def _nvml() -> Any:
