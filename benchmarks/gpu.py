@@ -77,7 +77,9 @@ def main() -> None:
         for level in LEVELS:
             for kind, command in commands(name, level, gpu).items():
                 file = RESULTS / f"gpu-{name}-{level}-{kind}.json"
-                if file.exists() and ("--again" not in sys.argv or "error" not in json.loads(file.read_text())):
+                if file.exists() and (
+                    "--again" not in sys.argv or "error" not in json.loads(file.read_text())
+                ):
                     continue
                 if time.monotonic() > until:
                     return left(gpu)

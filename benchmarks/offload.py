@@ -36,7 +36,6 @@ from deeprecsys.cli.setup import Job
 from deeprecsys.cli.virtual import Accelerators
 from deeprecsys.core.errors import NodeError, TargetUnreachableError, TrialsVoidError
 from deeprecsys.core.policy import DeepRecSched, Policy
-from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.report import format as f
 from deeprecsys.tune.capacity import CapacityResult, Settings, capacity
 from deeprecsys.tune.hill_climb import HillClimb
@@ -62,7 +61,11 @@ def main() -> None:
             continue
         try:
             known[name] = measure(name, quick)
-        except (TargetUnreachableError, TrialsVoidError, NodeError) as error:  # the others can still be measured, and this one by --more
+        except (
+            TargetUnreachableError,
+            TrialsVoidError,
+            NodeError,
+        ) as error:  # the others can still be measured, and this one by --more
             print(f"{name}: {error}", flush=True)
             continue
         print(row(name, known[name]), f"{known[name]['wall_s']:.0f} s", flush=True)
@@ -147,9 +150,7 @@ def duel(
     live: LiveTrials, job: Job, pair: tuple[Policy, Policy], hint: float, settings: Settings
 ) -> dict[str, Any]:
     """The climb's choice and the sweep's, side by side; the share of the latter's capacity that the former has."""
-    ours, theirs = side_by_side(
-        live, pair, job.target, hint_qps=hint, settings=settings, seed=DUEL_SEED
-    )
+    ours, theirs = side_by_side(live, pair, job.target, hint_qps=hint, settings=settings, seed=DUEL_SEED)
     share = (ours.capacity_qps or 0.0) / (theirs.capacity_qps or float("nan"))
     spread = hypot(half(ours), half(theirs))
     interval = [share * exp(-spread), share * exp(spread)]

@@ -40,7 +40,10 @@ LEVELS = ("low", "medium", "high")
 MACHINE, CORES, PROCESSES, QUERIES = "amd-avx2-2c", 2, 2, 20_000
 DEVICE_QUERIES = 2
 """Queries of the greatest size that a merged batch has room for."""
-BEYOND: dict[str, Callable[[int, int, int], Policy]] = {"merged": CoalescedOffload, "earliest": EarliestFinish}
+BEYOND: dict[str, Callable[[int, int, int], Policy]] = {
+    "merged": CoalescedOffload,
+    "earliest": EarliestFinish,
+}
 
 
 def main() -> None:

@@ -61,7 +61,12 @@ def side_by_side(
     def one(party: int) -> CapacityResult:
         try:
             return capacity(
-                turns.of(party, trial), policies[party], target, hint_qps=hint_qps, settings=settings, seed=seed
+                turns.of(party, trial),
+                policies[party],
+                target,
+                hint_qps=hint_qps,
+                settings=settings,
+                seed=seed,
             )
         finally:
             turns.leave(party)

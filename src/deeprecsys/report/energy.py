@@ -165,4 +165,6 @@ def _handle(nvml: Any, device: int) -> Any:
     """NVML's handle of a CUDA device: NVML numbers all GPUs, CUDA only those that it may see."""
     seen = [w.strip() for w in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if w.strip()]
     name = seen[device] if seen else str(device)
-    return nvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else nvml.nvmlDeviceGetHandleByUUID(name)
+    return (
+        nvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else nvml.nvmlDeviceGetHandleByUUID(name)
+    )

@@ -9,9 +9,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from deeprecsys.report import energy
+from deeprecsys.report import energy, tables, text
 from deeprecsys.report import format as f
-from deeprecsys.report import tables, text
 from deeprecsys.report.explain import explain, overview
 from deeprecsys.report.illustrate import Illustration
 from deeprecsys.report.machine import same_machine

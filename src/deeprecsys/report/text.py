@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf
 
-from deeprecsys.report import energy
+from deeprecsys.report import energy, tables
 from deeprecsys.report import format as f
 from deeprecsys.report import quality as quality_of
-from deeprecsys.report import tables
 from deeprecsys.report.tables import GAP, Document, Table, target
 from deeprecsys.report.warnings import simulated, warnings
 

@@ -1,7 +1,8 @@
 """The event loop of the fast path, compiled. Loads numba: imported where a trial is run.
 
 It repeats, in arrays, what `core.Dispatcher` decides for a fixed batch size and queries that go whole to a
-second device, alone or merged, and what `simulate.driver` does with it; tests/simulate/test_fast.py holds the three together, event for event.
+second device, alone or merged, and what `simulate.driver` does with it; tests/simulate/test_fast.py holds
+the three together, event for event.
 
 Running batches lie in one ring per device, by finish time. A new batch has the greatest number, so it
 goes behind those that finish at the same instant, and the ring's order is the driver's order of events.

@@ -33,11 +33,13 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 
 def test_several_workers_on_one_named_device_are_refused_before_anything_starts() -> None:
-    with pytest.raises(InputError, match="expected 1 where the engine names its device, got 2 of cuda:device=1"):
+    with pytest.raises(
+        InputError, match="expected 1 where the engine names its device, got 2 of cuda:device=1"
+    ):
         NodeConfig("ncf", gpu="cuda:device=1", gpus=2)
 
 
 @pytest.mark.parametrize("args", ["bf16,fast", "device=x", "device=-1", "fp32,tf32", "threads=2"])
 def test_other_arguments_are_refused(args: str) -> None:
-    with pytest.raises(InputError, match="expected .*device=N"):
+    with pytest.raises(InputError, match=r"expected .*device=N"):
         cuda_options(args)
