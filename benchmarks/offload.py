@@ -94,9 +94,9 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
         assert gpu is not None
         static = baseline(node, job).batch_size
         hint = saturation_qps(cpu, static, sample_sizes(job), node.workers)
-        sizes, limits = batch_sizes(cap, static), thresholds(cap)
+        sizes, limits = batch_sizes(cap, static), thresholds(cap, sample_sizes(job))
         if quick:
-            sizes, limits = sizes[-4:-1], limits[4::4]
+            sizes, limits = sizes[-4:-1], limits[3::3]
         live = LiveTrials(node, job)
         climb = HillClimb(sizes, limits)
         climbed_s = run(climb, live, job, hint, settings, seed=0)

@@ -70,7 +70,7 @@ def case(what: tuple[str, str, int]) -> dict[str, Any]:
     cpu = LatencyProfile.from_json(json.loads((ROOT / "profiles" / f"{MACHINE}-{name}.json").read_text()))
     gpu = Accelerators(device_profile(cpu, GTX_1080_TI))
     cap, static = job.workload.sizes.cap, job.baseline(CORES).batch_size
-    hint, limits = saturation_qps(cpu, static, sample_sizes(job), CORES), thresholds(cap)
+    hint, limits = saturation_qps(cpu, static, sample_sizes(job), CORES), thresholds(cap, sample_sizes(job))
     path = SamplePath(cpu, job.workload, CORES, job.target, queries, gpu)
     ranking = Ranking(path, job.target, hint)
     climb = HillClimb(batch_sizes(cap, static), limits)

@@ -33,7 +33,7 @@ from deeprecsys.tune import (
 )
 from deeprecsys.tune.by_model import ModelSettings, Ranking, tune_by_model
 from deeprecsys.tune.on_path import TOLERANCE
-from deeprecsys.tune.search import UNREACHABLE
+from deeprecsys.tune.search import MOVES, UNREACHABLE
 from deeprecsys.tune.tuner import TuneSettings, tune
 from deeprecsys.workload.sizes import parse
 from deeprecsys.workload.stream import Workload
@@ -41,45 +41,62 @@ from deeprecsys.zoo import model
 from tests.tune.fakes import TARGET, Cliff, drive
 
 PROFILES = Path(__file__).parents[2] / "profiles"
-CORES, QUERIES = 4, 4_000
+QUERIES = 4_000
 LIMITS = thresholds(1000)
 
 
 class Path1080:
-    """One sample path of a model on four cores and an emulated GTX 1080 Ti."""
+    """One sample path of a model on some cores and an emulated GTX 1080 Ti."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, cores: int) -> None:
+        self.cores = cores
         cpu = LatencyProfile.from_json(json.loads((PROFILES / f"amd-avx2-2c-{name}.json").read_text()))
         self.services = {CPU: Tabulated(cpu), GPU: Tabulated(device_profile(cpu, GTX_1080_TI))}
         self.target = Target(model(name).medium_target_ms / 1e3)
         rng = np.random.default_rng(7)
         self.unit = np.cumsum(rng.exponential(size=QUERIES))
         self.size = parse("production").of(rng.random(QUERIES), self.unit)
-        self.hint = CORES / cpu.seconds(139, CORES)
+        self.hint = cores / cpu.seconds(139, cores)
 
     def __call__(self, policy: Policy, rate_qps: float) -> Summary:
         arrivals = self.unit / rate_qps
         warm = warmup_s(float(arrivals[-1]), self.target)
-        workers = {CPU: CORES, GPU: 1}
+        workers = {CPU: self.cores, GPU: 1}
         log = run(policy, arrivals, self.size, self.services, workers, warmup_s=warm, rate_qps=rate_qps)
         return summarise(log, self.target)
 
 
-@pytest.mark.parametrize("name", ["wnd", "mt-wnd", "dlrm-rmc1", "dlrm-rmc3", "din"])
-def test_the_climbs_threshold_is_within_one_step_of_the_exhaustive_optimum(name: str) -> None:
-    path = Path1080(name)
-    static = Static.baseline(1000, CORES)
-    climb = HillClimb(batch_sizes(1000, static.batch_size), LIMITS)
+def test_steps_that_move_hardly_an_item_are_no_steps() -> None:
+    """They would look like the end of the climb: below the smallest query, and above nearly all."""
+    sizes = parse("production").of(np.random.default_rng(1).random(4000), np.arange(4000.0))
+    kept = thresholds(1000, sizes)
+    assert set(kept) < set(LIMITS)
+    assert kept[0] == 0
+    shares = [sizes[sizes > n].sum() / sizes.sum() for n in kept] + [0.0]
+    assert min(-np.diff(shares)) >= MOVES
+    assert thresholds(1000, np.full(10, 500, np.int32)) == (0,), "one size: all or none"
+
+
+CLIMBED = [("wnd", 4), ("mt-wnd", 4), ("dlrm-rmc1", 4), ("dlrm-rmc3", 4), ("din", 4), ("wnd", 2), ("ncf", 2)]
+"""On two cores the accelerator alone does more than they: the second climb begins on its plateau."""
+
+
+@pytest.mark.parametrize(("name", "cores"), CLIMBED)
+def test_the_climbs_threshold_is_within_one_step_of_the_exhaustive_optimum(name: str, cores: int) -> None:
+    path = Path1080(name, cores)
+    static = Static.baseline(1000, cores)
+    limits = thresholds(1000, path.size)
+    climb = HillClimb(batch_sizes(1000, static.batch_size), limits)
     Ranking(path, path.target, path.hint).finish(climb)
     best = climb.best
     assert best is not None
     assert isinstance(best.policy, DeepRecSched)
-    sweep = Sweep([DeepRecSched(best.policy.batch_size, n) for n in (None, *LIMITS)])
+    sweep = Sweep([DeepRecSched(best.policy.batch_size, n) for n in (None, *limits)])
     Ranking(path, path.target, path.hint).finish(sweep)
     optimum = sweep.best
     assert optimum is not None
     assert isinstance(optimum.policy, DeepRecSched)
-    ladder = [*LIMITS, None]  # None: all on the CPU, beyond the last threshold
+    ladder = [*limits, None]  # None: all on the CPU, beyond the last threshold
     found, exact = (ladder.index(p.offload_above) for p in (best.policy, optimum.policy))
     level = best.qps >= optimum.qps * (1 - 2 * TOLERANCE)  # on a plateau no threshold is nearer
     assert abs(found - exact) <= 1 or level, (best.policy, optimum.policy)
@@ -139,10 +156,10 @@ def test_tuning_live_returns_no_threshold_that_never_ran(kind: str, seed: int, b
     ran = {p for p, *_ in node.ran}
     assert {t.policy for t in found.candidates} <= ran
     assert found.tuned.policy in ran
-    assert found.complete == (budget_s > 100)
-    if found.complete:
+    assert found.complete or budget_s < 100
+    if budget_s > 100:
         assert any(p.describe()["offload_above"] is not None for p in ran), "the second climb was reached"
-    if (kind, found.complete) == ("rise", True):
+    if kind == "rise" and budget_s > 100:
         assert found.tuned.policy.describe()["offload_above"] in LIMITS[:2]
 
 

@@ -271,7 +271,7 @@ def sizes_of(job: Job, workers: int) -> tuple[int, ...]:
 
 def thresholds_of(job: Job) -> tuple[int, ...]:
     """The offload thresholds to try; none where there is no accelerator."""
-    return thresholds(job.workload.sizes.cap) if job.node.gpu else ()
+    return thresholds(job.workload.sizes.cap, sample_sizes(job)) if job.node.gpu else ()
 
 
 def accelerators(
