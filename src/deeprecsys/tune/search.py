@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.policy import CPU, DeepRecSched, Policy, Static
 
-
 MOVES = 0.04
 """Of all items: what a step of the threshold moves at least, or no live trial could tell it from noise."""
 
