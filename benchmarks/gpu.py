@@ -1,6 +1,7 @@
 """The CUDA engine on this machine's GPU: s(b) with its shares, floors, power, and tuning with the accelerator.
 
     python benchmarks/gpu.py --seconds 480    goes on where it stopped; run it until it says that all is measured
+    python benchmarks/gpu.py --again          also what failed before
     python benchmarks/gpu.py --smoke          one small model through the same code on the CPU; writes nothing
 
 Writes profiles/<gpu>-<model>.json (batch times, as `simulate` reads them; shares, floors and power under
@@ -20,14 +21,15 @@ import numpy as np
 import torch
 
 from common import RESULTS, ROOT, commit
+from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import CoalescedOffload
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.engine import Assembly, SliceView
 from deeprecsys.engine.cuda import DeviceEngine
 from deeprecsys.engine.eager import EagerEngine
+from deeprecsys.report.energy import Energy
 from deeprecsys.report.json_values import plain
 from deeprecsys.report.machine import machine_record
-from deeprecsys.report.power import GpuPower
 from deeprecsys.tune.profiler import quantiles_of
 from deeprecsys.zoo import model
 from deeprecsys.zoo.schema import Per, SparseInput
@@ -38,6 +40,7 @@ BATCHES = tuple(1 << k for k in range(13))
 LEVELS = ("low", "medium", "high")
 POOL = 16_384  # rows of each input: more than the largest batch, so that batches differ
 BATCH_S = 1.5  # seconds of batches at each size
+HANGS_S = 900.0  # of one call of the command line: three times what it usually takes
 BOUND = {"tf32": 5e-3, "bf16": 6e-2, "fp16": 1e-2}
 
 
@@ -62,14 +65,21 @@ def main() -> None:
         if time.monotonic() > until:
             return left(gpu)
         floors = floors or floors_of("cuda")
-        found = measured(name, "cuda", "tf32", BATCHES, BATCH_S, floors)
+        try:
+            found = measured(name, "cuda", "tf32", BATCHES, BATCH_S, floors)
+        except (InputError, RuntimeError) as error:  # tables too large for this GPU, or out of its memory
+            print(f"{name}: {error}", flush=True)
+            continue
+        torch.cuda.empty_cache()
         file.write_text(json.dumps(plain(found.to_json()), indent=1) + "\n")
         show(found)
     for name in MODELS:
         for level in LEVELS:
             for kind, command in commands(name, level, gpu).items():
                 file = RESULTS / f"gpu-{name}-{level}-{kind}.json"
-                if file.exists():
+                if file.exists() and (
+                    "--again" not in sys.argv or "error" not in json.loads(file.read_text())
+                ):
                     continue
                 if time.monotonic() > until:
                     return left(gpu)
@@ -100,12 +110,16 @@ def commands(name: str, level: str, gpu: str) -> dict[str, list[str]]:
 
 def run(command: list[str], file: Any) -> None:
     """One call of the command line; its document, with the GPU's mean power meanwhile, goes to the file."""
-    with GpuPower() as power:
-        done = subprocess.run([sys.executable, "-m", "deeprecsys", *command, "--json", "-"],
-                              capture_output=True, text=True)  # fmt: skip
-    print(" ".join(command), "->", done.returncode, done.stderr.strip()[-200:])
-    document = json.loads(done.stdout) if done.returncode == 0 else {"error": done.stderr.strip()[-500:]}
-    about = {"commit": commit(), "date": time.strftime("%Y-%m-%d"), "gpu_watts": power.watts}
+    with Energy([0]) as spent:
+        try:
+            done = subprocess.run([sys.executable, "-m", "deeprecsys", *command, "--json", "-"],
+                                  capture_output=True, text=True, timeout=HANGS_S)  # fmt: skip
+            code, said = done.returncode, done.stderr.strip()[-500:]
+        except subprocess.TimeoutExpired:
+            code, said = 1, f"not done within {HANGS_S:.0f} s"
+    print(" ".join(command), "->", code, said[-200:], flush=True)
+    document = json.loads(done.stdout) if code == 0 else {"error": said}
+    about = {"commit": commit(), "date": time.strftime("%Y-%m-%d"), "gpu_watts": spent.gpu_watts}
     file.write_text(json.dumps({**about, "command": command, **document}, indent=1) + "\n")
 
 
@@ -163,7 +177,7 @@ def measured(
             engine.score([batch_of(a, batch, rng)])
         engine.took.clear()
         began = time.monotonic()
-        with GpuPower() as power:
+        with Energy([0] if device == "cuda" else []) as spent:
             while time.monotonic() - began < seconds or len(walls) < 20:
                 one = batch_of(a, batch, rng)
                 start = time.perf_counter()
@@ -177,7 +191,7 @@ def measured(
             "wall_s": float(np.median(walls)),
             "floor_s": floor_s,
             "fraction_of_floor": floor_s / float(took[3]),
-            "watts": power.watts,
+            "watts": spent.gpu_watts,
         }
     detail = {
         "shares": shares,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import exp, log
 from typing import Any
@@ -40,7 +39,7 @@ from deeprecsys.tune.hill_climb import HillClimb
 from deeprecsys.tune.search import batch_sizes
 from deeprecsys.tune.tuner import tune
 from deeprecsys.tune.work import saturation_qps
-from turns import Turns
+from turns import side_by_side
 
 MODELS = ("dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wnd", "mt-wnd", "din", "dien")
 CLIMB_S = {"dlrm-rmc2": 80.0}  # a target of 400 ms makes each trial long
@@ -114,26 +113,16 @@ def judge(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def duel(name: str, chosen: int, best: int) -> dict[str, Any]:
-    """The capacities of two batch sizes, searched at once, trial by trial in turn.
-
-    The best of a dozen noisy figures is a lucky one, and a machine drifts in the minutes of a sweep: only
-    side by side can two sizes be told apart.
-    """
+    """The capacities of two batch sizes side by side."""
     job = job_of(name)
     settings = replace(Settings.live(job.target), budget_s=DUEL_S * DUEL_FACTOR.get(name, 1), resolution=0.02)
-    with Node(job.node) as node, ThreadPoolExecutor(2) as pool:
+    with Node(job.node) as node:
         hint = 0.8 * quick_hint_qps(node, job, best)
-        turns = Turns(2)
-
-        def one(party: int) -> CapacityResult:
-            trial = turns.of(party, LiveTrials(node, job))
-            try:
-                policy = DeepRecSched((chosen, best)[party])
-                return capacity(trial, policy, job.target, hint_qps=hint, settings=settings, seed=2)
-            finally:
-                turns.leave(party)
-
-        ours, theirs = (found.to_json() for found in pool.map(one, range(2)))
+        policies = [DeepRecSched(chosen), DeepRecSched(best)]
+        found = side_by_side(
+            LiveTrials(node, job), policies, job.target, hint_qps=hint, settings=settings, seed=2
+        )
+    ours, theirs = (one.to_json() for one in found)
     share = ours["capacity_qps"] / theirs["capacity_qps"]
     return {"chosen": chosen, "best": best, "share": share, "ours": ours, "theirs": theirs}
 

@@ -1,124 +1,225 @@
 """The offload threshold against an emulated GTX 1080 Ti, live: the climb beside the exhaustive sweep.
 
-    python benchmarks/offload.py            all eight models at the medium target; about an hour
-    python benchmarks/offload.py --quick    one model, few thresholds, short trials
+    python benchmarks/offload.py [MODEL ...]     measure: four models by default, less than a quarter of an hour
+    python benchmarks/offload.py --more ...      only the models that are not measured yet
+    python benchmarks/offload.py --tables        only write the table from what was measured before
+    python benchmarks/offload.py --quick         one model, few sizes and thresholds, short trials; writes nothing
 
 The accelerator is emulated: batch times of this machine's eager engine over the published speed-ups, replayed
-in real time. In virtual time the policies that go beyond the threshold stand beside it, on the same path.
+in real time. Each model is measured on one node in one go: both climbs (batch size, then threshold), every
+threshold at the climb's batch size, with load that the climb never saw, and where the two choices differ, both
+once more side by side: the best of fifteen noisy figures is a lucky one. benchmarks/offload_virtual.py makes the
+same statement without noise. Keep the machine idle.
 """
 
 from __future__ import annotations
 
-import json
 import sys
+import time
 from dataclasses import replace
+from math import exp, hypot, log
 from typing import Any
 
-from common import ROOT, save
-from deeprecsys.cli.live import LiveTrials, accelerated, baseline, sample_sizes, start
-from deeprecsys.cli.predict import two_pools_bound
+from common import ROOT, load, put_in, save
+from deeprecsys.cli.live import (
+    LiveTrials,
+    accelerated,
+    baseline,
+    document,
+    measure_profile,
+    sample_sizes,
+    start,
+)
+from deeprecsys.cli.predict import offloaded_share, two_pools_bound
+from deeprecsys.cli.searching import tune_settings
 from deeprecsys.cli.setup import Job
-from deeprecsys.cli.virtual import Accelerators, SamplePath
-from deeprecsys.core.errors import TargetUnreachableError
-from deeprecsys.core.policy import CoalescedOffload, DeepRecSched, EarliestFinish, Policy
-from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.tune.by_model import Ranking
-from deeprecsys.tune.capacity import Settings, capacity
+from deeprecsys.cli.virtual import Accelerators
+from deeprecsys.core.errors import NodeError, TargetUnreachableError, TrialsVoidError
+from deeprecsys.core.policy import DeepRecSched, Policy
+from deeprecsys.report import format as f
+from deeprecsys.tune.capacity import CapacityResult, Settings, capacity
 from deeprecsys.tune.hill_climb import HillClimb
-from deeprecsys.tune.search import UNREACHABLE, Search, batch_sizes, thresholds
+from deeprecsys.tune.search import UNREACHABLE, Score, Search, batch_sizes, thresholds
 from deeprecsys.tune.sweep import Sweep
 from deeprecsys.tune.work import saturation_qps
-from models import MODELS
+from turns import side_by_side
+
+MODELS = ("dlrm-rmc1", "wnd", "din", "dien")
+"""The device is a little faster than a core, much faster, slower for small and faster for large batches."""
+TITLE = "GTX 1080 Ti"
+CLIMB_S, PROFILE_S, DUEL_S = 50.0, 12.0, 16.0
+SWEEP_SEED, DUEL_SEED = 1, 2  # not the climb's
+BOUND_QUERIES = 20_000
+LEVEL = 0.9
+"""Of the sweep's best: a choice more than a step away is level with it if its interval lies above this, up to 1
+and more."""
 
 
 def main() -> None:
     quick = "--quick" in sys.argv
-    found = {name: case(name, quick) for name in (MODELS[-1:] if quick else MODELS)}
-    for name, c in found.items():
-        print(f"{name:10} climb {c['climb']['offload_above']} ({c['climb']['qps']:.4g} QPS) sweep "
-              f"{c['sweep']['offload_above']} ({c['sweep']['qps']:.4g} QPS), steps apart {c['steps_apart']}, "
-              f"{c['fraction_of_two_pools']:.0%} of the two-pool bound (emulated GTX 1080 Ti)")  # fmt: skip
-    if not quick:
-        save("offload", {"emulated": True, "device": "GTX 1080 Ti", "models": found})
+    known = load("offload").get("models", {}) if {"--more", "--tables"} & set(sys.argv) else {}
+    names = [a for a in sys.argv[1:] if not a.startswith("-")] or list(MODELS[:1] if quick else MODELS)
+    for name in [] if "--tables" in sys.argv else names:
+        if name in known:
+            continue
+        try:
+            known[name] = measure(name, quick)
+        except (
+            TargetUnreachableError,
+            TrialsVoidError,
+            NodeError,
+        ) as error:  # the others can still be measured, and this one by --more
+            print(f"{name}: {error}", flush=True)
+            continue
+        print(row(name, known[name]), f"{known[name]['wall_s']:.0f} s", flush=True)
+        if not quick:
+            save("offload", {"emulated": True, "device": TITLE, "models": known})
+    if known and not quick:
+        put_in(ROOT / "docs" / "results.md", "offload", table(known))
 
 
-def case(name: str, quick: bool) -> dict[str, Any]:
-    cpu = LatencyProfile.from_json(json.loads((ROOT / "profiles" / f"amd-avx2-2c-{name}.json").read_text()))
-    job = Job.resolve(
-        model_name=name, rows_scale=0.01 if quick else 0.5, engine="eager", precision="fp32", threads=1, workers=None,
-        seed=0, locality="zipf:0.9", gpu="emulated:gtx-1080-ti",
+def job_of(name: str, quick: bool) -> Job:
+    """The model as it is measured here."""
+    return Job.resolve(
+        model_name=name, rows_scale=0.01 if quick else 0.5, engine="eager", precision="fp32", threads=1,
+        workers=None, seed=0, locality="zipf:0.9", gpu="emulated:gtx-1080-ti",
     )  # fmt: skip
-    limits = thresholds(job.workload.sizes.cap)
-    limits = limits[::4] if quick else limits
+
+
+def measure(name: str, quick: bool) -> dict[str, Any]:
+    """Everything about one model."""
+    began, job = time.monotonic(), job_of(name, quick)
+    cap = job.workload.sizes.cap
+    settings = tune_settings(job.target, 6.0 if quick else CLIMB_S).candidate
+    with start(job.on_cpu()) as node:
+        cpu = measure_profile(node, job, 2.0 if quick else PROFILE_S)
     with accelerated(job, cpu) as (ready, gpu), start(ready) as node:
         assert gpu is not None
-        static = baseline(node, job)
-        sizes = batch_sizes(job.workload.sizes.cap, static.batch_size)
-        sizes = sizes[6:8] if quick else sizes
-        hint = saturation_qps(cpu, static.batch_size, sample_sizes(job), node.workers)
-        settings = Settings.live(job.target)
-        settings = replace(settings, resolution=0.03, trial_s=0.5, budget_s=2.0) if quick else settings
+        static = baseline(node, job).batch_size
+        hint = saturation_qps(cpu, static, sample_sizes(job), node.workers)
+        sizes, limits = batch_sizes(cap, static), thresholds(cap, sample_sizes(job))
+        if quick:
+            sizes, limits = sizes[-4:-1], limits[3::3]
         live = LiveTrials(node, job)
         climb = HillClimb(sizes, limits)
-        search(climb, live, job, hint, settings)
+        climbed_s = run(climb, live, job, hint, settings, seed=0)
         assert climb.best is not None
-        size = climb.best.policy.describe()["batch_size"]
-        sweep = Sweep([DeepRecSched(size, n) for n in (None, *limits)])
-        search(sweep, live, job, hint, settings)
+        chosen = climb.best.policy
+        size = chosen.describe()["batch_size"]
+        sweep = Sweep([DeepRecSched(size, n) for n in (*limits, None)])
+        swept_s = run(sweep, live, job, climb.best.qps, settings, seed=SWEEP_SEED)
         assert sweep.best is not None
-        pools = Accelerators(gpu)
-        stream = job.workload.stream(hint, queries=20_000)
-        bound = two_pools_bound(cpu, node.workers, pools, stream, int(stream.size.max()), False)
-        ladder = [*limits, None]
-        steps = [ladder.index(s.best.policy.describe()["offload_above"]) for s in (climb, sweep) if s.best]
-        return {
-            "climb": point(climb),
-            "sweep": point(sweep),
-            "steps_apart": abs(steps[0] - steps[1]),
-            "trials": {"climb": len(climb.told), "sweep": len(sweep.told)},
-            "two_pools_qps": bound.rate_qps,
-            "fraction_of_two_pools": climb.best.qps / bound.rate_qps,
-            "virtual": virtual(
-                climb.best.policy, job, cpu, node.workers, pools, hint, 2_000 if quick else 20_000
-            ),
-        }
+        best = sweep.best.policy
+        found = None
+        if chosen != best:
+            fine = replace(Settings.live(job.target), resolution=0.02, budget_s=4.0 if quick else DUEL_S)
+            found = duel(live, job, (chosen, best), sweep.best.qps, fine)
+        about = document(node, job, gpu)
+        workers = node.workers
+    stream = job.workload.stream(hint, queries=BOUND_QUERIES)
+    bound = two_pools_bound(cpu, workers, Accelerators(gpu), stream, int(stream.size.max()), False)
+    return {
+        **about,
+        "profile": cpu.to_json(),
+        "climb": {**points(climb), "seconds": climbed_s},
+        "sweep": {**points(sweep), "seconds": swept_s},
+        "ladder": [*limits, None],
+        "duel": found,
+        "gpu_share": offloaded_share(chosen, stream),
+        "two_pools_qps": bound.rate_qps,
+        "wall_s": time.monotonic() - began,
+    }
 
 
-def search(search: Search, live: LiveTrials, job: Job, hint: float, settings: Settings) -> None:
-    """Run a search on the node to its end."""
+def run(search: Search, live: LiveTrials, job: Job, hint: float, settings: Settings, seed: int) -> float:
+    """Run a search on the node to its end; the seconds of its trials."""
+    seconds = 0.0
     while (policy := search.ask()) is not None:
         about = search.best.qps if search.best else 0.8 * hint
         try:
             found = capacity(
-                live, policy, job.target, hint_qps=about, settings=settings, floor_qps=search.floor_qps
-            )
+                live, policy, job.target, hint_qps=about, settings=settings, seed=seed,
+                floor_qps=search.floor_qps,
+            )  # fmt: skip
         except TargetUnreachableError:
             search.tell(policy, UNREACHABLE)
         else:
+            seconds += found.seconds
             search.tell(policy, found)
+    return seconds
 
 
-def point(search: Search) -> dict[str, Any]:
+def duel(
+    live: LiveTrials, job: Job, pair: tuple[Policy, Policy], hint: float, settings: Settings
+) -> dict[str, Any]:
+    """The climb's choice and the sweep's, side by side; the share of the latter's capacity that the former has."""
+    ours, theirs = side_by_side(live, pair, job.target, hint_qps=hint, settings=settings, seed=DUEL_SEED)
+    share = (ours.capacity_qps or 0.0) / (theirs.capacity_qps or float("nan"))
+    spread = hypot(half(ours), half(theirs))
+    interval = [share * exp(-spread), share * exp(spread)]
+    return {"share": share, "interval": interval, "ours": ours.to_json(), "theirs": theirs.to_json()}
+
+
+def half(found: CapacityResult) -> float:
+    """Half the interval of a capacity, relative."""
+    return log(found.high_qps / found.low_qps) / 2 if found.low_qps > 0 else float("inf")
+
+
+def points(search: Search) -> dict[str, Any]:
+    """A search's best and all that it was told."""
     assert search.best is not None
-    return {**search.best.policy.describe(), "qps": search.best.qps}
+    told = [{**t.policy.describe(), "qps": t.qps, **score_json(t.score)} for t in search.told]
+    return {**search.best.policy.describe(), "qps": search.best.qps, "points": told}
 
 
-def virtual(
-    best: Policy, job: Job, cpu: LatencyProfile, workers: int, gpu: Accelerators, hint: float, queries: int
-) -> dict[str, float]:
-    """Capacity on one path of the climb's point, with merging, and with the device chosen."""
-    known = best.describe()
-    size, above = known["batch_size"], known["offload_above"]
-    above = 2 * size if above is None else above
-    largest = job.workload.sizes.cap
-    policies: dict[str, Policy] = {
-        "all on the CPU": DeepRecSched(size),
-        "threshold": DeepRecSched(size, above),
-        "threshold, merged": CoalescedOffload(size, above, 2 * largest),
-        "earliest finish, merged": EarliestFinish(size, above, 2 * largest),
-    }
-    ranking = Ranking(SamplePath(cpu, job.workload, workers, job.target, queries, gpu), job.target, hint)
-    return {name: ranking.score(policy, None).capacity_qps or 0.0 for name, policy in policies.items()}
+def score_json(score: Score) -> dict[str, Any]:
+    """A score without its probes: every trial of thirty searches is more than anybody reads."""
+    return {k: v for k, v in score.to_json().items() if k != "probes"}
+
+
+def judged(r: dict[str, Any]) -> dict[str, Any]:
+    """How near the climb came: steps on the ladder of thresholds, and the duel's share with its interval."""
+    ladder = r["ladder"]
+    steps = abs(ladder.index(r["climb"]["offload_above"]) - ladder.index(r["sweep"]["offload_above"]))
+    share, interval = (r["duel"]["share"], r["duel"]["interval"]) if r["duel"] else (1.0, [1.0, 1.0])
+    level = "level" if interval[0] >= LEVEL else "undecided"  # an open interval reaches everything
+    verdict = "within one step" if steps <= 1 else level if interval[1] >= 1 else "no"
+    return {"steps": steps, "share": share, "interval": interval, "verdict": verdict}
+
+
+def row(name: str, r: dict[str, Any]) -> str:
+    """A model's row of the table."""
+    j, c, s = judged(r), r["climb"], r["sweep"]
+    alone = next(p["qps"] for p in s["points"] if p["offload_above"] is None)
+    low, high = j["interval"]
+    share = "the same" if not r["duel"] else f"{f.share(j['share'])} ({f.share(low)}–{f.share(high)})"
+    return (
+        f"| {name} | {c['batch_size']}, {above(c)}, {f.figure(c['qps'])} | {above(s)}, {f.figure(s['qps'])} | "
+        f"{j['steps']} | {share} | {j['verdict']} | {f.figure(alone)} | {f.share(r['gpu_share'])} | "
+        f"{f.share(c['qps'] / r['two_pools_qps'])} | {c['seconds']:.0f}, {s['seconds']:.0f} |"
+    )
+
+
+def above(point: dict[str, Any]) -> str:
+    return "none away" if point["offload_above"] is None else f"> {point['offload_above']}"
+
+
+def table(models: dict[str, Any]) -> str:
+    """The table, as Markdown."""
+    about = next(iter(models.values()))
+    head = (
+        "| model | climb: batch, away, QPS | sweep's best: away, QPS | steps apart | capacity reached, side by side | "
+        "within one step, or level | all on the CPU, QPS | items away | of the two-pool bound | climb, sweep: s |\n"
+        "|---|---|---|---|---|---|---|---|---|---|"
+    )
+    rows = "\n".join(row(name, models[name]) for name in models)
+    m = about["machine"]
+    where = (
+        f"The {TITLE} is emulated; the {about['workers']['cpu']} workers "
+        f" on the CPU are not: {m['cpu']}, {m['cores']} cores, engine eager fp32, sizes `production`, medium "
+        "target. `python benchmarks/offload.py` makes this table."
+    )  # fmt: skip
+    return f"{head}\n{rows}\n\n{where}"
 
 
 if __name__ == "__main__":

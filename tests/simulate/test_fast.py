@@ -18,8 +18,10 @@ from deeprecsys.core.policy import (
     CPU,
     GPU,
     Adaptive,
+    CoalescedOffload,
     Coalescing,
     DeepRecSched,
+    EarliestFinish,
     Placement,
     Plain,
     Static,
@@ -97,6 +99,10 @@ def trials(draw: st.DrawFn) -> dict[str, Any]:
         coarsest, finest = min(batch_size, LARGEST), draw(st.integers(1, batch_size))
         late = [kind(coarsest, min(finest, coarsest)) for kind in (Adaptive, Coalescing)]
         policy = draw(st.sampled_from([policy, Static(batch_size), *late]))
+    else:
+        merged = draw(st.integers(1, LARGEST))
+        away = [kind(batch_size, threshold, merged) for kind in (CoalescedOffload, EarliestFinish)]
+        policy = draw(st.sampled_from([policy, *away]))
     return {
         "policy": policy,
         "arrival_s": np.cumsum(np.array(gaps, dtype=np.float64)),
@@ -156,7 +162,12 @@ def test_late_cuts_are_equal_to_the_reference_on_a_long_heavy_trial(kind: type) 
     same(simulate_fast(**trial), simulate(**trial))
 
 
-def test_equal_to_the_reference_on_a_long_heavy_trial() -> None:
+@pytest.mark.parametrize(
+    "policy",
+    [DeepRecSched(32, 500), CoalescedOffload(32, 200, 2000), EarliestFinish(32, 100, 2000)],
+    ids=lambda p: p.describe()["policy"],
+)
+def test_equal_to_the_reference_on_a_long_heavy_trial(policy: Any) -> None:
     rng = np.random.default_rng(5)
     n = 20_000
     points = tuple(
@@ -166,7 +177,7 @@ def test_equal_to_the_reference_on_a_long_heavy_trial() -> None:
     )
     profile = LatencyProfile("x", points)
     trial: dict[str, Any] = {
-        "policy": DeepRecSched(32, 500),
+        "policy": policy,
         "arrival_s": np.cumsum(rng.exponential(1.6e-3, n)),
         "size": np.minimum(rng.lognormal(4.6, 0.9, n).astype(np.int32) + 1, 1000),
         "service": profile,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,55 +21,82 @@ from deeprecsys.node.node import Node, NodeConfig
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.published import GTX_1080_TI, device_profile
 from deeprecsys.simulate.table import Tabulated
-from deeprecsys.tune import HillClimb, Known, Settings, Sweep, batch_sizes, capacity, thresholds
-from deeprecsys.tune.by_model import Ranking
+from deeprecsys.tune import (
+    ConfirmSettings,
+    HillClimb,
+    Known,
+    Settings,
+    Sweep,
+    batch_sizes,
+    capacity,
+    thresholds,
+)
+from deeprecsys.tune.by_model import ModelSettings, Ranking, tune_by_model
 from deeprecsys.tune.on_path import TOLERANCE
-from deeprecsys.tune.search import UNREACHABLE
+from deeprecsys.tune.search import MOVES, UNREACHABLE
+from deeprecsys.tune.tuner import TuneSettings, tune
 from deeprecsys.workload.sizes import parse
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
-from tests.tune.fakes import drive
+from tests.tune.fakes import TARGET, Cliff, drive
 
 PROFILES = Path(__file__).parents[2] / "profiles"
-CORES, QUERIES = 4, 4_000
+QUERIES = 4_000
 LIMITS = thresholds(1000)
 
 
 class Path1080:
-    """One sample path of a model on four cores and an emulated GTX 1080 Ti."""
+    """One sample path of a model on some cores and an emulated GTX 1080 Ti."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, cores: int) -> None:
+        self.cores = cores
         cpu = LatencyProfile.from_json(json.loads((PROFILES / f"amd-avx2-2c-{name}.json").read_text()))
         self.services = {CPU: Tabulated(cpu), GPU: Tabulated(device_profile(cpu, GTX_1080_TI))}
         self.target = Target(model(name).medium_target_ms / 1e3)
         rng = np.random.default_rng(7)
         self.unit = np.cumsum(rng.exponential(size=QUERIES))
         self.size = parse("production").of(rng.random(QUERIES), self.unit)
-        self.hint = CORES / cpu.seconds(139, CORES)
+        self.hint = cores / cpu.seconds(139, cores)
 
     def __call__(self, policy: Policy, rate_qps: float) -> Summary:
         arrivals = self.unit / rate_qps
         warm = warmup_s(float(arrivals[-1]), self.target)
-        workers = {CPU: CORES, GPU: 1}
+        workers = {CPU: self.cores, GPU: 1}
         log = run(policy, arrivals, self.size, self.services, workers, warmup_s=warm, rate_qps=rate_qps)
         return summarise(log, self.target)
 
 
-@pytest.mark.parametrize("name", ["wnd", "mt-wnd", "dlrm-rmc1", "dlrm-rmc3", "din"])
-def test_the_climbs_threshold_is_within_one_step_of_the_exhaustive_optimum(name: str) -> None:
-    path = Path1080(name)
-    static = Static.baseline(1000, CORES)
-    climb = HillClimb(batch_sizes(1000, static.batch_size), LIMITS)
+def test_steps_that_move_hardly_an_item_are_no_steps() -> None:
+    """They would look like the end of the climb: below the smallest query, and above nearly all."""
+    sizes = parse("production").of(np.random.default_rng(1).random(4000), np.arange(4000.0))
+    kept = thresholds(1000, sizes)
+    assert set(kept) < set(LIMITS)
+    assert kept[0] == 0
+    shares = [sizes[sizes > n].sum() / sizes.sum() for n in kept] + [0.0]
+    assert min(-np.diff(shares)) >= MOVES
+    assert thresholds(1000, np.full(10, 500, np.int32)) == (0,), "one size: all or none"
+
+
+CLIMBED = [("wnd", 4), ("mt-wnd", 4), ("dlrm-rmc1", 4), ("dlrm-rmc3", 4), ("din", 4), ("wnd", 2), ("ncf", 2)]
+"""On two cores the accelerator alone does more than they: the second climb begins on its plateau."""
+
+
+@pytest.mark.parametrize(("name", "cores"), CLIMBED)
+def test_the_climbs_threshold_is_within_one_step_of_the_exhaustive_optimum(name: str, cores: int) -> None:
+    path = Path1080(name, cores)
+    static = Static.baseline(1000, cores)
+    limits = thresholds(1000, path.size)
+    climb = HillClimb(batch_sizes(1000, static.batch_size), limits)
     Ranking(path, path.target, path.hint).finish(climb)
     best = climb.best
     assert best is not None
     assert isinstance(best.policy, DeepRecSched)
-    sweep = Sweep([DeepRecSched(best.policy.batch_size, n) for n in (None, *LIMITS)])
+    sweep = Sweep([DeepRecSched(best.policy.batch_size, n) for n in (None, *limits)])
     Ranking(path, path.target, path.hint).finish(sweep)
     optimum = sweep.best
     assert optimum is not None
     assert isinstance(optimum.policy, DeepRecSched)
-    ladder = [*LIMITS, None]  # None: all on the CPU, beyond the last threshold
+    ladder = [*limits, None]  # None: all on the CPU, beyond the last threshold
     found, exact = (ladder.index(p.offload_above) for p in (best.policy, optimum.policy))
     level = best.qps >= optimum.qps * (1 - 2 * TOLERANCE)  # on a plateau no threshold is nearer
     assert abs(found - exact) <= 1 or level, (best.policy, optimum.policy)
@@ -97,6 +125,60 @@ def test_a_threshold_that_was_never_run_is_never_returned(rates, alone, kind) ->
     if climb.best is not None:
         assert climb.best.policy in ran
         assert climb.best.qps == max(t.qps for t in climb.told)
+
+
+def landscape(kind: str, seed: int) -> Callable[[Policy], float]:
+    """Capacities by threshold: at random, falling from none, or rising to all away."""
+    rng = np.random.default_rng(seed)
+    rates = {n: float(r) for n, r in zip((None, *LIMITS), rng.uniform(50, 400, 1 + len(LIMITS)), strict=True)}
+    if kind == "fall":
+        rates = dict(zip((None, *LIMITS), np.linspace(400, 50, 1 + len(LIMITS)).tolist(), strict=True))
+    if kind == "rise":
+        rates = dict(zip((*LIMITS, None), np.linspace(400, 50, 1 + len(LIMITS)).tolist(), strict=True))
+    return lambda p: rates[p.describe()["offload_above"]] * (1.0 if p.describe()["batch_size"] > 100 else 0.8)
+
+
+SHORT = Settings(resolution=0.1, trial_s=1.5, budget_s=8.0)
+CASES = [("any", 1), ("any", 2), ("any", 3), ("fall", 0), ("rise", 0)]
+
+
+def searched() -> HillClimb:
+    return HillClimb([64, 250], LIMITS)
+
+
+@pytest.mark.parametrize(("kind", "seed"), CASES)
+@pytest.mark.parametrize("budget_s", [400.0, 30.0])
+def test_tuning_live_returns_no_threshold_that_never_ran(kind: str, seed: int, budget_s: float) -> None:
+    """With time for all, and with so little that the second climb is cut short."""
+    node = Cliff(landscape(kind, seed))
+    settings = TuneSettings(SHORT, budget_s, SHORT, ConfirmSettings(trial_s=2.0, rounds=2, most_rounds=2))
+    found = tune(node, TARGET, static=Static(250), search=searched(), hint_qps=200.0, settings=settings)
+    ran = {p for p, *_ in node.ran}
+    assert {t.policy for t in found.candidates} <= ran
+    assert found.tuned.policy in ran
+    assert found.complete or budget_s < 100
+    if budget_s > 100:
+        assert any(p.describe()["offload_above"] is not None for p in ran), "the second climb was reached"
+    if kind == "rise" and budget_s > 100:
+        assert found.tuned.policy.describe()["offload_above"] in LIMITS[:2]
+
+
+@pytest.mark.parametrize(("kind", "seed"), CASES)
+def test_tuning_by_model_returns_no_threshold_that_never_ran(kind: str, seed: int) -> None:
+    """Neither in virtual time nor live: what is returned was confirmed on the node."""
+    model, node = Cliff(landscape(kind, seed)), Cliff(landscape(kind, seed))
+    ranking = Ranking(lambda p, rate: summarise(model(p, rate, 10.0, 0), TARGET), TARGET, 200.0)
+    settings = ModelSettings(SHORT, ConfirmSettings(trial_s=2.0, rounds=2, most_rounds=2))
+    found = tune_by_model(
+        node, model, ranking, TARGET, static=Static(250), search=searched(), settings=settings
+    )
+    ranked, ran = ({p for p, *_ in where.ran} for where in (model, node))
+    assert {t.policy for t in found.candidates} <= ranked
+    assert found.tuned.policy in ran
+    assert ran <= ranked
+    assert any(p.describe()["offload_above"] is not None for p in ranked), "the second climb was reached"
+    if kind == "rise":
+        assert found.tuned.policy.describe()["offload_above"] in LIMITS[:2]
 
 
 def test_a_threshold_that_pays_nothing_leaves_all_on_the_cpu() -> None:

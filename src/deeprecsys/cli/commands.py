@@ -16,6 +16,7 @@ from deeprecsys.cli.live import (
     document,
     measure_profile,
     quick_hint_qps,
+    run_trial,
     start,
 )
 from deeprecsys.cli.output import emit, report_on, run_directory, summary_document, write_json
@@ -155,7 +156,7 @@ def bench(
         policy = given_policy(node, job, policy_name, batch_size, offload_above)
         recording = Recording() if out or trace_out else None
         with Bar(f"{job.node.model}: {stream.rate_qps:g} queries/s") as bar:
-            log = node.run(policy, stream, job.target, TickHooks(bar.set), recording)
+            log = run_trial(node, job, policy, stream, TickHooks(bar.set), recording)
         summary = summarise(log, job.target)
         about = {**document(node, job, gpu), **policy.describe()}
         found = {**about, **summary_document(summary), "extra": log.extra}

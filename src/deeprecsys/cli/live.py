@@ -21,13 +21,16 @@ from deeprecsys.cli.setup import Job
 from deeprecsys.core.policy import GPU, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog, Status, summarise
+from deeprecsys.engine.placement import CUDA
 from deeprecsys.node.cores import usable_cores
 from deeprecsys.node.node import Node
-from deeprecsys.node.trial import Recording
+from deeprecsys.node.trial import Hooks, Recording
+from deeprecsys.report.energy import Energy
 from deeprecsys.report.machine import machine_record
 from deeprecsys.simulate.fast import run
 from deeprecsys.tune.profiler import ProfilePlan, ProfileStep, profile
 from deeprecsys.tune.work import saturation_qps
+from deeprecsys.workload.stream import Stream
 
 SAMPLE = 4000  # sizes that stand for the distribution where an expectation is wanted
 OFFLINE_S = 3.0
@@ -81,6 +84,19 @@ class Keeper(Protocol):
         """A trial ended."""
 
 
+def run_trial(
+    node: Node, job: Job, policy: Policy, stream: Stream, hooks: Hooks | None, recording: Recording | None
+) -> RunLog:
+    """One trial, and under `extra["energy"]` what the machine took meanwhile."""
+    gpu = job.node.gpu
+    real = gpu is not None and gpu.partition(":")[0] == CUDA
+    with Energy(range(job.node.gpus) if real else ()) as spent:
+        log = node.run(policy, stream, job.target, hooks, recording)
+    served = int((log.status == Status.SERVED).sum())
+    log.extra["energy"] = spent.document(served, emulated=gpu is not None and not real)
+    return log
+
+
 class LiveTrials:
     """Runs trials of a job on a node. Calling it is `tune.Trial`."""
 
@@ -92,7 +108,7 @@ class LiveTrials:
         """One trial; raises KeyboardInterrupt where Ctrl-C ended it, for the tuner to end too."""
         stream = replace(self._job.workload, seed=seed).stream(rate_qps, duration_s=duration_s)
         recording = self._keeper.recording() if self._keeper else None
-        log = self._node.run(policy, stream, self._job.target, self._hooks, recording)
+        log = run_trial(self._node, self._job, policy, stream, self._hooks, recording)
         if self._keeper:
             self._keeper.keep(policy, log, recording)
         if log.extra["interrupted"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,7 @@ from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.core.target import Target
 from deeprecsys.node.trial import Recording
+from deeprecsys.report.energy import over
 from deeprecsys.report.rundir import RunWriter
 from deeprecsys.report.text import knobs
 from deeprecsys.tune.capacity import Settings
@@ -69,6 +71,7 @@ class Listener:
         self._note = ""
         self._found: list[CapacityDone] = []
         self._trials = self._queries = self._voids = 0
+        self._energy: dict[str, list[dict[str, Any]]] = {"static": [], "tuned": []}
 
     def __enter__(self) -> Listener:
         return self
@@ -115,12 +118,15 @@ class Listener:
         return Recording() if self._out and self._phase == "confirm" else None
 
     def keep(self, policy: Policy, log: RunLog, recording: Recording | None) -> None:
-        """Put a trial's raw records into the run directory."""
+        """Put a trial's raw records into the run directory; of one that confirms, remember the energy."""
+        known = policy.describe()
+        role = "static" if known["policy"] == "static" else "tuned"
+        if self._phase == "confirm" and "energy" in log.extra:
+            self._energy[role].append(log.extra["energy"])
         if self._out is None:
             return
-        known = policy.describe()
         if self._phase == "confirm":
-            name = known["role"] = "static" if known["policy"] == "static" else "tuned"
+            name = known["role"] = role
         else:
             size = f"-b{known['batch_size']}" if known["batch_size"] else ""
             name = f"{self._phase or 'probe'}{size}"
@@ -130,6 +136,10 @@ class Listener:
         done_s = self._spent_s - self._phase_began_s + share * self._trial_s
         label = f"{self._phase}: {self._note}" if self._phase else self._note
         self._bar.set(min(done_s / self._budget_s, 1.0) if self._budget_s else 0.0, label)
+
+    def energy(self, policy: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """What the trials took that confirmed an operating point, given as in the JSON of `tune`."""
+        return over(self._energy["static" if policy["policy"] == "static" else "tuned"]) if policy else None
 
     def cost(self) -> dict[str, Any]:
         """Trials, seconds and queries so far."""

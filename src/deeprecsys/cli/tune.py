@@ -130,6 +130,8 @@ def tune_command(
             "threads": job.node.threads,
             "workers": node.workers,
         }
+        for point in filter(None, (result["static"], result["tuned"])):
+            point["energy"] = listener.energy(point)
         result["offline_qps"] = offline_qps(node, job, found.tuned.policy, hint)
         result |= prediction(profile, job, node.workers, found.tuned, gpu)
         if gpu:
@@ -269,7 +271,7 @@ def sizes_of(job: Job, workers: int) -> tuple[int, ...]:
 
 def thresholds_of(job: Job) -> tuple[int, ...]:
     """The offload thresholds to try; none where there is no accelerator."""
-    return thresholds(job.workload.sizes.cap) if job.node.gpu else ()
+    return thresholds(job.workload.sizes.cap, sample_sizes(job)) if job.node.gpu else ()
 
 
 def accelerators(

@@ -18,6 +18,7 @@ from deeprecsys.core.policy import CPU, GPU, Policy
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.engine.isa import DEFAULT, deaf
+from deeprecsys.engine.placement import one_each
 from deeprecsys.node.closed_loop import measure_batches
 from deeprecsys.node.cores import (
     awake,
@@ -79,11 +80,12 @@ class NodeConfig:
             raise InputError(f"workers: expected at least 1, got {self.workers}")
         if self.gpus < 1:
             raise InputError(f"gpus: expected at least 1, got {self.gpus}")
+        assert len(self.accelerators) == (self.gpus if self.gpu else 0)  # or it cannot be told which
 
     @property
     def accelerators(self) -> tuple[str, ...]:
         """The engine of each `gpu` worker."""
-        return (self.gpu,) * self.gpus if self.gpu else ()
+        return one_each(self.gpu, self.gpus) if self.gpu else ()
 
 
 class Node:

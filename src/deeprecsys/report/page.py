@@ -9,8 +9,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from deeprecsys.report import energy, tables, text
 from deeprecsys.report import format as f
-from deeprecsys.report import tables, text
 from deeprecsys.report.explain import explain, overview
 from deeprecsys.report.illustrate import Illustration
 from deeprecsys.report.machine import same_machine
@@ -264,6 +264,7 @@ def _beside(view: View) -> list[Facts]:
     found = [
         Facts("Limits", tuple((n, v) for n, v in text.context(doc) if v != f.NONE)),
         Facts("Cost of the search", tuple(text.costs(doc))),
+        Facts("Energy", tuple(energy.pairs(doc))),
     ]
     return [facts for facts in found if facts.pairs]
 

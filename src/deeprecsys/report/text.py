@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf
 
+from deeprecsys.report import energy, tables
 from deeprecsys.report import format as f
 from deeprecsys.report import quality as quality_of
-from deeprecsys.report import tables
 from deeprecsys.report.tables import GAP, Document, Table, target
 from deeprecsys.report.warnings import simulated, warnings
 
@@ -71,6 +71,7 @@ def trial(doc: Document) -> list[tuple[str, str]]:
         *found,
         ("lateness p99", f.with_unit(f.ms(doc.get("lateness_p99_ms")), "ms, of the load source")),
         ("offline rate", f.with_unit(f.figure(doc.get("offline_qps")), "queries/s")),
+        *energy.pairs(doc),
     ]
 
 
@@ -118,7 +119,7 @@ def tune(doc: Document) -> str:
         str(setups) if setups else "",
         str(tried) if tried else "",
         _pairs(quality_of.pairs(doc)),
-        _pairs(context(doc)),
+        _pairs(context(doc) + energy.pairs(doc)),
         cost(doc),
         where(doc),
         cautions(doc),

@@ -10,7 +10,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from deeprecsys.core.dispatcher import Dispatcher, Limits
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import CPU, GPU, Adaptive, Coalescing, DeepRecSched, Policy, Static
+from deeprecsys.core.policy import (
+    CPU,
+    GPU,
+    Adaptive,
+    CoalescedOffload,
+    Coalescing,
+    DeepRecSched,
+    EarliestFinish,
+    Policy,
+    Static,
+)
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.simulate.driver import (
@@ -32,6 +42,8 @@ _NEVER = int(np.iinfo(np.int32).max)
 
 _LONGEST_TABLE = 1 << 14
 """Items of the largest batch that is worth a table of times."""
+
+COMPILED = (Static, DeepRecSched, CoalescedOffload, EarliestFinish, Adaptive, Coalescing)
 
 Services = Service | LatencyProfile | Mapping[str, Service | LatencyProfile]
 
@@ -66,8 +78,8 @@ def run(
     """One trial in virtual time, by the compiled path where it applies and by the reference driver elsewhere.
 
     Arguments, result and errors are those of `simulate.driver.simulate`, and so is every number. Compiled
-    are `Static`, `DeepRecSched`, `Adaptive` and `Coalescing` over latency profiles, unobserved. Whoever
-    runs many trials with one profile wraps it once, in `Tabulated`.
+    are the policies of `COMPILED` over latency profiles, unobserved. Whoever runs many trials with one
+    profile wraps it once, in `Tabulated`.
     """
     job = None if observe else _job(policy, arrival_s, size, service, workers, limits, rate_qps)
     if job is not None:
@@ -111,9 +123,9 @@ def simulate_fast(
     job = _job(policy, arrival_s, size, service, workers, limits, rate_qps)
     if job is None:
         raise InputError(
-            "compiled path: expected Static, DeepRecSched, Adaptive or Coalescing over latency profiles "
-            f"that have one number of quantiles, got {policy.describe()['policy']} "
-            f"over {type(service).__name__}"
+            f"compiled path: expected one of {', '.join(kind.__name__ for kind in COMPILED)} over latency "
+            f"profiles that have one number of quantiles, got {policy.describe()['policy']} over "
+            f"{type(service).__name__}"
         )
     return _run(job, seed, warmup_s, keep_batches)
 
@@ -128,7 +140,7 @@ def _job(
     rate_qps: float | None,
 ) -> _Job | None:
     """The trial as the compiled path sees it; None where it cannot run it."""
-    if type(policy) not in (Static, DeepRecSched, Adaptive, Coalescing):
+    if type(policy) not in COMPILED:
         return None
     arrivals, sizes = checked_load(arrival_s, size)
     counts = {CPU: workers} if isinstance(workers, int) else dict(workers)
@@ -144,12 +156,12 @@ def _job(
         services.append(times if isinstance(times, Tabulated) else Tabulated(times))
     if isinstance(policy, Adaptive | Coalescing):
         return _late_cuts(policy, arrivals, sizes, services[0], counts, bounds, rate_qps)
-    assert isinstance(policy, Static | DeepRecSched)
+    assert isinstance(policy, Static | DeepRecSched | CoalescedOffload | EarliestFinish)
     return _fixed(policy, arrivals, sizes, services, counts, bounds, rate_qps)
 
 
 def _fixed(
-    policy: Static | DeepRecSched,
+    policy: Static | DeepRecSched | CoalescedOffload | EarliestFinish,
     arrivals: NDArray[np.float64],
     sizes: NDArray[np.int32],
     services: list[Tabulated],
@@ -157,24 +169,29 @@ def _fixed(
     limits: Limits,
     rate_qps: float,
 ) -> _Job | None:
-    offload_above = policy.offload_above if isinstance(policy, DeepRecSched) else None
-    above = _NEVER if offload_above is None else min(offload_above, _NEVER)
+    known = policy.describe()
+    above = _NEVER if known["offload_above"] is None else min(known["offload_above"], _NEVER)
+    merged = min(known.get("device_batch", 0), int(sizes.sum(dtype=np.int64)))
+    predict = isinstance(policy, EarliestFinish)
     # A batch size beyond every query changes nothing, and keeps sums within 64 bits.
     batch_size = min(policy.batch_size, _NEVER)
     largest = int(sizes.max(initial=1))
-    used = (workers[CPU], workers[GPU] if offload_above is not None else 0)
-    tables = stack(services, used[: len(services)], (min(largest, batch_size), largest)[: len(services)])
-    if not _covers(tables, _lengths(sizes, batch_size)):
+    longest = max(largest, merged)
+    if merged > _LONGEST_TABLE:
+        return None
+    used = (workers[CPU], workers[GPU] if len(services) > 1 else 0)
+    tables = stack(services, used[: len(services)], (min(largest, batch_size), longest)[: len(services)])
+    if not _covers(tables, range(1, longest + 1) if merged else _lengths(sizes, batch_size)):
         return None
     parts = -(-sizes // batch_size)
 
     def loop(load: kernel.Load, times: kernel.Service, kept: kernel.Batches) -> tuple[float, int]:
         from deeprecsys.simulate import kernel
 
-        most = limits.queries, _most_items(limits)
-        return kernel.run(load, times, kept, used, batch_size, above, *most)
+        most = limits.slices, limits.queries, _most_items(limits)
+        return kernel.run(load, times, kept, used, batch_size, above, merged, predict, *most)
 
-    most_batches = int(np.where(sizes > above, 1, parts).sum())
+    most_batches = int((parts if predict else np.where(sizes > above, 1, parts)).sum())
     return _Job(arrivals, sizes, workers, tables, most_batches, loop, rate_qps)
 
 

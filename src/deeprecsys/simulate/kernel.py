@@ -1,7 +1,8 @@
 """The event loop of the fast path, compiled. Loads numba: imported where a trial is run.
 
-It repeats, in arrays, what `core.Dispatcher` decides for a fixed batch size and a size threshold, and
-what `simulate.driver` does with it; tests/simulate/test_fast.py holds the three together, event for event.
+It repeats, in arrays, what `core.Dispatcher` decides for a fixed batch size and queries that go whole to a
+second device, alone or merged, and what `simulate.driver` does with it; tests/simulate/test_fast.py holds
+the three together, event for event.
 
 Running batches lie in one ring per device, by finish time. A new batch has the greatest number, so it
 goes behind those that finish at the same instant, and the ring's order is the driver's order of events.
@@ -11,25 +12,17 @@ step or two, at worst as many as there are workers. The line needs no order but 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-F = TypeVar("F", bound=Callable[..., object])
+from deeprecsys.simulate.compiled import compiled
+from deeprecsys.simulate.earliest import LEARNT, goes_away, learn
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 SERVED, SHED = 1, 2  # core.runlog.Status
-
-
-def compiled(function: F) -> F:
-    """`function`, compiled; the code is kept on disk where there is a place for it."""
-    try:
-        return cast(F, njit(cache=True, nogil=True)(function))
-    except RuntimeError:  # a read-only installation and no home directory: compile in every process
-        return cast(F, njit(nogil=True)(function))
 
 
 class Load(NamedTuple):
@@ -126,13 +119,18 @@ def run(
     workers: tuple[int, int],
     batch_size: int,
     offload_above: int,
+    device_batch: int,
+    predict: bool,
+    most_slices: int,
     most_queries: int,
     most_items: int,
 ) -> tuple[float, int]:
     """Follow every query to its end; fills `load` (and `kept`); returns worker-seconds and number of batches.
 
-    A query of more than `offload_above` items goes to device 1, uncut. Lines are bounded as in
-    `core.dispatcher.Limits`. Arrays of two devices are flat: that of device 1 follows that of device 0.
+    A query of more than `offload_above` items goes to device 1, uncut; with `predict` only where it will be
+    done sooner there. Device 1 merges what waits up to `device_batch` items, 0 for one query at a time; of
+    such a batch `kept.query` is the first. Lines are bounded as in `core.dispatcher.Limits`.
+    Arrays of two devices are flat: that of device 1 follows that of device 0.
     One loop and few helpers: arrays that cross a call are counted, which costs as much as the event.
     """
     arrival, size, start, finish, status, left = load
@@ -145,7 +143,10 @@ def run(
         ring *= 2
     ring_finish, ring_worker = np.zeros(2 * ring), np.zeros(2 * ring, np.int64)  # by finish time
     head, tail = np.zeros(2, np.int64), np.zeros(2, np.int64)  # of the rings; the difference is running
-    runs, number = np.zeros(2 * k, np.int64), np.zeros(2 * k, np.int64)  # a worker's query and batch
+    # A worker's query, or of device 1 the place in line of its first, and how many; and its batch.
+    runs, many, number = np.zeros(2 * k, np.int64), np.zeros(2 * k, np.int64), np.zeros(2 * k, np.int64)
+    began, holds = np.zeros(2 * k), np.zeros(2 * k, np.int64)  # of its batch: the start, the items
+    learnt = np.zeros(LEARNT)
     ended = np.full(2 * k, -np.inf)  # when a worker's last batch did
     idle, idle_top = np.zeros(2 * k, np.int64), np.array(workers)  # stacks: worker 0 starts first
     for d in range(2):
@@ -153,8 +154,8 @@ def run(
             idle[d * k + i] = workers[d] - 1 - i
     line = np.zeros((2 if workers[1] else 1) * n, np.int32)  # queries
     line_head, line_tail = np.zeros(2, np.int64), np.zeros(2, np.int64)
-    part, last_of = np.zeros(2, np.int64), np.zeros(2, np.int64)  # of the line's first query: next slice,
-    base, longer = np.zeros(2, np.int64), np.zeros(2, np.int64)  # its last; items, how many have one more
+    part, last_of = 0, 0  # of the CPU line's first query: next slice, its last;
+    base, longer = 0, 0  # items of a slice, how many have one more
     waiting = np.zeros(2, np.int64)  # items
     batch, opened, q, busy_s = 0, 0, 0, 0.0
     while True:
@@ -174,14 +175,26 @@ def run(
             ended[device * k + worker] = now
             idle[device * k + idle_top[device]] = worker
             idle_top[device] += 1
-            done = runs[device * k + worker]
-            left[done] -= 1
-            if left[done] == 0:
-                finish[done], status[done] = now, SERVED
-                opened -= 1
+            if predict:
+                learn(learnt, device, holds[device * k + worker], now - began[device * k + worker])
+            if device == 0:
+                done = runs[worker]
+                left[done] -= 1
+                if left[done] == 0:
+                    finish[done], status[done] = now, SERVED
+                    opened -= 1
+            else:
+                for i in range(runs[k + worker], runs[k + worker] + many[k + worker]):
+                    done = line[n + i]
+                    left[done] = 0
+                    finish[done], status[done] = now, SERVED
+                opened -= many[k + worker]
         elif q < n:
             now, items = due, size[q]
             device = 1 if items > offload_above else 0
+            if predict and device == 1:
+                away = goes_away(learnt, items, batch_size, workers, idle_top, waiting)
+                device = 1 if away else 0
             waits = idle_top[device] == 0  # then only is there a line
             if opened >= most_queries or (waits and waiting[device] + items > most_items):
                 status[q] = SHED
@@ -198,19 +211,32 @@ def run(
         while idle_top[device] > 0 and line_head[device] < line_tail[device]:
             idle_top[device] -= 1
             worker = idle[device * k + idle_top[device]]
-            query = line[device * n + line_head[device]]
-            p = part[device]
-            if p == 0:  # cut it, as core.query.cut does; none of it is scored, so `left` is all
-                start[query] = now
-                base[device] = size[query] // left[query]
-                longer[device] = size[query] - base[device] * left[query]
-                last_of[device] = left[query] - 1
-            items = base[device] + (1 if p < longer[device] else 0)
-            if p == last_of[device]:
-                line_head[device] += 1
-                part[device] = 0
+            at = line_head[device]
+            query = line[device * n + at]
+            if device == 1:
+                items, taken = 0, 0
+                while line_head[1] < line_tail[1] and taken < most_slices:
+                    following = line[n + line_head[1]]
+                    if taken > 0 and items + size[following] > device_batch:
+                        break
+                    start[following] = now
+                    items += size[following]
+                    line_head[1] += 1
+                    taken += 1
+                runs[k + worker], many[k + worker] = at, taken
             else:
-                part[device] = p + 1
+                if part == 0:  # cut it, as core.query.cut does; none of it is scored, so `left` is all
+                    start[query] = now
+                    base = size[query] // left[query]
+                    longer = size[query] - base * left[query]
+                    last_of = left[query] - 1
+                items = base + (1 if part < longer else 0)
+                if part == last_of:
+                    line_head[0] += 1
+                    part = 0
+                else:
+                    part += 1
+                runs[worker] = query
             waiting[device] -= items
             kind = 2 * device + (1 if ended[device * k + worker] < now else 0)
             level = level_of[kind, tail[device] - head[device] + 1]
@@ -218,7 +244,9 @@ def run(
             u = draws[batch] if spread else 0.0
             took = quantile(times, row, points[kind, level] - 1, u)
             busy_s += took
-            runs[device * k + worker], number[device * k + worker] = query, batch
+            number[device * k + worker] = batch
+            if predict:
+                began[device * k + worker], holds[device * k + worker] = now, items
             enter(
                 ring_finish,
                 ring_worker,

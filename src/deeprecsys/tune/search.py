@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deeprecsys.core.policy import CPU, DeepRecSched, Policy, Static
+
+MOVES = 0.04
+"""Of all items: what a step of the threshold moves at least, or no live trial could tell it from noise."""
 
 
 class Score(Protocol):
@@ -133,11 +139,25 @@ def batch_sizes(largest_query: int, static: int | None = None) -> tuple[int, ...
     return tuple(sorted(set(apart) | fixed))
 
 
-def thresholds(largest_query: int) -> tuple[int, ...]:
-    """The offload thresholds to try: 0 (all queries), then by half octaves up to the largest query."""
+def thresholds(largest_query: int, sizes: NDArray[np.int32] | None = None) -> tuple[int, ...]:
+    """The offload thresholds to try: 0 (all queries), then by half octaves up to the largest query.
+
+    With a sample of query sizes, those are left out that move less than `MOVES` of all items from one
+    device to the other, counted from the threshold before, or leave less than that on the accelerator.
+    Where nothing moves, the rate does not rise either, and the climb would take that for its end.
+    """
     least = max(largest_query // 64, 1)
-    sizes = {round(least * 2 ** (k / 2)) for k in range(13)}
-    return (0, *sorted(s for s in sizes if s < largest_query))
+    steps = sorted({round(least * 2 ** (k / 2)) for k in range(13)})
+    ladder = [0, *(s for s in steps if s < largest_query)]
+    if sizes is None:
+        return tuple(ladder)
+    items = np.bincount(sizes, weights=sizes, minlength=largest_query + 1)
+    upto = np.cumsum(items) / items.sum()
+    kept = [0]
+    for s in ladder[1:]:
+        if upto[s] - upto[kept[-1]] >= MOVES and 1 - upto[s] >= MOVES:
+            kept.append(s)
+    return tuple(kept)
 
 
 def batch_size_of(policy: Policy) -> int | None:

@@ -132,5 +132,5 @@ def test_without_cuda_the_engine_says_so() -> None:
         pytest.skip("a CUDA device is here")
     with pytest.raises(InputError, match="engine cuda: expected a CUDA device"):
         build("cuda:bf16", assembly("ncf"))
-    with pytest.raises(InputError, match=r"expected PRECISION\[,compile\], got 'bf16,fast'"):
+    with pytest.raises(InputError, match=r"expected \[PRECISION\]\[,compile\]\[,device=N\], got 'bf16,fast'"):
         build("cuda:bf16,fast", assembly("ncf"))

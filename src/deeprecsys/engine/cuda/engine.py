@@ -18,6 +18,7 @@ from deeprecsys.engine.cuda.passes import MOST_SLICES, Piece, passes, slices_tog
 from deeprecsys.engine.cuda.programs import FLAG, SCORES, Network, program, scores_of
 from deeprecsys.engine.cuda.queues import Mark, queues
 from deeprecsys.engine.cuda.tables import DeviceTables, free_bytes
+from deeprecsys.engine.placement import CudaOptions, cuda_options
 from deeprecsys.engine.protocol import Assembly, SliceView
 from deeprecsys.zoo.networks import initialise
 from deeprecsys.zoo.schema import Per
@@ -91,7 +92,10 @@ class DeviceEngine:
         torch.set_num_threads(assembly.threads)
         where = torch.device(device)
         if where.type == "cuda":
+            # Pinned memory, kernels in Triton's language and captures go by the current device.
+            torch.cuda.set_device(where)
             torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+            torch.backends.cudnn.allow_tf32 = precision == "tf32"  # DIEN's recurrent layer is cuDNN's
         schema, dtype = assembly.model.schema, DTYPES[precision]
         self._schema, self._inputs = schema, assembly.inputs
         tables = DeviceTables(schema, assembly.tables, where, dtype, free or free_bytes(where))
@@ -117,6 +121,7 @@ class DeviceEngine:
         self._slot = 0
         self.took: list[Took] | None = [] if timed else None
         if where.type == "cuda":
+            torch.cuda.synchronize(where)  # tables and weights are written by another stream
             self._capture()
 
     def score(self, slices: Sequence[SliceView]) -> None:
@@ -253,17 +258,30 @@ class DeviceEngine:
 
 
 class CudaEngine(DeviceEngine):
-    """`cuda`, or `cuda:PRECISION[,compile]`: the engine on this process's first GPU.
+    """`cuda`, or `cuda:[PRECISION][,compile][,device=N]`: the engine on one of this process's GPUs.
 
     Raises:
-        InputError: there is no CUDA device, or as `DeviceEngine`.
+        InputError: there is no such CUDA device, or as `DeviceEngine`.
     """
 
     def __init__(self, assembly: Assembly, args: str = "") -> None:
-        words = [w for w in args.split(",") if w]
-        extra = words[1:]
-        if extra not in ([], ["compile"]):
-            raise InputError(f"engine cuda: expected PRECISION[,compile], got {args!r}")
-        if not torch.cuda.is_available():
-            raise InputError("engine cuda: expected a CUDA device and torch built for it, got none")
-        super().__init__(assembly, "cuda", precision=words[0] if words else None, compiled=bool(extra))
+        options = cuda_options(args)
+        super().__init__(
+            assembly,
+            cuda_device(options, torch.cuda.device_count()),
+            precision=options.precision,
+            compiled=options.compiled,
+        )
+
+
+def cuda_device(options: CudaOptions, count: int) -> str:
+    """The device that the options name, of `count` that there are.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if not count:
+        raise InputError("engine cuda: expected a CUDA device and torch built for it, got none")
+    if options.device >= count:
+        raise InputError(f"engine cuda: expected a device below {count}, got device {options.device}")
+    return f"cuda:{options.device}"

@@ -63,9 +63,9 @@ class FusedGather:
         dim = self._block.dim
         shape = (inputs, rows, lookups, dim) if self._apart else (inputs, rows, dim)
         out = torch.empty(shape, dtype=dtype, device=ids.device)
-        step = min(triton.next_power_of_2(each), AT_ONCE)
+        step, width = min(triton.next_power_of_2(each), AT_ONCE), triton.next_power_of_2(dim)
         launch: Any = _pool[(inputs * bags,)]
         launch(ids, self._table, self._first, self._last, flag, out, bags, each, self._scale,
-               dim=dim, width=triton.next_power_of_2(dim), at_once=step,
-               num_warps=max(1, min(4, step * dim // 256)))  # fmt: skip
+               dim=dim, width=width, at_once=step,
+               num_warps=max(1, min(4, step * width // 256)))  # fmt: skip
         return out
