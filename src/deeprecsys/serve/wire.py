@@ -1,0 +1,280 @@
+"""uvicorn's HTTP protocol, except that a large body goes from the socket into one piece of memory.
+
+The usual way hands a body on in pieces, and each is copied by the loop, the parser, the connection's buffer, the
+message and the join. Where a large body's length is told, only its beginning goes that way: it holds the
+request's head. Then reading rests until the application has made up its mind, and what is left is read into the
+application's own memory, past the parser; the parser after it is a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import socket
+import struct
+import termios
+from typing import Any, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from deeprecsys.serve.errors import GoneError
+
+EXTENSION = "deeprecsys.coming"
+"""Where a request's scope has its `Coming`, among the extensions."""
+LARGE_BYTES = 1 << 16
+WAKE_BYTES = 1 << 20
+"""As much of a body as the kernel is to collect before it wakes us."""
+
+
+class Coming:
+    """A large body of known length on its way.
+
+    Attributes:
+        length: as the client told it; size: bytes that are here, in `pieces` or in the memory given to `into`.
+    """
+
+    def __init__(self, wire: Wire, length: int) -> None:
+        self._wire, self.length, self.size = wire, length, 0
+        self.pieces: list[bytes] = []
+        self._left: memoryview | None = None
+        self._lost = False
+        self._waiting: asyncio.Future[None] | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.size == self.length
+
+    async def next(self, patience_s: float) -> None:
+        """Wait for another piece.
+
+        Raises:
+            GoneError; TimeoutError: none came.
+        """
+        self._wire.go_on()
+        async with asyncio.timeout(patience_s):
+            await self._change()
+
+    async def into(self, memory: memoryview, patience_s: float) -> None:
+        """Have all of the body in some memory of its length.
+
+        Raises:
+            GoneError; TimeoutError: nothing has come for so long.
+        """
+        at = 0
+        for piece in self.pieces:
+            memory[at : at + len(piece)] = piece
+            at += len(piece)
+        self.pieces = []
+        if self.complete:
+            return
+        self._left = memory[at:]
+        self._wire.divert(self)
+        seen = self.size
+        try:
+            while not self.complete:
+                try:
+                    async with asyncio.timeout(patience_s):
+                        await self._change()
+                except TimeoutError:
+                    here = self.size + self._wire.unread()
+                    if here <= seen:
+                        raise
+                    seen = here
+        finally:
+            self._left = None
+            self._wire.take_back()
+
+    async def _change(self) -> None:
+        if self._lost:
+            raise GoneError
+        self._waiting = asyncio.get_running_loop().create_future()
+        await self._waiting
+        if self._lost:
+            raise GoneError
+
+    def add(self, piece: bytes) -> None:
+        """A piece came through the parser."""
+        self.pieces.append(piece)
+        self.size += len(piece)
+        self.wake()
+
+    def left(self) -> memoryview:
+        """Where the next bytes go."""
+        assert self._left is not None
+        return self._left
+
+    def read(self, count: int) -> None:
+        """So many bytes came past the parser."""
+        assert self._left is not None
+        self._left = self._left[count:]
+        self.size += count
+        if self.complete:
+            self.wake()
+
+    def lose(self) -> None:
+        self._lost = True
+        self.wake()
+
+    def wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+
+class Wire(HttpToolsProtocol):
+    """One connection. A request of the usual kind sees nothing of what is added here."""
+
+    _coming: Coming | None = None
+    _diverted = False
+    _low_water = 1
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._joined = _Joined(transport)
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self.cycle.transport = cast(asyncio.Transport, self._joined)
+        length = _length(self.headers)
+        if length > LARGE_BYTES and not self.pipeline and not self.parser.should_upgrade():
+            self._coming = Coming(self, length)
+            cast(dict[str, Any], self.scope)["extensions"] = {EXTENSION: self._coming}
+
+    def on_body(self, body: bytes) -> None:
+        if self._coming is None:
+            super().on_body(body)
+        else:
+            self._coming.add(body)
+
+    def on_message_complete(self) -> None:
+        self._coming = None
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._joined.flush()
+        self._coming = None  # what was not read of a body is read by the parser, and dropped
+        super().on_response_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._coming is not None and not self.transport.is_closing():
+            self.flow.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        coming, self._coming = self._coming, None
+        super().connection_lost(exc)
+        if coming is not None:
+            coming.lose()
+
+    # What a `Coming` asks.
+    def go_on(self) -> None:
+        """Read on; a client that waits to be told so is told."""
+        if self.cycle.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.cycle.waiting_for_100_continue = False
+        self.flow.resume_reading()
+
+    def divert(self, coming: Coming) -> None:
+        """Read the rest of a body past the parser."""
+        self._diverted = True
+        self.transport.set_protocol(_Rest(self, coming))
+        self.wake_at(coming)
+        self.go_on()
+
+    def wake_at(self, coming: Coming) -> None:
+        """Let the kernel collect what is left of a body, up to a limit, before it wakes us."""
+        self._set_low_water(min(coming.length - coming.size, WAKE_BYTES))
+
+    def rest_came(self) -> None:
+        """A body that was read past the parser is complete."""
+        self.take_back()
+        self.parser = httptools.HttpRequestParser(self)
+        with contextlib.suppress(AttributeError):  # as uvicorn sets it; older parsers have no such method
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.on_message_complete()
+
+    def take_back(self) -> None:
+        """What comes next goes through the parser again."""
+        if self._diverted:
+            self._diverted, self._coming = False, None
+            self._set_low_water(1)
+            if not self.transport.is_closing():
+                self.transport.set_protocol(self)
+
+    def unread(self) -> int:
+        """Bytes that the kernel has for us."""
+        with contextlib.suppress(OSError, ValueError):
+            raw = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, b"\0" * 4)
+            return int(struct.unpack("i", raw)[0])
+        return 0
+
+    def _set_low_water(self, count: int) -> None:
+        if count != self._low_water and not self.transport.is_closing():
+            self._low_water = count
+            with contextlib.suppress(OSError):  # then it wakes us more often
+                sock = self.transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+
+
+class _Joined:
+    """A connection on which an answer's head leaves with its body: two writes are two system calls."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self._head = transport, b""
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines((head, data))
+        elif data.startswith(b"HTTP/1.1 1"):
+            self._transport.write(data)
+        else:
+            self._head = data
+
+    def flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+
+class _Rest(asyncio.BufferedProtocol):
+    """Reads the rest of one body; all else is the wire's."""
+
+    def __init__(self, wire: Wire, coming: Coming) -> None:
+        self._wire, self._coming = wire, coming
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._coming.left()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._coming.read(nbytes)
+        if self._coming.complete:
+            self._wire.rest_came()
+        else:
+            self._wire.wake_at(self._coming)
+
+    def eof_received(self) -> None:
+        self._wire.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wire.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._wire.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._wire.resume_writing()
+
+
+def _length(headers: list[tuple[bytes, bytes]]) -> int:
+    """What Content-Length says; 0 where it says nothing that can be counted on."""
+    for name, value in headers:
+        if name == b"content-length":
+            return int(value) if value.isdigit() and len(value) <= 18 else 0
+    return 0
