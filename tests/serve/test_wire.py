@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import socket
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+import uvloop
 
 from deeprecsys.serve import body as bodies
 from deeprecsys.serve.backend import Reason
@@ -26,9 +28,9 @@ WIDE = Schema(tables=(Table("ads", 1000, 4),), inputs=(DenseInput("dense", 6000)
 PATH = "/v2/models/wide/infer"
 
 
-@pytest.fixture(scope="module")
-def served_wide() -> Iterator[Running]:
-    found = start(StandIn.of(wide=WIDE))
+@pytest.fixture(scope="module", params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def served_wide(request: pytest.FixtureRequest) -> Iterator[Running]:
+    found = start(StandIn.of(wide=WIDE), request.param)
     yield found
     found.end()
     assert not found.thread.is_alive()
@@ -171,13 +173,18 @@ def test_a_client_that_goes_away_within_its_body_leaves_nothing(
 ) -> None:
     taken = watched(monkeypatch)
     head, raw, _ = query()
-    s = connect(wide)
-    s.sendall(request(head, raw) + (head + raw)[:sent])
-    if sent:
-        wait_for(lambda: taken.began)
-    s.close()
-    if sent:
-        wait_for(lambda: taken.now == 0)
+    with closing(connect(wide)) as s:
+        s.sendall(request(head, raw) + (head + raw)[:sent])
+        wait_for(lambda: asked(wide) == 1)
+        if sent > len(head):
+            wait_for(lambda: taken.began)
+    wait_for(lambda: asked(wide) == 0)
+    assert taken.now == 0
+
+
+def asked(running: Running) -> int:
+    """Requests that the server is at."""
+    return sum("run_asgi" in repr(t.get_coro()) for t in asyncio.all_tasks(running.loop))
 
 
 def test_a_large_body_that_stops_is_given_up(wide: Running, monkeypatch: pytest.MonkeyPatch) -> None:
