@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from deeprecsys.serve.backend import Reason, RefusedError
 from deeprecsys.serve.errors import GoneError, RequestError, SlowError, TooLargeError
-from deeprecsys.serve.wire import EXTENSION, Coming
+from deeprecsys.serve.wire import EXTENSION, Asked, Coming
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -18,9 +18,8 @@ ROOM_BYTES = 256 << 20
 """Of all bodies that are being read at a time."""
 KEPT_BYTES = 64 << 20
 """Of memory that is kept to be used again: fresh memory costs as much to touch as a copy."""
-LARGEST_WHOLE_BYTES = 1 << 24
-"""What is longer is read in pieces, so that it takes no more room than has come of it."""
 _STEP_BYTES = 1 << 18
+_WASTE = 8  # times as much memory as is needed is taken where it is there already
 
 
 class FullError(RefusedError):
@@ -36,7 +35,7 @@ class Room:
     def __init__(self, most: int = ROOM_BYTES, kept: int = KEPT_BYTES) -> None:
         self.most, self.taken = most, 0
         self._kept_most, self._kept_bytes = kept, 0
-        self._kept: dict[int, list[bytearray]] = {}
+        self._kept: list[bytearray] = []  # the last used at the end: it is likely to be in a cache
 
     def charge(self, count: int) -> None:
         """Take so many bytes of room.
@@ -58,21 +57,22 @@ class Room:
             FullError
         """
         size = -(-length // _STEP_BYTES) * _STEP_BYTES
+        for at in range(len(self._kept) - 1, -1, -1):
+            if size <= len(self._kept[at]) <= _WASTE * size:
+                self.charge(len(self._kept[at]))
+                self._kept_bytes -= len(self._kept[at])
+                return self._kept.pop(at)
         self.charge(size)
-        if same := self._kept.get(size):
-            self._kept_bytes -= size
-            return same.pop()
         return bytearray(size)
 
     def put_back(self, memory: bytearray) -> None:
-        size = len(memory)
-        self.give(size)
-        if self._kept_bytes + size > self._kept_most:
-            self._kept.clear()
-            self._kept_bytes = 0
-        if size <= self._kept_most:
-            self._kept.setdefault(size, []).append(memory)
-            self._kept_bytes += size
+        self.give(len(memory))
+        if len(memory) > self._kept_most:
+            return
+        self._kept.append(memory)
+        self._kept_bytes += len(memory)
+        while self._kept_bytes > self._kept_most:
+            self._kept_bytes -= len(self._kept.pop(0))
 
 
 class Body(Protocol):
@@ -93,8 +93,8 @@ class Body(Protocol):
     async def rest(self, start: int) -> memoryview:
         """All that follows its first `start` bytes, until `close`; see `first` for what it raises."""
 
-    async def gone(self) -> None:
-        """Returns when the client has gone away; only once the body is read."""
+    def watch(self, gone: Callable[[], None]) -> Callable[[], None]:
+        """Call `gone` when the client goes away; only once the body is read. Returns what ends that."""
 
     def close(self) -> None:
         """Give its memory back."""
@@ -111,29 +111,19 @@ def body_of(scope: dict[str, Any], receive: Receive, room: Room, limit: int, len
     """
     if length is not None and length > limit:
         raise TooLargeError(f"body: expected at most {limit} bytes, got {length}")
-    coming: Coming | None = scope.get("extensions", {}).get(EXTENSION)
-    if coming is None:
+    asked: Asked | None = scope.get("extensions", {}).get(EXTENSION)
+    if asked is None:
         return Pieces(receive, room, limit)
-    return Whole(receive, room, coming)
+    if asked.coming is None:
+        return AskedPieces(receive, room, limit, asked)
+    return Whole(asked, asked.coming, room)
 
 
-class _Read:
-    """What both kinds share: how the client is heard once the body is read."""
-
-    def __init__(self, receive: Receive, room: Room) -> None:
-        self._receive, self._room = receive, room
-
-    async def gone(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-
-
-class Pieces(_Read):
+class Pieces:
     """A small body, or one that told no length: ASGI's messages, joined."""
 
     def __init__(self, receive: Receive, room: Room, limit: int) -> None:
-        super().__init__(receive, room)
-        self._limit = limit
+        self._receive, self._room, self._limit = receive, room, limit
         self._chunks: list[bytes] = []
         self._size = 0
         self.more = True
@@ -153,6 +143,14 @@ class Pieces(_Read):
         self._room.give(self._size)
         self._size, self._chunks = 0, []
 
+    def watch(self, gone: Callable[[], None]) -> Callable[[], None]:
+        async def wait() -> None:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            gone()
+
+        return asyncio.ensure_future(wait()).cancel
+
     async def _next(self) -> None:
         try:
             async with asyncio.timeout(READ_S):
@@ -161,12 +159,14 @@ class Pieces(_Read):
             raise _slow() from None
         if message["type"] == "http.disconnect":
             raise GoneError
-        chunk: bytes = message.get("body", b"")
+        self._add(message.get("body", b""), message.get("more_body", False))
+
+    def _add(self, chunk: bytes, more: bool) -> None:
         if chunk:
             self._room.charge(len(chunk))
             self._chunks.append(chunk)
         self._size += len(chunk)
-        self.more = message.get("more_body", False)
+        self.more = more
         if self._size > self._limit:
             raise TooLargeError(f"body: expected at most {self._limit} bytes, got more")
 
@@ -177,13 +177,35 @@ class Pieces(_Read):
         return self._chunks[0]
 
 
-class Whole(_Read):
+class AskedPieces(Pieces):
+    """The same, of a request that is known past ASGI: what is there already costs no wait."""
+
+    def __init__(self, receive: Receive, room: Room, limit: int, asked: Asked) -> None:
+        super().__init__(receive, room, limit)
+        self._asked = asked
+
+    def watch(self, gone: Callable[[], None]) -> Callable[[], None]:
+        self._asked.watch(gone)
+        return lambda: self._asked.watch(None)
+
+    async def _next(self) -> None:
+        whole = self._asked.body() if not self._chunks else None
+        if whole is None:
+            await super()._next()
+        else:
+            self._add(whole, False)
+
+
+class Whole:
     """A large body of known length, read into memory of our own."""
 
-    def __init__(self, receive: Receive, room: Room, coming: Coming) -> None:
-        super().__init__(receive, room)
-        self._coming = coming
+    def __init__(self, asked: Asked, coming: Coming, room: Room) -> None:
+        self._asked, self._coming, self._room = asked, coming, room
         self._memory: bytearray | None = None
+
+    def watch(self, gone: Callable[[], None]) -> Callable[[], None]:
+        self._asked.watch(gone)
+        return lambda: self._asked.watch(None)
 
     @property
     def more(self) -> bool:

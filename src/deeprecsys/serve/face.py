@@ -137,11 +137,13 @@ class Face:
             backend.release(seat)
 
 
-async def unless_gone(coming: Awaitable[T], gone: Callable[[], Awaitable[None]]) -> T:
+async def unless_gone(
+    coming: Awaitable[T], watch: Callable[[Callable[[], None]], Callable[[], None]]
+) -> T:
     """Await something, unless the client goes away first.
 
     Args:
-        gone: returns when it has.
+        watch: calls what it is given when the client has; returns what ends that.
 
     Raises:
         GoneError: it has; what was awaited is cancelled.
@@ -150,13 +152,13 @@ async def unless_gone(coming: Awaitable[T], gone: Callable[[], Awaitable[None]])
     assert task is not None
     left = False
 
-    async def watch() -> None:
+    def gone() -> None:
         nonlocal left
-        await gone()
-        left = True
-        task.cancel()
+        if not left:
+            left = True
+            task.cancel()
 
-    watcher = asyncio.ensure_future(watch())
+    unwatch = watch(gone)
     try:
         return await coming
     except asyncio.CancelledError:
@@ -165,7 +167,7 @@ async def unless_gone(coming: Awaitable[T], gone: Callable[[], Awaitable[None]])
         task.uncancel()
         raise GoneError from None
     finally:
-        watcher.cancel()
+        unwatch()
 
 
 class MissedError(RefusedError):

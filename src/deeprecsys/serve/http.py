@@ -29,6 +29,7 @@ from deeprecsys.serve.pages import Page, pages
 from deeprecsys.serve.reply import http_reply
 from deeprecsys.serve.request import check_binary
 from deeprecsys.serve.statistics import statistics_document
+from deeprecsys.serve.wire import EXTENSION, Asked
 
 Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -67,8 +68,12 @@ class HttpApp:
             _log.exception("a request failed", extra={"path": scope["path"]})
             status, headers, body = 500, [_JSON], _error("the server failed; its log says how")
         headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        if scope["method"] == "HEAD":
+            body = b""
+        asked: Asked | None = scope.get("extensions", {}).get(EXTENSION)
+        if asked is None or not asked.reply(status, headers, body):
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, Headers, bytes]:
         path: str = scope["path"]
@@ -142,7 +147,7 @@ class HttpApp:
 
             def scored(coming: Awaitable[NDArray[Any]]) -> Awaitable[NDArray[Any]]:
                 body.close()  # its data are in their seat
-                return unless_gone(coming, body.gone)
+                return unless_gone(coming, body.watch)
 
             answer, json_length = await face.answer(
                 served,

@@ -14,16 +14,18 @@ import fcntl
 import socket
 import struct
 import termios
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from deeprecsys.serve.errors import GoneError
 
-EXTENSION = "deeprecsys.coming"
-"""Where a request's scope has its `Coming`, among the extensions."""
-LARGE_BYTES = 1 << 16
+EXTENSION = "deeprecsys.asked"
+"""Where a request's scope has its `Asked`, among the extensions."""
+LARGE_BYTES, LARGEST_BYTES = 1 << 16, 1 << 24
+"""Lengths between which a body is read at once. Beyond, it takes no more memory than has come of it."""
 WAKE_BYTES = 1 << 20
 """As much of a body as the kernel is to collect before it wakes us."""
 
@@ -122,24 +124,74 @@ class Coming:
             self._waiting.set_result(None)
 
 
+class Asked:
+    """A request, past ASGI: an application that does not know of it is served in the usual way.
+
+    Attributes:
+        coming: its body, where that is large and of known length.
+    """
+
+    __slots__ = ("_cycle", "_wire", "coming")
+
+    def __init__(self, wire: Wire, cycle: RequestResponseCycle, coming: Coming | None) -> None:
+        self._wire, self._cycle, self.coming = wire, cycle, coming
+
+    def body(self) -> bytes | None:
+        """All of a small body, if it is there and was not received before."""
+        cycle = self._cycle
+        if self.coming is not None or cycle.more_body or cycle.disconnected:
+            return None
+        cycle.message_event.clear()
+        found, cycle.body = bytes(cycle.body), bytearray()
+        return found
+
+    def watch(self, gone: Callable[[], None] | None) -> None:
+        """Call this as soon as the client has gone away; None ends that."""
+        self._wire.gone = gone
+        if gone is not None and self._cycle.disconnected:
+            gone()
+
+    def reply(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Answer with one write, for two are two system calls. The headers are trusted.
+
+        Returns:
+            whether it was done; else it is to be done in the usual way, which can wait for a slow client.
+        """
+        cycle, flow = self._cycle, self._wire.flow
+        if cycle.disconnected or flow.write_paused:
+            return False
+        if (b"connection", b"close") in headers:
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            headers = [*headers, (b"connection", b"close")]
+        lines = [b"%s: %s\r\n" % header for header in headers]
+        cycle.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+        return True
+
+
 class Wire(HttpToolsProtocol):
-    """One connection. A request of the usual kind sees nothing of what is added here."""
+    """One connection. What is added to uvicorn's is that each request has its `Asked`."""
+
+    gone: Callable[[], None] | None = None
+    """Called when the connection is lost."""
 
     _coming: Coming | None = None
     _diverted = False
     _low_water = 1
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._joined = _Joined(transport)
-
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        self.cycle.transport = cast(asyncio.Transport, self._joined)
         length = _length(self.headers)
-        if length > LARGE_BYTES and not self.pipeline and not self.parser.should_upgrade():
+        if LARGE_BYTES < length <= LARGEST_BYTES and not self.pipeline and not self.parser.should_upgrade():
             self._coming = Coming(self, length)
-            cast(dict[str, Any], self.scope)["extensions"] = {EXTENSION: self._coming}
+        asked = Asked(self, self.cycle, self._coming)
+        cast(dict[str, Any], self.scope)["extensions"] = {EXTENSION: asked}
 
     def on_body(self, body: bytes) -> None:
         if self._coming is None:
@@ -152,7 +204,6 @@ class Wire(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        self._joined.flush()
         self._coming = None  # what was not read of a body is read by the parser, and dropped
         super().on_response_complete()
 
@@ -166,6 +217,8 @@ class Wire(HttpToolsProtocol):
         super().connection_lost(exc)
         if coming is not None:
             coming.lose()
+        if self.gone is not None:
+            self.gone()
 
     # What a `Coming` asks.
     def go_on(self) -> None:
@@ -215,32 +268,6 @@ class Wire(HttpToolsProtocol):
             with contextlib.suppress(OSError):  # then it wakes us more often
                 sock = self.transport.get_extra_info("socket")
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
-
-
-class _Joined:
-    """A connection on which an answer's head leaves with its body: two writes are two system calls."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport, self._head = transport, b""
-        self.is_closing = transport.is_closing
-
-    def write(self, data: bytes) -> None:
-        if self._head:
-            head, self._head = self._head, b""
-            self._transport.writelines((head, data))
-        elif data.startswith(b"HTTP/1.1 1"):
-            self._transport.write(data)
-        else:
-            self._head = data
-
-    def flush(self) -> None:
-        if self._head:
-            head, self._head = self._head, b""
-            self._transport.write(head)
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
 
 
 class _Rest(asyncio.BufferedProtocol):
