@@ -37,10 +37,14 @@ def main() -> None:
     runs: dict[str, dict[str, Any]] = {}
     with bench(MODEL, TARGET, extent, "--max-items", "1000") as b:
         mean = PEAK * b.qps / PEAK_OVER_MEAN
-        stream = Workload.parse(f"diurnal:3,{seconds:g}", day(seconds), seed=4).stream(mean, duration_s=seconds)
+        stream = Workload.parse(f"diurnal:3,{seconds:g}", day(seconds), seed=4).stream(
+            mean, duration_s=seconds
+        )
         runs["retuned"] = served(b, stream, seconds)
     for size in fixed:
-        with bench(MODEL, TARGET, extent, "--max-items", "1000", "--batch-size", str(size), carries=b.carries) as f:
+        with bench(
+            MODEL, TARGET, extent, "--max-items", "1000", "--batch-size", str(size), carries=b.carries
+        ) as f:
             runs[str(size)] = served(f, stream, seconds)
     best = max((str(size) for size in fixed), key=lambda size: runs[size]["goodput_qps"])
     result = {"model": MODEL, "rows_scale": extent.rows_scale, "seconds": seconds, "sizes": day(seconds),

@@ -149,7 +149,9 @@ def fill_us(backend: Backend, name: str, sizes: Sequence[int]) -> float:
     return 1e6 * spent / len(sizes)
 
 
-async def client(port: int, name: str, rows_scale: float, sizes: Sequence[int], connections: int) -> dict[str, Any]:
+async def client(
+    port: int, name: str, rows_scale: float, sizes: Sequence[int], connections: int
+) -> dict[str, Any]:
     """Send queries from so many connections, each one after the other."""
     requests, pool = Requests(model(name).scaled(rows_scale).schema, MAX_ITEMS, 0), Pool("127.0.0.1", port)
     path, waiting, taken = f"/v2/models/{name}/infer", iter(sizes), []
@@ -274,14 +276,18 @@ def rows(found: dict[str, Any]) -> list[Row]:
             lines.append(Row(f"{name}, `production`: the face's CPU per query", f"{100 * share:.1f} %: {said}",
                              f"≤ {100 * SHARE:.0f} %", share <= SHARE))  # fmt: skip
         else:
-            rest = f"{said}; to write them where a worker reads them takes {f['fill_us']:,.0f} µs in process too"
+            rest = (
+                f"{said}; to write them where a worker reads them takes {f['fill_us']:,.0f} µs in process too"
+            )
             lines.append(Row(f"{name}, `production`: the face's CPU per query", f"{100 * share:.1f} %: {rest}",
                              "stated"))  # fmt: skip
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", default=["wnd", "dlrm-rmc3", "dlrm-rmc1"])
     parser.add_argument("--queries", type=int)
     parser.add_argument("--quick", action="store_true", help="see that it works; writes nothing")

@@ -194,9 +194,7 @@ async def _exchange(
     return int(head.split(" ", 2)[1]), body[int(json_bytes[1]) :] if json_bytes else b""
 
 
-async def _load(
-    port: int, bodies: Bodies, stream: Stream, at: Events
-) -> Answers:
+async def _load(port: int, bodies: Bodies, stream: Stream, at: Events) -> Answers:
     n = len(stream)
     latency, status = np.full(n, np.nan), np.zeros(n, np.int32)
     expected: dict[tuple[int, int], bytes] = {}
@@ -238,9 +236,7 @@ async def _load(
     return Answers(stream.arrival_s, stream.size, latency, status, wrong)
 
 
-def load(
-    served: Server, bodies: Bodies, stream: Stream, at: Events = ()
-) -> Answers:
+def load(served: Server, bodies: Bodies, stream: Stream, at: Events = ()) -> Answers:
     """Offer a stream, from this process; `at` names what else is to be done, and when."""
     with realtime(), awake():
         return asyncio.run(_load(served.http_port, bodies, stream, at))
@@ -330,7 +326,10 @@ def bench(
     ours, clients = cores_of_layout()
     everywhere = os.sched_getaffinity(0)
     common = ("--rows-scale", str(extent.rows_scale), "--sla-ms", f"{1e3 * target.latency_s:g}")
-    with server(name, *common, *options, cores=ours) as s:
+    with (
+        tempfile.NamedTemporaryFile("w+", suffix=".json") as guess,
+        server(name, *common, *options, *(guessed(name, guess) if extent.quick else ()), cores=ours) as s,
+    ):
         os.sched_setaffinity(0, clients)
         try:
             workload = Workload.parse()
@@ -339,6 +338,14 @@ def bench(
             yield Bench(s, bodies, target, known)
         finally:
             os.sched_setaffinity(0, everywhere)
+
+
+def guessed(name: str, into: Any) -> tuple[str, str]:
+    """Options that spare a quick run the measuring of a profile."""
+    points = [{"batch": 1, "seconds": [5e-4]}, {"batch": 1000, "seconds": [1e-2]}]
+    json.dump({"model": name, "points": points}, into)
+    into.flush()
+    return "--profile", into.name
 
 
 @contextmanager

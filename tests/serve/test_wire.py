@@ -1,4 +1,4 @@
-"""Bodies as they come over a socket: in one piece, split anywhere, chunked, too slow, or never to their end."""
+"""Bodies as they come over a socket: in one piece, split anywhere, chunked, too slow, never to their end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,7 @@ def test_a_large_body_however_it_is_split(wide: Running, pieces: int) -> None:
     cuts = [len(whole) * k // pieces for k in range(pieces + 1)]
     with closing(connect(wide)) as s:
         for _ in range(2):  # a connection serves on after it
-            for a, b in zip(cuts, cuts[1:], strict=False):
+            for a, b in pairwise(cuts):
                 s.sendall(whole[a:b])
             check(s.answer(), scores)
 
@@ -129,7 +130,9 @@ def test_chunked_bodies_of_any_size(wide: Running) -> None:
     for items in (1, MAX_ITEMS):
         head, raw, scores = query(items)
         whole = head + raw
-        lines = request(head, raw).replace(b"Content-Length: %d\r\n" % len(whole), b"Transfer-Encoding: chunked\r\n", 1)
+        lines = request(head, raw).replace(
+            b"Content-Length: %d\r\n" % len(whole), b"Transfer-Encoding: chunked\r\n", 1
+        )
         with closing(connect(wide)) as s:
             s.sendall(lines)
             for at in range(0, len(whole), 50_000):
@@ -150,7 +153,9 @@ def test_a_client_that_asks_before_it_sends_a_large_body(wide: Running) -> None:
 
 
 @pytest.mark.parametrize(("version", "more"), [("1.0", ()), ("1.1", ("Connection: close",))])
-def test_the_connection_ends_where_the_client_wants_it(wide: Running, version: str, more: tuple[str, ...]) -> None:
+def test_the_connection_ends_where_the_client_wants_it(
+    wide: Running, version: str, more: tuple[str, ...]
+) -> None:
     head, raw, scores = query()
     with closing(connect(wide)) as s:
         s.sendall(request(head, raw, *more, version=version) + head + raw)

@@ -16,7 +16,7 @@ from deeprecsys.serve.served import Served, checked_items
 
 class Admission:
     """Attributes:
-        draining: whether nothing is taken any more.
+    draining: whether nothing is taken any more.
     """
 
     def __init__(self, dispatcher: Dispatcher, crew: Crew, ledger: Ledger) -> None:

@@ -1,4 +1,4 @@
-"""A request's body: its beginning as soon as it is there, and then the rest; all bodies together are bounded."""
+"""A request's body: its beginning as soon as it is there, then the rest. All bodies together are bounded."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ class Happened:
 
 class Ledger:
     """Attributes:
-        places: of queries, from `reserve` until neither the face nor a worker needs them.
-        happened: announced when the last place of all, or of an edition, is given back.
+    places: of queries, from `reserve` until neither the face nor a worker needs them.
+    happened: announced when the last place of all, or of an edition, is given back.
     """
 
     def __init__(self, happened: Happened) -> None:

@@ -1,4 +1,4 @@
-"""New weights while queries come: another edition beside the old one, workers that hold both, then only it."""
+"""New weights while queries come: an edition beside the old one, workers that hold both, then only it."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class Renewal:
 
 
 def _check(s: Served, weights: Weights) -> None:
-    """Raise InputError where nobody would write new tables: an own model's file is read once, when it is described."""
+    """Raise InputError where nobody would write new tables: an own model's file is read only at the start."""
     if weights.fill is None and isinstance(model(s.config.known_as), Own):
         raise InputError(
-            f"weights of {s.name}: expected Weights.fill, which writes the tables of a model of your own, got none"
+            f"weights of {s.name}: expected Weights.fill, to write the tables of a model of your own, got none"
         )

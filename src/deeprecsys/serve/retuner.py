@@ -44,7 +44,13 @@ class Retuner:
             return
         workers = len(self._service.config.cores)
         question = Question(
-            config.profile, load.sizes, workers, config.target, config.max_items, present, settings.path_queries
+            config.profile,
+            load.sizes,
+            workers,
+            config.target,
+            config.max_items,
+            present,
+            settings.path_queries,
         )
         try:
             found = await self._simulation.best(question)

@@ -1,7 +1,7 @@
 """The live service: the dispatcher on an asyncio loop, over worker processes that hold every model.
 
-It is `serve.backend.Backend`, put together from who takes queries (`admission`), who keeps them (`ledger`), who
-has them scored (`driver`, `crew`), and who brings new weights (`renewal`).
+It is `serve.backend.Backend`, put together from who takes queries (`admission`), who keeps them (`ledger`),
+who has them scored (`driver`, `crew`), and who brings new weights (`renewal`).
 """
 
 from __future__ import annotations

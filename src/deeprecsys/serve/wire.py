@@ -1,9 +1,9 @@
 """uvicorn's HTTP protocol, except that a large body goes from the socket into one piece of memory.
 
-The usual way hands a body on in pieces, and each is copied by the loop, the parser, the connection's buffer, the
-message and the join. Where a large body's length is told, only its beginning goes that way: it holds the
-request's head. Then reading rests until the application has made up its mind, and what is left is read into the
-application's own memory, past the parser; the parser after it is a new one.
+The usual way hands a body on in pieces, and each is copied by the loop, the parser, the connection's buffer,
+the message and the join. Where a large body's length is told, only its beginning goes that way: it holds the
+request's head. Then reading rests until the application has made up its mind, and what is left is read into
+the application's own memory, past the parser; the parser after it is a new one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Coming:
     """A large body of known length on its way.
 
     Attributes:
-        length: as the client told it; size: bytes that are here, in `pieces` or in the memory given to `into`.
+        length: as the client told it.
+        size: bytes that are here, in `pieces` or in the memory given to `into`.
     """
 
     def __init__(self, wire: Wire, length: int) -> None:
