@@ -93,7 +93,7 @@ class Body(Protocol):
     async def rest(self, start: int) -> memoryview:
         """All that follows its first `start` bytes, until `close`; see `first` for what it raises."""
 
-    def watch(self, gone: Callable[[], None]) -> Callable[[], None]:
+    def watch(self, gone: Callable[[], None]) -> Callable[[], object]:
         """Call `gone` when the client goes away; only once the body is read. Returns what ends that."""
 
     def close(self) -> None:
@@ -143,7 +143,7 @@ class Pieces:
         self._room.give(self._size)
         self._size, self._chunks = 0, []
 
-    def watch(self, gone: Callable[[], None]) -> Callable[[], None]:
+    def watch(self, gone: Callable[[], None]) -> Callable[[], object]:
         async def wait() -> None:
             while (await self._receive())["type"] != "http.disconnect":
                 pass
@@ -184,7 +184,7 @@ class AskedPieces(Pieces):
         super().__init__(receive, room, limit)
         self._asked = asked
 
-    def watch(self, gone: Callable[[], None]) -> Callable[[], None]:
+    def watch(self, gone: Callable[[], None]) -> Callable[[], object]:
         self._asked.watch(gone)
         return lambda: self._asked.watch(None)
 
@@ -203,7 +203,7 @@ class Whole:
         self._asked, self._coming, self._room = asked, coming, room
         self._memory: bytearray | None = None
 
-    def watch(self, gone: Callable[[], None]) -> Callable[[], None]:
+    def watch(self, gone: Callable[[], None]) -> Callable[[], object]:
         self._asked.watch(gone)
         return lambda: self._asked.watch(None)
 

@@ -137,7 +137,7 @@ class Face:
             backend.release(seat)
 
 
-async def unless_gone(coming: Awaitable[T], watch: Callable[[Callable[[], None]], Callable[[], None]]) -> T:
+async def unless_gone(coming: Awaitable[T], watch: Callable[[Callable[[], None]], Callable[[], object]]) -> T:
     """Await something, unless the client goes away first.
 
     Args:

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import socket
-import struct
-import termios
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -26,6 +23,7 @@ EXTENSION = "deeprecsys.asked"
 """Where a request's scope has its `Asked`, among the extensions."""
 LARGE_BYTES, LARGEST_BYTES = 1 << 16, 1 << 24
 """Lengths between which a body is read at once. Beyond, it takes no more memory than has come of it."""
+SETTLE_S = 0.05
 WAKE_BYTES = 1 << 20
 """As much of a body as the kernel is to collect before it wakes us."""
 
@@ -36,6 +34,7 @@ class Coming:
     Attributes:
         length: as the client told it.
         size: bytes that are here, in `pieces` or in the memory given to `into`.
+        slow: whether its client has paused, so that nothing is left for the kernel to collect.
     """
 
     def __init__(self, wire: Wire, length: int) -> None:
@@ -43,6 +42,7 @@ class Coming:
         self.pieces: list[bytes] = []
         self._left: memoryview | None = None
         self._lost = False
+        self.slow = False
         self._waiting: asyncio.Future[None] | None = None
 
     @property
@@ -81,10 +81,12 @@ class Coming:
                     async with asyncio.timeout(patience_s):
                         await self._change()
                 except TimeoutError:
-                    here = self.size + self._wire.unread()
-                    if here <= seen:
+                    self.slow = True  # the kernel may hold what is not enough to wake us
+                    self._wire.wake_for(self)
+                    await asyncio.sleep(SETTLE_S)
+                    if self.size == seen:
                         raise
-                    seen = here
+                    seen = self.size
         finally:
             self._left = None
             self._wire.take_back()
@@ -142,6 +144,7 @@ class Asked:
         cycle = self._cycle
         if self.coming is not None or cycle.more_body or cycle.disconnected:
             return None
+        self._wire.flow.resume_reading()
         cycle.message_event.clear()
         found, cycle.body = bytes(cycle.body), bytearray()
         return found
@@ -233,12 +236,12 @@ class Wire(HttpToolsProtocol):
         """Read the rest of a body past the parser."""
         self._diverted = True
         self.transport.set_protocol(_Rest(self, coming))
-        self.wake_at(coming)
+        self.wake_for(coming)
         self.go_on()
 
-    def wake_at(self, coming: Coming) -> None:
+    def wake_for(self, coming: Coming) -> None:
         """Let the kernel collect what is left of a body, up to a limit, before it wakes us."""
-        self._set_low_water(min(coming.length - coming.size, WAKE_BYTES))
+        self._set_low_water(1 if coming.slow else min(coming.length - coming.size, WAKE_BYTES))
 
     def rest_came(self) -> None:
         """A body that was read past the parser is complete."""
@@ -255,13 +258,6 @@ class Wire(HttpToolsProtocol):
             self._set_low_water(1)
             if not self.transport.is_closing():
                 self.transport.set_protocol(self)
-
-    def unread(self) -> int:
-        """Bytes that the kernel has for us."""
-        with contextlib.suppress(OSError, ValueError):
-            raw = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, b"\0" * 4)
-            return int(struct.unpack("i", raw)[0])
-        return 0
 
     def _set_low_water(self, count: int) -> None:
         if count != self._low_water and not self.transport.is_closing():
@@ -285,7 +281,7 @@ class _Rest(asyncio.BufferedProtocol):
         if self._coming.complete:
             self._wire.rest_came()
         else:
-            self._wire.wake_at(self._coming)
+            self._wire.wake_for(self._coming)
 
     def eof_received(self) -> None:
         self._wire.eof_received()
