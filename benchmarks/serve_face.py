@@ -34,7 +34,7 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
-from deeprecsys.core.policy import DeepRecSched
+from deeprecsys.core.policy import Coalescing
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
 from deeprecsys.serve.backend import Backend, BatchRecord, OperatingPoint, QueryRecord
@@ -49,7 +49,7 @@ from deeprecsys.zoo.schema import DenseInput, Per, Schema
 from serving import Row, publish, table
 
 ALL_CORES = sorted(os.sched_getaffinity(0))
-MAX_ITEMS, BATCH_SIZE = 1000, 256
+MAX_ITEMS, BATCH_SIZE, FINEST = 1000, 256, 64
 ABOVE_MS, SMALL_PER_S, SHARE, HELD = 1.0, 2500, 0.15, ("wnd", "dlrm-rmc3")
 WARM_UP = 20
 ROUNDS = 3
@@ -84,7 +84,7 @@ async def real(name: str, rows_scale: float) -> AsyncIterator[Backend]:
     """A service of one worker, on the server's core. Its target is so far off that nothing is refused."""
     profile = LatencyProfile(name, (Point(1, 1, (1e-3,)), Point(1, MAX_ITEMS, (2e-2,))))
     config = ModelConfig(
-        name, Target(60.0), DeepRecSched(BATCH_SIZE), profile, rows_scale=rows_scale, max_items=MAX_ITEMS
+        name, Target(60.0), Coalescing(BATCH_SIZE, FINEST), profile, rows_scale=rows_scale, max_items=MAX_ITEMS
     )
     service = await Service.start(ServiceConfig((config,), (server_cores(),), spares=0))
     try:
@@ -122,9 +122,12 @@ class Busy:
     def point_changed(self, model: str, point: OperatingPoint) -> None: ...
 
 
-async def in_process(backend: Backend, name: str, sizes: Sequence[int]) -> list[float]:
+Given = dict[str, NDArray[Any]]
+
+
+async def in_process(backend: Backend, name: str, given: Given, sizes: Sequence[int]) -> list[float]:
     """Latencies of queries that are filled from arrays and scored, one after the other."""
-    given, taken = arrays(backend.models[name].schema), []
+    taken = []
     for size in sizes:
         begin = time.monotonic()
         seat = backend.reserve(name, size, arrival_s=begin, deadline_s=begin + 60)
@@ -136,9 +139,9 @@ async def in_process(backend: Backend, name: str, sizes: Sequence[int]) -> list[
     return taken
 
 
-def fill_us(backend: Backend, name: str, sizes: Sequence[int]) -> float:
+def fill_us(backend: Backend, name: str, given: Given, sizes: Sequence[int]) -> float:
     """The loop's time to write a query's features, and nothing else."""
-    given, spent = arrays(backend.models[name].schema), 0.0
+    spent = 0.0
     for size in sizes:
         seat = backend.reserve(name, size, arrival_s=time.monotonic(), deadline_s=time.monotonic() + 60)
         at = time.thread_time()
@@ -181,6 +184,8 @@ class Face:
     port: int
     name: str
     rows_scale: float
+    rounds: int
+    given: Given
 
     async def over_http(self, sizes: Sequence[int], connections: int = 1) -> dict[str, Any]:
         """`client` in a process on the other core."""
@@ -195,12 +200,12 @@ class Face:
         return found
 
     async def in_process(self, sizes: Sequence[int]) -> list[float]:
-        return await in_process(self.backend, self.name, sizes)
+        return await in_process(self.backend, self.name, self.given, sizes)
 
     async def latencies(self, queries: int) -> dict[str, Any]:
         """The p50 of a 100-item query, in turns, so that a slow minute of the machine meets both."""
         fixed, near, far = [100] * queries, [], []
-        for _ in range(ROUNDS):
+        for _ in range(self.rounds):
             near.append(median(await self.in_process(fixed)))
             far.append((await self.over_http(fixed))["p50_s"])
         return {"p50_in_process_ms": 1e3 * median(near), "p50_http_ms": 1e3 * median(far)}
@@ -209,7 +214,7 @@ class Face:
         """CPU time of the loop per query, over HTTP and in process, and the worker's."""
         sizes = [int(n) for n in Workload.parse(None, "production").stream(1.0, queries=queries).size]
         busy, near, far, scoring = Busy(), [], [], []
-        for _ in range(ROUNDS):
+        for _ in range(self.rounds):
             at = time.thread_time()
             await self.in_process(sizes)
             near.append(time.thread_time() - at)
@@ -226,12 +231,14 @@ class Face:
             "loop_cpu_http_us": http_us,
             "scoring_us": scoring_us,
             "body_bytes": seen["body_bytes"],
-            "fill_us": fill_us(self.backend, self.name, sizes),
+            "fill_us": fill_us(self.backend, self.name, self.given, sizes),
             "face_share_of_scoring": (http_us - in_process_us) / scoring_us if scoring_us else None,
         }
 
 
-async def measure(factory: Any, name: str, rows_scale: float, queries: int, small: bool) -> dict[str, Any]:
+async def measure(
+    factory: Any, name: str, rows_scale: float, queries: int, rounds: int, small: bool
+) -> dict[str, Any]:
     """One model's figures."""
     from deeprecsys.serve.app import serve_forever  # once it is set what gRPC reads as it is imported
 
@@ -243,7 +250,8 @@ async def measure(factory: Any, name: str, rows_scale: float, queries: int, smal
                 ready=lambda http, grpc: ports.put_nowait(http),
             )
         )  # fmt: skip
-        face = Face(backend, await ports.get(), name, rows_scale)
+        given = arrays(backend.models[name].schema)
+        face = Face(backend, await ports.get(), name, rows_scale, rounds, given)
         await face.in_process([100] * WARM_UP)
         await face.over_http([100] * WARM_UP)
         found = {**await face.latencies(queries), **await face.cpu(queries)}
@@ -302,11 +310,12 @@ def main() -> None:
     without_fork_handlers()
     factory: Any = stand_in if options.stand_in else real
     rows_scale, queries = (0.01, options.queries or 20) if options.quick else (1.0, options.queries or 500)
+    rounds = 1 if options.quick else ROUNDS
     found = {}
     for number, name in enumerate(options.models):
-        found[name] = uvloop.run(measure(factory, name, rows_scale, queries, number == 0))
+        found[name] = uvloop.run(measure(factory, name, rows_scale, queries, rounds, number == 0))
         print(name, ", ".join(f"{k} {v:.4g}" for k, v in found[name].items() if v is not None), flush=True)
-    result = {"rows_scale": rows_scale, "batch_size": BATCH_SIZE, "queries": queries, "models": found}
+    result = {"rows_scale": rows_scale, "policy": f"coalescing, batch size {BATCH_SIZE}", "queries": queries, "models": found}
     publish("serve_face", result, table(rows(found)), options.quick or options.stand_in)
 
 

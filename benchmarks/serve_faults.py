@@ -31,7 +31,7 @@ def main() -> None:
     result = {
         "model": MODEL, "rows_scale": extent.rows_scale, "target_ms": 1e3 * TARGET.latency_s,
         "capacity_qps": b.qps, "rate_qps": SHARE * b.qps, "kills": len(killed), "wanted_kills": kills,
-        "all": answers.summary(TARGET, span_s), "lost": int((~answers.served).sum()),
+        "all": answers.summary(TARGET, span_s), "lost": answers.summary(TARGET, span_s)["other"],
         "settled_s": back, "settled_most_s": max(back),
     }  # fmt: skip
     publish("serve_faults", result, table(rows(result)), extent.quick)
@@ -58,7 +58,8 @@ def rows(r: dict[str, Any]) -> list[Row]:
     return [
         Row("workers killed", f"{r['kills']}, at {r['rate_qps']:.1f} queries/s", f"{kills}", r["kills"] == kills),
         Row("queries", f"{a['offered']:,}"),
-        Row("lost", f"{r['lost']}", "0", r["lost"] == 0),
+        Row("lost: neither scores nor a refusal", f"{r['lost']}", "0", r["lost"] == 0),
+        Row("refused, with when to come again", f"{a['refused']}"),
         Row("wrong", f"{a['wrong']}", "0", a["wrong"] == 0),
         Row("p95, p99 of all", f"{a['p95_ms']:.1f}, {a['p99_ms']:.1f} ms (target {r['target_ms']:g} ms)"),
         Row("longest until the p95 was within the target again", f"{most:.2f} s", f"≤ {WITHIN_S:g} s", most <= WITHIN_S),
