@@ -84,7 +84,12 @@ async def real(name: str, rows_scale: float) -> AsyncIterator[Backend]:
     """A service of one worker, on the server's core. Its target is so far off that nothing is refused."""
     profile = LatencyProfile(name, (Point(1, 1, (1e-3,)), Point(1, MAX_ITEMS, (2e-2,))))
     config = ModelConfig(
-        name, Target(60.0), Coalescing(BATCH_SIZE, FINEST), profile, rows_scale=rows_scale, max_items=MAX_ITEMS
+        name,
+        Target(60.0),
+        Coalescing(BATCH_SIZE, FINEST),
+        profile,
+        rows_scale=rows_scale,
+        max_items=MAX_ITEMS,
     )
     service = await Service.start(ServiceConfig((config,), (server_cores(),), spares=0))
     try:
@@ -315,7 +320,12 @@ def main() -> None:
     for number, name in enumerate(options.models):
         found[name] = uvloop.run(measure(factory, name, rows_scale, queries, rounds, number == 0))
         print(name, ", ".join(f"{k} {v:.4g}" for k, v in found[name].items() if v is not None), flush=True)
-    result = {"rows_scale": rows_scale, "policy": f"coalescing, batch size {BATCH_SIZE}", "queries": queries, "models": found}
+    result = {
+        "rows_scale": rows_scale,
+        "policy": f"coalescing, batch size {BATCH_SIZE}",
+        "queries": queries,
+        "models": found,
+    }
     publish("serve_face", result, table(rows(found)), options.quick or options.stand_in)
 
 

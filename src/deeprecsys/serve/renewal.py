@@ -71,5 +71,5 @@ def _check(s: Served, weights: Weights) -> None:
     """Raise InputError where nobody would write new tables: an own model's file is read only at the start."""
     if weights.fill is None and isinstance(model(s.config.known_as), Own):
         raise InputError(
-            f"weights of {s.name}: expected Weights.fill, to write the tables of a model of your own, got none"
+            f"weights of {s.name}: expected Weights.fill, which writes an own model's tables, got none"
         )
