@@ -1,16 +1,16 @@
 """What the network face costs: latency over HTTP against in process, small requests/s, share of CPU time.
 
-    python benchmarks/serve_face.py --backend MODULE:NAME [--models wnd dlrm-rmc3 dlrm-rmc1] [--queries N]
+    python benchmarks/serve_face.py [--models wnd dlrm-rmc3 dlrm-rmc1] [--queries N] [--quick | --stand-in]
 
-NAME is called with a model's name and gives an async context manager of a running `Backend` that serves it.
-The server has core 0 and the client, a process of its own, core 1. Per model:
+The server, its worker included, has the first core, and the client, a process of its own, the last. Per model:
 
 - p50 of a 100-item query, one at a time: over HTTP with binary tensors, seen by the client, and in process;
 - CPU time of the event loop's thread per query of the sizes `production`, over HTTP less in process, against
-  the workers' time on its batches: the face's cost beside the scoring's;
+  the worker's time on its batches: the face's cost beside the scoring's;
+- where it goes: bytes of a query's body, and the loop's time to write them where a worker reads them;
 - 1-item queries/s from 16 connections (the first model only).
 
-Without --backend a stand-in answers at once, which says what the face takes by itself.
+With --stand-in nothing is scored: what the face takes by itself. Keep the machine idle.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from importlib import import_module
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,35 +32,85 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import uvloop
+from numpy.typing import NDArray
 
-from common import save
+from deeprecsys.core.policy import Coalescing
+from deeprecsys.core.profile import LatencyProfile, Point
+from deeprecsys.core.target import Target
 from deeprecsys.serve.backend import Backend, BatchRecord, OperatingPoint, QueryRecord
 from deeprecsys.serve.client import Pool
 from deeprecsys.serve.extra import without_fork_handlers
 from deeprecsys.serve.load import Requests
+from deeprecsys.serve.served import ModelConfig
+from deeprecsys.serve.service import Service, ServiceConfig
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
+from deeprecsys.zoo.schema import DenseInput, Per, Schema
+from serving import Row, publish, table
 
-SERVER_CORE, CLIENT_CORE = 0, 1
-MAX_ITEMS = 1000
+ALL_CORES = sorted(os.sched_getaffinity(0))
+MAX_ITEMS, BATCH_SIZE, FINEST = 1000, 256, 64
+ABOVE_MS, SMALL_PER_S, SHARE, HELD = 1.0, 2500, 0.15, ("wnd", "dlrm-rmc3")
 WARM_UP = 20
 ROUNDS = 3
 
 
 @asynccontextmanager
-async def stand_in(name: str) -> AsyncIterator[Backend]:
-    """Scores nothing, at once."""
+async def stand_in(name: str, rows_scale: float) -> AsyncIterator[Backend]:
+    """Scores nothing, at once, in memory that is there already."""
     from tests.serve import stand_in as s
 
+    schema = model(name).scaled(rows_scale).schema
+    scores = np.zeros((MAX_ITEMS, schema.outputs), np.float32)
+    arena = {n: a.copy() for n, a in arrays(schema).items()}
+    query = {i.name: i.per is Per.QUERY for i in schema.inputs}
+
     class AtOnce(s.StandIn):
+        def reserve(self, model: str, items: int, **how: Any) -> Any:
+            self.ids, self.open = self.ids + 1, self.open + 1
+            inputs = {n: a[: 1 if query[n] else items] for n, a in arena.items()}
+            return s.Place(self.ids, model, items, how["arrival_s"], None, 0, inputs)
+
         async def score(self, seat: Any) -> Any:
             await asyncio.sleep(0)
             return scores[: seat.items]
 
-    schema = model(name).schema
-    scores = np.zeros((MAX_ITEMS, schema.outputs), np.float32)
     s.MAX_ITEMS = MAX_ITEMS
     yield AtOnce.of(**{name: schema})  # type: ignore[misc]
+
+
+@asynccontextmanager
+async def real(name: str, rows_scale: float) -> AsyncIterator[Backend]:
+    """A service of one worker, on the server's core. Its target is so far off that nothing is refused."""
+    profile = LatencyProfile(name, (Point(1, 1, (1e-3,)), Point(1, MAX_ITEMS, (2e-2,))))
+    config = ModelConfig(
+        name,
+        Target(60.0),
+        Coalescing(BATCH_SIZE, FINEST),
+        profile,
+        rows_scale=rows_scale,
+        max_items=MAX_ITEMS,
+    )
+    service = await Service.start(ServiceConfig((config,), (server_cores(),), spares=0))
+    try:
+        yield service
+    finally:
+        service.close()
+
+
+def server_cores() -> list[int]:
+    return ALL_CORES[:1]
+
+
+def arrays(schema: Schema) -> dict[str, NDArray[Any]]:
+    """Features in the types that a seat has, so that writing them is a copy and no conversion."""
+    rng, found = np.random.default_rng(0), {}
+    for i in schema.inputs:
+        if isinstance(i, DenseInput):
+            found[i.name] = rng.standard_normal((MAX_ITEMS, i.width), dtype=np.float32)
+        else:
+            found[i.name] = rng.integers(0, 2, (MAX_ITEMS, i.lookups), dtype=np.int32)
+    return found
 
 
 class Busy:
@@ -77,30 +127,47 @@ class Busy:
     def point_changed(self, model: str, point: OperatingPoint) -> None: ...
 
 
-async def in_process(backend: Backend, name: str, sizes: Sequence[int]) -> list[float]:
+Given = dict[str, NDArray[Any]]
+
+
+async def in_process(backend: Backend, name: str, given: Given, sizes: Sequence[int]) -> list[float]:
     """Latencies of queries that are filled from arrays and scored, one after the other."""
-    rng, taken = np.random.default_rng(0), []
-    arrays = {i.name: rng.integers(0, 2, (MAX_ITEMS, getattr(i, "width", 0) or i.lookups)) for i in
-              model(name).schema.inputs}  # fmt: skip
+    taken = []
     for size in sizes:
         begin = time.monotonic()
         seat = backend.reserve(name, size, arrival_s=begin, deadline_s=begin + 60)
         for n, into in seat.inputs.items():
-            into[...] = arrays[n][: len(into)]
+            into[...] = given[n][: len(into)]
         (await backend.score(seat)).tobytes()
         backend.release(seat)
         taken.append(time.monotonic() - begin)
     return taken
 
 
-async def client(port: int, name: str, sizes: Sequence[int], connections: int) -> dict[str, Any]:
+def fill_us(backend: Backend, name: str, given: Given, sizes: Sequence[int]) -> float:
+    """The loop's time to write a query's features, and nothing else."""
+    spent = 0.0
+    for size in sizes:
+        seat = backend.reserve(name, size, arrival_s=time.monotonic(), deadline_s=time.monotonic() + 60)
+        at = time.thread_time()
+        for n, into in seat.inputs.items():
+            into[...] = given[n][: len(into)]
+        spent += time.thread_time() - at
+        backend.release(seat)
+    return 1e6 * spent / len(sizes)
+
+
+async def client(
+    port: int, name: str, rows_scale: float, sizes: Sequence[int], connections: int
+) -> dict[str, Any]:
     """Send queries from so many connections, each one after the other."""
-    requests, pool = Requests(model(name).schema, MAX_ITEMS, 0), Pool("127.0.0.1", port)
+    requests, pool = Requests(model(name).scaled(rows_scale).schema, MAX_ITEMS, 0), Pool("127.0.0.1", port)
     path, waiting, taken = f"/v2/models/{name}/infer", iter(sizes), []
+    bodies = {size: requests.body(size, 0) for size in set(sizes)}
 
     async def send() -> None:
         for size in waiting:
-            body, head = requests.body(size, 0)
+            body, head = bodies[size]
             begin = time.monotonic()
             answer = await pool.request("POST", path, body, ("Inference-Header-Content-Length", str(head)))
             taken.append(time.monotonic() - begin)
@@ -110,89 +177,156 @@ async def client(port: int, name: str, sizes: Sequence[int], connections: int) -
     await asyncio.gather(*(send() for _ in range(connections)))
     wall = time.monotonic() - begin
     pool.close()
-    return {"p50_s": median(taken or [0.0]), "per_s": len(sizes) / wall}
+    mean_bytes = sum(len(bodies[size][0]) for size in sizes) / max(1, len(sizes))
+    return {"p50_s": median(taken or [0.0]), "per_s": len(sizes) / wall, "body_bytes": mean_bytes}
 
 
-async def over_http(port: int, name: str, sizes: Sequence[int], connections: int = 1) -> dict[str, Any]:
-    """`client` in a process on the other core."""
-    job = json.dumps({"port": port, "name": name, "sizes": list(sizes), "connections": connections})
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, __file__, "--client", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-    out, _ = await process.communicate(job.encode())
-    found: dict[str, Any] = json.loads(out)
-    return found
+@dataclass(frozen=True)
+class Face:
+    """A server under test."""
+
+    backend: Backend
+    port: int
+    name: str
+    rows_scale: float
+    rounds: int
+    given: Given
+
+    async def over_http(self, sizes: Sequence[int], connections: int = 1) -> dict[str, Any]:
+        """`client` in a process on the other core."""
+        job = {"port": self.port, "name": self.name, "rows_scale": self.rows_scale, "sizes": list(sizes),
+               "connections": connections}  # fmt: skip
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, __file__, "--client", str(ALL_CORES[-1]),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, _ = await process.communicate(json.dumps(job).encode())
+        found: dict[str, Any] = json.loads(out)
+        return found
+
+    async def in_process(self, sizes: Sequence[int]) -> list[float]:
+        return await in_process(self.backend, self.name, self.given, sizes)
+
+    async def latencies(self, queries: int) -> dict[str, Any]:
+        """The p50 of a 100-item query, in turns, so that a slow minute of the machine meets both."""
+        fixed, near, far = [100] * queries, [], []
+        for _ in range(self.rounds):
+            near.append(median(await self.in_process(fixed)))
+            far.append((await self.over_http(fixed))["p50_s"])
+        return {"p50_in_process_ms": 1e3 * median(near), "p50_http_ms": 1e3 * median(far)}
+
+    async def cpu(self, queries: int) -> dict[str, Any]:
+        """CPU time of the loop per query, over HTTP and in process, and the worker's."""
+        sizes = [int(n) for n in Workload.parse(None, "production").stream(1.0, queries=queries).size]
+        busy, near, far, scoring = Busy(), [], [], []
+        for _ in range(self.rounds):
+            at = time.thread_time()
+            await self.in_process(sizes)
+            near.append(time.thread_time() - at)
+            unlisten, busy.seconds, at = self.backend.listen(busy), 0.0, time.thread_time()
+            seen = await self.over_http(sizes)
+            middle = time.thread_time()
+            await self.over_http([])  # what it takes to start a client
+            far.append(middle - at - (time.thread_time() - middle))
+            scoring.append(busy.seconds)
+            unlisten()
+        in_process_us, http_us, scoring_us = (1e6 * median(x) / queries for x in (near, far, scoring))
+        return {
+            "loop_cpu_in_process_us": in_process_us,
+            "loop_cpu_http_us": http_us,
+            "scoring_us": scoring_us,
+            "body_bytes": seen["body_bytes"],
+            "fill_us": fill_us(self.backend, self.name, self.given, sizes),
+            "face_share_of_scoring": (http_us - in_process_us) / scoring_us if scoring_us else None,
+        }
 
 
-async def measure(factory: Any, name: str, queries: int, small: bool) -> dict[str, Any]:
+async def measure(
+    factory: Any, name: str, rows_scale: float, queries: int, rounds: int, small: bool
+) -> dict[str, Any]:
     """One model's figures."""
     from deeprecsys.serve.app import serve_forever  # once it is set what gRPC reads as it is imported
 
-    async with factory(name) as backend:
-        stop, ports, busy = asyncio.Event(), asyncio.Queue[int](), Busy()
+    async with factory(name, rows_scale) as backend:
+        stop, ports = asyncio.Event(), asyncio.Queue[int]()
         serving = asyncio.ensure_future(
             serve_forever(
                 backend, host="127.0.0.1", http_port=0, grpc_port=0, stop=stop,
                 ready=lambda http, grpc: ports.put_nowait(http),
             )
         )  # fmt: skip
-        port = await ports.get()
-        fixed = [100] * queries
-        await in_process(backend, name, fixed[:WARM_UP])
-        await over_http(port, name, fixed[:WARM_UP])
-        found: dict[str, Any] = {}
-        near, far = [], []
-        for _ in range(ROUNDS):  # in turns, so that a slow minute of the machine meets both
-            near.append(median(await in_process(backend, name, fixed)))
-            far.append((await over_http(port, name, fixed))["p50_s"])
-        found["p50_in_process_ms"], found["p50_http_ms"] = 1e3 * median(near), 1e3 * median(far)
-        sizes = [int(n) for n in Workload.parse(None, "production").stream(1.0, queries=queries).size]
-        near_cpu, far_cpu = [], []
-        for _ in range(ROUNDS):
-            at = time.thread_time()
-            await in_process(backend, name, sizes)
-            near_cpu.append(time.thread_time() - at)
-            unlisten, busy.seconds, at = backend.listen(busy), 0.0, time.thread_time()
-            await over_http(port, name, sizes)
-            middle = time.thread_time()
-            await over_http(port, name, [])  # what it takes to start a client
-            far_cpu.append(middle - at - (time.thread_time() - middle))
-            unlisten()
-        found["loop_cpu_in_process_us"] = 1e6 * median(near_cpu) / queries
-        found["loop_cpu_http_us"] = 1e6 * median(far_cpu) / queries
-        found["scoring_us"] = 1e6 * busy.seconds / queries
-        extra = found["loop_cpu_http_us"] - found["loop_cpu_in_process_us"]
-        found["face_share_of_scoring"] = extra / found["scoring_us"] if busy.seconds else None
+        given = arrays(backend.models[name].schema)
+        face = Face(backend, await ports.get(), name, rows_scale, rounds, given)
+        await face.in_process([100] * WARM_UP)
+        await face.over_http([100] * WARM_UP)
+        found = {**await face.latencies(queries), **await face.cpu(queries)}
         if small:
-            found["small_requests_per_s"] = (await over_http(port, name, [1] * (10 * queries), 16))["per_s"]
+            found["small_requests_per_s"] = (await face.over_http([1] * (10 * queries), 16))["per_s"]
         stop.set()
         await serving
         return found
 
 
+def rows(found: dict[str, Any]) -> list[Row]:
+    lines = []
+    for name, f in found.items():
+        if name == "wnd":
+            above = f["p50_http_ms"] - f["p50_in_process_ms"]
+            lines.append(
+                Row("wnd, 100 items: p50 over HTTP above in process",
+                    f"{above:.2f} ms ({f['p50_http_ms']:.2f} against {f['p50_in_process_ms']:.2f})",
+                    f"≤ {ABOVE_MS:g} ms", above <= ABOVE_MS)
+            )  # fmt: skip
+        if "small_requests_per_s" in f:
+            per_s = f["small_requests_per_s"]
+            lines.append(Row(f"{name}, 1 item, 16 connections", f"{per_s:,.0f} requests/s", f"≥ {SMALL_PER_S:,}",
+                             per_s >= SMALL_PER_S))  # fmt: skip
+        share, extra = f["face_share_of_scoring"], f["loop_cpu_http_us"] - f["loop_cpu_in_process_us"]
+        said = f"{extra:,.0f} µs beside {f['scoring_us']:,.0f} µs of scoring, {f['body_bytes'] / 1e3:,.0f} kB"
+        if share is None:
+            lines.append(Row(f"{name}, `production`: the face's CPU per query", said))
+        elif name in HELD:
+            lines.append(Row(f"{name}, `production`: the face's CPU per query", f"{100 * share:.1f} %: {said}",
+                             f"≤ {100 * SHARE:.0f} %", share <= SHARE))  # fmt: skip
+        else:
+            rest = (
+                f"{said}; to write them where a worker reads them takes {f['fill_us']:,.0f} µs in process too"
+            )
+            lines.append(Row(f"{name}, `production`: the face's CPU per query", f"{100 * share:.1f} %: {rest}",
+                             "stated"))  # fmt: skip
+    return lines
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backend", metavar="MODULE:NAME")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", default=["wnd", "dlrm-rmc3", "dlrm-rmc1"])
-    parser.add_argument("--queries", type=int, default=500)
-    parser.add_argument("--client", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--queries", type=int)
+    parser.add_argument("--quick", action="store_true", help="see that it works; writes nothing")
+    parser.add_argument("--stand-in", action="store_true", help="score nothing; writes nothing")
+    parser.add_argument("--client", type=int, metavar="CORE", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    cores = sorted(os.sched_getaffinity(0))
-    if options.client:
-        os.sched_setaffinity(0, {cores[CLIENT_CORE % len(cores)]})
+    if options.client is not None:
+        os.sched_setaffinity(0, {options.client})
         print(json.dumps(uvloop.run(client(**json.load(sys.stdin)))))
         return
+    os.sched_setaffinity(0, server_cores())
     without_fork_handlers()
-    factory: Any = stand_in
-    if options.backend:
-        module, _, attribute = options.backend.partition(":")
-        factory = getattr(import_module(module), attribute)
+    factory: Any = stand_in if options.stand_in else real
+    rows_scale, queries = (0.01, options.queries or 20) if options.quick else (1.0, options.queries or 500)
+    rounds = 1 if options.quick else ROUNDS
     found = {}
     for number, name in enumerate(options.models):
-        found[name] = uvloop.run(measure(factory, name, options.queries, number == 0))
+        found[name] = uvloop.run(measure(factory, name, rows_scale, queries, rounds, number == 0))
         print(name, ", ".join(f"{k} {v:.4g}" for k, v in found[name].items() if v is not None), flush=True)
-    if options.backend:
-        save("serve_face", {"backend": options.backend, "queries": options.queries, "models": found})
+    result = {
+        "rows_scale": rows_scale,
+        "policy": f"coalescing, batch size {BATCH_SIZE}",
+        "queries": queries,
+        "models": found,
+    }
+    publish("serve_face", result, table(rows(found)), options.quick or options.stand_in)
 
 
 if __name__ == "__main__":

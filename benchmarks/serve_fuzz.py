@@ -22,12 +22,14 @@ from tests.serve.asgi import Direct
 from tests.serve.fuzz import DirectRpc, check_http, grpc_requests, http_requests
 from tests.serve.stand_in import StandIn
 
-from common import save
+from serving import Row, publish, table
+
+BODIES = 20_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bodies", type=int, default=20_000, help="how many in all, half over each face")
+    parser.add_argument("--bodies", type=int, default=BODIES, help="how many in all, half over each face")
     options = parser.parse_args()
     http, rpc = Direct(StandIn.of()), DirectRpc(StandIn.of())
     seen: dict[str, Counter[str]] = {"http": Counter(), "grpc": Counter()}
@@ -52,7 +54,22 @@ def main() -> None:
     over_grpc()
     for face, counts in seen.items():
         print(f"{face}: {counts.total()} bodies,", ", ".join(f"{k} {n}" for k, n in counts.most_common()))
-    save("serve_fuzz", {"bodies": options.bodies, "answers": seen})
+    quick = options.bodies < BODIES
+    publish("serve_fuzz", {"bodies": options.bodies, "answers": seen}, table(rows(seen)), quick)
+
+
+def rows(seen: dict[str, Counter[str]]) -> list[Row]:
+    total = sum(c.total() for c in seen.values())
+    bad = sum(n for k, n in seen["http"].items() if k.startswith("5") and k != "503")
+    return [
+        Row("bodies, HTTP and gRPC", f"{total:,}", f"≥ {BODIES:,}", total >= BODIES),
+        Row("crashes, hangs, answers that name no fault", "0: the run would have ended", "0", True),
+        Row("answers 5xx but 503", f"{bad}", "0", bad == 0),
+        *(
+            Row(f"answers over {face}", ", ".join(f"{k}: {n:,}" for k, n in counts.most_common()))
+            for face, counts in seen.items()
+        ),
+    ]
 
 
 if __name__ == "__main__":

@@ -7,64 +7,36 @@ The server has all cores but the last, the client the last. Keep the machine idl
 
 from __future__ import annotations
 
-import sys
-import time
-from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 
-from common import ROOT, put_in, save
 from deeprecsys.core.target import Target
-from deeprecsys.workload.stream import Workload
-from serving import Bodies, Server, capacity, cores_of_layout, load, on_cores, server
+from serving import Answers, Extent, Row, bench, flat, footprints, from_to, publish, table
 
-MODEL, TIMES = "wnd", 3.0
+MODEL, TARGET, TIMES = "wnd", Target(0.025), 3.0
 WINDOW_S = 0.5
+GOODPUT, RECOVERY_S = 0.9, 2.0
 
 
 def main() -> None:
-    quick = "--quick" in sys.argv
-    scale, over_s, trial_s, after_s = (0.01, 3.0, 2.0, 3.0) if quick else (1.0, 30.0, 10.0, 10.0)
-    target = Target(0.025)
-    ours, clients = cores_of_layout()
-    with server(MODEL, "--rows-scale", str(scale), "--sla-ms", "25", "--no-retune", cores=ours) as s:
-        on_cores(clients)
-        workload = Workload.parse()
-        bodies = Bodies(MODEL, scale, workload.sizes.cap)
-        carries = capacity(s, bodies, workload, target, trial_s)
-        sizes: list[dict[str, int]] = []
-        stop = Event()
-        watch = Thread(target=watched, args=(s, sizes, stop))
-        watch.start()
-        over = load(s, bodies, Workload.parse(seed=1).stream(TIMES * carries["qps"], duration_s=over_s))
-        began = time.monotonic()
-        after = load(s, bodies, Workload.parse(seed=2).stream(0.5 * carries["qps"], duration_s=after_s))
-        stop.set()
-        watch.join()
-    summary = over.summary(target, over_s)
-    pss = [x["pss_bytes"] for x in sizes if x]
+    extent = Extent.asked()
+    over_s, after_s = (3.0, 3.0) if extent.quick else (30.0, 10.0)
+    with bench(MODEL, TARGET, extent, "--no-retune") as b:
+        with footprints(b.server, over_s / 30) as sizes:
+            over = b.load(TIMES * b.qps, over_s, seed=1)
+        after = b.load(0.5 * b.qps, after_s, seed=2)
+    summary = over.summary(TARGET, over_s)
     result = {
-        "model": MODEL, "rows_scale": scale, "target_ms": 25.0, "server_cores": ours, "client_cores": clients,
-        "capacity": carries, "overload": {"rate_qps": TIMES * carries["qps"], "seconds": over_s, **summary},
-        "goodput_share": summary["goodput_qps"] / carries["qps"] if carries["qps"] else None,
-        "memory": {"first": pss[0], "last": pss[-1], "most": max(pss)} if pss else None,
-        "recovery_s": recovery(after, target, after_s), "after": after.summary(target, after_s),
-        "measured_at_s": began,
+        "model": MODEL, "rows_scale": extent.rows_scale, "target_ms": 1e3 * TARGET.latency_s,
+        "capacity": b.carries, "overload": {"rate_qps": TIMES * b.qps, "seconds": over_s, **summary},
+        "goodput_share": summary["goodput_qps"] / b.qps, "pss_bytes": [x["pss_bytes"] for x in sizes],
+        "recovery_s": recovery(after, TARGET, after_s), "after": after.summary(TARGET, after_s),
     }  # fmt: skip
-    if quick:
-        print(table(result))
-        return
-    print(save("serve_overload", result))
-    put_in(ROOT / "docs" / "results.md", "serve-overload", table(result))
+    publish("serve_overload", result, table(rows(result)), extent.quick)
 
 
-def watched(s: Server, sizes: list[dict[str, int]], stop: Event) -> None:
-    while not stop.wait(0.5):
-        sizes.append(s.footprint())
-
-
-def recovery(after: Any, target: Target, span_s: float) -> float:
+def recovery(after: Answers, target: Target, span_s: float) -> float:
     """From the end of the overload to the end of the last window that had a refusal or missed the target."""
     last = 0.0
     for begin in np.arange(0.0, span_s, WINDOW_S):
@@ -75,23 +47,18 @@ def recovery(after: Any, target: Target, span_s: float) -> float:
     return last
 
 
-def table(r: dict[str, Any]) -> str:
-    o, m = r["overload"], r["memory"]
-    flat = (
-        f"{m['first'] / 1e6:,.0f} → {m['last'] / 1e6:,.0f} MB, at most {m['most'] / 1e6:,.0f}"
-        if m
-        else "unavailable"
-    )
-    rows = [
-        ("capacity over HTTP", f"{r['capacity']['qps']:.1f} queries/s"),
-        (f"offered for {o['seconds']:g} s", f"{o['rate_qps']:.1f} queries/s"),
-        ("answered, refused", f"{o['served']:,}, {o['refused']:,}"),
-        ("p95 of the answered", f"{o['p95_ms']:.1f} ms (target {r['target_ms']:g} ms)"),
-        ("goodput over capacity", f"{100 * (r['goodput_share'] or 0):.0f} %"),
-        ("memory, sum of PSS", flat),
-        ("back within the target after", f"{r['recovery_s']:.1f} s"),
-    ]
-    return "\n".join(["| what | figure |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
+def rows(r: dict[str, Any]) -> list[Row]:
+    o, share, memory = r["overload"], r["goodput_share"], r["pss_bytes"]
+    return [
+        Row("capacity over HTTP", f"{r['capacity']['qps']:.1f} queries/s"),
+        Row(f"offered for {o['seconds']:g} s", f"{o['rate_qps']:.1f} queries/s, {TIMES:g} times as much"),
+        Row("answered, refused", f"{o['served']:,}, {o['refused']:,}"),
+        Row("neither", f"{o['other']:,}", "0", o["other"] == 0),
+        Row("p95 of the answered", f"{o['p95_ms']:.1f} ms", f"≤ {r['target_ms']:g} ms", o["p95_ms"] <= r["target_ms"]),
+        Row("goodput over capacity", f"{100 * share:.0f} %", f"≥ {100 * GOODPUT:.0f} %", share >= GOODPUT),
+        Row("memory, sum of PSS in MB", from_to(memory, 1e6), "flat", flat(memory) if memory else None),
+        Row("back within the target after", f"{r['recovery_s']:.1f} s", f"≤ {RECOVERY_S:g} s", r["recovery_s"] <= RECOVERY_S),
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -10,15 +10,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import time
 from itertools import pairwise
-from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 
-from common import ROOT, put_in, save
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
@@ -26,59 +23,38 @@ from deeprecsys.node.node import pinning
 from deeprecsys.serve.arena import Weights
 from deeprecsys.serve.served import ModelConfig
 from deeprecsys.serve.service import Service, ServiceConfig
-from deeprecsys.workload.stream import Workload
-from serving import Bodies, Server, capacity, cores_of_layout, load, on_cores, server
+from serving import Bench, Extent, Row, bench, flat, footprints, from_to, publish, table
 
 MODEL, TARGET, SHARE = "wnd", Target(0.025), 0.8
+STABLE = 1.5
 
 
 def main() -> None:
-    quick = "--quick" in sys.argv
-    scale, seconds, trial_s, parts = (0.01, 6.0, 2.0, 3) if quick else (1.0, 600.0, 10.0, 10)
-    ours, clients = cores_of_layout()
-    everywhere = os.sched_getaffinity(0)
-    with server(MODEL, "--rows-scale", str(scale), "--sla-ms", "25", cores=ours) as s:
-        on_cores(clients)
-        workload = Workload.parse()
-        bodies = Bodies(MODEL, scale, workload.sizes.cap)
-        carries = capacity(s, bodies, workload, TARGET, trial_s)
-        rate = SHARE * carries["qps"]
-        sizes: list[dict[str, int]] = []
-        stop = Event()
-        watch = Thread(target=watched, args=(s, sizes, stop, seconds / 120))
-        watch.start()
-        answers = load(s, bodies, Workload.parse(seed=5).stream(rate, duration_s=seconds))
-        stop.set()
-        watch.join()
-        drained = drain(s, bodies, rate)
-    os.sched_setaffinity(0, everywhere)
+    extent = Extent.asked()
+    seconds, parts, asks = (6.0, 3, 20) if extent.quick else (600.0, 10, 200)
+    with bench(MODEL, TARGET, extent) as b:
+        rate = SHARE * b.qps
+        with footprints(b.server, seconds / 120) as sizes:
+            answers = b.load(rate, seconds, seed=5)
+        drained = drain(b, rate)
     edges = np.linspace(0, seconds, parts + 1)
-    p99 = [answers.between(a, b).summary(TARGET, 1.0)["p99_ms"] for a, b in pairwise(edges)]
+    p99 = [answers.between(at, end).summary(TARGET, 1.0)["p99_ms"] for at, end in pairwise(edges)]
     result = {
-        "model": MODEL, "rows_scale": scale, "capacity_qps": carries["qps"], "rate_qps": rate,
-        "seconds": seconds, "all": answers.summary(TARGET, seconds), "p99_ms": p99,
-        "footprint": [x for x in sizes if x], "drain": drained, "swap": asyncio.run(swap(scale, 20 if quick else 200)),
+        "model": MODEL, "rows_scale": extent.rows_scale, "target_ms": 1e3 * TARGET.latency_s,
+        "capacity_qps": b.qps, "rate_qps": rate, "seconds": seconds, "all": answers.summary(TARGET, seconds),
+        "p99_ms": p99, "footprint": sizes, "drain": drained, "swap": asyncio.run(swap(extent.rows_scale, asks)),
     }  # fmt: skip
-    if quick:
-        print(table(result))
-        return
-    print(save("serve_soak", result))
-    put_in(ROOT / "docs" / "results.md", "serve-soak", table(result))
+    publish("serve_soak", result, table(rows(result)), extent.quick)
 
 
-def watched(s: Server, sizes: list[dict[str, int]], stop: Event, every_s: float) -> None:
-    while not stop.wait(every_s):
-        sizes.append(s.footprint())
-
-
-def drain(s: Server, bodies: Bodies, rate: float) -> dict[str, int]:
+def drain(b: Bench, rate: float) -> dict[str, int]:
     """SIGTERM under load: what was taken is answered, what comes later is refused or finds nobody."""
-    stream = Workload.parse(seed=6).stream(rate, duration_s=2.0)
-    answers = load(s, bodies, stream, [(1.0, lambda: os.kill(s.pid, signal.SIGTERM))])
-    before = answers.between(0.0, 0.9)
-    after = answers.between(1.1, 3.0)
+    answers = b.load(rate, 2.0, 6, [(1.0, lambda: os.kill(b.server.pid, signal.SIGTERM))])
+    before, after = answers.between(0.0, 0.9), answers.between(1.1, 3.0)
+    # Without an answer though the server had taken it: a status other than 200 and 503 before it went.
     return {
-        "before": len(before.status), "before_served": int(before.served.sum()), "after": len(after.status),
+        "before": len(before.status), "before_served": int(before.served.sum()),
+        "before_refused": int((before.status == 503).sum()), "after": len(after.status),
         "after_served": int(after.served.sum()),
     }  # fmt: skip
 
@@ -115,26 +91,22 @@ async def swap(scale: float, queries: int) -> dict[str, Any]:
     return {"asked": asked, "lost": lost, "seconds": took_s}
 
 
-def table(r: dict[str, Any]) -> str:
-    foot, d, w = r["footprint"], r["drain"], r["swap"]
-    rows = [
-        (f"offered for {r['seconds']:g} s", f"{r['rate_qps']:.1f} queries/s, {r['all']['offered']:,} in all"),
-        (
-            "answered, refused, other",
-            f"{r['all']['served']:,}, {r['all']['refused']:,}, {r['all']['other']:,}",
-        ),
-        ("p99 over time", ", ".join(f"{x:.1f}" for x in r["p99_ms"]) + " ms"),
-        (
-            "memory, first and last",
-            f"{foot[0]['pss_bytes'] / 1e6:,.0f}, {foot[-1]['pss_bytes'] / 1e6:,.0f} MB"
-            if foot
-            else "unavailable",
-        ),
-        ("descriptors, first and last", f"{foot[0]['fds']}, {foot[-1]['fds']}" if foot else "unavailable"),
-        ("drain: answered of those that came before it", f"{d['before_served']} of {d['before']}"),
-        ("new weights under load: queries, lost", f"{w['asked']:,}, {w['lost']} in {w['seconds']:.1f} s"),
-    ]
-    return "\n".join(["| what | figure |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
+def rows(r: dict[str, Any]) -> list[Row]:
+    d, w, p99 = r["drain"], r["swap"], r["p99_ms"]
+    memory, fds = ([x[key] for x in r["footprint"]] for key in ("pss_bytes", "fds"))
+    lost, worst = d["before"] - d["before_served"] - d["before_refused"], max(p99) / float(np.median(p99))
+    return [
+        Row(f"offered for {r['seconds']:g} s", f"{r['rate_qps']:.1f} queries/s, {r['all']['offered']:,} in all"),
+        Row("answered, refused", f"{r['all']['served']:,}, {r['all']['refused']:,}"),
+        Row("neither", f"{r['all']['other']:,}", "0", r["all"]["other"] == 0),
+        Row("p99 over time", ", ".join(f"{x:.1f}" for x in p99) + " ms"),
+        Row("worst p99 over the median one", f"{worst:.2f}", f"stable: ≤ {STABLE:g}", worst <= STABLE),
+        Row("memory, sum of PSS in MB", from_to(memory, 1e6), "flat", flat(memory) if memory else None),
+        Row("descriptors", from_to(fds), "flat", flat(fds) if fds else None),
+        Row("drain under load: of those taken before it, lost", f"{lost} of {d['before']}", "0", lost == 0),
+        Row("new weights under load: queries lost", f"{w['lost']} of {w['asked']:,} in {w['seconds']:.1f} s", "0",
+            w["lost"] == 0),
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

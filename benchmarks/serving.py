@@ -19,18 +19,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common import ROOT, put_in, save
 from deeprecsys.core.target import Target, percentile
 from deeprecsys.node.cores import awake, pss_bytes, realtime
+from deeprecsys.report.json_values import plain
 from deeprecsys.workload.stream import Stream, Workload
 from deeprecsys.zoo import model
 from deeprecsys.zoo.schema import DenseInput, Per, Schema
 
 LEAD_S = 0.2
+FLAT = 0.05
+Events = Sequence[tuple[float, Callable[[], None]]]
+"""What is to be done besides, and when, in seconds."""
 KINDS = 64
 """Queries of each run differ in what they ask for in so many ways; sizes come from the workload."""
 
@@ -188,9 +194,7 @@ async def _exchange(
     return int(head.split(" ", 2)[1]), body[int(json_bytes[1]) :] if json_bytes else b""
 
 
-async def _load(
-    port: int, bodies: Bodies, stream: Stream, at: Sequence[tuple[float, Callable[[], None]]]
-) -> Answers:
+async def _load(port: int, bodies: Bodies, stream: Stream, at: Events) -> Answers:
     n = len(stream)
     latency, status = np.full(n, np.nan), np.zeros(n, np.int32)
     expected: dict[tuple[int, int], bytes] = {}
@@ -232,9 +236,7 @@ async def _load(
     return Answers(stream.arrival_s, stream.size, latency, status, wrong)
 
 
-def load(
-    served: Server, bodies: Bodies, stream: Stream, at: Sequence[tuple[float, Callable[[], None]]] = ()
-) -> Answers:
+def load(served: Server, bodies: Bodies, stream: Stream, at: Events = ()) -> Answers:
     """Offer a stream, from this process; `at` names what else is to be done, and when."""
     with realtime(), awake():
         return asyncio.run(_load(served.http_port, bodies, stream, at))
@@ -251,6 +253,8 @@ def capacity(
     Raises:
         SystemExit: not even a sixteenth of it is carried.
     """
+    if not served.stated_qps > 0:
+        raise SystemExit("the server stated no load that it can carry")
     low, high = 0.0, 2 * served.stated_qps
     rate = served.stated_qps
     tried = []
@@ -272,6 +276,145 @@ def cores_of_layout() -> tuple[list[int], list[int]]:
     return cores[:-1] or cores, cores[-1:]
 
 
-def on_cores(cores: Sequence[int]) -> None:
-    """Pin this process."""
-    os.sched_setaffinity(0, cores)
+@dataclass(frozen=True)
+class Extent:
+    """How much a benchmark does: in full, or just enough to see that it works."""
+
+    quick: bool
+    rows_scale: float
+    trial_s: float
+    steps: int
+
+    @classmethod
+    def asked(cls) -> Extent:
+        """By the command line, which takes `--quick` and nothing else."""
+        unknown = [a for a in sys.argv[1:] if a != "--quick"]
+        if unknown:
+            raise SystemExit(f"expected --quick or nothing, got {' '.join(unknown)}")
+        return cls(True, 0.01, 1.0, 2) if sys.argv[1:] else cls(False, 1.0, 10.0, 7)
+
+
+@dataclass
+class Bench:
+    """A server on its cores, this process on the others, and what the server carries over HTTP."""
+
+    server: Server
+    bodies: Bodies
+    target: Target
+    carries: dict[str, Any]
+
+    @property
+    def qps(self) -> float:
+        found: float = self.carries["qps"]
+        return found
+
+    def load(self, rate: float, seconds: float, seed: int, at: Events = ()) -> Answers:
+        """Offer Poisson arrivals of the sizes `production`."""
+        stream = Workload.parse(seed=seed).stream(rate, duration_s=seconds)
+        return load(self.server, self.bodies, stream, at)
+
+
+@contextmanager
+def bench(
+    name: str, target: Target, extent: Extent, *options: str, carries: dict[str, Any] | None = None
+) -> Iterator[Bench]:
+    """A model in service; this process runs on the client's cores meanwhile.
+
+    Args:
+        carries: its `capacity`; by default it is measured.
+    """
+    ours, clients = cores_of_layout()
+    everywhere = os.sched_getaffinity(0)
+    common = ("--rows-scale", str(extent.rows_scale), "--sla-ms", f"{1e3 * target.latency_s:g}")
+    with (
+        tempfile.NamedTemporaryFile("w+", suffix=".json") as guess,
+        server(name, *common, *options, *(guessed(name, guess) if extent.quick else ()), cores=ours) as s,
+    ):
+        os.sched_setaffinity(0, clients)
+        try:
+            workload = Workload.parse()
+            bodies = Bodies(name, extent.rows_scale, workload.sizes.cap)
+            known = carries or capacity(s, bodies, workload, target, extent.trial_s, extent.steps)
+            yield Bench(s, bodies, target, known)
+        finally:
+            os.sched_setaffinity(0, everywhere)
+
+
+def guessed(name: str, into: Any) -> tuple[str, str]:
+    """Options that spare a quick run the measuring of a profile."""
+    points = [{"batch": 1, "seconds": [5e-4]}, {"batch": 1000, "seconds": [1e-2]}]
+    json.dump({"model": name, "points": points}, into)
+    into.flush()
+    return "--profile", into.name
+
+
+@contextmanager
+def footprints(s: Server, every_s: float) -> Iterator[list[dict[str, int]]]:
+    """What a server takes, looked at again and again until the block ends."""
+    sizes: list[dict[str, int]] = []
+    stop = Event()
+
+    def watch() -> None:
+        while not stop.wait(every_s):
+            if found := s.footprint():
+                sizes.append(found)
+
+    thread = Thread(target=watch)
+    thread.start()
+    try:
+        yield sizes
+    finally:
+        stop.set()
+        thread.join()
+
+
+def flat(values: Sequence[float]) -> bool:
+    """Whether the last fifth is, by its median, at most 5 % above the fifth after the first."""
+    fifth = len(values) // 5
+    if not fifth:
+        return bool(values) and values[-1] <= (1 + FLAT) * values[0]
+    early, late = values[fifth : 2 * fifth], values[-fifth:]
+    return bool(np.median(late) <= (1 + FLAT) * np.median(early))
+
+
+def from_to(values: Sequence[float], per: float = 1.0) -> str:
+    """The first and the last of some values, and the most."""
+    if not values:
+        return "unavailable"
+    first, last, most = (f"{x / per:,.0f}" for x in (values[0], values[-1], max(values)))
+    return f"{first} → {last}, at most {most}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a result: what was measured; where it has a goal, that, and whether it was met."""
+
+    what: str
+    found: str
+    goal: str = ""
+    met: bool | None = None
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Goals and verdicts beside the figures."""
+    lines = ["| what | found | goal | |", "|---|---|---|---|"]
+    said = {True: "met", False: "**not met**", None: ""}
+    return "\n".join([*lines, *(f"| {r.what} | {r.found} | {r.goal} | {said[r.met]} |" for r in rows)])
+
+
+def publish(name: str, result: dict[str, Any], body: str, quick: bool) -> None:
+    """Print a result's table; unless it is of a quick run, save it and put the table into the page of results.
+
+    A quick run does the same in a folder that is dropped, so that it fails where a full one would.
+    """
+    marker, page = name.replace("_", "-"), ROOT / "docs" / "results.md"
+    print(body, flush=True)
+    if not quick:
+        print(save(name, result))
+        put_in(page, marker, body)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / page.name
+        copy.write_text(page.read_text())
+        put_in(copy, marker, body)
+        json.dumps(plain(result))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -33,8 +33,8 @@ class Running:
         self.thread.join(20)
 
 
-def start(backend: StandIn) -> Running:
-    """Serve a backend until `end` is called."""
+def start(backend: StandIn, run: Callable[..., None] = asyncio.run) -> Running:
+    """Serve a backend until `end` is called, on the event loop of `run`."""
     up = threading.Event()
     found: list[Running] = []
 
@@ -49,7 +49,7 @@ def start(backend: StandIn) -> Running:
 
         await serve_forever(backend, host="127.0.0.1", http_port=0, grpc_port=0, stop=stop, ready=ready)
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread = threading.Thread(target=lambda: run(serve()))
     thread.start()
     assert up.wait(20)
     return found[0]

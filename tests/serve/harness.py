@@ -129,7 +129,7 @@ class Heard:
 
 def nothing_left(s: Service) -> None:
     """Raise AssertionError unless every place has been given back."""
-    assert not s._places
+    assert not s._ledger.places
     for served in s._served.values():
         assert served.open == 0
         assert len(served.slots) == served.arena.plan.slots

@@ -11,7 +11,7 @@ import pytest
 
 from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.core.policy import DeepRecSched
-from deeprecsys.serve import service as service_
+from deeprecsys.serve import driver
 from deeprecsys.serve.backend import Outcome, Reason, RefusedError, UnscoredError
 from deeprecsys.serve.service import Service
 from tests.node.faults import DEADLY_SIZE
@@ -120,12 +120,12 @@ def test_workers_that_cannot_be_replaced_make_the_service_not_ready_without_a_st
             await asyncio.sleep(0.2)
             assert started == 2, "and no more until it is tried again"
             s._crew._workers._launch = healthy
-            s._try_again()
+            s._driver.try_again()
             await until(s, lambda: s.ready)
             await ask_any(s)
             nothing_left(s)
 
-    assert service_.RETRY_S > 10
+    assert driver.RETRY_S > 10
     run(scenario())
 
 

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Coalescing
+from deeprecsys.serve.arena import Weights
 from deeprecsys.serve.served import ModelConfig
 from tests.own.conftest import EXAMPLE, exported  # noqa: F401 - a fixture
 from tests.own.test_node import ranker
@@ -70,5 +72,16 @@ def test_scores_are_the_modules_and_a_later_worker_describes_nothing_again(
                     await asyncio.sleep(0.01)
                     assert not s.problem
             nothing_left(s)
+
+    run(scenario())
+
+
+def test_new_weights_that_nobody_writes_are_refused_in_one_line(exported: Path) -> None:  # noqa: F811
+    async def scenario() -> None:
+        async with service(config(f"{exported}/ranker.onnx"), workers=1) as s:
+            with pytest.raises(InputError, match=r"^weights of ranker: expected Weights\.fill.*, got none$"):
+                await s.swap("ranker", "2", Weights(seed=2))
+            assert s.models["ranker"].version == "1"
+            assert s.ready
 
     run(scenario())

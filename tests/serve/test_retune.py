@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Adaptive, Coalescing, DeadlineOrder, DeepRecSched, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
-from deeprecsys.serve.resimulate import best_policy
+from deeprecsys.serve.resimulate import Question, best_policy
 from deeprecsys.serve.retune import Found, RetuneSettings, Seen, decide, policy_from, searched, seen
 from deeprecsys.serve.retuner import Retuner
 from tests.core.policies import POLICIES
@@ -85,13 +86,21 @@ def test_other_policies_are_left_alone():
 PROFILE = LatencyProfile("any", (Point(1, 1, (2e-3,)), Point(1, 1000, (102e-3,))))
 
 
+@pytest.mark.parametrize("present", [None, Coalescing(64, 8)])
+def test_a_question_crosses_to_another_process_unchanged(present):
+    question = Question(PROFILE, [4, 7], 2, Target(0.06), 1000, present, 500)
+    crossed = Question.from_json(json.loads(json.dumps(question.to_json())))
+    assert replace(crossed, profile=PROFILE) == question
+    assert crossed.profile.to_json() == PROFILE.to_json()
+
+
 def test_small_queries_share_batches_and_large_ones_are_cut():
     """A batch costs 2 ms and an item 0.1 ms: merging spares the former, cutting shortens the longest."""
     target = Target(0.06)
-    small = best_policy(PROFILE, [4] * 50, 2, target, 1000, DeepRecSched(1000), 4000)
+    small = best_policy(Question(PROFILE, [4] * 50, 2, target, 1000, DeepRecSched(1000), 4000))
     assert isinstance(small.policy, Coalescing)
     assert small.capacity_qps > 1.5 * small.present_qps
-    large = best_policy(PROFILE, [1000] * 50, 2, target, 1000, DeepRecSched(1000), 2000)
+    large = best_policy(Question(PROFILE, [1000] * 50, 2, target, 1000, DeepRecSched(1000), 2000))
     assert large.present_qps == 0, "whole, one takes 102 ms"
     assert large.capacity_qps > 0
     assert isinstance(large.policy, DeepRecSched | Static | Adaptive | Coalescing)

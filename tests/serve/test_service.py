@@ -142,7 +142,7 @@ def test_a_cancelled_query_frees_its_seat_once_its_running_slice_is_back() -> No
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert s.waiting("dlrm-rmc1") == (0, 0)
-            assert len(s._places) == 1, "a worker still writes its scores"
+            assert len(s._ledger.places) == 1, "a worker still writes its scores"
             await ask_any(s)
             nothing_left(s)
             assert heard.outcomes == [Outcome.CANCELLED, Outcome.SERVED]

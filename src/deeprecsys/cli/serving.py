@@ -17,7 +17,7 @@ from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.report import text
 from deeprecsys.report.machine import machine_record, same_machine
-from deeprecsys.serve.resimulate import Resimulator
+from deeprecsys.serve.resimulate import Question, Resimulator
 from deeprecsys.serve.retune import Found
 from deeprecsys.serve.served import ModelConfig
 from deeprecsys.zoo.own.spec import short_name, with_weights
@@ -130,7 +130,9 @@ async def _tuned(
     simulation = Resimulator()
     sizes = sample_sizes(job).tolist()
     try:
-        return await simulation.best(profile, sizes, workers, job.target, largest, present, TUNE_QUERIES)
+        return await simulation.best(
+            Question(profile, sizes, workers, job.target, largest, present, TUNE_QUERIES)
+        )
     finally:
         await simulation.close()
 

@@ -17,6 +17,7 @@ from deeprecsys.serve.face import Face
 from deeprecsys.serve.grpc import GrpcService
 from deeprecsys.serve.http import HttpApp
 from deeprecsys.serve.watch import Watch
+from deeprecsys.serve.wire import Wire
 
 GRACE_S = 30.0
 """How long open requests may take to end once the server stops; their own deadlines are shorter."""
@@ -82,7 +83,7 @@ class _HttpServer(uvicorn.Server):
 def _uvicorn_config(face: Face) -> uvicorn.Config:
     return uvicorn.Config(
         HttpApp(face),
-        http="httptools",
+        http=Wire,
         ws="none",
         lifespan="off",
         interface="asgi3",

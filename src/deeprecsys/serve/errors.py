@@ -43,6 +43,10 @@ class EncodingError(RequestError):
     status = 415
 
 
+class GoneError(Exception):
+    """The client went away before its answer was there."""
+
+
 def shown(value: Any, longest: int = 80) -> str:
     """Something a client sent, for a message: one line, and no longer than that."""
     text = repr(value[: longest + 1] if isinstance(value, str | bytes | list) else value)

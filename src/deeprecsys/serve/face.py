@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from deeprecsys.serve.backend import Backend, RefusedError, ServedModel
-from deeprecsys.serve.errors import NotFoundError, shown
+from deeprecsys.serve.backend import Backend, Outcome, QueryRecord, RefusedError, ServedModel
+from deeprecsys.serve.errors import GoneError, NotFoundError, shown
 from deeprecsys.serve.heads import Heads
 from deeprecsys.serve.inputs import Binary, Fit, Inputs, fill
 from deeprecsys.serve.reply import check_outputs
@@ -61,6 +61,14 @@ class Face:
         if body_bytes > LARGE_BODY_BYTES:
             least = min(self.inputs(served).least_items(body_bytes), served.max_items)
             self.backend.admit(served.name, least, arrival_s=arrival_s, deadline_s=math.inf)
+
+    def shed(self, served: ServedModel, arrival_s: float, error: RefusedError) -> None:
+        """Count a query that was refused before the backend heard of it."""
+        self.watch.query_ended(
+            QueryRecord(
+                -1, served.name, 0, arrival_s, math.nan, time.monotonic(), 0.0, 0, Outcome.SHED, error.reason
+            )
+        )
 
     def read_head(self, served: ServedModel, head: bytes) -> tuple[Request, Fit]:
         """The JSON part of an HTTP body, held against its model.
@@ -129,11 +137,11 @@ class Face:
             backend.release(seat)
 
 
-async def unless_gone(coming: Awaitable[T], gone: Callable[[], Awaitable[None]]) -> T:
+async def unless_gone(coming: Awaitable[T], watch: Callable[[Callable[[], None]], Callable[[], object]]) -> T:
     """Await something, unless the client goes away first.
 
     Args:
-        gone: returns when it has.
+        watch: calls what it is given when the client has; returns what ends that.
 
     Raises:
         GoneError: it has; what was awaited is cancelled.
@@ -142,13 +150,13 @@ async def unless_gone(coming: Awaitable[T], gone: Callable[[], Awaitable[None]])
     assert task is not None
     left = False
 
-    async def watch() -> None:
+    def gone() -> None:
         nonlocal left
-        await gone()
-        left = True
-        task.cancel()
+        if not left:
+            left = True
+            task.cancel()
 
-    watcher = asyncio.ensure_future(watch())
+    unwatch = watch(gone)
     try:
         return await coming
     except asyncio.CancelledError:
@@ -157,12 +165,8 @@ async def unless_gone(coming: Awaitable[T], gone: Callable[[], Awaitable[None]])
         task.uncancel()
         raise GoneError from None
     finally:
-        watcher.cancel()
+        unwatch()
 
 
 class MissedError(RefusedError):
     """A query was taken, but waited past its deadline."""
-
-
-class GoneError(Exception):
-    """The client went away before its answer was there."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
@@ -10,11 +9,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
+from numpy.typing import NDArray
 
 from deeprecsys.serve.backend import RefusedError, ServedModel, UnscoredError
+from deeprecsys.serve.body import FullError, Receive, Room, body_of
 from deeprecsys.serve.describe import config_document, index_document, model_document, server_document
 from deeprecsys.serve.errors import (
     EncodingError,
+    GoneError,
     MethodError,
     NotFoundError,
     RequestError,
@@ -22,19 +24,17 @@ from deeprecsys.serve.errors import (
     TooLargeError,
     shown,
 )
-from deeprecsys.serve.face import Face, GoneError, unless_gone
+from deeprecsys.serve.face import Face, unless_gone
 from deeprecsys.serve.pages import Page, pages
 from deeprecsys.serve.reply import http_reply
 from deeprecsys.serve.request import check_binary
 from deeprecsys.serve.statistics import statistics_document
+from deeprecsys.serve.wire import EXTENSION, Asked
 
 Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-READ_S = 20.0
-"""How long a client may pause within its body."""
 _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
 _log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class HttpApp:
     def __init__(self, face: Face) -> None:
         self.face = face
         self.pages = pages(face)
+        self._room = Room()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,8 +68,12 @@ class HttpApp:
             _log.exception("a request failed", extra={"path": scope["path"]})
             status, headers, body = 500, [_JSON], _error("the server failed; its log says how")
         headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        if scope["method"] == "HEAD":
+            body = b""
+        asked: Asked | None = scope.get("extensions", {}).get(EXTENSION)
+        if asked is None or not asked.reply(status, headers, body):
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, Headers, bytes]:
         path: str = scope["path"]
@@ -129,86 +134,38 @@ class HttpApp:
         arrival = time.monotonic()
         face = self.face
         length, head_length = _lengths(scope["headers"])
-        body = Body(receive, face.inputs(served).body_limit, length)
+        body = body_of(scope, receive, self._room, face.inputs(served).body_limit, length)
         face.admit_unread(served, length or 0, arrival)
-        head = await body.first(head_length)
-        request, fit = face.read_head(served, head)
-        if body.more:
-            deadline = request.deadline_s(arrival)
-            face.backend.admit(served.name, fit.items, arrival_s=arrival, deadline_s=deadline)
-        binary = await body.rest(len(head))
-        check_binary(request, len(binary))
-        answer, json_length = await face.answer(
-            served,
-            request,
-            fit,
-            binary,
-            arrival,
-            lambda scores: http_reply(request, served.name, served.version, scores),
-            lambda coming: unless_gone(coming, body.gone),
-        )
+        try:
+            head = await body.first(head_length)
+            request, fit = face.read_head(served, head)
+            if body.more:
+                deadline = request.deadline_s(arrival)
+                face.backend.admit(served.name, fit.items, arrival_s=arrival, deadline_s=deadline)
+            binary = await body.rest(len(head))
+            check_binary(request, len(binary))
+
+            def scored(coming: Awaitable[NDArray[Any]]) -> Awaitable[NDArray[Any]]:
+                body.close()  # its data are in their seat
+                return unless_gone(coming, body.watch)
+
+            answer, json_length = await face.answer(
+                served,
+                request,
+                fit,
+                binary,
+                arrival,
+                lambda scores: http_reply(request, served.name, served.version, scores),
+                scored,
+            )
+        except FullError as e:
+            face.shed(served, arrival, e)
+            raise
+        finally:
+            body.close()
         if json_length is None:
             return 200, [_JSON], answer
         return 200, [_BINARY, (b"inference-header-content-length", b"%d" % json_length)], answer
-
-
-class Body:
-    """A request's body as it comes in."""
-
-    def __init__(self, receive: Receive, limit: int, length: int | None) -> None:
-        self._receive, self._limit = receive, limit
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self.more = True
-        if length is not None and length > limit:
-            raise TooLargeError(f"body: expected at most {limit} bytes, got {length}")
-
-    async def first(self, count: int | None) -> bytes:
-        """Its first `count` bytes, or all of it.
-
-        Raises:
-            RequestError: it has fewer; TooLargeError: it has more than it may; GoneError.
-        """
-        while self.more and (count is None or self._size < count):
-            await self._next()
-        if count is not None and self._size < count:
-            raise RequestError(
-                f"Inference-Header-Content-Length: expected at most {self._size} bytes, got {count}"
-            )
-        return self._joined()[:count]
-
-    async def rest(self, start: int) -> memoryview:
-        """All that follows its first `start` bytes; see `first` for what it raises."""
-        while self.more:
-            await self._next()
-        return memoryview(self._joined())[start:]
-
-    async def gone(self) -> None:
-        """Returns when the client has gone away; only once the body is read."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-
-    async def _next(self) -> None:
-        try:
-            async with asyncio.timeout(READ_S):
-                message = await self._receive()
-        except TimeoutError:
-            raise SlowError(f"body: expected the next part within {READ_S:g} s, got none") from None
-        if message["type"] == "http.disconnect":
-            raise GoneError
-        chunk: bytes = message.get("body", b"")
-        if chunk:
-            self._chunks.append(chunk)
-        self._size += len(chunk)
-        self.more = message.get("more_body", False)
-        if self._size > self._limit:
-            raise TooLargeError(f"body: expected at most {self._limit} bytes, got more")
-
-    def _joined(self) -> bytes:
-        """What is there, copied only if it came in pieces since the last time."""
-        if len(self._chunks) != 1:
-            self._chunks = [b"".join(self._chunks)]
-        return self._chunks[0]
 
 
 def _lengths(headers: Headers) -> tuple[int | None, int | None]:

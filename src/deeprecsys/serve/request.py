@@ -55,11 +55,14 @@ class Request:
     priority: int = 0
     outputs: dict[str, bool] = field(default_factory=dict)
     binary_output: bool = False
+    _binary_size: int = -1
 
     @property
     def binary_size(self) -> int:
-        """Bytes of binary data that must follow the head."""
-        return sum(t.size or 0 for t in self.inputs)
+        """Bytes of binary data that must follow the head; counted once, when `inputs` are all there."""
+        if self._binary_size < 0:
+            self._binary_size = sum(t.size or 0 for t in self.inputs)
+        return self._binary_size
 
     def deadline_s(self, arrival_s: float) -> float | None:
         return None if self.timeout_s is None else arrival_s + self.timeout_s

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,30 +58,61 @@ class MixPath:
         return summarise(log, self._target)
 
 
-def best_policy(
-    profile: LatencyProfile,
-    sizes: Sequence[int],
-    workers: int,
-    target: Target,
-    largest: int,
-    present: Policy | None,
-    queries: int,
-) -> Found:
-    """The policy that carries the most of a mix, by simulation; `present` is by default the baseline.
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which policy carries the most of a mix?
 
-    Args:
-        largest: items of the largest query that may come.
+    Attributes:
+        sizes: a sample of the mix, in items; largest: items of the largest query that may come.
+        present: the policy in use; None takes the baseline for it.
+        queries: of the simulated path.
     """
+
+    profile: LatencyProfile
+    sizes: Sequence[int]
+    workers: int
+    target: Target
+    largest: int
+    present: Policy | None
+    queries: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile.to_json(),
+            "sizes": list(self.sizes),
+            "workers": self.workers,
+            "target": [self.target.latency_s, self.target.quantile],
+            "largest": self.largest,
+            "present": self.present.describe() if self.present else None,
+            "queries": self.queries,
+        }
+
+    @classmethod
+    def from_json(cls, doc: dict[str, Any]) -> Question:
+        return cls(
+            LatencyProfile.from_json(doc["profile"]),
+            doc["sizes"],
+            doc["workers"],
+            Target(*doc["target"]),
+            doc["largest"],
+            policy_from(doc["present"]) if doc["present"] else None,
+            doc["queries"],
+        )
+
+
+def best_policy(q: Question) -> Found:
+    """The policy that carries the most of a mix, by simulation."""
     from deeprecsys.tune.by_model import Ranking
     from deeprecsys.tune.neighbours import model_search
     from deeprecsys.tune.search import batch_sizes
     from deeprecsys.tune.work import saturation_qps
 
-    static = Static.baseline(largest, workers)
-    hint = saturation_qps(profile, static.batch_size, np.asarray(sizes, np.int32), workers)
-    ranking = Ranking(MixPath(profile, sizes, workers, target, queries), target, hint)
-    search = model_search(batch_sizes(largest, static.batch_size))
-    begin = present or static
+    static = Static.baseline(q.largest, q.workers)
+    hint = saturation_qps(q.profile, static.batch_size, np.asarray(q.sizes, np.int32), q.workers)
+    path = MixPath(q.profile, q.sizes, q.workers, q.target, q.queries)
+    ranking = Ranking(path, q.target, hint)
+    search = model_search(batch_sizes(q.largest, static.batch_size))
+    begin = q.present or static
     search.tell(begin, ranking.score(begin, None))
     ranking.finish(search)
     present_qps = search.told[0].qps
@@ -95,32 +127,14 @@ class Resimulator:
         self._process: asyncio.subprocess.Process | None = None
         self._asking = asyncio.Lock()
 
-    async def best(
-        self,
-        profile: LatencyProfile,
-        sizes: Sequence[int],
-        workers: int,
-        target: Target,
-        largest: int,
-        present: Policy | None,
-        queries: int,
-    ) -> Found:
+    async def best(self, question: Question) -> Found:
         """`best_policy`, elsewhere.
 
         Raises:
             NodeError: the process died.
         """
-        question = {
-            "profile": profile.to_json(),
-            "sizes": list(sizes),
-            "workers": workers,
-            "target": [target.latency_s, target.quantile],
-            "largest": largest,
-            "present": present.describe() if present else None,
-            "queries": queries,
-        }
         async with self._asking:
-            answer = await self._ask(question)
+            answer = await self._ask(question.to_json())
         return Found(policy_from(answer["policy"]), answer["capacity_qps"], answer["present_qps"])
 
     async def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -163,16 +177,7 @@ def main() -> None:
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     for line in sys.stdin:
-        q = json.loads(line)
-        found = best_policy(
-            LatencyProfile.from_json(q["profile"]),
-            q["sizes"],
-            q["workers"],
-            Target(*q["target"]),
-            q["largest"],
-            policy_from(q["present"]) if q["present"] else None,
-            q["queries"],
-        )
+        found = best_policy(Question.from_json(json.loads(line)))
         answer = {
             "policy": found.policy.describe(),
             "capacity_qps": found.capacity_qps,

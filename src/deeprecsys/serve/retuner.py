@@ -7,7 +7,7 @@ import logging
 import time
 
 from deeprecsys.core.errors import NodeError
-from deeprecsys.serve.resimulate import Resimulator
+from deeprecsys.serve.resimulate import Question, Resimulator
 from deeprecsys.serve.retune import RetuneSettings, decide, searched, seen
 from deeprecsys.serve.served import Served
 from deeprecsys.serve.service import Service
@@ -42,11 +42,18 @@ class Retuner:
         load = seen(served.offered, time.monotonic(), settings)
         if load is None or not searched(present):
             return
+        workers = len(self._service.config.cores)
+        question = Question(
+            config.profile,
+            load.sizes,
+            workers,
+            config.target,
+            config.max_items,
+            present,
+            settings.path_queries,
+        )
         try:
-            found = await self._simulation.best(
-                config.profile, load.sizes, len(self._service.config.cores), config.target,
-                config.max_items, present, settings.path_queries,
-            )  # fmt: skip
+            found = await self._simulation.best(question)
         except (NodeError, ConnectionError) as e:
             log.warning("%s: its load could not be simulated: %s", served.name, e)
             return
