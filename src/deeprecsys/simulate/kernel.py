@@ -15,21 +15,13 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-F = TypeVar("F", bound=Callable[..., object])
+from deeprecsys.jit import compiled
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 SERVED, SHED = 1, 2  # core.runlog.Status
-
-
-def compiled(function: F) -> F:
-    """`function`, compiled; the code is kept on disk where there is a place for it."""
-    try:
-        return cast(F, njit(cache=True, nogil=True)(function))
-    except RuntimeError:  # a read-only installation and no home directory: compile in every process
-        return cast(F, njit(nogil=True)(function))
 
 
 class Load(NamedTuple):

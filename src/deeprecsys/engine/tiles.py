@@ -1,0 +1,224 @@
+"""Small matrix products in registers, and the element-wise functions that follow them, for compiled code.
+
+A `Tile(rows, vectors, lanes)` is that many float32 values in registers: a few rows of a product's result. One
+call of `outer` adds the outer product of a column of the left matrix and a row of the right one; a loop of
+them is the product, and what follows it works on the same registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import models, register_model
+
+from deeprecsys.engine.vectors import (
+    _F32,
+    _I32,
+    _I64,
+    _intrinsic,
+    _pointer,
+    _spread,
+    _with_constants,
+    cgutils,
+)
+
+
+class Tile(types.Type):
+    """`rows` times `vectors` vectors of `lanes` float32 values."""
+
+    def __init__(self, rows: int, vectors: int, lanes: int) -> None:
+        self.rows, self.vectors, self.lanes = rows, vectors, lanes
+        super().__init__(name=f"Tile({rows}, {vectors}, {lanes})")
+
+    def places(self) -> Iterator[tuple[int, int, int]]:
+        """(index, row, vector) of each vector."""
+        for k in range(self.rows * self.vectors):
+            yield k, *divmod(k, self.vectors)
+
+
+@register_model(Tile)
+class _TileModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, tile: Tile) -> None:
+        one = ir.VectorType(_F32, tile.lanes)
+        super().__init__(manager, tile, ir.LiteralStructType([one] * (tile.rows * tile.vectors)))  # type: ignore[no-untyped-call]
+
+
+@_with_constants
+def blank_tile(_context: Any, rows: Any, vectors: Any, lanes: Any) -> Any:
+    """A tile of zeros; all arguments are constants."""
+    tile = Tile(rows.literal_value, vectors.literal_value, lanes.literal_value)
+
+    def generate(context: Any, _builder: Any, _signature: Any, _args: Any) -> Any:
+        return ir.Constant(context.get_value_type(tile), None)
+
+    return tile(rows, vectors, lanes), generate
+
+
+@_intrinsic
+def outer(_context: Any, tile: Any, _column: Any, _stride: Any, _row: Any) -> Any:
+    """tile + column x row: a value per row of the tile, `stride` bytes apart, times contiguous vectors."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        result, column, stride, row = args
+        size = 4 * tile.lanes
+        rights = [_load(builder, row, v * size, tile.lanes) for v in range(tile.vectors)]
+        lefts = []
+        for _ in range(tile.rows):
+            value = builder.load(_pointer(builder, column, 0, _F32), align=4)
+            lefts.append(_spread(builder, value, tile.lanes))
+            column = builder.add(column, stride)
+        for k, r, v in tile.places():
+            total = _fused(builder, lefts[r], rights[v], builder.extract_value(result, k))
+            result = builder.insert_value(result, total, k)
+        return result
+
+    return tile(tile, types.int64, types.int64, types.int64), generate
+
+
+@_intrinsic
+def add_row(_context: Any, tile: Any, _row: Any) -> Any:
+    """The tile plus the same contiguous vectors in each of its rows."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        result = args[0]
+        for k, _, v in tile.places():
+            bias = _load(builder, args[1], v * 4 * tile.lanes, tile.lanes)
+            result = builder.insert_value(result, builder.fadd(builder.extract_value(result, k), bias), k)
+        return result
+
+    return tile(tile, types.int64), generate
+
+
+@_intrinsic
+def store_tile(_context: Any, tile: Any, _address: Any, _stride: Any) -> Any:
+    """Write a tile's rows, `stride` bytes apart."""
+
+    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        _, address, stride = args
+        for k, r, v in tile.places():
+            if r and not v:
+                address = builder.add(address, stride)
+            _store(builder, builder.extract_value(args[0], k), address, v * 4 * tile.lanes)
+        return context.get_dummy_value()
+
+    return types.void(tile, types.int64, types.int64), generate
+
+
+@_intrinsic
+def gated(
+    _context: Any, tile: Any, _x: Any, _x_stride: Any, _owner: Any, _amount: Any, _amount_stride: Any,
+    _bias: Any, _old: Any, _old_stride: Any, _new: Any, _new_stride: Any,
+) -> Any:  # fmt: skip
+    """A step of a gated recurrent unit, for `lanes` columns of a tile's rows.
+
+        r, u = sigmoid(x + tile)    n = tanh(x + r * (tile + bias))    new = old + amount u (n - old)
+
+    Args:
+        tile: [rows, 3]: the products of the state with the matrices of r, u and n.
+        x: address of the input's share of r, u and n, one vector after the other, of the first owner.
+        owner: address of int64s: how many `x_stride` further each row's share lies.
+        amount: address of the first row's factor of the update gate.
+        bias: address of what is added to n's product.
+        old, new: addresses of these columns of the first row's state before and after.
+    """
+
+    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        _, x, x_stride, owner, amount, amount_stride, bias, old, old_stride, new, new_stride = args
+        size, lanes = 4 * tile.lanes, tile.lanes
+        own_bias = _load(builder, bias, 0, lanes)
+        for k in range(tile.rows):
+            index = builder.load(_pointer(builder, owner, 8 * k, _I64), align=8)
+            mine = builder.add(x, builder.mul(index, x_stride))
+            x_r, x_u, x_n = (_load(builder, mine, v * size, lanes) for v in range(3))
+            p_r, p_u, p_n = (builder.extract_value(args[0], 3 * k + v) for v in range(3))
+            r, u = _sigmoid(builder, builder.fadd(x_r, p_r)), _sigmoid(builder, builder.fadd(x_u, p_u))
+            n = _tanh(builder, _fused(builder, r, builder.fadd(p_n, own_bias), x_n))
+            before = _load(builder, old, 0, lanes)
+            factor = builder.load(_pointer(builder, amount, 0, _F32), align=4)
+            share = builder.fmul(u, _spread(builder, factor, lanes))
+            _store(builder, _fused(builder, share, builder.fsub(n, before), before), new, 0)
+            amount = builder.add(amount, amount_stride)
+            old, new = builder.add(old, old_stride), builder.add(new, new_stride)
+        return context.get_dummy_value()
+
+    return types.void(tile, *[types.int64] * 10), generate
+
+
+def _load(builder: Any, address: Any, offset: int, lanes: int) -> Any:
+    return builder.load(_pointer(builder, address, offset, ir.VectorType(_F32, lanes)), align=4)
+
+
+def _store(builder: Any, value: Any, address: Any, offset: int) -> None:
+    builder.store(value, _pointer(builder, address, offset, value.type), align=4)
+
+
+def _call(builder: Any, name: str, *args: Any) -> Any:
+    """An intrinsic of LLVM's on vectors, all of one type."""
+    form = args[0].type
+    full = f"llvm.{name}.v{form.count}f32"
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(form, [form] * len(args)), full
+    )
+    return builder.call(function, args)
+
+
+def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """a b + c, rounded once where the processor can."""
+    return _call(builder, "fmuladd", a, b, c)
+
+
+def _constant(value: float, like: Any) -> Any:
+    return ir.Constant(like.type, [float(np.float32(value))] * like.type.count)
+
+
+def _power_terms(degree: int = 4) -> list[float]:
+    """Coefficients of a polynomial p with e^r = 1 + r + r^2 p(r) for |r| <= ln 2 / 2, to 2e-9 or so: fitted
+    at Chebyshev's points."""
+    half = np.log(2) / 2
+    r = half * np.cos(np.pi * (np.arange(400) + 0.5) / 400)
+    p = (np.expm1(r) - r) / r**2
+    return np.polynomial.polynomial.polyfit(r, p, degree).tolist()  # type: ignore[no-any-return]
+
+
+_TERMS = _power_terms()
+_LOW_2, _HIGH_2 = np.log(2) - float(np.float32(0.693359375)), 0.693359375  # ln 2 in two parts, the first short
+
+
+def _exp(builder: Any, x: Any) -> Any:
+    """e^x to 2 units in the last place, for |x| < 87: 2^k e^r, with k the nearest integer to x / ln 2."""
+    k = _call(builder, "rint", builder.fmul(x, _constant(1 / np.log(2), x)))
+    r = _fused(builder, k, _constant(-_HIGH_2, x), x)
+    r = _fused(builder, k, _constant(-_LOW_2, x), r)
+    p = _constant(_TERMS[-1], x)
+    for term in reversed(_TERMS[:-1]):
+        p = _fused(builder, p, r, _constant(term, x))
+    value = _fused(builder, builder.fmul(r, r), p, builder.fadd(r, _constant(1.0, x)))
+    words = ir.VectorType(_I32, x.type.count)
+    power = builder.shl(builder.fptosi(k, words), ir.Constant(words, [23] * words.count))
+    return builder.bitcast(builder.add(builder.bitcast(value, words), power), x.type)
+
+
+def _held(builder: Any, x: Any, most: float) -> Any:
+    """x within -most … most; NaN stays NaN."""
+    for sign, bound in (("<", most), (">", -most)):
+        limit = _constant(bound, x)
+        x = builder.select(builder.fcmp_unordered(sign, x, limit), x, limit)
+    return x
+
+
+def _sigmoid(builder: Any, x: Any) -> Any:
+    """1 / (1 + e^-x), to 1e-7 of 1."""
+    e = _exp(builder, _held(builder, builder.fneg(x), 80.0))
+    one = _constant(1.0, x)
+    return builder.fdiv(one, builder.fadd(one, e))
+
+
+def _tanh(builder: Any, x: Any) -> Any:
+    """1 - 2 / (1 + e^2x), to 1e-7 of 1."""
+    e = _exp(builder, _held(builder, builder.fadd(x, x), 80.0))
+    one = _constant(1.0, x)
+    return builder.fsub(one, builder.fdiv(_constant(2.0, x), builder.fadd(one, e)))
