@@ -14,9 +14,6 @@ shortest wait of each subtree finds it in log n steps, instead of the n of the o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar, cast
-
 import numpy as np
 from numpy.typing import NDArray
 

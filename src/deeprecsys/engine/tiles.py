@@ -117,6 +117,8 @@ def gated(
 
         r, u = sigmoid(x + tile)    n = tanh(x + r * (tile + bias))    new = old + amount u (n - old)
 
+    The sums within sigmoid and tanh come multiplied by `SCALES`, so that 2^z is all there is to compute.
+
     Args:
         tile: [rows, 3]: the products of the state with the matrices of r, u and n.
         x: address of the input's share of r, u and n, one vector after the other, of the first owner.
@@ -130,17 +132,18 @@ def gated(
         _, x, x_stride, owner, amount, amount_stride, bias, old, old_stride, new, new_stride = args
         size, lanes = 4 * tile.lanes, tile.lanes
         own_bias = _load(builder, bias, 0, lanes)
+        # Row by row: the last rows' gates then overlap with what follows, another tile's product.
         for k in range(tile.rows):
             index = builder.load(_pointer(builder, owner, 8 * k, _I64), align=8)
             mine = builder.add(x, builder.mul(index, x_stride))
             x_r, x_u, x_n = (_load(builder, mine, v * size, lanes) for v in range(3))
             p_r, p_u, p_n = (builder.extract_value(args[0], 3 * k + v) for v in range(3))
-            r, u = _sigmoid(builder, builder.fadd(x_r, p_r)), _sigmoid(builder, builder.fadd(x_u, p_u))
+            r, u = _sigmoids(builder, builder.fadd(x_r, p_r), builder.fadd(x_u, p_u))
             n = _tanh(builder, _fused(builder, r, builder.fadd(p_n, own_bias), x_n))
             before = _load(builder, old, 0, lanes)
             factor = builder.load(_pointer(builder, amount, 0, _F32), align=4)
-            share = builder.fmul(u, _spread(builder, factor, lanes))
-            _store(builder, _fused(builder, share, builder.fsub(n, before), before), new, 0)
+            part = builder.fmul(u, _spread(builder, factor, lanes))
+            _store(builder, _fused(builder, part, builder.fsub(n, before), before), new, 0)
             amount = builder.add(amount, amount_stride)
             old, new = builder.add(old, old_stride), builder.add(new, new_stride)
         return context.get_dummy_value()
@@ -160,9 +163,7 @@ def _call(builder: Any, name: str, *args: Any) -> Any:
     """An intrinsic of LLVM's on vectors, all of one type."""
     form = args[0].type
     full = f"llvm.{name}.v{form.count}f32"
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(form, [form] * len(args)), full
-    )
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(form, [form] * len(args)), full)
     return builder.call(function, args)
 
 
@@ -175,50 +176,48 @@ def _constant(value: float, like: Any) -> Any:
     return ir.Constant(like.type, [float(np.float32(value))] * like.type.count)
 
 
-def _power_terms(degree: int = 4) -> list[float]:
-    """Coefficients of a polynomial p with e^r = 1 + r + r^2 p(r) for |r| <= ln 2 / 2, to 2e-9 or so: fitted
-    at Chebyshev's points."""
-    half = np.log(2) / 2
-    r = half * np.cos(np.pi * (np.arange(400) + 0.5) / 400)
-    p = (np.expm1(r) - r) / r**2
-    return np.polynomial.polynomial.polyfit(r, p, degree).tolist()  # type: ignore[no-any-return]
+def _power_terms(degree: int = 5) -> list[float]:
+    """Coefficients of a polynomial that is 2^f for |f| <= 1/2, to 1e-7 of it, fitted at Chebyshev's
+    points."""
+    f = 0.5 * np.cos(np.pi * (np.arange(400) + 0.5) / 400)
+    return np.polynomial.polynomial.polyfit(f, 2**f, degree).tolist()  # type: ignore[no-any-return]
 
 
 _TERMS = _power_terms()
-_LOW_2, _HIGH_2 = np.log(2) - float(np.float32(0.693359375)), 0.693359375  # ln 2 in two parts, the first short
+_ROUNDER = 1.5 * 2**23
+"""A float32 that is added to this is rounded to an integer, which the sum's lowest bits hold."""
+SCALES = (-1 / np.log(2), -1 / np.log(2), 2 / np.log(2))
+"""Of the sums within r, u and n: sigmoid(x) = 1 / (1 + 2^z) and tanh(x) = 1 - 2 / (1 + 2^z)."""
+_MOST = 60.0
+"""Of z: so far out the functions are 0 or 1, and a product of two powers is finite."""
 
 
-def _exp(builder: Any, x: Any) -> Any:
-    """e^x to 2 units in the last place, for |x| < 87: 2^k e^r, with k the nearest integer to x / ln 2."""
-    k = _call(builder, "rint", builder.fmul(x, _constant(1 / np.log(2), x)))
-    r = _fused(builder, k, _constant(-_HIGH_2, x), x)
-    r = _fused(builder, k, _constant(-_LOW_2, x), r)
-    p = _constant(_TERMS[-1], x)
+def _power(builder: Any, z: Any) -> Any:
+    """2^z for z held within ±`_MOST`; of NaN it is NaN."""
+    for sign, bound in (("<", _MOST), (">", -_MOST)):
+        limit = _constant(bound, z)
+        z = builder.select(builder.fcmp_unordered(sign, z, limit), z, limit)
+    rounder = _constant(_ROUNDER, z)
+    held = builder.fadd(z, rounder)
+    f = builder.fsub(z, builder.fsub(held, rounder))
+    p = _constant(_TERMS[-1], z)
     for term in reversed(_TERMS[:-1]):
-        p = _fused(builder, p, r, _constant(term, x))
-    value = _fused(builder, builder.fmul(r, r), p, builder.fadd(r, _constant(1.0, x)))
-    words = ir.VectorType(_I32, x.type.count)
-    power = builder.shl(builder.fptosi(k, words), ir.Constant(words, [23] * words.count))
-    return builder.bitcast(builder.add(builder.bitcast(value, words), power), x.type)
+        p = _fused(builder, p, f, _constant(term, z))
+    words = ir.VectorType(_I32, z.type.count)
+    exponent = builder.shl(builder.bitcast(held, words), ir.Constant(words, [23] * words.count))
+    return builder.bitcast(builder.add(builder.bitcast(p, words), exponent), z.type)
 
 
-def _held(builder: Any, x: Any, most: float) -> Any:
-    """x within -most … most; NaN stays NaN."""
-    for sign, bound in (("<", most), (">", -most)):
-        limit = _constant(bound, x)
-        x = builder.select(builder.fcmp_unordered(sign, x, limit), x, limit)
-    return x
+def _sigmoids(builder: Any, a: Any, b: Any) -> tuple[Any, Any]:
+    """1 / (1 + 2^a) and 1 / (1 + 2^b), to 1e-7 of 1; one division for both."""
+    one = _constant(1.0, a)
+    a, b = (builder.fadd(one, _power(builder, x)) for x in (a, b))
+    inverse = builder.fdiv(one, builder.fmul(a, b))
+    return builder.fmul(inverse, b), builder.fmul(inverse, a)
 
 
-def _sigmoid(builder: Any, x: Any) -> Any:
-    """1 / (1 + e^-x), to 1e-7 of 1."""
-    e = _exp(builder, _held(builder, builder.fneg(x), 80.0))
-    one = _constant(1.0, x)
-    return builder.fdiv(one, builder.fadd(one, e))
-
-
-def _tanh(builder: Any, x: Any) -> Any:
-    """1 - 2 / (1 + e^2x), to 1e-7 of 1."""
-    e = _exp(builder, _held(builder, builder.fadd(x, x), 80.0))
-    one = _constant(1.0, x)
-    return builder.fsub(one, builder.fdiv(_constant(2.0, x), builder.fadd(one, e)))
+def _tanh(builder: Any, z: Any) -> Any:
+    """1 - 2 / (1 + 2^z), to 1e-7 of 1."""
+    one = _constant(1.0, z)
+    share = builder.fdiv(_constant(2.0, z), builder.fadd(one, _power(builder, z)))
+    return builder.fsub(one, share)

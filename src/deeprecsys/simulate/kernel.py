@@ -11,8 +11,7 @@ step or two, at worst as many as there are workers. The line needs no order but 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray

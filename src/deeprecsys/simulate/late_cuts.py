@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from deeprecsys.jit import compiled
 from deeprecsys.simulate.kernel import (
     SERVED,
     SHED,
     Batches,
     Load,
     Service,
-    compiled,
     enter,
     quantile,
     record,

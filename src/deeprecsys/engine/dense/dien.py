@@ -41,7 +41,8 @@ class DienStage(BufferedStage):
     def __init__(self, model: Model, network: nn.Module, threads: int = 1, precision: str = "fp32") -> None:
         if precision != "fp32":
             raise InputError(f"precision of dense route onnxruntime: expected fp32, got {precision}")
-        assert isinstance(model, Dien) and isinstance(network, DienDense)
+        assert isinstance(model, Dien)
+        assert isinstance(network, DienDense)
         super().__init__(model)
         self._steps, self._hidden = model.behaviours, model.hidden
         self._gru = Recurrence(_gru_gates(network.gru), self._steps, keep=True)
@@ -64,7 +65,7 @@ class DienStage(BufferedStage):
     def _run(
         self, span: Span, owner: NDArray[np.int64] | None, out: NDArray[np.float32], instead: Arrays
     ) -> None:
-        assert not (span.item or span.slice or instead), "one block, and no dense inputs"
+        assert (span.item, span.slice, len(instead)) == (0, 0, 0), "one block, and no dense inputs"
         n, merged = span.items, owner is not None
         attend, head = self._bound(span, merged)
         self._interests(span.slices)

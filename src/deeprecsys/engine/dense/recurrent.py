@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from deeprecsys.engine import tiles, vectors
 from deeprecsys.engine.dense.layout import aligned
-from deeprecsys.engine.tiles import add_row, blank_tile, gated, outer, store_tile
-from deeprecsys.engine.vectors import real, word
+from deeprecsys.engine.tiles import SCALES, add_row, blank_tile, gated, outer, store_tile
+from deeprecsys.engine.vectors import word
 from deeprecsys.jit import c_function, files, target_has
 
 ROWS = 4
@@ -41,7 +41,7 @@ def padded(rows: int) -> int:
     return -(-rows // ROWS) * ROWS
 
 
-def packed(matrix: Floats, width: int) -> Floats:
+def packed(matrix: NDArray[Any], width: int) -> Floats:
     """A matrix [inputs, 3 hidden], gates r, u, n side by side, or a bias [3 hidden], as panels of `width`
     lanes: [hidden / width, inputs, 3, width]."""
     rows = matrix.reshape(-1, 3, matrix.shape[-1] // 3 // width, width)
@@ -55,13 +55,12 @@ def _projection(inputs: int, outputs: int, width: int) -> Callable[..., None]:
     panel, rows_, step = 3 * width * 4, ROWS, 4 * outputs
 
     def project(rows: int, left: int, matrix: int, bias: int, out: int) -> None:
-        for first in range(0, rows, rows_):
-            row, right = left + first * inputs * 4, matrix
-            for p in range(outputs // (3 * width)):
-                tile = blank_tile(rows_, 3, width)
+        for p in range(outputs // (3 * width)):
+            right = matrix + p * inputs * panel
+            for first in range(0, rows, rows_):
+                tile, row = blank_tile(rows_, 3, width), left + first * inputs * 4
                 for k in range(inputs):
-                    tile = outer(tile, row + 4 * k, 4 * inputs, right)
-                    right += panel
+                    tile = outer(tile, row + 4 * k, 4 * inputs, right + k * panel)
                 tile = add_row(tile, bias + p * panel)
                 store_tile(tile, out + first * step + p * panel, step)
 
@@ -149,14 +148,13 @@ class Recurrence:
         self._steps, self._keep, width = steps, keep, lanes()
         if not fits(self._hidden):
             raise ValueError(f"hidden: expected a multiple of {width}, got {self._hidden}")
+        h = self._hidden
+        scale = np.repeat(np.array(SCALES), h)
         # What is only added to W x is part of its bias.
-        bias, h = gates.input_bias.copy(), self._hidden
-        bias[: 2 * h] += gates.state_bias[: 2 * h]
-        self._matrices = [
-            packed(m, width) for m in (gates.input, bias[None], gates.state, gates.state_bias[None])
-        ]
+        both = np.concatenate([gates.state_bias[: 2 * h], np.zeros(h, np.float32)]) + gates.input_bias
+        self._matrices = [packed(m * scale, width) for m in (gates.input, both[None], gates.state)]
         self._new_bias = aligned((h,))
-        self._new_bias[...] = gates.state_bias[2 * h :]
+        self._new_bias[...] = gates.state_bias[2 * h :] * SCALES[2]
         self._zeros, self._scratch = aligned((h,)), aligned((2, BLOCK, h))
         self._project = _project(self._inputs, 3 * h, width)
         self._recur = _recur(h, width)
@@ -168,7 +166,7 @@ class Recurrence:
 
     def project(self, x: Floats, out: Floats) -> None:
         """What steps add of their inputs: x [padded(rows), inputs] -> out [padded(rows), 3 hidden]."""
-        matrix, bias, *_ = self._matrices
+        matrix, bias, _ = self._matrices
         self._project(len(x), x.ctypes.data, matrix.ctypes.data, bias.ctypes.data, out.ctypes.data)
 
     def run(self, x: Floats, owner: NDArray[np.int64], amounts: Floats, out: Floats) -> None:
