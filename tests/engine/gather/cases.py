@@ -14,9 +14,10 @@ from deeprecsys.zoo.rows import HEADER, dtype, format_of, restore, row_bytes
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, Schema, SparseInput, Table
 
 # Vectors and a tail; more than one vector's widest. Each dimension, format, width of ids and kind of input is a
-# function of its own that is compiled, so that here a dimension has one width of ids;
-# `test_every_dimension_and_width_is_gathered_right` has the others.
-WIDTHS = {7: np.int64, 72: np.int32}
+# function of its own that is compiled, which takes seconds: here a dimension has one width of ids, and wide rows are
+# float32 without weights; `test_every_dimension_and_width_is_gathered_right` has the others.
+WIDE = 72
+WIDTHS = {7: np.int64, WIDE: np.int32}
 POOL = 40
 NOTHING = np.empty((0, 1), np.float32)
 
@@ -156,11 +157,14 @@ def cases(draw: st.DrawFn, formats: tuple[RowFormat, ...] = tuple(RowFormat)) ->
     ]  # fmt: skip
     dense = [DenseInput("d", draw(st.integers(1, 9)), draw(st.sampled_from(Per)))]
     schema = Schema(tables, (*sparse, *dense[: draw(st.integers(0, 1))]))
-    made = {t.name: stored(t, draw(st.sampled_from(formats)), rng) for t in tables}
+    made = {
+        t.name: stored(t, draw(st.sampled_from(formats)) if t.dim < WIDE else RowFormat.FP32, rng)
+        for t in tables
+    }
     pools: dict[str, Any] = {
         i.name: ids(
             i, schema.table(i.table).rows, rng, WIDTHS[schema.table(i.table).dim],
-            draw(st.booleans()), draw(st.booleans()),
+            draw(st.booleans()), draw(st.booleans()) and schema.table(i.table).dim < WIDE,
         )
         for i in sparse
     }  # fmt: skip

@@ -40,11 +40,11 @@ def test_a_slice_gives_the_same_bits_alone_as_in_a_batch(case: Case) -> None:
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.int64])
-@pytest.mark.parametrize("dim", [1, 32, 52, 160])
-def test_every_dimension_and_width_is_gathered_right(dim: int, kind: type) -> None:
+@pytest.mark.parametrize(("dim", "form"), [(1, "fp32"), (32, "fp32"), (160, "bf16"), (160, "int8")])
+def test_every_dimension_and_width_is_gathered_right(dim: int, form: str, kind: type) -> None:
     rng = np.random.default_rng(dim)
     schema = Schema((Table("t", 50, dim),), (SparseInput("x", "t", 3), SparseInput("y", "t", 3)))
-    tables = {"t": stored(schema.tables[0], RowFormat.FP32, rng)}
+    tables = {"t": stored(schema.tables[0], RowFormat(form), rng)}
     pools = {name: rng.integers(50, size=(POOL, 3)).astype(kind) for name in ("x", "y")}
     outputs = {i.name: output(i, dim, POOL, three=False) for i in schema.sparse}
     case = Case(schema, tables, pools, outputs, slices(schema, [(0, 7), (2, 1), (5, 20)], rng))
