@@ -359,7 +359,13 @@ def run(args: argparse.Namespace) -> None:
             node.close()
             for row in found["cells"]:
                 print(line(name, p, row), flush=True)
-            about = {"rounds": how["rounds"], "clock": "cpu", "threads": 1, "limits": limits, "models": models}
+            about = {
+                "rounds": how["rounds"],
+                "clock": "cpu",
+                "threads": 1,
+                "limits": limits,
+                "models": models,
+            }
             if not args.quick:
                 save("engine", about)
     print(f"{time.monotonic() - began:.0f} s; left for --more: {', '.join(left) or 'nothing'}")
