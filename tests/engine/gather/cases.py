@@ -13,9 +13,9 @@ from deeprecsys.engine.protocol import SliceView
 from deeprecsys.zoo.rows import HEADER, dtype, format_of, restore, row_bytes
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, Schema, SparseInput, Table
 
-# Vectors and a tail; more than one vector's widest. Each dimension, format, width of ids and kind of input is a
-# function of its own that is compiled, which takes seconds: here a dimension has one width of ids, and wide rows are
-# float32 without weights; `test_every_dimension_and_width_is_gathered_right` has the others.
+# Vectors and a tail; more than one vector's widest. Each dimension, format, width of ids and kind of input
+# is a function of its own that is compiled, which takes seconds: here a dimension has one width of ids, and
+# wide rows are float32 without weights; `test_every_dimension_and_width_is_gathered_right` has the others.
 WIDE = 72
 WIDTHS = {7: np.int64, WIDE: np.int32}
 POOL = 40
