@@ -66,14 +66,14 @@ def outer(_context: Any, tile: Any, _column: Any, _stride: Any, _row: Any) -> An
         result, column, stride, row = args
         size = 4 * tile.lanes
         rights = [_load(builder, row, v * size, tile.lanes) for v in range(tile.vectors)]
-        lefts = []
-        for _ in range(tile.rows):
+        for r in range(tile.rows):  # one left value at a time, or registers run out
             value = builder.load(_pointer(builder, column, 0, _F32), align=4)
-            lefts.append(_spread(builder, value, tile.lanes))
+            left = _spread(builder, value, tile.lanes)
             column = builder.add(column, stride)
-        for k, r, v in tile.places():
-            total = _fused(builder, lefts[r], rights[v], builder.extract_value(result, k))
-            result = builder.insert_value(result, total, k)
+            for v, right in enumerate(rights):
+                k = r * tile.vectors + v
+                total = _fused(builder, left, right, builder.extract_value(result, k))
+                result = builder.insert_value(result, total, k)
         return result
 
     return tile(tile, types.int64, types.int64, types.int64), generate

@@ -54,13 +54,13 @@ def _projection(inputs: int, outputs: int, width: int) -> Callable[..., None]:
     """rows x matrix + bias, all contiguous; columns are ordered as panels are."""
     panel, rows_, step = 3 * width * 4, ROWS, 4 * outputs
 
-    def project(rows: int, left: int, matrix: int, bias: int, out: int) -> None:
+    def project(rows: int, left: int, stride: int, matrix: int, bias: int, out: int) -> None:
         for p in range(outputs // (3 * width)):
             right = matrix + p * inputs * panel
             for first in range(0, rows, rows_):
-                tile, row = blank_tile(rows_, 3, width), left + first * inputs * 4
+                tile, row = blank_tile(rows_, 3, width), left + first * stride
                 for k in range(inputs):
-                    tile = outer(tile, row + 4 * k, 4 * inputs, right + k * panel)
+                    tile = outer(tile, row + 4 * k, stride, right + k * panel)
                 tile = add_row(tile, bias + p * panel)
                 store_tile(tile, out + first * step + p * panel, step)
 
@@ -109,7 +109,7 @@ def _recurrence(hidden: int, width: int) -> Callable[..., None]:
 @cache
 def _project(inputs: int, outputs: int, width: int) -> Callable[..., None]:
     name = f"project_{inputs}_{outputs}_{width}"
-    return c_function(_projection(inputs, outputs, width), name, 5, _SOURCES).ctypes  # type: ignore[no-any-return]
+    return c_function(_projection(inputs, outputs, width), name, 6, _SOURCES).ctypes  # type: ignore[no-any-return]
 
 
 @cache
@@ -167,7 +167,9 @@ class Recurrence:
     def project(self, x: Floats, out: Floats) -> None:
         """What steps add of their inputs: x [padded(rows), inputs] -> out [padded(rows), 3 hidden]."""
         matrix, bias, _ = self._matrices
-        self._project(len(x), x.ctypes.data, matrix.ctypes.data, bias.ctypes.data, out.ctypes.data)
+        self._project(
+            len(x), x.ctypes.data, x.strides[0], matrix.ctypes.data, bias.ctypes.data, out.ctypes.data
+        )
 
     def run(self, x: Floats, owner: NDArray[np.int64], amounts: Floats, out: Floats) -> None:
         """Go through all steps.
