@@ -1,11 +1,14 @@
 """Every engine, whole, against the machine's limits, which are measured in the same run.
 
-    python benchmarks/engine.py [--models A,B] [--batches 1,16] [--part one|all] [--locality uniform]
+    python benchmarks/engine.py [--models A,B] [--batches 1,16] [--part one|all|zipf] [--seconds 700]
+    python benchmarks/engine.py --more       keep what was measured before, measure the rest
     python benchmarks/engine.py --quick      smallest tables and few rounds: to try the script; saves nothing
     python benchmarks/engine.py --tables     only write table and plot from what was measured before
 
 Part `one`: one core, one thread. Part `all`: as many processes as cores, one thread each, all measuring the
-same at the same time over the same tables. Without --part both, one after the other.
+same at the same time over the same tables. Part `zipf`: one core again, ids drawn by Zipf's law instead of
+uniformly. Without --part `one` for every model, `all` for the eight of the paper, `zipf` for dlrm-rmc1 and -rmc2. Each
+part of a model is saved as it ends; none is begun after --seconds, and --more goes on from there.
 
 A model's floor at a batch is the time of its matrix products, each at its own shape by the library that is
 fastest at it (less what calling that library costs), and of a loop that prefetches every row that the batch
@@ -32,15 +35,19 @@ from deeprecsys.node.memory import NodeMemory, Plan
 from deeprecsys.zoo import MODELS, model
 from deeprecsys.zoo.rows import RowFormat
 from deeprecsys.zoo.schema import SparseInput
-from engine_tables import caffe2, roofline, tables
+from engine_tables import GOALS, roofline, tables
 from floors import Work, work
 from limits import Products, Rounds, interleaved, random_rows, row_loops, wise_rates
+from verdicts import table, verdicts
 
 BATCHES = (1, 16, 64, 256, 1024)
 TABLE_BYTES = 2.05e9
 LEAST_QUERIES, MOST_QUERIES, ITEMS = 64, 4096, 65536
 """Queries that take turns: so many that their items are about `ITEMS`, whose rows no cache holds."""
-ROUNDS, ROUND_S = 9, 0.004
+ROUNDS, ROUND_S = 7, 0.003
+SECONDS = 660.0
+LOCALITIES = {"one": "uniform", "all": "uniform", "zipf": "zipf:0.9"}
+ZIPF_MODELS = ("dlrm-rmc1", "dlrm-rmc2")
 LIBRARY_SHAPES = ((1024, 2560, 512), (1024, 1024, 512), (1024, 1024, 1024))
 ROW_SIZES = (40, 64, 72, 128, 256)
 FORMS = tuple(f.value for f in RowFormat)
@@ -188,17 +195,23 @@ def cell(
         )
         result["engines"][name] = {
             "us": 1e6 * found.median(name),
-            "floor_us": 1e6 * float(np.nanmedian(floor)),
-            "corrected_floor_us": 1e6 * float(np.nanmedian(corrected)),
-            "fraction": float(np.nanmedian(floor / taken)),
-            "corrected_fraction": float(np.nanmedian(corrected / taken)),
-            "gain_over_eager": float(np.nanmedian(found.seconds["eager fp32"] / taken)),
+            "floor_us": 1e6 * middle(floor),
+            "corrected_floor_us": 1e6 * middle(corrected),
+            "fraction": middle(floor / taken),
+            "corrected_fraction": middle(corrected / taken),
+            "gain_over_eager": middle(found.seconds["eager fp32"] / taken),
         }
     whole = found.seconds["compiled:onnxruntime fp32"]
     stages = found.seconds["sparse"] + found.seconds["dense"]
-    result["call_overhead_us"] = 1e6 * float(np.nanmedian(whole - stages))
-    result["dense_floor_us"], result["wise_us"] = 1e6 * float(np.nanmedian(dense)), 1e6 * wise
+    result["call_overhead_us"] = 1e6 * middle(whole - stages)
+    result["dense_floor_us"], result["wise_us"] = 1e6 * middle(dense), 1e6 * wise
     return result
+
+
+def middle(rounds: Any) -> float:
+    """The median of the rounds in which nothing was spoilt; NaN if there is none."""
+    left = rounds[np.isfinite(rounds)]
+    return float(np.median(left)) if len(left) else float("nan")
 
 
 def dense_floor(
@@ -299,38 +312,66 @@ def part(
     return {"cores": len(cores), "arithmetic": arithmetic, "cells": cells}
 
 
-def run(args: argparse.Namespace) -> None:
-    cores = sorted(os.sched_getaffinity(0))
-    parts = {"one": cores[:1], "all": cores}
-    wanted = list(parts) if args.part is None else [args.part]
-    size = 5e7 if args.quick else TABLE_BYTES
-    how = {"rounds": 3 if args.quick else ROUNDS, "round_s": 5e-4 if args.quick else ROUND_S,
-           "table_bytes": 1e8 if args.quick else TABLE_BYTES}  # fmt: skip
-    batches = [int(b) for b in args.batches.split(",")]
-    result = load("engine") if not args.quick else {}
-    models = result.get("models", {})
-    began = time.monotonic()
-    limits = measure(None, cores[:1], [{}], how)[1][0][0]
+def parts_of(name: str, asked: str | None) -> tuple[str, ...]:
+    """What is measured of a model."""
+    if asked:
+        return (asked,)
+    return ("one", *(("all",) if name in GOALS else ()), *(("zipf",) if name in ZIPF_MODELS else ()))
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    if args.quick:
+        return {"rounds": 3, "round_s": 5e-4, "table_bytes": 1e8, "model_bytes": 5e7}
+    return {"rounds": ROUNDS, "round_s": ROUND_S, "table_bytes": TABLE_BYTES, "model_bytes": TABLE_BYTES}
+
+
+def limits_of(saved: dict[str, Any], how: dict[str, Any]) -> dict[str, Any]:
+    """This machine's limits: those of an earlier part of the run, or measured now."""
+    limits: dict[str, Any] = saved.get("limits") or measure(None, all_cores()[:1], [{}], how)[1][0][0]
     print(f"limits: registers {limits['register_gflops']:.1f} GFLOP/s, "
           f"best product {limits['fp32_gflops']['best']:.1f}; rows {limits['rows']['ns_per_row']}", flush=True)  # fmt: skip
+    return limits
+
+
+def all_cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0))
+
+
+def run(args: argparse.Namespace) -> None:
+    how, began = settings(args), time.monotonic()
+    result = load("engine") if args.more and not args.quick else {}
+    models = result.setdefault("models", {})
+    limits = limits_of(result, how)
+    batches = [int(b) for b in args.batches.split(",")]
+    left: list[str] = []
     for name in args.models.split(","):
-        full = model(name).schema.table_bytes
-        node = Node(name, min(1.0, size / full), args.locality)
         entry = models.setdefault(name, {})
-        for p in wanted:
-            found = part(node, parts[p], limits, batches, how)
-            entry[p] = {**found, "limits": limits, "locality": args.locality, "tables": node.about()}
+        todo = [p for p in parts_of(name, args.part) if p not in entry]
+        for p in todo:
+            if time.monotonic() - began > args.seconds:
+                left.append(f"{name} {p}")
+                continue
+            scale = min(1.0, how["model_bytes"] / model(name).schema.table_bytes)
+            node = Node(name, scale, LOCALITIES[p])
+            cores = all_cores() if p == "all" else all_cores()[:1]
+            found = part(node, cores, limits, batches, how)
+            entry[p] = {**found, "limits": limits, "locality": LOCALITIES[p], "tables": node.about()}
+            node.close()
             for row in found["cells"]:
                 print(line(name, p, row), flush=True)
-        node.close()
-        about = {"rounds": how["rounds"], "clock": "cpu", "threads": 1, "limits": limits, "models": models}
-        if not args.quick:
-            save("engine", about)
-    print(f"{time.monotonic() - began:.0f} s")
+            about = {
+                "rounds": how["rounds"],
+                "clock": "cpu",
+                "threads": 1,
+                "limits": limits,
+                "models": models,
+            }
+            if not args.quick:
+                save("engine", about)
+    print(f"{time.monotonic() - began:.0f} s; left for --more: {', '.join(left) or 'nothing'}")
     if args.quick:
         print(tables(models, limits, machine={}))
-        for row in caffe2(models):
-            print(row)
+        print(table(verdicts({}, {}, {"models": models})))
 
 
 def line(name: str, part: str, row: dict[str, Any]) -> str:
@@ -346,7 +387,10 @@ def line(name: str, part: str, row: dict[str, Any]) -> str:
 def write() -> None:
     """Table and plot from what was measured."""
     saved = load("engine")
-    put_in(ROOT / "docs" / "results.md", "engine", tables(saved["models"], saved["limits"], saved["machine"]))
+    body = tables(saved["models"], saved["limits"], saved["machine"])
+    goals = table(verdicts(load("gather"), load("dense"), saved))
+    put_in(ROOT / "docs" / "results.md", "engine", f"{body}\n\n**Goals**\n\n{goals}")
+    print(goals)
     roofline(saved["models"], saved["limits"], ROOT / "docs" / "roofline.png")
 
 
@@ -356,8 +400,9 @@ def main() -> None:
     )
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
-    parser.add_argument("--part", choices=("one", "all"))
-    parser.add_argument("--locality", default="uniform")
+    parser.add_argument("--part", choices=tuple(LOCALITIES))
+    parser.add_argument("--more", action="store_true")
+    parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--tables", action="store_true")
     args = parser.parse_args()

@@ -10,7 +10,7 @@ from deeprecsys.zoo import MODELS
 from deeprecsys.zoo.schema import Per
 
 BEST = "compiled:onnxruntime fp32"
-PARTS = {"one": "one core", "all": "all cores"}
+PARTS = {"one": "one core", "all": "all cores", "zipf": "one core, ids by Zipf's law"}
 GOALS = {"dlrm-rmc1": 0.8, "dlrm-rmc2": 0.8, "dlrm-rmc3": 0.8, "wnd": 0.8, "mt-wnd": 0.8, "ncf": 0.6, "din": 0.6,
          "dien": 0.6}  # fmt: skip
 """Share of the floor that is aimed at from 64 items on."""

@@ -1,12 +1,13 @@
 """The main job with each engine: `tune` for all eight models with eager and with compiled, confirmed live.
 
-    python benchmarks/engine_tune.py [MODEL ...]      measure (all eight: about half an hour)
+    python benchmarks/engine_tune.py [MODEL ...]      measure (all eight: some twelve minutes)
+    python benchmarks/engine_tune.py --more ...      keep what was measured before, measure the rest
     python benchmarks/engine_tune.py --quick ...      smallest tables and budgets: to try the script; saves nothing
     python benchmarks/engine_tune.py --tables         only write the table from what was measured before
 
 A model's two engines are tuned one right after the other, as a user would: each is profiled, searched by
 simulation and confirmed beside the static baseline by live trials. fp32, the paper's medium target. Results are
-kept model by model, so that an interrupted run can go on. Keep the machine idle.
+kept engine by engine, so that an interrupted run can go on (--more). Keep the machine idle.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from deeprecsys.report import format as f
 
 MODELS = ("dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wnd", "mt-wnd", "din", "dien")
 ENGINES = ("eager", "compiled")
+FULL = ("--budget", "25")
+"""Seconds of live confirmation; sixteen tunings shall take twelve minutes."""
 QUICK = ("--rows-scale", "0.01", "--budget", "2", "--sla-ms", "100")
 
 
@@ -82,18 +85,18 @@ def _point(result: dict[str, Any] | None) -> tuple[str, str, str]:
 
 def main() -> None:
     names = [a for a in sys.argv[1:] if not a.startswith("-")] or list(MODELS)
-    quick = "--quick" in sys.argv
-    results = {} if quick else load("engine_tune").get("models", {})
+    quick, kept = "--quick" in sys.argv, bool({"--more", "--tables"} & set(sys.argv))
+    results = load("engine_tune").get("models", {}) if kept and not quick else {}
     if "--tables" not in sys.argv:
         for name in names:
             entry = results.setdefault(name, {})
-            for engine in ENGINES:
-                entry[engine] = brief(tuned(name, engine, *(QUICK if quick else ())))
+            for engine in (e for e in ENGINES if e not in entry):
+                entry[engine] = brief(tuned(name, engine, *(QUICK if quick else FULL)))
+                if not quick:
+                    save("engine_tune", {"models": results})
             print(
                 f"{name}: {' → '.join(_point(entry[e])[0] for e in ENGINES)}, gain {gain(entry)}", flush=True
             )
-            if not quick:
-                save("engine_tune", {"models": results})
     print(table(results))
     if not quick:
         put_in(ROOT / "docs" / "results.md", "engine-tune", table(results))

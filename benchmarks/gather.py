@@ -25,8 +25,8 @@ from numba import njit
 
 from common import load, save
 from deeprecsys.engine.gather import Gather, RowFormat, convert
-from deeprecsys.engine.gather.vectors import half_word, prefetch, real
 from deeprecsys.engine.protocol import SliceView
+from deeprecsys.engine.vectors import half_word, prefetch, real
 from deeprecsys.node.segment import Segment
 from deeprecsys.workload.locality import parse
 from deeprecsys.zoo import model

@@ -1,6 +1,7 @@
 """How vector width moves the optimum: batch times, best batch size and capacity at every width that the CPU has.
 
-    python benchmarks/isa.py [MODEL ...]     measure (all eight, two widths, two engines: about half an hour)
+    python benchmarks/isa.py [MODEL ...]     measure (all eight, two widths, two engines: about six minutes)
+    python benchmarks/isa.py --more ...      keep what was measured before, measure the rest
     python benchmarks/isa.py --quick ...     smallest tables and budgets: to try the script; saves nothing
     python benchmarks/isa.py --tables        only write the table from what was measured before
 
@@ -31,7 +32,7 @@ from deeprecsys.tune.work import saturation_qps
 MODELS = ("dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wnd", "mt-wnd", "din", "dien")
 ENGINES = ("eager", "compiled:eager")
 SHOWN = (16, 256)
-PROFILE_S = 15.0
+PROFILE_S = 5.0
 
 
 def widths() -> tuple[str, ...]:
@@ -93,23 +94,23 @@ def _ms(found: dict[str, Any], batch: int) -> str:
 
 def main() -> None:
     names = [a for a in sys.argv[1:] if not a.startswith("-")] or list(MODELS)
-    quick = "--quick" in sys.argv
-    results = {} if quick else load("isa").get("models", {})
+    quick, kept = "--quick" in sys.argv, bool({"--more", "--tables"} & set(sys.argv))
+    results = load("isa").get("models", {}) if kept and not quick else {}
     if "--tables" not in sys.argv:
         assert not any(deaf(e) for e in ENGINES)
         if len(widths()) < 2:
             raise SystemExit("this CPU has but one vector width to be held to")
         for name in names:
             entry = results.setdefault(name, {})
-            for engine in ENGINES:
+            for engine in (e for e in ENGINES if e not in entry):
                 entry[engine] = {
                     w: measure(name, engine, w, 2.0 if quick else PROFILE_S, 0.01 if quick else 1.0)
                     for w in widths()
                 }
                 told = {w: (r["batch_size"], round(r["qps"], 1)) for w, r in entry[engine].items()}
                 print(f"{name} {engine}: {told}", flush=True)
-            if not quick:
-                save("isa", {"models": results})
+                if not quick:
+                    save("isa", {"models": results})
     print(table(results))
     if not quick:
         put_in(ROOT / "docs" / "results.md", "isa", table(results))

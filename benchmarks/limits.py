@@ -193,7 +193,7 @@ def row_loops() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """`asking` and `reading`: (addresses of ids, how many, tables, bytes of a row and between rows)."""
     from numba import njit
 
-    from deeprecsys.engine.gather.vectors import half_word, prefetch, real
+    from deeprecsys.engine.vectors import half_word, prefetch, real
 
     @njit(nogil=True)
     def asking(ids: Any, counts: Any, tables: Any, sizes: Any, strides: Any) -> None:

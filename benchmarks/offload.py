@@ -102,6 +102,10 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
             sizes, limits = sizes[-4:-1], limits[3::3]
         live = LiveTrials(node, job)
         climb = HillClimb(sizes, limits)
+        usual = baseline(
+            node, job
+        )  # known first, as to `tune`: it says below which rate nothing is worth a look
+        climb.tell(usual, capacity(live, usual, job.target, hint_qps=0.8 * hint, settings=settings))
         climbed_s = run(climb, live, job, hint, settings, seed=0)
         assert climb.best is not None
         chosen = climb.best.policy

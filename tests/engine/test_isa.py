@@ -50,12 +50,13 @@ def test_flags_come_from_the_kernels_list(tmp_path: Path) -> None:
 
 SUM = """
 import numpy as np
-from deeprecsys.engine.gather.kernel import Kind, _pooling, _identity
+from deeprecsys.engine.gather.pool import Kind, _pooling
+from deeprecsys.jit import identity
 from numba import cfunc
 from numba.core import types
 pool = cfunc(types.void(*[types.int64] * 4))(_pooling(*Kind(32, "fp32", False, False, 4, 128, 2)))
 text = pool.inspect_asm() if hasattr(pool, "inspect_asm") else pool._library.get_asm_str()
-print("ymm" in text, "zmm" in text, _identity())
+print("ymm" in text, "zmm" in text, identity(()))
 """
 
 
@@ -72,3 +73,37 @@ def test_the_gather_kernel_is_compiled_for_the_width_asked() -> None:
     assert found["avx2"][:2] == ["True", "False"]
     assert found["sse42"][2] != found["avx2"][2]  # the names of what is kept on disk differ
     assert set(NAMES) == {"default", *ISAS}
+
+
+HELD = """
+import numpy as np, torch
+from deeprecsys.engine import Assembly, SliceView, build
+from deeprecsys.zoo import model
+from deeprecsys.zoo.tables import fill
+m = model("ncf").scaled(1e-3)
+rng = np.random.default_rng(0)
+tables = {t.name: np.empty((t.rows, t.dim), np.float32) for t in m.schema.tables}
+for k, t in enumerate(tables.values()):
+    fill(t, seed=(1, k))
+rows = {i.name: m.schema.table(i.table).rows for i in m.schema.sparse}
+inputs = {n: rng.integers(r, size=(20, 1), dtype=np.int32) for n, r in rows.items()}
+engine, out = build("compiled:eager", Assembly(m, tables, inputs)), np.empty((20, 1), np.float32)
+engine.score([SliceView(dict.fromkeys(inputs, 0), 0, 20, out)])
+print(torch.backends.cpu.get_cpu_capability(), engine.arithmetic.replace(" ", "_"), *out[:, 0])
+"""
+
+
+@pytest.mark.skipif("avx2" not in cpu_flags(), reason="the CPU has but one width")
+def test_an_engine_all_of_whose_parts_heed_it_scores_the_same_at_each_width() -> None:
+    found = {}
+    for isa in ("sse42", "avx2"):
+        env = {**os.environ, **environment(isa)}
+        run = subprocess.run(
+            [sys.executable, "-c", HELD], env=env, capture_output=True, text=True, check=True, timeout=120
+        )
+        found[isa] = run.stdout.split()
+    assert [found[isa][0] for isa in ("sse42", "avx2")] == ["DEFAULT", "AVX2"]
+    assert found["sse42"][1] == "fp32_rows,_fp32_dense_(eager)"
+    scores = [[float(y) for y in found[isa][2:]] for isa in ("sse42", "avx2")]
+    assert len(set(scores[0])) > 5
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)

@@ -14,25 +14,14 @@ shortest wait of each subtree finds it in log n steps, instead of the n of the o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar, cast
-
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-F = TypeVar("F", bound=Callable[..., object])
+from deeprecsys.jit import compiled
+
 Ints = NDArray[np.int64]
 FAR = 1 << 61
 """Longer than any wait."""
-
-
-def compiled(function: F) -> F:
-    """`function`, compiled; the code is kept on disk where there is a place for it."""
-    try:
-        return cast(F, njit(cache=True, nogil=True)(function))
-    except RuntimeError:  # a read-only installation and no home directory: compile in every process
-        return cast(F, njit(nogil=True)(function))
 
 
 @compiled

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.policy.learnt import KEEP
-from deeprecsys.simulate.compiled import compiled
+from deeprecsys.jit import compiled
 
 SUMS = 5
 """Of a device: weights, items, seconds, items², items x seconds (`core.policy.learnt.LinearTime`)."""

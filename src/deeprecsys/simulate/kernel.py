@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprecsys.simulate.compiled import compiled
+from deeprecsys.jit import compiled
 from deeprecsys.simulate.earliest import LEARNT, goes_away, learn
 
 Floats = NDArray[np.float64]

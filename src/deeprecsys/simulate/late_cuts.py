@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deeprecsys.simulate.compiled import compiled
+from deeprecsys.jit import compiled
 from deeprecsys.simulate.kernel import (
     SERVED,
     SHED,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprecsys.simulate.compiled import compiled
+from deeprecsys.jit import compiled
 
 
 @compiled

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from deeprecsys.engine.gather import Gather, Ids
@@ -15,6 +15,7 @@ from deeprecsys.zoo.schema import Per, Pooling, Schema, SparseInput, Table
 from tests.engine.gather.cases import NOTHING, Case, cases
 
 
+@settings(max_examples=40)
 @given(cases(), st.data())
 def test_a_bad_id_is_told_and_leaves_other_slices_as_they_were(case: Case, data: st.DataObject) -> None:
     i = data.draw(st.sampled_from(case.schema.sparse))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deeprecsys.core.errors import InputError
@@ -14,15 +14,17 @@ from deeprecsys.engine.protocol import SliceView
 from deeprecsys.zoo import MODELS, model
 from deeprecsys.zoo.networks.sparse import SparseStage
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, Schema, SparseInput, Table
-from tests.engine.gather.cases import NOTHING, Case, cases
+from tests.engine.gather.cases import NOTHING, POOL, Case, cases, output, slices, stored
 
 
+@settings(max_examples=40)
 @given(cases(), st.sampled_from([1, 3, 32, 1000]))
 def test_every_kind_of_input_is_gathered_right(case: Case, distance: int) -> None:
     assert case.gather(distance=distance).gather(case.slices) == ()
     case.check()
 
 
+@settings(max_examples=30)
 @given(cases())
 def test_a_slice_gives_the_same_bits_alone_as_in_a_batch(case: Case) -> None:
     gather = case.gather()
@@ -35,6 +37,19 @@ def test_a_slice_gives_the_same_bits_alone_as_in_a_batch(case: Case) -> None:
             at, n = (k, 1) if i.per is Per.QUERY else (items, s.stop - s.start)
             np.testing.assert_array_equal(case.outputs[i.name][:n], together[i.name][at : at + n])
         items += s.stop - s.start
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+@pytest.mark.parametrize(("dim", "form"), [(1, "fp32"), (32, "fp32"), (160, "bf16"), (160, "int8")])
+def test_every_dimension_and_width_is_gathered_right(dim: int, form: str, kind: type) -> None:
+    rng = np.random.default_rng(dim)
+    schema = Schema((Table("t", 50, dim),), (SparseInput("x", "t", 3), SparseInput("y", "t", 3)))
+    tables = {"t": stored(schema.tables[0], RowFormat(form), rng)}
+    pools = {name: rng.integers(50, size=(POOL, 3)).astype(kind) for name in ("x", "y")}
+    outputs = {i.name: output(i, dim, POOL, three=False) for i in schema.sparse}
+    case = Case(schema, tables, pools, outputs, slices(schema, [(0, 7), (2, 1), (5, 20)], rng))
+    assert case.gather().gather(case.slices) == ()
+    case.check()
 
 
 @pytest.mark.parametrize("name", list(MODELS))

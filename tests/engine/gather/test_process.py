@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deeprecsys.engine.gather import Gather, kernel
+from deeprecsys import jit
+from deeprecsys.engine.gather import Gather, pool
 from deeprecsys.engine.protocol import SliceView
 from deeprecsys.zoo.schema import Schema, SparseInput, Table
 from tests.engine.gather.cases import NOTHING
@@ -99,7 +100,7 @@ from deeprecsys.engine.protocol import SliceView
 from deeprecsys.zoo.schema import *
 rng = np.random.default_rng(0)
 sums = []
-order = [(d, f) for d in (8, 24, 32) for f in RowFormat]
+order = [(d, f) for d in (8, 32) for f in (RowFormat.FP32, RowFormat.INT8)]
 for d, form in order if int(sys.argv[1]) % 2 else order[::-1]:
     s = Schema((Table("t", 50, d),), (SparseInput("x", "t", 5),))
     t = convert(np.arange(50 * d, dtype=np.float32).reshape(50, d) % 256, form)
@@ -114,26 +115,26 @@ assert "torch" not in sys.modules
 def test_workers_that_start_at_once_on_an_empty_cache_all_compute_right(tmp_path: Path) -> None:
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", SCRIPT]
-    for _ in range(2):  # the second time, from what the first left
+    for count in (3, 1):  # the second time, from what the first left
         workers = [
             subprocess.Popen([*command, str(k)], env=environment, stderr=subprocess.PIPE, text=True)
-            for k in range(3)
+            for k in range(count)
         ]
         for worker in workers:
             _, errors = worker.communicate(timeout=200)
             assert worker.returncode == 0, errors
     names = [p.name.split("-")[0] for p in tmp_path.rglob("*.nbc")]
-    assert len(names) == len(set(names)) >= 10  # never a second file of one function's code
+    assert len(names) == len(set(names)) >= 5  # never a second file of one function's code
 
 
 def test_without_a_place_for_a_cache_it_compiles_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = kernel.cfunc
+    real = jit.cfunc
 
     def no_place(signature: Any, cache: bool = False) -> Any:
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
         return real(signature)
 
-    monkeypatch.setattr(kernel, "cfunc", no_place)
-    kind = kernel.Kind(4, "fp32", spread=False, weighted=False, width=4, stride=16, lines=1)
-    assert kernel.pooling.__wrapped__(kind) != 0
+    monkeypatch.setattr(jit, "cfunc", no_place)
+    kind = pool.Kind(4, "fp32", spread=False, weighted=False, width=4, stride=16, lines=1)
+    assert pool.pooling.__wrapped__(kind) != 0

@@ -44,7 +44,12 @@ def build(
     """
     if threads < 1:
         raise InputError(f"threads: expected 1 or more, got {threads}")
-    stage: DenseStage = _class(route)(model, network, threads, precision)
+    made = _class(route)
+    if route == "onnxruntime":
+        from deeprecsys.engine.dense.dien import DienStage, suits
+
+        made = DienStage if suits(model, threads) else made
+    stage: DenseStage = made(model, network, threads, precision)
     return stage
 
 

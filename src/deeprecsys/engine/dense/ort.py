@@ -37,7 +37,7 @@ class OrtStage(BufferedStage):
         if precision != "fp32":
             raise InputError(f"precision of dense route onnxruntime: expected fp32, got {precision}")
         super().__init__(model, slice_by_slice=not merges(network), block=block_items(network))
-        self._sessions = GraphSet(model, network, lambda graph: _session(graph, threads))
+        self._sessions = GraphSet(model, network, lambda graph: session(graph, threads))
         self._bindings: dict[tuple[Span, tuple[str, ...]], Any] = {}
 
     def _moved(self) -> None:
@@ -52,9 +52,9 @@ class OrtStage(BufferedStage):
         if binding is None:
             binding = self._bindings[key] = self._bind(session, span, instead)
         for name, array in instead.items():
-            _bind(binding, name, array, np.float32)
+            bind(binding, name, array)
         if owner is not None:
-            _bind(binding, OWNER, owner, np.int64)
+            bind(binding, OWNER, owner)
         binding.bind_output(SCORES, "cpu", 0, np.float32, out.shape, out.ctypes.data)
         session.run_with_iobinding(binding)
 
@@ -64,15 +64,17 @@ class OrtStage(BufferedStage):
         binding = session.io_binding()
         for name, array in self.rows(span).items():
             if name not in instead:
-                _bind(binding, name, array, np.float32)
+                bind(binding, name, array)
         return binding
 
 
-def _bind(binding: Any, name: str, array: NDArray[Any], kind: type[np.generic]) -> None:
-    binding.bind_input(name, "cpu", 0, kind, array.shape, array.ctypes.data)
+def bind(binding: Any, name: str, array: NDArray[Any]) -> None:
+    """Let an input be read where an array lies."""
+    binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
-def _session(model: bytes, threads: int) -> ort.InferenceSession:
+def session(model: bytes, threads: int) -> ort.InferenceSession:
+    """What runs an ONNX model; with one thread on the caller's."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.gather import fields as f
-from deeprecsys.engine.gather.kernel import Kind, pooling
+from deeprecsys.engine.gather.pool import Kind, pooling
 from deeprecsys.zoo.rows import format_of, row_bytes
 from deeprecsys.zoo.schema import DenseInput, Input, Per, Pooling, Schema, SparseInput
 

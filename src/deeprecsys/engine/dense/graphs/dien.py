@@ -18,7 +18,8 @@ from deeprecsys.zoo.networks.layers import Layer
 def dien(g: Graph, net: DienDense) -> str:
     """behaviours [S, T, d], user [S, ...], item [n, d] -> [n, 1]."""
     interests = gru(g, net.gru, "behaviours")  # [T, S, hidden]
-    weights = attention(g, net.attention, interests)
+    by_slice = g.node("Transpose", interests, perm=[1, 0, 2]) if g.merged else interests
+    weights = attention(g, net.attention, by_slice)
     return click_head(g, net.head, "user", augru(g, net.augru, interests, weights), "item")
 
 
@@ -44,12 +45,12 @@ def _gates(layer: nn.GRU, name: str) -> Tensor:
 
 
 def attention(g: Graph, layer: Layer, interests: str) -> str:
-    """interests [T, S, hidden], candidates "item" [n, d] -> [n, T], each row summing to 1."""
+    """interests [S, T, hidden], candidates "item" [n, d] -> [n, T], each row summing to 1."""
     if not g.merged:
         states = g.reshape(interests, -1, layer.out_features)  # [T, hidden]
         keys = g.gemm(states, layer.weight.t())  # interest . (W candidate) = (W' interest) . candidate
         return g.node("Softmax", g.node("Gemm", "item", keys, transB=1), axis=1)
-    keys = g.node("MatMul", g.node("Transpose", interests, perm=[1, 0, 2]), g.constant(layer.weight))
+    keys = g.node("MatMul", interests, g.constant(layer.weight))
     columns = g.node("Unsqueeze", "item", g.constant([2]))
     scores = g.node("MatMul", g.spread(keys), columns)  # [n, T, d] x [n, d, 1]
     return g.node("Softmax", g.node("Squeeze", scores, g.constant([2])), axis=1)

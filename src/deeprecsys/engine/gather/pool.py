@@ -1,0 +1,130 @@
+"""The functions that pool a segment's rows, one compiled per kind of input, called by address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from deeprecsys.engine import vectors
+from deeprecsys.engine.gather import cursor
+from deeprecsys.engine.gather import fields as f
+from deeprecsys.engine.gather.cursor import ask, checked, open_next
+from deeprecsys.engine.vectors import load_row, no_rows, plus, put, real, store_row, times, word
+from deeprecsys.jit import c_function, files
+
+
+class Kind(NamedTuple):
+    """What a pooling function is compiled for: all that stays the same for every row of an input.
+
+    Attributes:
+        dim: of the table.
+        form: of its rows, `fp32`, `bf16` or `int8`.
+        spread: each looked-up row goes out by itself (concat, sequence), none are added.
+        weighted: each row is multiplied by its weight first.
+        width: bytes of an id.
+        stride: bytes between rows.
+        lines: the most cache lines that a row touches.
+    """
+
+    dim: int
+    form: str
+    spread: bool
+    weighted: bool
+    width: int
+    stride: int
+    lines: int
+
+
+def _pooling(
+    dim: int, form: str, spread: bool, weighted: bool, width: int, stride: int, lines: int
+) -> Callable[[int, int, int, int], None]:
+    """A function that pools one segment; see `Kind`. Its constants are the arguments here."""
+
+    def pool(c: int, d: int, segment: int, out: int) -> None:
+        lookups, offsets, mean = word(d + f.LOOKUPS), word(d + f.OFFSETS), word(d + f.MEAN)
+        jagged, step, out_stride = offsets != 0, word(d + f.OUT_STEP), word(d + f.OUT_STRIDE)
+        offsets += word(segment + f.SEGMENT_ROW) * 8
+        base, rows, reach = word(d + f.TABLE), word(d + f.TABLE_ROWS), word(d + f.ROW_REACH)
+        last = word(c + f.INPUT_COUNT) * word(c + f.SLICE_COUNT)
+        ids, weight = word(segment + f.SEGMENT_IDS), word(d + f.WEIGHTS)
+        if weighted:
+            weight += (ids - word(d + f.POOL_START)) // width * 4
+        at, end, more = word(c + f.AT), word(c + f.END), word(c + f.NEXT) < last
+        here = word(c + f.CURRENT) == segment
+        # The cursor's segment, once it has left this one.
+        base_, stride_, rows_ = word(c + f.BASE), word(c + f.STRIDE), word(c + f.ROWS)
+        lines_, reach_, width_ = word(c + f.LINES), word(c + f.REACH), word(c + f.WIDTH)
+        for bag in range(word(segment + f.SEGMENT_BAGS)):
+            left = lookups
+            if jagged:
+                left = word(offsets + 8 * bag + 8) - word(offsets + 8 * bag)
+            missing, share = lookups - left, left
+            total = no_rows(dim)
+            target = out
+            while left > 0:
+                if at == end and more:
+                    open_next(c)
+                    at, end, more = word(c + f.AT), word(c + f.END), word(c + f.NEXT) < last
+                    here = False
+                    base_, stride_, rows_ = word(c + f.BASE), word(c + f.STRIDE), word(c + f.ROWS)
+                    lines_, reach_, width_ = word(c + f.LINES), word(c + f.REACH), word(c + f.WIDTH)
+                asking = at != end
+                run = left
+                if here and asking:
+                    # Both cursors are in this segment: nothing but ids changes from row to row.
+                    run = min(left, (end - at) // width)
+                    for _ in range(run):
+                        ask(c, at, width, base, stride, rows, lines, reach)
+                        at += width
+                        row = load_row(base + checked(ids, width, rows) * stride, dim, form)
+                        ids += width
+                        if weighted:
+                            row = times(row, real(weight))
+                            weight += 4
+                        if spread:
+                            store_row(target, row)
+                            target += step
+                        else:
+                            total = plus(total, row)
+                else:
+                    if asking:
+                        run = min(left, (end - at) // width_)
+                    for _ in range(run):
+                        if asking:
+                            ask(c, at, width_, base_, stride_, rows_, lines_, reach_)
+                            at += width_
+                        row = load_row(base + checked(ids, width, rows) * stride, dim, form)
+                        ids += width
+                        if weighted:
+                            row = times(row, real(weight))
+                            weight += 4
+                        if spread:
+                            store_row(target, row)
+                            target += step
+                        else:
+                            total = plus(total, row)
+                left -= run
+            if spread:
+                for _ in range(missing):
+                    store_row(target, total)
+                    target += step
+            else:
+                if mean != 0 and share > 1:
+                    total = times(total, np.float32(1.0 / share))
+                store_row(out, total)
+            out += out_stride
+        put(c + f.AT, at)
+
+    return pool
+
+
+@cache
+def pooling(kind: Kind) -> int:
+    """The address of the function that pools such segments, compiled or found on disk."""
+    how = ("spread" if kind.spread else "added") + ("_weighted" if kind.weighted else "")
+    name = f"pool_{kind.form}_{kind.dim}_{how}_{kind.width}_{kind.stride}_{kind.lines}"
+    sources = (*files(f, vectors, cursor), __file__)
+    return c_function(_pooling(*kind), name, 4, sources).address  # type: ignore[no-any-return]

@@ -1,0 +1,89 @@
+"""What `benchmarks/engine.py` says of its measurements: tables, and goals met or not."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+LIMITS = {
+    "register_gflops": 100.0,
+    "fp32_gflops": {"best": 90.0},
+    "rows": {"table_bytes": 2e9, "ns_per_row": {"asking 128": 5.0, "reading 128": 7.0, "reading 256": 9.0}},
+}
+
+
+@pytest.fixture
+def engine_tables(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("engine_tables")
+
+
+@pytest.fixture
+def verdicts(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("verdicts")
+
+
+def cell(batch: int, fraction: float, call_us: float = 10.0) -> dict[str, Any]:
+    own = {"us": 500.0, "fraction": fraction, "corrected_fraction": fraction, "floor_us": 400.0}
+    return {
+        "batch": batch,
+        "flops": 1e6,
+        "call_overhead_us": call_us,
+        "engines": {"eager fp32": {**own, "us": 1500.0}, "compiled:onnxruntime fp32": own},
+    }
+
+
+def models(**fractions: float) -> dict[str, Any]:
+    return {
+        n.replace("_", "-"): {"one": {"limits": LIMITS, "cells": [cell(1, 0.1), cell(64, x)]}}
+        for n, x in fractions.items()
+    }
+
+
+def test_a_share_is_bold_where_its_goal_is_met(engine_tables: Any) -> None:
+    text = engine_tables.tables(models(dien=0.61, ncf=0.59, dlrm_rmc1=0.79), LIMITS, {"cpu": "x"})
+    assert "| dien | 1.5 → 0.5, 10 % (10 %);  | 1.5 → 0.5, **61 %** (61 %);  | +10 µs |" in text
+    assert "59 % (59 %)" in text
+    assert text.count("**6") == 1
+    assert "All cores" not in text
+    assert "no bf16 instructions" in text
+
+
+def test_another_machine_s_times_are_scaled_by_the_limits_of_both(engine_tables: Any) -> None:
+    (head, _, row) = engine_tables.caffe2(models(ncf_artefact=0.5))
+    assert head.startswith("| model | b = 1 |")
+    # Rows of 256 bytes take 9 ns here; there 3.5 * 9 / 7. Products: 90 GFLOP/s here, 235 there.
+    low, high = 0.121 * 7 / 3.5, 0.121 * 235 / 90
+    scaled = float(row.split("|")[4].split("/")[0])
+    assert low <= scaled <= high
+    assert row.endswith("|  |  |")
+
+
+def test_goals_are_met_or_not_and_the_places_are_named(verdicts: Any) -> None:
+    found = models(dien=0.61, ncf=0.59, dlrm_rmc1=0.85)
+    found["dien"]["one"]["cells"][0]["call_overhead_us"] = 41.0
+    told = verdicts.verdicts({}, {}, {"models": found})
+    text = verdicts.table(told)
+    assert [v.missed() for v in told] == [[], ["ncf, b = 64"], ["dien"]]
+    assert "| at least 0.8 | 0.85 – 0.85 | met |" in text
+    assert "not met: ncf, b = 64. What is no product" in text
+    assert "| at most 40 | 10.00 – 41.00 | not met: dien |" in text
+
+
+def test_what_was_not_measured_is_not_met(verdicts: Any) -> None:
+    assert verdicts.Verdict("g", 1.0, {"here": float("nan"), "there": 2.0}).missed() == ["here"]
+    assert verdicts.verdicts({}, {}, {}) == []
+
+
+def test_the_gather_s_goals_come_from_both_sittings(verdicts: Any) -> None:
+    at = {"locality": "uniform", "batch": 64}
+    one = {**at, "ns_per_row": {"torch": 20.0, "torch, huge pages": 11.0, "fp32": 10.0, "asking": 9.0}}
+    two = {**at, "ns_per_row": {"fp32": 12.0, "bf16": 8.0}}
+    gather = {"models": {"dlrm-rmc1": {"libraries": [one], "formats": [two]}}}
+    ratios = [next(iter(v.found.values())) for v in verdicts.verdicts(gather, {}, {})]
+    assert ratios == pytest.approx([2.0, 3.0, 1.1, 1.65])
