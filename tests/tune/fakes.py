@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from deeprecsys.core.policy import DeepRecSched, Policy
+from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.tune.search import Known, Search
@@ -69,16 +70,15 @@ def shed(record: RunLog, number: int) -> RunLog:
 
 def drive(
     search: Search,
-    qps: Callable[[DeepRecSched], float],
+    qps: Callable[[Any], float],
     noise: float = 0.0,
     seed: int = 0,
     half: float = 0.02,
-) -> list[DeepRecSched]:
+) -> list[Policy]:
     """Run a search over a landscape; what it asked for, in order."""
     rng = np.random.default_rng(seed)
     asked = []
     while (policy := search.ask()) is not None:
-        assert isinstance(policy, DeepRecSched)
         assert search.ask() == policy, "asking changes nothing"
         asked.append(policy)
         found = qps(policy) * float(np.exp(noise * rng.standard_normal()))

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import DeepRecSched, Static
+from deeprecsys.core.policy import CoalescedOffload, DeepRecSched, EarliestFinish, Static
 from deeprecsys.tune import HillClimb, Known, Sweep, batch_sizes, thresholds
+from deeprecsys.tune.neighbours import model_search
 from deeprecsys.tune.search import UNREACHABLE
 from tests.tune.fakes import drive
 
@@ -91,6 +92,27 @@ def test_the_second_climb_finds_the_threshold_at_the_best_batch_size(top, limit,
     climb = HillClimb(SIZES, LIMITS)
     drive(climb, hill)
     assert climb.best.policy == DeepRecSched(SIZES[top], LIMITS[limit])
+
+
+def test_the_second_climb_is_at_the_baselines_batch_size_where_that_is_best():
+    """Its own climb may have given up before it came there."""
+    climb = HillClimb(SIZES, LIMITS)
+    climb.tell(Static(SIZES[-1]), Known.exactly(5000.0))
+    drive(climb, lambda p: 1000.0 if p.offload_above is None else 6000.0 - p.offload_above)
+    assert climb.best.policy == DeepRecSched(SIZES[-1], LIMITS[0])
+
+
+@pytest.mark.parametrize("kind", [CoalescedOffload, EarliestFinish])
+def test_a_search_by_model_goes_on_from_the_threshold_to_policies_that_merge(kind):
+    def hill(policy):
+        known = policy.describe()
+        above = LIMITS[-1] + 1 if known["offload_above"] is None else known["offload_above"]
+        steps = abs(SIZES.index(known["batch_size"]) - 3) + abs(above - LIMITS[2]) / 1000
+        return (2000 if isinstance(policy, kind) else 1000) * 0.9**steps
+
+    search = model_search(SIZES, LIMITS)
+    drive(search, hill)
+    assert search.best.policy == kind(SIZES[3], LIMITS[2], 2 * SIZES[-1])
 
 
 def test_with_noise_the_climb_comes_within_a_few_percent_of_the_optimum():

@@ -55,6 +55,7 @@ class Crew:
         self._chores: dict[int, list[int]] = {}  # process -> editions to drop when it is idle
         self._chore: set[int] = set()  # processes that are dropping one
         self._delayed: dict[int, tuple[Sequence[Part], int]] = {}  # batches for those
+        self._settled = False  # nothing is to be reconciled until something but a reply happens
         self._failed = 0
         self.problem = ""
         """Why no process is started any more; empty when all is well."""
@@ -118,14 +119,16 @@ class Crew:
     def renew(self) -> None:
         """From now on processes of before are replaced, one by one, between their batches."""
         self._generation = 1 + max(self._age.values(), default=0)
+        self._settled = False
 
     def keep(self) -> None:
         """Leave those that are, as they are: a renewal is given up."""
         self._generation = min(self._age.values(), default=0)
-        self.problem, self._failed = "", 0
+        self.problem, self._failed, self._settled = "", 0, False
 
     def drop(self, edition: int) -> None:
         """Have every process give back what it holds of an edition, as soon as it is idle."""
+        self._settled = False
         for process in self._workers.pid_of:
             self._chores.setdefault(process, []).append(edition)
             if process in self._up:
@@ -133,12 +136,13 @@ class Crew:
 
     def retry(self) -> None:
         """Try once more to start what is missing."""
-        self.problem, self._failed = "", MAX_FAILED_STARTS - 1
+        self.problem, self._failed, self._settled = "", MAX_FAILED_STARTS - 1, False
 
     def news(self) -> list[News]:
         """What has happened, in terms of posts; never waits."""
         found: list[News] = []
         for happened in self._workers.news(0.0):
+            self._settled &= isinstance(happened, Replied)
             match happened:
                 case Replied(process, reply):
                     if process in self._chore:
@@ -155,7 +159,7 @@ class Crew:
                     self._do_chores(process)
                 case Down():
                     found += self._buried(happened)
-        return found + self.reconcile()
+        return found if self._settled else found + self.reconcile()
 
     def _do_chores(self, process: int) -> None:
         """Give an idle process its next chore, or the batch that waited for the last one to end."""
@@ -205,6 +209,12 @@ class Crew:
                 self._end(process)
                 self._take(post, spare)
         self._right_number()
+        self._settled = (
+            self.renewed
+            and not any(self._chores.values())
+            and not self._workers.starting
+            and len(self._up) == len(self) + self._spares
+        )
         return found
 
     def _spare(self) -> int | None:

@@ -193,8 +193,15 @@ def fill(fit: Fit, binary: Binary, seats: Mapping[str, NDArray[Any]]) -> None:
                 np.copyto(into, source, casting="unsafe")
                 if (into != source).any():  # tables' sizes are checked as rows are gathered
                     raise RequestError(_out_of_range(tensor.name, into, source))
-        if slot.dense and not np.isfinite(into).all():
+        if slot.dense and not _all_finite(into):
             raise RequestError(_not_finite(slot.name, into))
+
+
+def _all_finite(values: NDArray[Any]) -> bool:
+    """Whether no value is infinite or NaN: then their sum is neither, unless it overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = values.sum()
+    return bool(np.isfinite(total) or np.isfinite(values).all())
 
 
 def _slot(i: Any) -> Slot:

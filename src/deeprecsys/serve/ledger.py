@@ -26,13 +26,16 @@ class Happened:
     """Lets those who wait for a change look again."""
 
     def __init__(self) -> None:
-        self._event = asyncio.Event()
+        self._event: asyncio.Event | None = None
 
     def announce(self) -> None:
-        self._event.set()
-        self._event = asyncio.Event()
+        if self._event is not None:  # somebody waits
+            self._event.set()
+            self._event = None
 
     async def wait(self) -> None:
+        if self._event is None:
+            self._event = asyncio.Event()
         await self._event.wait()
 
 

@@ -48,7 +48,7 @@ class HillClimb(Memory):
         policy = self._climb.candidate
         if policy is not None or self._second is not None or not self._thresholds:
             return policy
-        best = self._climb.best
+        best = self.best  # the static baseline too may have the best batch size
         size = batch_size_of(best.policy) if best else self._sizes[-1].batch_size
         assert size is not None
         self._second = self._climb = _Climb(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
-from deeprecsys.core.policy import Adaptive, Coalescing, Policy
+from deeprecsys.core.policy import Adaptive, CoalescedOffload, Coalescing, EarliestFinish, Policy
 from deeprecsys.tune.hill_climb import HillClimb
 from deeprecsys.tune.search import Memory, Score, Search, Told, batch_size_of, best_of
 
@@ -128,16 +129,41 @@ def beyond_fixed(
     return make
 
 
-def model_search(sizes: Sequence[int], limits: Sequence[int] = ()) -> Search:
-    """The paper's climb, and from its best the policies that cut late and that share batches.
+def beyond_threshold(
+    kind: type[CoalescedOffload] | type[EarliestFinish], sizes: Sequence[int], limits: Sequence[int]
+) -> Callable[[Told], Search | None]:
+    """A climb over batch size and threshold of a policy whose accelerator merges, from the best so far.
 
-    Of a single size, that of whole queries which must not be cut, there is nothing more to search. Where
-    there is an accelerator, both of the paper's climbs and no more: the policies that go further there are
-    not compiled, and take minutes to rank.
+    Two of the largest queries may share a device batch: from there on its time is linear.
+    """
+
+    def neighbours(policy: Policy) -> Sequence[Policy]:
+        assert isinstance(policy, kind)
+        other_sizes = [replace(policy, batch_size=b) for b in ladder(policy.batch_size, sizes)]
+        return other_sizes + [replace(policy, offload_above=n) for n in ladder(policy.offload_above, limits)]
+
+    def make(best: Told) -> Search:
+        known = best.policy.describe()
+        above = known.get("offload_above")
+        size = batch_size_of(best.policy) or sizes[-1]
+        return NeighbourClimb(kind(size, limits[-1] if above is None else above, 2 * sizes[-1]), neighbours)
+
+    return make
+
+
+def model_search(sizes: Sequence[int], limits: Sequence[int] = ()) -> Search:
+    """The paper's climbs, and from their best the policies that cut late, and that share batches.
+
+    Of a single size, that of whole queries which must not be cut, there is nothing more to search.
 
     Args:
         sizes: batch sizes; limits: offload thresholds to try, where there is an accelerator.
     """
-    if limits or len(sizes) == 1:
-        return HillClimb(sizes, limits)
-    return Chain(HillClimb(sizes), [beyond_fixed(Adaptive, sizes), beyond_fixed(Coalescing, sizes)])
+    climb = HillClimb(sizes, limits)
+    if len(sizes) == 1:
+        return climb
+    if limits:
+        return Chain(
+            climb, [beyond_threshold(kind, sizes, limits) for kind in (CoalescedOffload, EarliestFinish)]
+        )
+    return Chain(climb, [beyond_fixed(Adaptive, sizes), beyond_fixed(Coalescing, sizes)])
