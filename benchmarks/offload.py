@@ -186,6 +186,7 @@ def judged(r: dict[str, Any]) -> dict[str, Any]:
     ladder = r["ladder"]
     steps = abs(ladder.index(r["climb"]["offload_above"]) - ladder.index(r["sweep"]["offload_above"]))
     share, interval = (r["duel"]["share"], r["duel"]["interval"]) if r["duel"] else (1.0, [1.0, 1.0])
+    interval = [float(x) for x in interval]  # JSON has no infinity: it is kept as text
     level = "level" if interval[0] >= LEVEL else "undecided"  # an open interval reaches everything
     verdict = "within one step" if steps <= 1 else level if interval[1] >= 1 else "no"
     return {"steps": steps, "share": share, "interval": interval, "verdict": verdict}
@@ -196,7 +197,8 @@ def row(name: str, r: dict[str, Any]) -> str:
     j, c, s = judged(r), r["climb"], r["sweep"]
     alone = next(p["qps"] for p in s["points"] if p["offload_above"] is None)
     low, high = j["interval"]
-    share = "the same" if not r["duel"] else f"{f.share(j['share'])} ({f.share(low)}–{f.share(high)})"
+    between = f"{100 * low:.0f}–{100 * high:.0f} %" if high < float("inf") else "interval open"
+    share = "the same" if not r["duel"] else f"{100 * j['share']:.0f} % ({between})"
     return (
         f"| {name} | {c['batch_size']}, {above(c)}, {f.figure(c['qps'])} | {above(s)}, {f.figure(s['qps'])} | "
         f"{j['steps']} | {share} | {j['verdict']} | {f.figure(alone)} | {f.share(r['gpu_share'])} | "
@@ -220,7 +222,7 @@ def table(models: dict[str, Any]) -> str:
     m = about["machine"]
     where = (
         f"The {TITLE} is emulated; the {about['workers']['cpu']} workers "
-        f" on the CPU are not: {m['cpu']}, {m['cores']} cores, engine eager fp32, sizes `production`, medium "
+        f"on the CPU are not: {m['cpu']}, {m['cores']} cores, engine eager fp32, sizes `production`, medium "
         "target. `python benchmarks/offload.py` makes this table."
     )  # fmt: skip
     return f"{head}\n{rows}\n\n{where}"
