@@ -5,6 +5,7 @@
     python benchmarks/policies.py --quick       two models, fewer queries
     python benchmarks/policies.py --more        keep the cases that were computed before, compute the others
     python benchmarks/policies.py --servers     add deadline order and other servers at the medium target to these
+    python benchmarks/policies.py --search      only the search by model again, in these
     python benchmarks/policies.py --tables      only write the tables from what was computed before
 
 Batch times are the means of `profiles/`, as measured with all workers busy, without spread and without
@@ -207,6 +208,15 @@ def with_servers(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
+def with_search(row: dict[str, Any]) -> dict[str, Any]:
+    """A case that was computed before, its policies searched again."""
+    path, _ = path_of(Case(row["model"], row["level"], row["load"], row["queries"]))
+    policy, qps = path.finish(model_search(batch_sizes(1000, 25)), row["policies"]["best fixed"]["qps"])
+    row["policies"]["search by model"] = {"qps": qps, **(policy.describe() if policy else {})}
+    row["search_sims"] = path.sims
+    return row
+
+
 def exhaustive(path: Path, candidates: list[Policy], hint: float) -> tuple[Policy | None, float]:
     """The best of all candidates."""
     best, best_qps = None, 0.0
@@ -217,6 +227,7 @@ def exhaustive(path: Path, candidates: list[Policy], hint: float) -> tuple[Polic
     return best, best_qps
 
 
+AGAIN = {"--servers": with_servers, "--search": with_search}
 OURS = ("adaptive", "coalescing", "deadline")
 SHARED = ("coalescing", "triton", "tf-serving", "bentoml", "clipper")
 
@@ -326,9 +337,13 @@ def written(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
 def main() -> None:
     rows = load("policies").get("cases", [])
     with ProcessPoolExecutor(2) as pool:
-        if "--servers" in sys.argv:
-            at = [i for i, r in enumerate(rows) if (r["level"], r["load"]) == ("medium", "steady")]
-            for i, row in zip(at, pool.map(with_servers, [rows[i] for i in at]), strict=True):
+        if again := AGAIN.keys() & set(sys.argv):
+            (which,) = again
+            at = [
+                i for i, r in enumerate(rows)
+                if which == "--search" or (r["level"], r["load"]) == ("medium", "steady")
+            ]  # fmt: skip
+            for i, row in zip(at, pool.map(AGAIN[which], [rows[i] for i in at]), strict=True):
                 rows[i] = row
                 written(rows, row)
         elif "--tables" not in sys.argv:

@@ -48,7 +48,7 @@ def hill(kind, largest, finest, top=100.0):
 def test_from_anywhere_the_climb_finds_the_top_of_a_hill(kind, data):
     largest, finest, b, f = (data.draw(st.sampled_from(SIZES)) for _ in range(4))
     top, start = kind(max(largest, finest), min(largest, finest)), kind(max(b, f), min(b, f))
-    search = NeighbourClimb(start, two_sizes(kind, SIZES))
+    search = NeighbourClimb([start], two_sizes(kind, SIZES))
     asked = drive(search, hill(kind, top.batch_size, top.finest))
     assert asked[0] == start
     assert search.best.policy == top
@@ -56,14 +56,14 @@ def test_from_anywhere_the_climb_finds_the_top_of_a_hill(kind, data):
 
 
 def test_a_climb_that_never_meets_the_target_ends_at_its_start():
-    search = NeighbourClimb(Adaptive(8, 8), two_sizes(Adaptive, SIZES))
+    search = NeighbourClimb([Adaptive(8, 8)], two_sizes(Adaptive, SIZES))
     search.tell(search.ask(), UNREACHABLE)
     assert search.ask() is None
     assert search.best is None
 
 
 def test_only_better_neighbours_need_be_known_well():
-    search = NeighbourClimb(Adaptive(8, 8), two_sizes(Adaptive, SIZES))
+    search = NeighbourClimb([Adaptive(8, 8)], two_sizes(Adaptive, SIZES))
     assert search.floor_qps is None, "the start is measured in full"
     search.tell(search.ask(), Known(100.0, 98.0, 102.0))
     assert search.ask() == Adaptive(16, 8)
@@ -71,7 +71,7 @@ def test_only_better_neighbours_need_be_known_well():
 
 
 def test_a_policy_told_without_being_asked_for_counts_and_is_not_climbed_from():
-    search = NeighbourClimb(Adaptive(8, 8), two_sizes(Adaptive, SIZES))
+    search = NeighbourClimb([Adaptive(8, 8)], two_sizes(Adaptive, SIZES))
     search.tell(Static(500), Known.exactly(1e6))
     asked = drive(search, hill(Adaptive, 32, 4))
     assert Adaptive(32, 4) in asked

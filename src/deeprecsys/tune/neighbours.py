@@ -18,15 +18,15 @@ class NeighbourClimb(Memory):
     What others have reached is no floor here: a climb that begins below it may end above.
 
     Args:
-        start: where to begin.
+        starts: all tried first; it begins at the best of them.
         neighbours: the policies one step away from a policy.
     """
 
-    def __init__(self, start: Policy, neighbours: Neighbours) -> None:
+    def __init__(self, starts: Sequence[Policy], neighbours: Neighbours) -> None:
         super().__init__()
         self._neighbours = neighbours
-        self._seen = {start}
-        self._queue: list[Policy] = [start]
+        self._queue = list(dict.fromkeys(starts))
+        self._seen = set(self._queue)
         self._at: Told | None = None
         self._top: Told | None = None  # the best of those that it asked for
 
@@ -115,7 +115,11 @@ def two_sizes(kind: type[Adaptive] | type[Coalescing], sizes: Sequence[int]) -> 
 def beyond_fixed(
     kind: type[Adaptive] | type[Coalescing], sizes: Sequence[int]
 ) -> Callable[[Told], Search | None]:
-    """A climb over both sizes of a policy, from the best batch size that is known so far."""
+    """A climb over both sizes of a policy, from the best batch size that is known so far.
+
+    It looks at a quarter of every batch size as the finest first: what is best for a policy that cuts on
+    arrival, large batches, may be a plateau on which no step betters one that shares batches.
+    """
 
     def make(best: Told) -> Search:
         known = best.policy
@@ -124,7 +128,8 @@ def beyond_fixed(
         else:
             size = batch_size_of(known) or sizes[-1]
             start = kind(size, size)
-        return NeighbourClimb(start, two_sizes(kind, sizes))
+        quarters = [kind(b, sizes[max(i - 2, 0)]) for i, b in enumerate(sizes)]
+        return NeighbourClimb([start, *quarters], two_sizes(kind, sizes))
 
     return make
 
@@ -146,7 +151,8 @@ def beyond_threshold(
         known = best.policy.describe()
         above = known.get("offload_above")
         size = batch_size_of(best.policy) or sizes[-1]
-        return NeighbourClimb(kind(size, limits[-1] if above is None else above, 2 * sizes[-1]), neighbours)
+        start = kind(size, limits[-1] if above is None else above, 2 * sizes[-1])
+        return NeighbourClimb([start], neighbours)
 
     return make
 
