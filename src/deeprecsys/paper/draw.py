@@ -140,10 +140,10 @@ def scatter(
             xs, ys = [x for _, x, _ in members], [y for _, _, y in members]
             ax.plot(xs, ys, color=at["color"], marker=at["marker"], linestyle="", markersize=6, label=kind)
             for name, x, y in members:
-                above = any(
-                    1 <= v / y < 1.4 and 0.6 < u / x < 1.7 and (u, v) != (x, y) for _, u, v in members
+                crowded = any(
+                    1 <= y / v < 1.4 and 0.6 < u / x < 1.7 and (u, v) != (x, y) for _, u, v in members
                 )
-                place = (5, -10) if above else (5, 3)
+                place = (3, 6) if crowded else (7, -4)
                 ax.annotate(name, (x, y), place, textcoords="offset points", color=at["color"])
         every = [p for members in points.values() for p in members]
         log_ticks(ax.xaxis, 0.5 * min(p[1] for p in every), 4 * max(p[1] for p in every))
