@@ -65,12 +65,14 @@ def test_tune_with_an_emulated_accelerator_is_labelled_and_keeps_to_what_it_ran(
     assert doc["bounds"]["two_pools_qps"] > doc["bounds"]["capacity_qps"]
     told = [(c["policy"], c["batch_size"], c["offload_above"]) for c in doc["candidates"]]
     assert (tuned["policy"], tuned["batch_size"], tuned["offload_above"]) in told
-    assert tuned["gpu_share"] == pytest.approx(0.0) or tuned["offload_above"] is not None
+    by_state = tuned["policy"] == "earliest"  # which device takes a query is decided as it comes
+    assert (tuned["gpu_share"] is None) == by_state
+    assert by_state or tuned["gpu_share"] == pytest.approx(0.0) or tuned["offload_above"] is not None
     if method == "model":
         assert tuned["met"]
         assert (doc["search"]["queries"], doc["search"]["simulated"]["queries"] > 0) == (0, True)
         # The accelerator takes a query in half the worker's time.
-        assert tuned["gpu_share"] > 0.5
+        assert by_state or tuned["gpu_share"] > 0.5
         assert doc["ratio"] > 1.5
 
 
