@@ -4,7 +4,7 @@
     python benchmarks/policies.py --compiled    without deadline order and other servers: some minutes
     python benchmarks/policies.py --quick       two models, fewer queries
     python benchmarks/policies.py --more        keep the cases that were computed before, compute the others
-    python benchmarks/policies.py --servers     add deadline order and other servers at the medium target to these
+    python benchmarks/policies.py --servers     add deadline order and other servers to the steady ones of these
     python benchmarks/policies.py --search      only the search by model again, in these
     python benchmarks/policies.py --tables      only write the tables from what was computed before
 
@@ -341,7 +341,7 @@ def main() -> None:
             (which,) = again
             at = [
                 i for i, r in enumerate(rows)
-                if which == "--search" or (r["level"], r["load"]) == ("medium", "steady")
+                if which == "--search" or (r["load"] == "steady" and "clipper" not in r["policies"])
             ]  # fmt: skip
             for i, row in zip(at, pool.map(AGAIN[which], [rows[i] for i in at]), strict=True):
                 rows[i] = row
