@@ -95,17 +95,15 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
         cpu = measure_profile(node, job, 2.0 if quick else PROFILE_S)
     with accelerated(job, cpu) as (ready, gpu), start(ready) as node:
         assert gpu is not None
-        static = baseline(node, job).batch_size
-        hint = saturation_qps(cpu, static, sample_sizes(job), node.workers)
-        sizes, limits = batch_sizes(cap, static), thresholds(cap, sample_sizes(job))
+        static = baseline(node, job)
+        hint = saturation_qps(cpu, static.batch_size, sample_sizes(job), node.workers)
+        sizes, limits = batch_sizes(cap, static.batch_size), thresholds(cap, sample_sizes(job))
         if quick:
             sizes, limits = sizes[-4:-1], limits[3::3]
         live = LiveTrials(node, job)
         climb = HillClimb(sizes, limits)
-        usual = baseline(
-            node, job
-        )  # known first, as to `tune`: it says below which rate nothing is worth a look
-        climb.tell(usual, capacity(live, usual, job.target, hint_qps=0.8 * hint, settings=settings))
+        # Known first, as to `tune`: it says below which rate nothing is worth a look.
+        climb.tell(static, capacity(live, static, job.target, hint_qps=0.8 * hint, settings=settings))
         climbed_s = run(climb, live, job, hint, settings, seed=0)
         assert climb.best is not None
         chosen = climb.best.policy

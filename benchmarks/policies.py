@@ -150,12 +150,10 @@ def compute(case: Case) -> dict[str, Any]:
     policies: dict[str, dict[str, Any]] = {}
 
     def keep(name: str, policy: Policy | None, qps: float) -> None:
-        known = policy.describe() if policy else {}
-        tail = {}
+        policies[name] = entry(policy, qps)
         if policy and qps:
             latency_s, _ = path.latency_s(policy, qps)
-            tail = {"p99_ms": 1e3 * percentile(latency_s, 0.99)}
-        policies[name] = {"qps": qps, **known, **tail}
+            policies[name]["p99_ms"] = 1e3 * percentile(latency_s, 0.99)
 
     keep("static", Static(25), path.capacity(Static(25), hint))
     fixed = {b: path.capacity(DeepRecSched(b), hint) for b in sizes}
@@ -197,6 +195,11 @@ def others(case: Case, best_b: int) -> dict[str, list[Policy]]:
     }
 
 
+def entry(policy: Policy | None, qps: float) -> dict[str, Any]:
+    """What a case keeps of a policy."""
+    return {"qps": qps, **(policy.describe() if policy else {})}
+
+
 def with_servers(row: dict[str, Any]) -> dict[str, Any]:
     """A case that was computed before, with deadline order and the other servers."""
     case = Case(row["model"], row["level"], row["load"], row["queries"])
@@ -204,7 +207,7 @@ def with_servers(row: dict[str, Any]) -> dict[str, Any]:
     best_b, top = row["policies"]["best fixed"]["batch_size"], row["policies"]["best fixed"]["qps"]
     for name, candidates in others(case, best_b).items():
         policy, qps = exhaustive(path, candidates, top)
-        row["policies"][name] = {"qps": qps, **(policy.describe() if policy else {})}
+        row["policies"][name] = entry(policy, qps)
     return row
 
 
@@ -212,7 +215,7 @@ def with_search(row: dict[str, Any]) -> dict[str, Any]:
     """A case that was computed before, its policies searched again."""
     path, _ = path_of(Case(row["model"], row["level"], row["load"], row["queries"]))
     policy, qps = path.finish(model_search(batch_sizes(1000, 25)), row["policies"]["best fixed"]["qps"])
-    row["policies"]["search by model"] = {"qps": qps, **(policy.describe() if policy else {})}
+    row["policies"]["search by model"] = entry(policy, qps)
     row["search_sims"] = path.sims
     return row
 
