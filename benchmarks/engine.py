@@ -13,8 +13,10 @@ part of a model is saved as it ends; none is begun after --seconds, and --more g
 A model's floor at a batch is the time of its matrix products, each at its own shape by the library that is
 fastest at it (less what calling that library costs), and of a loop that prefetches every row that the batch
 looks up and does nothing else. The corrected floor adds what is no product (tanh, sigmoid, PReLU) at the best
-rate seen, and takes a loop that reads the rows instead of one that prefetches, since a processor may drop
-prefetches. All contenders of a batch, floors included, take turns round by round; medians count, and of
+rate seen; takes the products in turn, each with its own weight, since a product repeated alone keeps its weight
+in the nearest cache as no model can; and a loop that reads the rows instead of one that prefetches, since a
+processor may drop prefetches. What a call costs besides is timed within the calls themselves: the whole less
+the gather kernel and the dense stage's run. All contenders of a batch, floors included, take turns round by round; medians count, and of
 ratios the median over rounds. Spoilt samples are dropped by rule (`limits.STALLED`, `limits.SLOWED`).
 Times are of the CPU clock. Tables are scaled to 2.05 GB where they are larger. Keep the machine idle.
 """
@@ -25,143 +27,27 @@ import argparse
 import multiprocessing as mp
 import os
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from common import ROOT, load, put_in, save
-from deeprecsys.node.memory import NodeMemory, Plan
+from contenders import BATCHES, JOINED, Contenders, Inside, Node
 from deeprecsys.zoo import MODELS, model
-from deeprecsys.zoo.rows import RowFormat
-from deeprecsys.zoo.schema import SparseInput
 from engine_tables import GOALS, roofline, tables
 from floors import Work, work
-from limits import Products, Rounds, interleaved, random_rows, row_loops, wise_rates
+from limits import Call, Products, Rounds, interleaved, random_rows, wise_rates
 from verdicts import table, verdicts
 
-BATCHES = (1, 16, 64, 256, 1024)
 TABLE_BYTES = 2.05e9
-LEAST_QUERIES, MOST_QUERIES, ITEMS = 64, 4096, 65536
-"""Queries that take turns: so many that their items are about `ITEMS`, whose rows no cache holds."""
 ROUNDS, ROUND_S = 7, 0.003
+CALLS = 50
+"""Whose excess over their stages is looked at."""
 SECONDS = 660.0
 LOCALITIES = {"one": "uniform", "all": "uniform", "zipf": "zipf:0.9"}
 ZIPF_MODELS = ("dlrm-rmc1", "dlrm-rmc2")
 LIBRARY_SHAPES = ((1024, 2560, 512), (1024, 1024, 512), (1024, 1024, 1024))
 ROW_SIZES = (40, 64, 72, 128, 256)
-FORMS = tuple(f.value for f in RowFormat)
-
-Call = Callable[[], Any]
-
-
-class Node:
-    """Tables and features of one model in every row format, made before anything heavy is loaded."""
-
-    def __init__(self, name: str, scale: float, locality: str) -> None:
-        self.model = model(name).scaled(scale)
-        self.memory: dict[str, NodeMemory] = {}
-        for form in FORMS:
-            plan = Plan(
-                name, scale, workers=1, max_query=max(BATCHES), max_open=1, locality=locality, rows=form
-            )
-            self.memory[form] = NodeMemory.create(plan)
-
-    def about(self) -> dict[str, Any]:
-        return {
-            form: {
-                "bytes": m.segments["tables"].size,
-                "huge_page_fraction": m.segments["tables"].huge_fraction(),
-            }
-            for form, m in self.memory.items()
-        }
-
-    def close(self) -> None:
-        for memory in self.memory.values():
-            memory.close()
-
-
-class Contenders:
-    """All engines of one model and the loops over its rows, in a process of their own."""
-
-    def __init__(self, node: Node, seed: int) -> None:
-        from deeprecsys.engine import Assembly, build
-        from deeprecsys.engine.dense import installed, lowest
-
-        self.model, self._node = node.model, node
-        routes = [r for r in ("onnxruntime", "openvino") if r in installed()]
-        chosen = [("eager", "fp32")] + [(f"compiled:{r}", "fp32") for r in routes]
-        chosen += [("compiled:onnxruntime", f) for f in FORMS if f != "fp32"]
-        if "openvino" in routes and lowest("openvino", "bf16") == "bf16":
-            chosen.append(("compiled:openvino", "bf16"))
-        self.engines: dict[str, Any] = {}
-        self.arithmetic: dict[str, str] = {}
-        for name, form in chosen:
-            memory = node.memory[form]
-            assembly = Assembly(node.model, memory.tables, memory.inputs, precision=form)
-            engine = self.engines[f"{name} {form}"] = build(name, assembly)
-            self.arithmetic[f"{name} {form}"] = str(getattr(engine, "arithmetic", ""))
-        self._handles = np.random.default_rng(seed).integers(0, 1 << 62, MOST_QUERIES).tolist()
-        self.products = Products()
-
-    def _queries(self, items: int) -> list[int]:
-        return self._handles[: min(MOST_QUERIES, max(LEAST_QUERIES, ITEMS // items))]
-
-    def calls(self, items: int) -> dict[str, Call]:
-        """The engines whole, the stages of the fastest at fp32, and the loops."""
-        found = {name: self._whole(engine, items) for name, engine in self.engines.items()}
-        joined = self.engines["compiled:onnxruntime fp32"]
-        found["sparse"] = self._turns(items, lambda part: joined.sparse([part]))
-        found["dense"] = self._turns(items, joined.dense)
-        asking, reading = row_loops()
-        for form in FORMS:
-            found[f"asking {form}"] = self._rows(asking, items, form)
-            found[f"reading {form}"] = self._rows(reading, items, form)
-        return found
-
-    def _whole(self, engine: Any, items: int) -> Call:
-        return self._turns(items, lambda part: engine.score([part]))
-
-    def _turns(self, items: int, score: Callable[[Any], Any]) -> Call:
-        """A call that scores another query each time."""
-        from deeprecsys.engine import SliceView
-
-        memory = self._node.memory["fp32"]
-        out = np.zeros((items, self.model.schema.outputs), np.float32)
-        parts = [SliceView(memory.rows_at(h), 0, items, out) for h in self._queries(items)]
-        turn = 0
-
-        def call() -> None:
-            nonlocal turn
-            turn = (turn + 1) % len(parts)
-            score(parts[turn])
-
-        return call
-
-    def _rows(self, loop: Callable[..., Any], items: int, form: str) -> Call:
-        """A loop over the rows that a batch looks up, another query's each time."""
-        memory, schema = self._node.memory[form], self.model.schema
-        inputs = schema.sparse
-        counts = np.array([rows_of(i, items) for i in inputs])
-        arrays = [memory.tables[i.table] for i in inputs]
-        starts = np.array([a.ctypes.data for a in arrays])
-        sizes = np.array([a.strides[0] for a in arrays])
-        pools = np.array([memory.inputs[i.name].ctypes.data for i in inputs])
-        widths = np.array([4 * i.lookups for i in inputs])
-        firsts = [memory.rows_at(h) for h in self._queries(items)]
-        ids = [pools + widths * np.array([first[i.name] for i in inputs]) for first in firsts]
-        turn = 0
-
-        def call() -> None:
-            nonlocal turn
-            turn = (turn + 1) % len(ids)
-            loop(ids[turn], counts, starts, sizes, sizes)
-
-        return call
-
-
-def rows_of(i: SparseInput, items: int) -> int:
-    return i.lookups * (items if i.per == "item" else 1)
 
 
 def cell(
@@ -174,8 +60,9 @@ def cell(
         calls[f"call {lib}"] = c.products.call(lib, 1, 1, 1)
         for p in {p[:3] for p in todo.products}:
             calls[f"{lib} {p}"] = c.products.call(lib, *p)
+        calls[f"in turn {lib}"] = c.products.chain(lib, todo.products)
     found = interleaved(calls, how["rounds"], how["round_s"], meet)
-    dense, wise = dense_floor(found, todo, libraries, limits)
+    dense, in_turn, wise = dense_floor(found, todo, libraries, limits)
     result: dict[str, Any] = {
         "batch": items,
         "flops": todo.flops,
@@ -191,7 +78,7 @@ def cell(
         form, taken = name.rsplit(" ", 1)[1], found.seconds[name]
         floor = dense + found.seconds[f"asking {form}"]
         corrected = (
-            dense + wise + np.maximum(found.seconds[f"asking {form}"], found.seconds[f"reading {form}"])
+            in_turn + wise + np.maximum(found.seconds[f"asking {form}"], found.seconds[f"reading {form}"])
         )
         result["engines"][name] = {
             "us": 1e6 * found.median(name),
@@ -201,10 +88,9 @@ def cell(
             "corrected_fraction": middle(corrected / taken),
             "gain_over_eager": middle(found.seconds["eager fp32"] / taken),
         }
-    whole = found.seconds["compiled:onnxruntime fp32"]
-    stages = found.seconds["sparse"] + found.seconds["dense"]
-    result["call_overhead_us"] = 1e6 * middle(whole - stages)
+    result["call_overhead_us"] = Inside(c.engines[JOINED]).excess_us(calls[JOINED], CALLS)
     result["dense_floor_us"], result["wise_us"] = 1e6 * middle(dense), 1e6 * wise
+    result["in_turn_floor_us"] = 1e6 * middle(in_turn)
     return result
 
 
@@ -216,17 +102,21 @@ def middle(rounds: Any) -> float:
 
 def dense_floor(
     found: Rounds, todo: Work, libraries: tuple[str, ...], limits: dict[str, Any]
-) -> tuple[Any, float]:
-    """Seconds of all products round by round, and of what is no product."""
+) -> tuple[Any, Any, float]:
+    """Seconds of all products, each alone and all in turn, round by round; and of what is no product."""
     total: Any = 0.0
     for p in todo.products:
         least = p.flops / (1e9 * limits["register_gflops"])
         own = {lib: found.seconds[f"{lib} {p[:3]}"] - found.median(f"call {lib}") for lib in libraries}
         best = min(own, key=lambda lib: float(np.nanmedian(own[lib])))
         total = total + p.times * np.maximum(own[best], least)
-    total = total + todo.streamed / limits["wise"]["stream_bytes"]
+    calls = sum(p.times for p in todo.products)
+    chains = [found.seconds[f"in turn {lib}"] - calls * found.median(f"call {lib}") for lib in libraries]
+    streamed = todo.streamed / limits["wise"]["stream_bytes"]
+    in_turn = np.maximum(min(chains, key=lambda taken: float(np.nanmedian(taken))), total) + streamed
+    total = total + streamed
     rates = {**limits["wise"], "vector": 0.5e9 * limits["register_gflops"]}
-    return total, sum(w.count / rates[w.kind] for w in todo.wise)
+    return total, in_turn, sum(w.count / rates[w.kind] for w in todo.wise)
 
 
 def machine_limits(how: dict[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,8 @@ def _fractions(models: Mapping[str, Any], part: str) -> str:
     about = (
         "Milliseconds per batch, eager torch → compiled (ONNX Runtime), both fp32; share of the floor, in brackets of the "
         "corrected floor; compiled with bf16 rows, int8 rows. The floor: every matrix product at its own shape by the fastest "
-        "library, and a loop that only prefetches the rows. Corrected: element-wise work added, rows read. Goals met are bold."
+        "library, and a loop that only prefetches the rows. Corrected: the products in turn, so that each finds its weight where the "
+        "others left it; element-wise work added; rows read. Goals met are bold."
     )
     return "\n".join(lines) + "\n\n" + about
 

@@ -21,7 +21,7 @@ from deeprecsys.zoo.wnd import Wnd
 
 
 class Product(NamedTuple):
-    """A matrix product [m, k] x [k, n], done `times` times over with other operands."""
+    """A matrix product [m, k] x [k, n], done `times` times over with the same weight."""
 
     m: int
     k: int
@@ -91,7 +91,7 @@ def _(model: Wnd, n: int) -> Work:
 @_work.register
 def _(model: MtWnd, n: int) -> Work:
     tower = (Product(1, model.user_width, model.tower[0]), *_chain(n, model.item_width, *model.tower))
-    return Work(tuple(p._replace(times=model.tasks) for p in tower))
+    return Work(tower * model.tasks)
 
 
 @_work.register

@@ -1,6 +1,7 @@
 """The machine's limits by microbenchmarks that are no engine: products of the best library, loops over rows.
 
-    Products     a matrix product by each library, its weight prepacked where the library can
+    Products     matrix products by each library, weights prepacked where the library can: each alone, or all
+                 of a model in turn
     asking       a loop that prefetches every line of every row of a batch, and reads none
     reading      a loop that reads a word of each line
 
@@ -109,7 +110,7 @@ class Products:
     def __init__(self, precision: str = "fp32", threads: int = 1) -> None:
         self._precision, self._threads = precision, threads
         self._rng = np.random.default_rng(0)
-        self._sessions: dict[tuple[str, int, int], Any] = {}
+        self._sessions: dict[tuple[str, int, int, int], Any] = {}
 
     def libraries(self) -> tuple[str, ...]:
         from deeprecsys.engine.dense import installed, lowest
@@ -119,15 +120,28 @@ class Products:
             return ("torch", *(("openvino",) if able else ()))
         return ("torch", "onnxruntime", *(("openvino",) if "openvino" in installed() else ()))
 
-    def call(self, library: str, m: int, k: int, n: int) -> Call:
-        """One product [m, k] x [k, n], into an array that is there."""
+    def call(self, library: str, m: int, k: int, n: int, copy: int = 0) -> Call:
+        """One product [m, k] x [k, n], into an array that is there; other copies have other weights."""
         x = self._rng.random((m, k), np.float32)
-        return {"torch": self._torch, "onnxruntime": self._ort, "openvino": self._openvino}[library](x, n)
+        made = {"torch": self._torch, "onnxruntime": self._ort, "openvino": self._openvino}[library]
+        return made(x, n, copy)
+
+    def chain(self, library: str, products: Sequence[tuple[int, int, int, int]]) -> Call:
+        """Products (m, k, n, times) one after the other, each with its own weight, which is where the others
+        left it: in a product that is repeated alone it stays in the nearest cache."""
+        calls = [(self.call(library, m, k, n, copy), times) for copy, (m, k, n, times) in enumerate(products)]
+        steps = [call for call, times in calls for _ in range(times)]
+
+        def run() -> None:
+            for step in steps:
+                step()
+
+        return run
 
     def _weight(self, k: int, n: int) -> NDArray[np.float32]:
         return self._rng.random((k, n), np.float32)
 
-    def _torch(self, x: NDArray[np.float32], n: int) -> Call:
+    def _torch(self, x: NDArray[np.float32], n: int, copy: int) -> Call:
         import torch
 
         kind = torch.bfloat16 if self._precision == "bf16" else torch.float32
@@ -140,10 +154,10 @@ class Products:
 
         return product
 
-    def _ort(self, x: NDArray[np.float32], n: int) -> Call:
+    def _ort(self, x: NDArray[np.float32], n: int, copy: int) -> Call:
         import onnxruntime
 
-        key = ("onnxruntime", x.shape[1], n)
+        key = ("onnxruntime", x.shape[1], n, copy)
         if key not in self._sessions:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = self._threads
@@ -155,10 +169,10 @@ class Products:
         keep = (x, out)
         return lambda: session.run_with_iobinding(binding) or keep
 
-    def _openvino(self, x: NDArray[np.float32], n: int) -> Call:
+    def _openvino(self, x: NDArray[np.float32], n: int, copy: int) -> Call:
         import openvino as ov
 
-        key = ("openvino", x.shape[1], n)
+        key = ("openvino", x.shape[1], n, copy)
         if key not in self._sessions:
             config = {
                 "INFERENCE_PRECISION_HINT": "bf16" if self._precision == "bf16" else "f32",

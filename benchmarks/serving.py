@@ -130,6 +130,10 @@ class Answers:
     def served(self) -> NDArray[np.bool_]:
         return self.status == 200
 
+    def in_time(self, target: Target) -> NDArray[np.bool_]:
+        """Which queries were answered within the target; one that was refused was not."""
+        return self.served & (self.latency_s <= target.latency_s)
+
     def summary(self, target: Target, duration_s: float) -> dict[str, Any]:
         """Figures over all of them; goodput is answers within the target per second."""
         latency = self.latency_s[self.served]
@@ -139,11 +143,33 @@ class Answers:
             "refused": int((self.status == 503).sum()),
             "other": int(((self.status != 200) & (self.status != 503)).sum()),
             "wrong": self.wrong,
+            "unanswered": int((self.status == 0).sum()),
             "p50_ms": 1e3 * percentile(latency, 0.5),
             "p95_ms": 1e3 * percentile(latency, 0.95),
             "p99_ms": 1e3 * percentile(latency, 0.99),
-            "goodput_qps": int((latency <= target.latency_s).sum()) / duration_s,
+            "goodput_qps": int(self.in_time(target).sum()) / duration_s,
+            "goodput_items_per_s": int(self.size[self.in_time(target)].sum()) / duration_s,
         }
+
+
+def settled_s(
+    answers: Answers, calm: Answers, target: Target, window_s: float = 1.0, step_s: float = 0.25
+) -> float:
+    """How long until a stream fares as it did undisturbed, from its first query on.
+
+    Of the queries that were answered in time in an undisturbed run of the same stream, each window must
+    answer the target's share in time; the end of the last that does not is returned, 0 if all do. What the
+    node never answers in time, such as a query too large for its target, so tells nothing of a disturbance.
+    """
+    fine, again, last = calm.in_time(target), answers.in_time(target), 0.0
+    begin_s, end_s = float(answers.arrival_s[0]), float(answers.arrival_s[-1])
+    for at in np.arange(begin_s, max(end_s - window_s, begin_s) + step_s, step_s):
+        asked = fine & (answers.arrival_s >= at) & (answers.arrival_s < at + window_s)
+        # One query alone is not a share: a window of few may miss one, as it may undisturbed.
+        missed = int((asked & ~again).sum())
+        if missed > max(1.0, target.miss_rate * int(asked.sum())):
+            last = float(at) + window_s - begin_s
+    return last
 
 
 class Bodies:

@@ -117,12 +117,15 @@ def _whole(models: Mapping[str, Any]) -> Iterator[Verdict]:
     cells = {n: e["one"]["cells"] for n, e in models.items() if "one" in e}
     for wanted in sorted(set(GOALS.values()), reverse=True):
         names = [n for n, goal in GOALS.items() if goal == wanted and n in cells]
-        shares = {
-            f"{n}, b = {c['batch']}": c["engines"][BEST]["fraction"]
-            for n in names for c in cells[n] if c["batch"] >= FROM_WHOLE
-        }  # fmt: skip
-        reason = "what is no product (tanh, sigmoid, PReLU) is not in the floor; the corrected floor has it"
-        yield Verdict("whole model at fp32, share of its floor", wanted, shares, reason=reason)
+        for field, words, reason in (
+            ("fraction", "its floor", "that floor is below what can be: see the corrected one"),
+            ("corrected_fraction", "its corrected floor (beside the goal)", ""),
+        ):
+            shares = {
+                f"{n}, b = {c['batch']}": c["engines"][BEST][field]
+                for n in names for c in cells[n] if c["batch"] >= FROM_WHOLE
+            }  # fmt: skip
+            yield Verdict(f"whole model at fp32, share of {words}", wanted, shares, reason=reason)
     over = {n: c["call_overhead_us"] for n, found in cells.items() for c in found if c["batch"] == 1}
     yield Verdict("a call at b = 1 over its stages, µs", CALL_US, over, less=True)
     bf16 = {

@@ -1,69 +1,19 @@
-"""Confirmation: the ladder of rates, and points that are run until a rate holds."""
+"""Confirmation: points that are run until a rate holds."""
 
 from __future__ import annotations
 
+from math import exp, log
+
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from deeprecsys.core.errors import InputError, TrialsVoidError
 from deeprecsys.core.policy import DeepRecSched, Static
 from deeprecsys.tune import Candidate, CapacityResult, ConfirmSettings, Outcome, Verdict, confirm
-from deeprecsys.tune.confirm import Ladder
 from tests.tune.fakes import TARGET, Cliff, late
 
 POLICY = DeepRecSched(64)
 
 
-# The ladder.
-def climb(ladder: Ladder, capacity_qps: float, attempts: int = 20) -> list[float]:
-    """The rates that a ladder tries where all up to a capacity are met, clearly."""
-    tried = []
-    while not ladder.done and len(tried) < attempts:
-        tried.append(ladder.rate_qps)
-        met = ladder.rate_qps <= capacity_qps
-        ladder.judge(met, clearly=met)
-    return tried
-
-
-def test_a_first_rate_that_holds_is_the_last():
-    ladder = Ladder(100.0, 0.03)
-    assert climb(ladder, 120.0) == [100.0]
-    assert ladder.met_qps == 100.0
-
-
-def test_steps_down_double_and_then_it_looks_between_met_and_failed():
-    tried = climb(ladder := Ladder(100.0, 0.03), 85.0)
-    assert tried[:4] == pytest.approx([100, 97, 97 * 0.94, 97 * 0.94 * 0.88])
-    assert tried[3] < 85 < tried[2]
-    assert tried[4] == pytest.approx((tried[3] * tried[2]) ** 0.5)
-    assert ladder.met_qps == max(r for r in tried if r <= 85)
-    assert 85 / 1.07 < ladder.met_qps <= 85
-
-
-def test_upward_it_goes_on_while_rates_are_clearly_met():
-    tried = climb(ladder := Ladder(100.0, 0.04, upward=True), 130.0)
-    assert tried[:5] == pytest.approx([100 * 1.08**k for k in range(5)])
-    assert 130 / 1.09 < ladder.met_qps <= 130
-    hesitant = Ladder(100.0, 0.04, upward=True)
-    hesitant.judge(True, clearly=False)
-    assert hesitant.done
-
-
-@given(st.floats(10.0, 1000.0), st.floats(0.005, 0.1), st.booleans())
-def test_a_ladder_ends_at_the_highest_rate_met_and_no_step_below_one_that_failed(capacity, step, upward):
-    tried = climb(ladder := Ladder(100.0, step, upward), capacity, attempts=1000)
-    assert ladder.done
-    assert len(set(tried)) == len(tried)
-    met = [r for r in tried if r <= capacity]
-    assert ladder.met_qps == max(met)
-    failed = [r for r in tried if r > capacity]
-    if failed:
-        assert min(failed) < ladder.met_qps * (1 + 2 * step)
-    assert upward or not failed or tried[0] > capacity
-
-
-# Points.
 def candidate(qps: float, policy=POLICY) -> Candidate:
     """A capacity as a search states it."""
     found = CapacityResult(
@@ -143,6 +93,16 @@ def test_a_spent_budget_ends_what_need_not_be_and_nothing_else():
     low = Cliff(lambda p: 120.0)
     (point,) = confirm(low, [candidate(200.0)], TARGET, settings(budget_s=1.0))
     assert point.met, "whatever is spent, a point that is not met is followed down"
+
+
+@pytest.mark.parametrize("share", [0.9, 0.7, 0.5, 0.35])
+def test_a_machine_that_has_become_slower_is_followed_whatever_was_spent(share):
+    trial = Cliff(lambda p: 200 * share)
+    limited = settings(trial_s=5.0, step=0.04, budget_s=1.0, attempts=12)
+    (point,) = confirm(trial, [candidate(200.0)], TARGET, limited)
+    assert 0.8 * 200 * share < point.qps <= 1.1 * 200 * share
+    assert point.qps < point.failed_qps < point.qps * exp(4 * 0.04)
+    assert point.open == pytest.approx(max(log(1.1 / 0.9) / 2, log(point.failed_qps / point.qps)))
 
 
 def test_points_run_in_turn_with_common_seeds():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import inf, log
 from typing import Any
 
 from deeprecsys.core.errors import TrialsVoidError, positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target
 from deeprecsys.tune.events import ProbeDone, Progress, silent
+from deeprecsys.tune.ladder import Ladder
 from deeprecsys.tune.probe import Probe, Runner, Trial, Verdict
 from deeprecsys.tune.result import CapacityResult
 
@@ -36,6 +37,7 @@ class Confirmed:
         probe: all fresh trials at the highest rate that met the target; at the last one if none did.
         met: whether they meet the target together, every query served; if not, no rate that was tried did.
         attempts: how many rates were tried.
+        failed_qps: the lowest rate above it that did not meet the target; infinite where none was tried.
     """
 
     policy: Policy
@@ -43,10 +45,19 @@ class Confirmed:
     probe: Probe
     met: bool
     attempts: int
+    failed_qps: float = inf
 
     @property
     def qps(self) -> float:
         return self.probe.rate_qps
+
+    @property
+    def open(self) -> float:
+        """How far the true capacity may lie from `qps`, as a logarithm: the search's interval, and what was
+        left between the rate that was met and the one that failed."""
+        c = self.capacity
+        known = log(c.high_qps / c.low_qps) / 2 if c.low_qps > 0 else inf
+        return max(known, log(self.failed_qps / self.qps) if self.failed_qps < inf else 0.0)
 
     def to_json(self) -> dict[str, Any]:
         s = self.probe.summary
@@ -75,6 +86,7 @@ class Confirmed:
                 "queries": self.probe.queries,
             },
             "attempts": self.attempts,
+            "failed_qps": self.failed_qps if self.failed_qps < inf else None,
             "capacity": self.capacity.to_json(),
         }
 
@@ -89,12 +101,14 @@ class ConfirmSettings:
         most_rounds: as many, where the interval of the miss rate still holds the target's after `rounds`.
         confidence: of verdicts.
         margin: the first rate is at most this share below the capacity, and not below its interval.
-        step: the second rate is this share below the first; each further step down is twice the last, so
-            that a machine that has become slower since the search is followed within a few steps. Once a
-            rate is met, rates between it and the lowest that was not are tried, to about this share.
+        step: the second rate is this share below the first, or below what the node served where it could not
+            follow; each further step down is twice the last, so that a machine that has become slower since
+            the search is followed within a few steps. Once a rate is met, rates between it and the lowest
+            that was not are tried, to about this share.
         upward: try higher rates after one that was clearly met, by twice the step.
         attempts: how many rates at most.
-        budget_s: trial seconds, of all points together, after which no rate is tried that need not be.
+        budget_s: trial seconds, of all points together, after which no rate is tried that need not be: a
+            point that is met goes on only while a rate more than `ladder.WIDE` steps above it has failed.
         max_voids: repetitions of a void trial.
     """
 
@@ -131,7 +145,7 @@ def confirm(
     points = [_Point(trial, c, target, settings, seed, progress) for c in candidates]
     for _ in range(settings.attempts):
         spent_s = sum(p.seconds for p in points)
-        open_ = [p for p in points if not p.done and (not p.met or spent_s < settings.budget_s)]
+        open_ = [p for p in points if not p.done and (spent_s < settings.budget_s or p.unknown)]
         for number in range(settings.most_rounds):
             for point in open_:
                 if number < settings.rounds or point.undecided:
@@ -139,34 +153,6 @@ def confirm(
         for point in open_:
             point.judge()
     return [p.result() for p in points]
-
-
-class Ladder:
-    """Which rate to try next: down in growing steps until one is met, then up between met and failed."""
-
-    def __init__(self, first_qps: float, step: float, upward: bool = False) -> None:
-        self.rate_qps = first_qps
-        self.met_qps = 0.0
-        self.done = False
-        self._failed_qps = inf
-        self._step, self._upward, self._falls = step, upward, 0
-
-    def judge(self, met: bool, clearly: bool = False) -> None:
-        """What came of the present rate; sets the next, or ends."""
-        if met:
-            self.met_qps = max(self.met_qps, self.rate_qps)
-        else:
-            self._failed_qps = min(self._failed_qps, self.rate_qps)
-        if not self.met_qps:
-            self.rate_qps *= 1 - min(self._step * 2**self._falls, 0.5)
-            self._falls += 1
-        elif self._failed_qps < inf:
-            self.rate_qps = sqrt(self.met_qps * self._failed_qps)
-            self.done = self._failed_qps < self.met_qps * (1 + 2 * self._step)
-        elif self._upward and clearly:
-            self.rate_qps = self.met_qps * (1 + 2 * self._step)
-        else:
-            self.done = True
 
 
 class _Point:
@@ -205,8 +191,9 @@ class _Point:
         return self._ladder.done
 
     @property
-    def met(self) -> bool:
-        return self._best is not None
+    def unknown(self) -> bool:
+        """Whether no rate was met yet, or one so far below a failed one that it says little."""
+        return self._ladder.wide
 
     @property
     def seconds(self) -> float:
@@ -238,8 +225,19 @@ class _Point:
         met = not self._failed and last is not None and last.meets(self._target)
         if met and last is not None and (self._best is None or last.rate_qps > self._best.rate_qps):
             self._best = last
-        self._ladder.judge(met, clearly=met and last is not None and last.verdict is Verdict.PASSED)
+        clearly = met and last is not None and last.verdict is Verdict.PASSED
+        self._ladder.judge(met, clearly, self._served_qps)
         self._failed = False
+
+    @property
+    def _served_qps(self) -> float:
+        """What the node got done of the present rate; infinite where no trial at it counted."""
+        p = self._last
+        if p is None or p.rate_qps != self._ladder.rate_qps:
+            return inf
+        # A query that comes last may take its time; beyond the target's it had waited in a line.
+        took_s = max(self._settings.trial_s, p.seconds / p.trials - self._target.latency_s)
+        return p.summary.completed / (p.trials * took_s)
 
     def result(self) -> Confirmed:
         probe = self._best or self._last
@@ -249,4 +247,6 @@ class _Point:
                 "the machine is too busy with other work"
             )
         c = self._candidate
-        return Confirmed(c.policy, c.capacity, probe, self.met, self._attempts)
+        met = self._best is not None
+        failed_qps = self._ladder.failed_qps if met else inf
+        return Confirmed(c.policy, c.capacity, probe, met, self._attempts, failed_qps)

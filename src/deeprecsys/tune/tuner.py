@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from math import exp, hypot, inf, log, nan
+from math import exp, hypot, inf, nan
 from typing import Any
 
 from deeprecsys.core.errors import NotConfirmedError, TargetUnreachableError, positive
@@ -86,7 +86,7 @@ class TuneResult:
         tuned: the best point, confirmed; the static one where nothing proved better.
         kept_static: whether that is so.
         ratio: tuned over static, of the confirmed rates; None without a static point.
-        ratio_low, ratio_high: its interval, from those of both capacities.
+        ratio_low, ratio_high: its interval, from how open both capacities are (`Confirmed.open`).
         candidates: every policy that was told to the search, with its capacity.
         complete: whether the search ended by itself and not by its budget.
         search, confirmation: what each took live; the refinement counts as search.
@@ -299,7 +299,7 @@ def conclude(
     ratio = low = high = None
     if static and static.met:
         ratio = tuned.qps / static.qps
-        spread = 0.0 if tuned is static else hypot(_half(tuned.capacity), _half(static.capacity))
+        spread = 0.0 if tuned is static else hypot(tuned.open, static.open)
         low, high = ratio * exp(-spread), ratio * exp(spread)
     return TuneResult(
         target=target,
@@ -315,11 +315,6 @@ def conclude(
         confirmation=confirmation,
         simulated=simulated,
     )
-
-
-def _half(found: CapacityResult) -> float:
-    """Half the interval of a capacity, relative; infinite where it is open."""
-    return log(found.high_qps / found.low_qps) / 2 if found.low_qps > 0 else inf
 
 
 def _told_json(told: Told) -> dict[str, Any]:

@@ -1,0 +1,163 @@
+"""Everything that takes turns in a cell of `engine.py`: engines, their stages, and the loops and products of floors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from deeprecsys.node.memory import NodeMemory, Plan
+from deeprecsys.zoo import model
+from deeprecsys.zoo.rows import RowFormat
+from deeprecsys.zoo.schema import SparseInput
+from limits import Call, Products, row_loops
+
+BATCHES = (1, 16, 64, 256, 1024)
+LEAST_QUERIES, MOST_QUERIES, ITEMS = 64, 4096, 65536
+"""Queries that take turns: so many that their items are about `ITEMS`, whose rows no cache holds."""
+FORMS = tuple(f.value for f in RowFormat)
+JOINED = "compiled:onnxruntime fp32"
+
+
+class Node:
+    """Tables and features of one model in every row format, made before anything heavy is loaded."""
+
+    def __init__(self, name: str, scale: float, locality: str) -> None:
+        self.model = model(name).scaled(scale)
+        self.memory: dict[str, NodeMemory] = {}
+        for form in FORMS:
+            plan = Plan(
+                name, scale, workers=1, max_query=max(BATCHES), max_open=1, locality=locality, rows=form
+            )
+            self.memory[form] = NodeMemory.create(plan)
+
+    def about(self) -> dict[str, Any]:
+        return {
+            form: {
+                "bytes": m.segments["tables"].size,
+                "huge_page_fraction": m.segments["tables"].huge_fraction(),
+            }
+            for form, m in self.memory.items()
+        }
+
+    def close(self) -> None:
+        for memory in self.memory.values():
+            memory.close()
+
+
+class Contenders:
+    """All engines of one model and the loops over its rows, in a process of their own."""
+
+    def __init__(self, node: Node, seed: int) -> None:
+        from deeprecsys.engine import Assembly, build
+        from deeprecsys.engine.dense import installed, lowest
+
+        self.model, self._node = node.model, node
+        routes = [r for r in ("onnxruntime", "openvino") if r in installed()]
+        chosen = [("eager", "fp32")] + [(f"compiled:{r}", "fp32") for r in routes]
+        chosen += [("compiled:onnxruntime", f) for f in FORMS if f != "fp32"]
+        if "openvino" in routes and lowest("openvino", "bf16") == "bf16":
+            chosen.append(("compiled:openvino", "bf16"))
+        self.engines: dict[str, Any] = {}
+        self.arithmetic: dict[str, str] = {}
+        for name, form in chosen:
+            memory = node.memory[form]
+            assembly = Assembly(node.model, memory.tables, memory.inputs, precision=form)
+            engine = self.engines[f"{name} {form}"] = build(name, assembly)
+            self.arithmetic[f"{name} {form}"] = str(getattr(engine, "arithmetic", ""))
+        self._handles = np.random.default_rng(seed).integers(0, 1 << 62, MOST_QUERIES).tolist()
+        self.products = Products()
+
+    def _queries(self, items: int) -> list[int]:
+        return self._handles[: min(MOST_QUERIES, max(LEAST_QUERIES, ITEMS // items))]
+
+    def calls(self, items: int) -> dict[str, Call]:
+        """The engines whole, the stages of the fastest at fp32, and the loops."""
+        found = {name: self._whole(engine, items) for name, engine in self.engines.items()}
+        joined = self.engines[JOINED]
+        found["sparse"] = self._turns(items, lambda part: joined.sparse([part]))
+        found["dense"] = self._turns(items, joined.dense)
+        asking, reading = row_loops()
+        for form in FORMS:
+            found[f"asking {form}"] = self._rows(asking, items, form)
+            found[f"reading {form}"] = self._rows(reading, items, form)
+        return found
+
+    def _whole(self, engine: Any, items: int) -> Call:
+        return self._turns(items, lambda part: engine.score([part]))
+
+    def _turns(self, items: int, score: Callable[[Any], Any]) -> Call:
+        """A call that scores another query each time."""
+        from deeprecsys.engine import SliceView
+
+        memory = self._node.memory["fp32"]
+        out = np.zeros((items, self.model.schema.outputs), np.float32)
+        parts = [SliceView(memory.rows_at(h), 0, items, out) for h in self._queries(items)]
+        turn = 0
+
+        def call() -> None:
+            nonlocal turn
+            turn = (turn + 1) % len(parts)
+            score(parts[turn])
+
+        return call
+
+    def _rows(self, loop: Callable[..., Any], items: int, form: str) -> Call:
+        """A loop over the rows that a batch looks up, another query's each time."""
+        memory, schema = self._node.memory[form], self.model.schema
+        inputs = schema.sparse
+        counts = np.array([rows_of(i, items) for i in inputs])
+        arrays = [memory.tables[i.table] for i in inputs]
+        starts = np.array([a.ctypes.data for a in arrays])
+        sizes = np.array([a.strides[0] for a in arrays])
+        pools = np.array([memory.inputs[i.name].ctypes.data for i in inputs])
+        widths = np.array([4 * i.lookups for i in inputs])
+        firsts = [memory.rows_at(h) for h in self._queries(items)]
+        ids = [pools + widths * np.array([first[i.name] for i in inputs]) for first in firsts]
+        turn = 0
+
+        def call() -> None:
+            nonlocal turn
+            turn = (turn + 1) % len(ids)
+            loop(ids[turn], counts, starts, sizes, sizes)
+
+        return call
+
+
+def rows_of(i: SparseInput, items: int) -> int:
+    return i.lookups * (items if i.per == "item" else 1)
+
+
+class Inside:
+    """Times what a call of the compiled engine spends in the gather kernel and in its dense route: the rest
+    is what the call itself costs. They are timed where they happen, so caches are as they are then."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.seconds = engine, 0.0
+
+    def excess_us(self, call: Call, count: int) -> float:
+        """Median over calls of the whole less its parts, microseconds."""
+        gather, stage = self.engine._gather_one, self.engine._stage
+        kernel, route = gather._run, stage._run
+        gather._run, stage._run = self._timed(kernel), self._timed(route)
+        excess = []
+        try:
+            for _ in range(count):
+                self.seconds = 0.0
+                began = time.perf_counter()
+                call()
+                excess.append(time.perf_counter() - began - self.seconds)
+        finally:
+            gather._run, stage._run = kernel, route
+        return 1e6 * float(np.median(excess))
+
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            began = time.perf_counter()
+            out = function(*args)
+            self.seconds += time.perf_counter() - began
+            return out
+
+        return timed

@@ -1,0 +1,61 @@
+"""Which rate a confirmation tries next."""
+
+from __future__ import annotations
+
+from math import inf, log, sqrt
+
+WIDE = 3
+"""Steps between the rate that was met and the one that failed: more leave a point's capacity unknown."""
+
+
+class Ladder:
+    """Which rate to try next: down in growing steps until one is met, then up between met and failed.
+
+    Attributes:
+        rate_qps: to try.
+        met_qps: the highest that was met; 0 while none was.
+        failed_qps: the lowest that was not; infinite while none failed.
+        done: whether there is nothing more to try.
+    """
+
+    def __init__(self, first_qps: float, step: float, upward: bool = False) -> None:
+        self.rate_qps = first_qps
+        self.met_qps = 0.0
+        self.failed_qps = inf
+        self.done = False
+        self._step, self._upward, self._falls = step, upward, 0
+
+    @property
+    def wide(self) -> bool:
+        """Whether much is left between met and failed."""
+        return WIDE < log(self.failed_qps / self.met_qps) / self._step < inf if self.met_qps else True
+
+    def judge(self, met: bool, clearly: bool = False, served_qps: float = inf) -> None:
+        """What came of the present rate; sets the next, or ends.
+
+        Args:
+            met: whether the target was.
+            clearly: beyond doubt.
+            served_qps: what the node got done. Where that is clearly less than it was offered, the line grew
+                to the end, and no rate above it can be met however long the steps would still be.
+        """
+        if met:
+            self.met_qps = max(self.met_qps, self.rate_qps)
+        else:
+            self.failed_qps = min(self.failed_qps, self.rate_qps)
+        if not self.met_qps:
+            self._fall(served_qps)
+        elif self.failed_qps < inf:
+            self.rate_qps = sqrt(self.met_qps * self.failed_qps)
+            self.done = self.failed_qps < self.met_qps * (1 + 2 * self._step)
+        elif self._upward and clearly:
+            self.rate_qps = self.met_qps * (1 + 2 * self._step)
+        else:
+            self.done = True
+
+    def _fall(self, served_qps: float) -> None:
+        if served_qps < self.rate_qps * (1 - self._step):
+            self.rate_qps = max(served_qps, self.rate_qps / 4) * (1 - self._step)
+        else:
+            self.rate_qps *= 1 - min(self._step * 2**self._falls, 0.5)
+            self._falls += 1
