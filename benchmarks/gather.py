@@ -98,9 +98,9 @@ class Bench:
         self.schema = full.scaled(min(1.0, TABLE_BYTES / full.schema.table_bytes)).schema
         self.rows_per_item = sum(i.lookups for i in self.schema.sparse)
         self.fp32 = Tables(self.schema, RowFormat.FP32)
+        self.fp32.segment.collapse()
         for i, table in enumerate(self.fp32.arrays.values()):
             fill(table, (0, i), threads=1)
-        self.fp32.segment.collapse()
         width = sum(self.schema.table(i.table).dim for i in self.schema.sparse)
         self.out = np.zeros((max(BATCHES), width), np.float32)
         self.ids = {
@@ -200,9 +200,9 @@ def measure(name: str) -> dict[str, Any]:
     others = {}
     for form in (RowFormat.BF16, RowFormat.INT8):
         others[form] = Tables(bench.schema, form)
+        others[form].segment.collapse()
         for t, rows in bench.fp32.arrays.items():
             convert(rows, form, others[form].arrays[t])
-        others[form].segment.collapse()
     compact = {form.value: bench.ours(t) for form, t in others.items()}
     formats = sitting(bench, {**ours, **compact}, name)
     result = {

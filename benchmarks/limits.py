@@ -243,8 +243,8 @@ def random_rows(table_bytes: float, sizes: Sequence[int], rounds: int, round_s: 
     from deeprecsys.node.segment import Segment
 
     segment = Segment.create("limits", int(table_bytes))
-    np.frombuffer(segment.memory, np.uint8)[::4096] = 1
     segment.collapse()
+    np.frombuffer(segment.memory, np.uint8)[::4096] = 1
     count = 1 << 16
     asking, reading = row_loops()
     rng, calls, keep = np.random.default_rng(0), {}, []

@@ -152,23 +152,27 @@ def in_open_loop(node: Node, job: Job, closed: LatencyProfile) -> LatencyProfile
     on the same cores that costs time which batches of one size in a row do not show (docs/design/0010).
     What the process takes for every query becomes `host_s`; all times are multiplied by what is left then
     between the time that the trial's batches took and what the simulator makes of the same queries.
+
+    A profile that was measured before is set right the same way: the machine may run at another speed today.
     """
-    policy = baseline(node, job)
-    rate = TRIAL_LOAD * saturation_qps(closed, policy.batch_size, sample_sizes(job), node.workers)
-    stream = job.workload.stream(rate, duration_s=TRIAL_S)
+    policy, share = baseline(node, job), TRIAL_LOAD
+    full = saturation_qps(closed, policy.batch_size, sample_sizes(job), node.workers)
     for _ in range(TRIALS):
+        rate = share * full
+        stream = job.workload.stream(rate, duration_s=TRIAL_S)
         log = node.run(policy, stream, job.target)
         summary = summarise(log, job.target)
-        if not (summary.disturbed or summary.void):
+        swamped = summary.completed < summary.offered
+        if not (swamped or summary.disturbed or summary.void):
             break
+        share /= 2 if swamped else 1
     profile = replace(closed, host_s=host_s(node, job, log))
     if not (log.status == Status.SERVED).all():
         return profile  # of a load that was too high it is not known what the time went to
     virtual = run(policy, log.arrival_s, log.size, profile, node.workers, rate_qps=rate)
     ratio = float(log.extra["occupied_s"]) / virtual.busy_s
-    return replace(
-        profile.slowed(ratio), host_s=profile.host_s, detail={**closed.detail, "open_loop_ratio": ratio}
-    )
+    known = {k: v for k, v in closed.detail.items() if k != "open_loop_ratio"}
+    return replace(profile.slowed(ratio), host_s=profile.host_s, detail={**known, "open_loop_ratio": ratio})
 
 
 def host_s(node: Node, job: Job, log: RunLog) -> float:

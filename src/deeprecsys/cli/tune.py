@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from deeprecsys.cli.live import (
     accelerated,
     baseline,
     document,
+    in_open_loop,
     measure_gpu,
     measure_profile,
     offline_qps,
@@ -25,31 +26,24 @@ from deeprecsys.cli.output import emit, report_on, run_directory
 from deeprecsys.cli.predict import offloaded_share, prediction
 from deeprecsys.cli.quality import quality_of
 from deeprecsys.cli.searching import Listener, tune_settings
-from deeprecsys.cli.setup import Job, check_profile, load_profile
+from deeprecsys.cli.setup import Job
+from deeprecsys.cli.setups import setups_of, sizes_of, tried_out
 from deeprecsys.cli.virtual import Accelerators, SamplePath, virtual_node
 from deeprecsys.core.errors import positive
-from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.engine import PRECISIONS, check, computes_in
-from deeprecsys.engine.dense import installed
-from deeprecsys.engine.isa import cpu_flags
-from deeprecsys.node.node import Node, default_workers
+from deeprecsys.node.node import Node
 from deeprecsys.report import text
-from deeprecsys.report.machine import machine_record, same_machine
 from deeprecsys.tune.by_model import ModelSettings, Ranking, tune_by_model
 from deeprecsys.tune.hill_climb import HillClimb
 from deeprecsys.tune.neighbours import model_search
-from deeprecsys.tune.search import batch_sizes, thresholds
+from deeprecsys.tune.search import thresholds
 from deeprecsys.tune.tuner import TuneResult, tune
 from deeprecsys.tune.work import saturation_qps
 
 PROFILE_S = 20.0
-ENGINES = {"fp32": ("eager", "compiled"), "bf16": ("compiled",), "int8": ("compiled",)}
-"""Precision -> the engines that are tried at it where none is named."""
-BF16_DENSE = "compiled:openvino"
-"""Tried too where the CPU computes in bf16 and the package is there."""
-BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 SHARE_QUERIES = 100_000
+FAR = 1.15
+"""A node's speed over its profile's that is worth a word."""
 
 
 @click.command("tune")
@@ -96,7 +90,7 @@ def tune_command(
         known = best.profile if best else setups[0].profile
         ready, emulated = stack.enter_context(accelerated(job, known, profile_s))
         node = stack.enter_context(start(ready))
-        profile = known or measure_profile(node, job, profile_s)
+        profile, warnings = today(node, job, known, bool(profile_files), profile_s)
         gpu = accelerators(node, job, emulated, profile_s)
         hint = saturation_qps(profile, baseline(node, job).batch_size, sample_sizes(job), node.workers)
         listener = stack.enter_context(Listener(job.node.model, out, settings))
@@ -113,7 +107,8 @@ def tune_command(
             )
         else:
             path = SamplePath(profile, job.workload, node.workers, job.target, gpu=gpu)
-            ranking = best.ranking if best and gpu is None else Ranking(path, job.target, hint)
+            same = best is not None and gpu is None and profile is best.profile
+            ranking = best.ranking if best and same else Ranking(path, job.target, hint)
             found = by_model(node, job, profile, ranking, listener, budget, gpu)
         result = {
             **document(node, job, gpu.profile if gpu else None),
@@ -122,7 +117,7 @@ def tune_command(
             "precision_allowed": options["precision"],
             "quality": quality,
             "setups": [t.to_json() for t in tried],
-            "warnings": [w for setup in setups for w in setup.warnings],
+            "warnings": [w for setup in setups for w in setup.warnings] + warnings,
         }
         result["tuned"] |= {
             "engine": job.node.engine,
@@ -143,99 +138,26 @@ def tune_command(
     report_on(out_dir)
 
 
-@dataclass(frozen=True)
-class Setup:
-    """An engine, its threads and the number of workers: what a search by model may choose from."""
+def today(
+    node: Node, job: Job, known: LatencyProfile | None, before: bool, profile_s: float
+) -> tuple[LatencyProfile, list[str]]:
+    """The batch times of a node as it runs now, and what is to be said of them.
 
-    job: Job
-    profile: LatencyProfile | None = None
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Tried:
-    """What a setup can do in virtual time."""
-
-    setup: Setup
-    profile: LatencyProfile
-    workers: int
-    ranking: Ranking
-    policy: Policy | None
-    qps: float
-
-    def to_json(self) -> dict[str, Any]:
-        node = self.setup.job.node
-        return {
-            "engine": node.engine,
-            "precision": node.precision,
-            "threads": node.threads,
-            "workers": self.workers,
-            "simulated_qps": self.qps,
-            **(self.policy.describe() if self.policy else {}),
-        }
-
-
-def setups_of(options: dict[str, Any], profile_files: tuple[Path, ...]) -> list[Setup]:
-    """What is to be tried: the given profiles' engines and threads, or those that the options name.
-
-    Every precision from the one allowed up to fp32 is tried, the lowest first, with every engine that
-    computes in it.
-
-    Raises:
-        InputError: an option's value cannot be.
+    Args:
+        known: the profile of its setup; None to measure it.
+        before: whether that was measured in another run: then one trial sets it right.
     """
-    engines, threads = options.pop("engines"), options.pop("threads_tried")
-    if profile_files:
-        return [from_profile(file, options, engines[:1] or ("eager",)) for file in profile_files]
-    allowed = PRECISIONS[: PRECISIONS.index(options["precision"]) + 1]
-    return [
-        Setup(Job.resolve(**{**options, "precision": p}, engine=e, threads=t))
-        for p in reversed(allowed)
-        for e in engines_at(p, engines)
-        for t in threads
+    if known is None:
+        return measure_profile(node, job, profile_s), []
+    if not before:
+        return known, []
+    profile = in_open_loop(node, job, known)
+    ratio = profile.points[0].seconds[0] / known.points[0].seconds[0]
+    if max(ratio, 1 / ratio) < FAR:
+        return profile, []
+    return profile, [
+        f"batches now take {ratio:.2f} times what the profile says; all times were set right by that"
     ]
-
-
-def engines_at(precision: str, named: tuple[str, ...]) -> tuple[str, ...]:
-    """Of the engines named, those that compute in a precision; the usual ones where none is named.
-
-    Raises:
-        InputError: no such engine.
-    """
-    if named:
-        return tuple(e for e in named if check(e) and precision in computes_in(e))
-    usual = ENGINES[precision]
-    if precision != "fp32" and BF16_FLAGS & cpu_flags() and "openvino" in installed():
-        usual += (BF16_DENSE,)
-    return usual
-
-
-def from_profile(file: Path, options: dict[str, Any], engine: tuple[str, ...]) -> Setup:
-    """The setup that a profile was measured in; one written by hand names no engine, and gets the first."""
-    profile = load_profile(file)
-    named = engine[0] if profile.engine == "unknown" else profile.engine
-    job = Job.resolve(**{**options, "precision": profile.precision}, engine=named, threads=profile.threads)
-    check_profile(file, profile, job)
-    elsewhere = profile.machine and not same_machine(dict(profile.machine), machine_record())
-    return Setup(job, profile, (f"{file} was measured on another machine",) if elsewhere else ())
-
-
-def tried_out(setup: Setup, profile_s: float) -> Tried:
-    """Measure a setup's batch times, where they are not known, and find its best policy in virtual time."""
-    job, profile = setup.job, setup.profile
-    if profile is None:
-        with start(job.on_cpu()) as node:
-            profile, workers = measure_profile(node, job, profile_s), node.workers
-    else:
-        workers = job.node.workers or default_workers(job.node)
-    static = job.baseline(workers)
-    hint = saturation_qps(profile, static.batch_size, sample_sizes(job), workers)
-    ranking = Ranking(SamplePath(profile, job.workload, workers, job.target), job.target, hint)
-    search = model_search(sizes_of(job, workers))
-    search.tell(static, ranking.score(static, None))
-    ranking.finish(search)
-    best = search.best
-    return Tried(setup, profile, workers, ranking, best.policy if best else None, best.qps if best else 0.0)
 
 
 def by_model(
@@ -260,13 +182,6 @@ def by_model(
         seed=job.node.seed,
         progress=listener,
     )
-
-
-def sizes_of(job: Job, workers: int) -> tuple[int, ...]:
-    """The batch sizes to try."""
-    if not job.splits:
-        return (job.workload.sizes.cap,)
-    return batch_sizes(job.workload.sizes.cap, job.baseline(workers).batch_size)
 
 
 def thresholds_of(job: Job) -> tuple[int, ...]:

@@ -178,6 +178,9 @@ class NodeMemory:
         done = 0
         own = model(self.plan.model)
         weighted = isinstance(own, Own) and bool(own.keys)
+        for name in ("tables", "features"):
+            progress("reserving memory", 0.0)
+            self.segments[name].collapse()
         if isinstance(own, Own):
             self.segments["model"].memory.raw = own.pack()
             if weighted:
@@ -190,8 +193,6 @@ class NodeMemory:
             progress(f"filling table {table.name}", done / total)
         self.plan.features().fill(self.segments["features"].memory, self.plan.seed)
         progress("filling features", 1.0)
-        for name in ("tables", "features"):
-            self.segments[name].collapse()
 
     def mailbox(self, worker: int) -> memoryview:
         return self._mail[worker * WORDS : (worker + 1) * WORDS]

@@ -195,6 +195,7 @@ def load_tables(plan: ArenaPlan, weights: Weights, progress: Callable[[str, floa
         )
     segment = Segment.create("tables", size)
     try:
+        segment.collapse()
         if fill:
             write_float32(schema, segment, form, lambda into: fill(table_arrays(schema, into)))
         elif isinstance(own, Own) and weighted:
@@ -205,7 +206,6 @@ def load_tables(plan: ArenaPlan, weights: Weights, progress: Callable[[str, floa
             for i, table in enumerate(schema.tables):
                 progress(f"filling table {table.name}", i / len(tables))
                 fill_rows(table, tables[table.name], seed=(weights.seed, i))
-        segment.collapse()
     except BaseException:
         segment.close()
         raise

@@ -98,7 +98,8 @@ class ConfirmSettings:
     Attributes:
         trial_s: length of each fresh trial, seconds.
         rounds: fresh trials of each point at a rate, before it is judged.
-        most_rounds: as many, where the interval of the miss rate still holds the target's after `rounds`.
+        most_rounds: as many, where the interval of the miss rate still holds the target's after `rounds`, and
+            the budget is not spent.
         confidence: of verdicts.
         margin: the first rate is at most this share below the capacity, and not below its interval.
         step: the second rate is this share below the first, or below what the node served where it could not
@@ -143,12 +144,15 @@ def confirm(
         TrialsVoidError: no trial at any rate was valid.
     """
     points = [_Point(trial, c, target, settings, seed, progress) for c in candidates]
+
+    def spent() -> bool:
+        return sum(p.seconds for p in points) >= settings.budget_s
+
     for _ in range(settings.attempts):
-        spent_s = sum(p.seconds for p in points)
-        open_ = [p for p in points if not p.done and (spent_s < settings.budget_s or p.unknown)]
+        open_ = [p for p in points if not p.done and (p.unknown or not spent())]
         for number in range(settings.most_rounds):
             for point in open_:
-                if number < settings.rounds or point.undecided:
+                if number < settings.rounds or (point.undecided and not spent()):
                     point.run()
         for point in open_:
             point.judge()
@@ -232,12 +236,9 @@ class _Point:
     @property
     def _served_qps(self) -> float:
         """What the node got done of the present rate; infinite where no trial at it counted."""
-        p = self._last
-        if p is None or p.rate_qps != self._ladder.rate_qps:
-            return inf
-        # A query that comes last may take its time; beyond the target's it had waited in a line.
-        took_s = max(self._settings.trial_s, p.seconds / p.trials - self._target.latency_s)
-        return p.summary.completed / (p.trials * took_s)
+        rate = self._ladder.rate_qps
+        served = [o.served_qps for o in self._runner.observations if o.rate_qps == rate]
+        return sum(served) / len(served) if served else inf
 
     def result(self) -> Confirmed:
         probe = self._best or self._last

@@ -57,6 +57,9 @@ class Observation:
     """Of the measured queries, from the first slice's start: latency without the first wait."""
     pace: Pace
 
+    served_qps: float
+    """What the node got done while it was offered load and, where a line was left, until that was done."""
+
     @property
     def worth(self) -> float:
         """How many independent queries it is worth."""
@@ -205,9 +208,16 @@ class Runner:
             latency_s=latency,
             unloaded_s=(log.finish_s - log.start_s)[keep],
             pace=pace,
+            served_qps=summary.completed / self._busy_s(log, offered_s, took_s),
         )
         self.observations.append(observation)
         return observation
+
+    def _busy_s(self, log: RunLog, offered_s: float, took_s: float) -> float:
+        """How long a trial had something to do; a query that came last may take as long as the target."""
+        if log.extra.get("abandoned"):
+            return float(log.extra["elapsed_s"])
+        return max(offered_s, took_s - self.target.latency_s)
 
     @property
     def sound(self) -> list[Observation]:
