@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from math import nan
 from pathlib import Path
 from threading import Event, Thread
@@ -152,24 +153,47 @@ class Answers:
         }
 
 
-def settled_s(
-    answers: Answers, calm: Answers, target: Target, window_s: float = 1.0, step_s: float = 0.25
-) -> float:
-    """How long until a stream fares as it did undisturbed, from its first query on.
+@dataclass(frozen=True)
+class After:
+    """How a stream fares after a disturbance, beside the same stream undisturbed.
 
-    Of the queries that were answered in time in an undisturbed run of the same stream, each window must
-    answer the target's share in time; the end of the last that does not is returned, 0 if all do. What the
-    node never answers in time, such as a query too large for its target, so tells nothing of a disturbance.
+    Of the queries that were answered in time undisturbed: what a node never answers in time, such as a query
+    too large for its target, tells nothing of a disturbance.
+
+    Attributes:
+        since_s: when each query came, counted from the disturbance before it.
+        in_time: whether it was answered within the target.
     """
-    fine, again, last = calm.in_time(target), answers.in_time(target), 0.0
-    begin_s, end_s = float(answers.arrival_s[0]), float(answers.arrival_s[-1])
-    for at in np.arange(begin_s, max(end_s - window_s, begin_s) + step_s, step_s):
-        asked = fine & (answers.arrival_s >= at) & (answers.arrival_s < at + window_s)
-        # One query alone is not a share: a window of few may miss one, as it may undisturbed.
-        missed = int((asked & ~again).sum())
-        if missed > max(1.0, target.miss_rate * int(asked.sum())):
-            last = float(at) + window_s - begin_s
-    return last
+
+    since_s: NDArray[np.float64]
+    in_time: NDArray[np.bool_]
+
+    @classmethod
+    def each(cls, hit: Answers, calm: Answers, target: Target, times: Sequence[float]) -> list[After]:
+        """After each of some disturbances, to the next or the end."""
+        fine, again, found = calm.in_time(target), hit.in_time(target), []
+        for begin, end in pairwise([*times, np.inf]):
+            asked = fine & (hit.arrival_s >= begin) & (hit.arrival_s < end)
+            found.append(cls(hit.arrival_s[asked] - begin, again[asked]))
+        return found
+
+    @classmethod
+    def pooled(cls, parts: Sequence[After]) -> After:
+        """All together."""
+        return cls(np.concatenate([p.since_s for p in parts]), np.concatenate([p.in_time for p in parts]))
+
+    def share(self, from_s: float) -> float:
+        """In time, of those that came from so long after it on."""
+        return float(self.in_time[self.since_s >= from_s].mean())
+
+    def settled_s(self, target: Target, window_s: float = 0.25) -> float:
+        """The end of the last window whose share in time is not the target's; 0 if there is none."""
+        last = 0.0
+        for at in np.arange(0.0, float(self.since_s.max(initial=0.0)), window_s):
+            inside = self.in_time[(self.since_s >= at) & (self.since_s < at + window_s)]
+            if len(inside) and inside.mean() < target.quantile:
+                last = float(at) + window_s
+        return last
 
 
 class Bodies:

@@ -24,6 +24,10 @@ RESERVE = 0.1
 """Of the allowed time: a query that comes is asked for more room than one that waits, or half of what was
 taken to the brim would be dropped at the head of the line."""
 
+WAY_S, WAY_SHARE = 1e-3, 0.1
+"""An answer is in time if it is ready so long before its deadline, or this share of the allowed time if that
+is less: the client counts the way there and back, which nobody here sees."""
+
 CALM = 0.25
 """Of the allowed time: where a query waits no longer, it is not the line that makes it late, and to refuse it
 would help nobody."""

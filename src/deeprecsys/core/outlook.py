@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from math import inf
 
-from deeprecsys.core.forecast import CALM, RESERVE, Forecast
+from deeprecsys.core.forecast import CALM, RESERVE, WAY_S, WAY_SHARE, Forecast
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.query import Batch, Query, Slice
 
@@ -104,7 +104,8 @@ class Outlook:
     def answered(self, query: Query, now_s: float) -> None:
         """All of a query is scored."""
         if query.deadline_s < inf and not query.firm and (forecast := self._forecasts.get(query.model)):
-            forecast.budget.answered(late=now_s > query.deadline_s)
+            way_s = min(WAY_S, WAY_SHARE * (query.deadline_s - query.arrival_s))
+            forecast.budget.answered(late=now_s > query.deadline_s - way_s)
 
     def ended(self, query: Query) -> None:
         """A query is open no more, however it ended."""

@@ -66,10 +66,18 @@ class Segment:
         """Ask for huge pages once more, for memory that will be filled or is; refusal is no error.
 
         Before it is filled it costs least: nothing is copied, and the writes fault once per 2 MB. A huge
-        page is made of what is there, so one small page of each is touched.
+        page is made of what is there, so one small page of each is touched. Several threads share the
+        work: where a host must find the memory first, that is what a start waits for.
         """
-        self.array(np.uint8, (self.size,))[::HUGE] |= 0
-        _libc.madvise(self._address, self._mapped, _MADV_COLLAPSE)
+        content = self.array(np.uint8, (self.size,))
+
+        def part(at: int) -> None:
+            content[at : at + _PART : HUGE] |= 0
+            _libc.madvise(self._address + at, min(_PART, self._mapped - at), _MADV_COLLAPSE)
+
+        with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), 8)) as pool:
+            for _ in pool.map(part, range(0, self._mapped, _PART)):
+                pass
 
     @property
     def memory(self) -> ctypes.Array[ctypes.c_char]:
