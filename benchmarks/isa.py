@@ -21,7 +21,7 @@ from typing import Any
 from common import ROOT, load, put_in, save
 from deeprecsys.cli.live import measure_profile, sample_sizes, start
 from deeprecsys.cli.setup import Job
-from deeprecsys.cli.tune import sizes_of
+from deeprecsys.cli.setups import sizes_of
 from deeprecsys.cli.virtual import SamplePath
 from deeprecsys.core.policy import CPU, DeepRecSched, Static
 from deeprecsys.engine.isa import ISAS, cpu_flags, deaf

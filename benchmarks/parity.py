@@ -26,7 +26,7 @@ import numpy as np
 from common import ROOT, load, put_in, save
 from deeprecsys.cli.live import LiveTrials, baseline, measure_profile, sample_sizes
 from deeprecsys.cli.setup import Job
-from deeprecsys.cli.tune import sizes_of
+from deeprecsys.cli.setups import sizes_of
 from deeprecsys.cli.virtual import SamplePath, virtual_node
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile, slowdown

@@ -27,7 +27,6 @@ import numpy as np
 
 from common import ROOT, load, put_in, save
 from deeprecsys.bounds import Kind, batch_times, bounds_of
-from deeprecsys.cli.tune import model_search
 from deeprecsys.core.policy import (
     Adaptive,
     AdditiveIncrease,
@@ -47,6 +46,7 @@ from deeprecsys.report import format as f
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.tune.hill_climb import HillClimb
+from deeprecsys.tune.neighbours import model_search
 from deeprecsys.tune.on_path import capacity_on_path
 from deeprecsys.tune.search import UNREACHABLE, Known, Search, batch_sizes
 from deeprecsys.workload.stream import Workload

@@ -13,7 +13,8 @@ import signal
 from typing import Any
 
 from deeprecsys.core.target import Target
-from serving import After, Extent, Row, Server, bench, publish, table
+from serving import Extent, Row, Server, bench, publish, table
+from serving_client import After
 
 MODEL, TARGET, SHARE = "wnd", Target(0.025), 0.4
 WITHIN_S = 2.0

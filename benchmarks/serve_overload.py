@@ -13,7 +13,8 @@ from __future__ import annotations
 from typing import Any
 
 from deeprecsys.core.target import Target
-from serving import After, Extent, Row, bench, flat, footprints, from_to, publish, table
+from serving import Extent, Row, bench, flat, footprints, from_to, publish, table
+from serving_client import After
 
 MODEL, TARGET = "wnd", Target(0.025)
 TIMES, SHARE = 3.0, 0.5

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
+from math import sqrt
 
 from deeprecsys.core.policy import Adaptive, CoalescedOffload, Coalescing, EarliestFinish, Policy
 from deeprecsys.tune.hill_climb import HillClimb
@@ -134,6 +136,42 @@ def beyond_fixed(
     return make
 
 
+def between(sizes: Sequence[int]) -> Callable[[Told], Search | None]:
+    """A climb among the batch sizes between the rungs, quarter octaves apart, from the best so far.
+
+    Where the longest batch that the target allows lies between two rungs, the best size does too.
+    """
+    fine = finer(finer(sizes))
+
+    def make(best: Told) -> Search | None:
+        known = best.policy
+        kind = Coalescing if isinstance(known, Coalescing) else Adaptive
+        if isinstance(known, Adaptive | Coalescing):
+            start: Adaptive | Coalescing = kind(known.batch_size, known.finest)
+        elif size := batch_size_of(known):
+            start = kind(size, size)
+        else:
+            return None
+        steps = two_sizes(kind, fine)
+        return NeighbourClimb([start, *both_sizes(start, fine)], steps)
+
+    return make
+
+
+def finer(sizes: Sequence[int]) -> tuple[int, ...]:
+    """A rising ladder with a rung in the middle of every step, as ratios go."""
+    middles = {round(sqrt(a * b)) for a, b in pairwise(sizes)}
+    return tuple(sorted({*sizes, *middles}))
+
+
+def both_sizes(policy: Adaptive | Coalescing, sizes: Sequence[int]) -> list[Policy]:
+    """The policy with both sizes a rung, or two or three, up or down, where they are the same."""
+    if policy.finest != policy.batch_size:
+        return []
+    at = sizes.index(policy.batch_size)
+    return [type(policy)(b, b) for b in sizes[max(at - 3, 0) : at + 4] if b != policy.batch_size]
+
+
 def beyond_threshold(
     kind: type[CoalescedOffload] | type[EarliestFinish], sizes: Sequence[int], limits: Sequence[int]
 ) -> Callable[[Told], Search | None]:
@@ -158,7 +196,8 @@ def beyond_threshold(
 
 
 def model_search(sizes: Sequence[int], limits: Sequence[int] = ()) -> Search:
-    """The paper's climbs, and from their best the policies that cut late, and that share batches.
+    """The paper's climbs, from their best the policies that cut late, and that share batches, and last the
+    sizes between the rungs.
 
     Of a single size, that of whole queries which must not be cut, there is nothing more to search.
 
@@ -172,4 +211,4 @@ def model_search(sizes: Sequence[int], limits: Sequence[int] = ()) -> Search:
         return Chain(
             climb, [beyond_threshold(kind, sizes, limits) for kind in (CoalescedOffload, EarliestFinish)]
         )
-    return Chain(climb, [beyond_fixed(Adaptive, sizes), beyond_fixed(Coalescing, sizes)])
+    return Chain(climb, [beyond_fixed(Adaptive, sizes), beyond_fixed(Coalescing, sizes), between(sizes)])
