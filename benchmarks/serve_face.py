@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -37,6 +38,7 @@ from numpy.typing import NDArray
 from deeprecsys.core.policy import Coalescing
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
+from deeprecsys.node.cores import awake, realtime
 from deeprecsys.serve.backend import Backend, BatchRecord, OperatingPoint, QueryRecord
 from deeprecsys.serve.client import Pool
 from deeprecsys.serve.extra import without_fork_handlers
@@ -259,6 +261,8 @@ async def measure(
         face = Face(backend, await ports.get(), name, rows_scale, rounds, given)
         await face.in_process([100] * WARM_UP)
         await face.over_http([100] * WARM_UP)
+        gc.collect()
+        gc.freeze()  # as `deeprecsys serve` does
         found = {**await face.latencies(queries), **await face.cpu(queries)}
         if small:
             found["small_requests_per_s"] = (await face.over_http([1] * (10 * queries), 16))["per_s"]
@@ -318,7 +322,8 @@ def main() -> None:
     rounds = 1 if options.quick else ROUNDS
     found = {}
     for number, name in enumerate(options.models):
-        found[name] = uvloop.run(measure(factory, name, rows_scale, queries, rounds, number == 0))
+        with realtime(), awake():  # as `deeprecsys serve` runs its loop
+            found[name] = uvloop.run(measure(factory, name, rows_scale, queries, rounds, number == 0))
         print(name, ", ".join(f"{k} {v:.4g}" for k, v in found[name].items() if v is not None), flush=True)
     result = {
         "rows_scale": rows_scale,

@@ -36,11 +36,12 @@ class Server:
 
     pid: int
     http_port: int
+    grpc_port: int
     said: Path
     stated_qps: float
 
     def workers(self) -> list[int]:
-        """Worker processes, the busiest since their start first."""
+        """Worker processes: those that are ready before those that start, the busiest since their start first."""
         found = []
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
@@ -49,8 +50,9 @@ class Server:
             except OSError:
                 continue
             if int(fields[1]) == self.pid and b"deeprecsys.serve.worker" in line:
-                found.append((int(fields[11]) + int(fields[12]), int(stat.parent.name)))
-        return [pid for _, pid in sorted(found, reverse=True)]
+                # Once a worker is ready it takes precedence, where that is permitted.
+                found.append((-int(fields[16]), int(fields[11]) + int(fields[12]), int(stat.parent.name)))
+        return [pid for *_, pid in sorted(found, reverse=True)]
 
     def footprint(self) -> dict[str, int]:
         """Proportional set size of server and workers, and the server's descriptors."""
@@ -80,12 +82,15 @@ def server(*arguments: str, cores: Sequence[int], timeout_s: float = 300.0) -> I
         )  # fmt: skip
         try:
             until = time.monotonic() + timeout_s
-            while not (bound := re.search(r"http://[^:]+:(\d+)", said := Path(out.name).read_text())):
+            ports = r"http://[^:]+:(\d+), gRPC [^:]+:(\d+)"
+            while not (bound := re.search(ports, said := Path(out.name).read_text())):
                 if process.poll() is not None or time.monotonic() > until:
                     raise SystemExit(f"the server did not start:\n{said}")
                 time.sleep(0.1)
             stated = re.search(r"carry: ([0-9.e+]+) queries", said)
-            yield Server(process.pid, int(bound[1]), Path(out.name), float(stated[1]) if stated else nan)
+            yield Server(
+                process.pid, int(bound[1]), int(bound[2]), Path(out.name), float(stated[1]) if stated else nan
+            )
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)

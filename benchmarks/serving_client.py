@@ -175,11 +175,20 @@ async def offer(port: int, bodies: Bodies, stream: Stream, at: Events) -> Answer
     free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
     origin = time.monotonic() + LEAD_S
 
+    def idle() -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A connection that is free, and that the server has not closed meanwhile."""
+        while free:
+            reader, writer = free.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
+
     async def one(i: int, size: int, kind: int) -> None:
         nonlocal wrong
         data = bodies.request(size, kind)
         try:
-            link = free.pop() if free else await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
+            link = idle() or await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
             status[i], scores = await _exchange(*link, data)
             free.append(link)
         except (OSError, asyncio.IncompleteReadError):

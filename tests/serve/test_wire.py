@@ -15,7 +15,7 @@ import pytest
 import uvloop
 
 from deeprecsys.serve import body as bodies
-from deeprecsys.serve import wire
+from deeprecsys.serve import http, wire
 from deeprecsys.serve.backend import Reason
 from deeprecsys.serve.body import FullError, Room
 from deeprecsys.serve.wire import LARGE_BYTES
@@ -43,6 +43,13 @@ def wide(served_wide: Running) -> Iterator[Running]:
     b = served_wide.backend
     b.refuse = None
     assert b.open == 0
+
+
+@pytest.fixture(params=[8, 0], ids=["into-place", "into-memory"])
+def places(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many bodies may be read into places of queries; the others get memory of their own first."""
+    monkeypatch.setattr(http, "MOST", request.param)
+    return int(request.param)
 
 
 class Client:
@@ -91,7 +98,7 @@ def check(found: tuple[int, dict[str, str], bytes], scores: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 3, 100])
-def test_a_large_body_however_it_is_split(wide: Running, pieces: int) -> None:
+def test_a_large_body_however_it_is_split(wide: Running, places: int, pieces: int) -> None:
     head, raw, scores = query()
     assert len(raw) > 10 * LARGE_BYTES
     whole = request(head, raw) + head + raw
@@ -200,7 +207,7 @@ def test_a_query_refused_by_its_head_leaves_the_connection_in_order(wide: Runnin
 
 @pytest.mark.parametrize("sent", [0, 100, 70_000, 300_000])
 def test_a_client_that_goes_away_within_its_body_leaves_nothing(
-    wide: Running, sent: int, monkeypatch: pytest.MonkeyPatch
+    wide: Running, sent: int, places: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = watched(monkeypatch)
     head, raw, _ = query()
@@ -208,9 +215,50 @@ def test_a_client_that_goes_away_within_its_body_leaves_nothing(
         s.sendall(request(head, raw) + (head + raw)[:sent])
         wait_for(lambda: asked(wide) == 1)
         if sent > len(head):
-            wait_for(lambda: taken.began)
+            wait_for(lambda: wide.backend.open == 1 if places else taken.began)
     wait_for(lambda: asked(wide) == 0)
     assert taken.now == 0
+
+
+def test_clients_that_dawdle_do_not_hold_every_place(wide: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MOST", 2)
+    head, raw, scores = query()
+    slow = [connect(wide) for _ in range(4)]
+    for s in slow:
+        s.sendall(request(head, raw) + (head + raw)[:300_000])
+    wait_for(lambda: asked(wide) == 4)
+    wait_for(lambda: wide.backend.open == 2)
+    with closing(connect(wide)) as quick:
+        quick.sendall(request(head, raw) + head + raw)
+        check(quick.answer(), scores)
+    assert wide.backend.open == 2
+    for s in slow:
+        s.sendall((head + raw)[300_000:])
+        check(s.answer(), scores)
+        s.close()
+
+
+def test_values_that_were_read_into_their_place_are_looked_at(wide: Running) -> None:
+    given = arrays(WIDE, MAX_ITEMS)
+    given["dense"][MAX_ITEMS // 2, 17] = np.nan
+    head, raw = binary_body(given, parameters={"binary_data_output": True})
+    with closing(connect(wide)) as s:
+        s.sendall(request(head, raw) + head + raw)
+        status, _, text = s.answer()
+        assert status == 400
+        assert f"'dense': expected finite numbers, got nan at [{MAX_ITEMS // 2}, 17]" in text.decode()
+        head, raw, scores = query()
+        s.sendall(request(head, raw) + head + raw)
+        check(s.answer(), scores)
+
+
+def test_a_large_body_of_other_types_is_converted(wide: Running) -> None:
+    given = arrays(WIDE, MAX_ITEMS)
+    wider = {name: a.astype(np.int64) if a.dtype.kind == "i" else a for name, a in given.items()}
+    head, raw = binary_body(wider, parameters={"binary_data_output": True})
+    with closing(connect(wide)) as s:
+        s.sendall(request(head, raw) + head + raw)
+        check(s.answer(), expected_scores(WIDE, given, MAX_ITEMS))
 
 
 def asked(running: Running) -> int:
@@ -218,7 +266,9 @@ def asked(running: Running) -> int:
     return sum("run_asgi" in repr(t.get_coro()) for t in asyncio.all_tasks(running.loop))
 
 
-def test_a_large_body_that_stops_is_given_up(wide: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_body_that_stops_is_given_up(
+    wide: Running, places: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     taken = watched(monkeypatch)
     monkeypatch.setattr(bodies, "READ_S", 0.1)
     head, raw, _ = query()
@@ -233,6 +283,7 @@ def test_a_large_body_that_stops_is_given_up(wide: Running, monkeypatch: pytest.
 def test_bodies_beyond_the_room_for_them_are_refused(wide: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     head, raw, scores = query()
     with monkeypatch.context() as m:
+        m.setattr(http, "MOST", 0)
         m.setattr(Room, "charge", refuse)
         with closing(connect(wide)) as s:
             s.sendall(request(head, raw) + head + raw)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from deeprecsys.serve.backend import Reason, RefusedError
+from deeprecsys.serve.coming import Coming
 from deeprecsys.serve.errors import GoneError, RequestError, SlowError, TooLargeError
-from deeprecsys.serve.wire import EXTENSION, Asked, Coming
+from deeprecsys.serve.wire import EXTENSION, Asked
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -93,6 +94,17 @@ class Body(Protocol):
     async def rest(self, start: int) -> memoryview:
         """All that follows its first `start` bytes, until `close`; see `first` for what it raises."""
 
+    @property
+    def straight(self) -> bool:
+        """Whether what is still to come can be read `into` memory of the caller's."""
+
+    async def into(self, start: int, memories: Sequence[memoryview]) -> None:
+        """Have all that follows its first `start` bytes in memories that hold as much. Only where `straight`.
+
+        Raises:
+            as `first`.
+        """
+
     def watch(self, gone: Callable[[], None]) -> Callable[[], object]:
         """Call `gone` when the client goes away; only once the body is read. Returns what ends that."""
 
@@ -142,6 +154,11 @@ class Pieces:
     def close(self) -> None:
         self._room.give(self._size)
         self._size, self._chunks = 0, []
+
+    straight = False
+
+    async def into(self, start: int, memories: Sequence[memoryview]) -> None:
+        raise NotImplementedError
 
     def watch(self, gone: Callable[[], None]) -> Callable[[], object]:
         async def wait() -> None:
@@ -229,10 +246,20 @@ class Whole:
         if self._memory is None:
             self._memory = self._room.memory(length)
             try:
-                await self._coming.into(memoryview(self._memory)[:length], READ_S)
+                await self._coming.into([memoryview(self._memory)[:length]], READ_S)
             except TimeoutError:
                 raise _slow() from None
         return memoryview(self._memory)[start:length]
+
+    @property
+    def straight(self) -> bool:
+        return self._memory is None and not self._coming.complete
+
+    async def into(self, start: int, memories: Sequence[memoryview]) -> None:
+        try:
+            await self._coming.into(memories, READ_S, start)
+        except TimeoutError:
+            raise _slow() from None
 
     def close(self) -> None:
         memory, self._memory = self._memory, None

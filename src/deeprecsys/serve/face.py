@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from deeprecsys.serve.heads import Heads
 from deeprecsys.serve.inputs import Binary, Fit, Inputs, fill
 from deeprecsys.serve.reply import check_outputs
 from deeprecsys.serve.request import Request, parse_head
+from deeprecsys.serve.straight import check, memories
 from deeprecsys.serve.watch import Watch
 
 T = TypeVar("T")
@@ -98,15 +99,16 @@ class Face:
         served: ServedModel,
         request: Request,
         fit: Fit,
-        binary: Binary,
+        binary: Binary | Callable[[Sequence[memoryview]], Awaitable[None]],
         arrival_s: float,
         encode: Callable[[NDArray[Any]], T],
         scored: Callable[[Awaitable[NDArray[Any]]], Awaitable[NDArray[Any]]] | None = None,
     ) -> T:
-        """Score a request whose data are all there, and encode its scores while they are.
+        """Score a request, and encode its scores while they are there.
 
         Args:
-            binary: what follows the request's JSON part, if it has one.
+            binary: what follows the request's JSON part, if it has one; or what reads it into memories, of a
+                request that `goes_straight`.
             scored: awaits the scores; may give up on them.
 
         Raises:
@@ -121,8 +123,13 @@ class Face:
             priority=request.priority,
         )
         try:
-            begin = clock()
-            fill(fit, binary, seat.inputs)
+            if callable(binary):
+                await binary(memories(fit, seat.inputs))
+                begin = clock()
+                check(fit, seat.inputs)
+            else:
+                begin = clock()
+                fill(fit, binary, seat.inputs)
             filled = clock()
             coming = backend.score(seat)
             try:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
 from numpy.typing import NDArray
 
 from deeprecsys.serve.backend import RefusedError, ServedModel, UnscoredError
-from deeprecsys.serve.body import FullError, Receive, Room, body_of
+from deeprecsys.serve.body import Body, FullError, Receive, Room, body_of
 from deeprecsys.serve.describe import config_document, index_document, model_document, server_document
 from deeprecsys.serve.errors import (
     EncodingError,
@@ -25,10 +26,12 @@ from deeprecsys.serve.errors import (
     shown,
 )
 from deeprecsys.serve.face import Face, unless_gone
+from deeprecsys.serve.inputs import Binary
 from deeprecsys.serve.pages import Page, pages
 from deeprecsys.serve.reply import http_reply
 from deeprecsys.serve.request import check_binary
 from deeprecsys.serve.statistics import statistics_document
+from deeprecsys.serve.straight import MOST, goes_straight
 from deeprecsys.serve.wire import EXTENSION, Asked
 
 Scope = dict[str, Any]
@@ -47,6 +50,7 @@ class HttpApp:
         self.face = face
         self.pages = pages(face)
         self._room = Room()
+        self._coming = 0  # bodies that are read into places of queries
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -142,8 +146,13 @@ class HttpApp:
             if body.more:
                 deadline = request.deadline_s(arrival)
                 face.backend.admit(served.name, fit.items, arrival_s=arrival, deadline_s=deadline)
-            binary = await body.rest(len(head))
-            check_binary(request, len(binary))
+            binary: Binary | Callable[[Sequence[memoryview]], Awaitable[None]]
+            if body.straight and length is not None and self._coming < MOST and goes_straight(fit):
+                check_binary(request, length - len(head))
+                binary = partial(self._read, body, len(head))
+            else:
+                binary = await body.rest(len(head))
+                check_binary(request, len(binary))
 
             def scored(coming: Awaitable[NDArray[Any]]) -> Awaitable[NDArray[Any]]:
                 body.close()  # its data are in their seat
@@ -166,6 +175,14 @@ class HttpApp:
         if json_length is None:
             return 200, [_JSON], answer
         return 200, [_BINARY, (b"inference-header-content-length", b"%d" % json_length)], answer
+
+    async def _read(self, body: Body, start: int, memories: Sequence[memoryview]) -> None:
+        """Have a body in the place of its query."""
+        self._coming += 1
+        try:
+            await body.into(start, memories)
+        finally:
+            self._coming -= 1
 
 
 def _lengths(headers: Headers) -> tuple[int | None, int | None]:

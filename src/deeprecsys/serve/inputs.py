@@ -193,8 +193,13 @@ def fill(fit: Fit, binary: Binary, seats: Mapping[str, NDArray[Any]]) -> None:
                 np.copyto(into, source, casting="unsafe")
                 if (into != source).any():  # tables' sizes are checked as rows are gathered
                     raise RequestError(_out_of_range(tensor.name, into, source))
-        if slot.dense and not _all_finite(into):
-            raise RequestError(_not_finite(slot.name, into))
+        check_finite(slot, into)
+
+
+def check_finite(slot: Slot, values: NDArray[Any]) -> None:
+    """Raise RequestError if a dense input has a number that is infinite, or none."""
+    if slot.dense and not _all_finite(values):
+        raise RequestError(_not_finite(slot.name, values))
 
 
 def _all_finite(values: NDArray[Any]) -> bool:

