@@ -1,6 +1,6 @@
 """What the network face costs: latency over HTTP against in process, small requests/s, share of CPU time.
 
-    python benchmarks/serve_face.py [--models wnd dlrm-rmc3 dlrm-rmc1] [--queries N] [--quick | --stand-in]
+    python benchmarks/serve_face.py [--models wnd dlrm-rmc3 dlrm-rmc1 ncf] [--queries N] [--quick | --stand-in]
 
 The server, its worker included, has the first core, and the client, a process of its own, the last. Per model:
 
@@ -8,7 +8,7 @@ The server, its worker included, has the first core, and the client, a process o
 - CPU time of the event loop's thread per query of the sizes `production`, over HTTP less in process, against
   the worker's time on its batches: the face's cost beside the scoring's;
 - where it goes: bytes of a query's body, and the loop's time to write them where a worker reads them;
-- 1-item queries/s from 16 connections (the first model only).
+- 1-item queries/s from 16 connections: of NCF, whose request is small (4 inputs), and of WND, whose is not (29).
 
 With --stand-in nothing is scored: what the face takes by itself. Keep the machine idle.
 """
@@ -53,6 +53,7 @@ from serving import Row, publish, table
 ALL_CORES = sorted(os.sched_getaffinity(0))
 MAX_ITEMS, BATCH_SIZE, FINEST = 1000, 256, 64
 ABOVE_MS, SMALL_PER_S, SHARE, HELD = 1.0, 2500, 0.15, ("wnd", "dlrm-rmc3")
+SMALL, OF_ONE_ITEM = "ncf", ("ncf", "wnd")
 WARM_UP = 20
 ROUNDS = 3
 
@@ -265,6 +266,7 @@ async def measure(
         gc.freeze()  # as `deeprecsys serve` does
         found = {**await face.latencies(queries), **await face.cpu(queries)}
         if small:
+            found["inputs"] = len(given)
             found["small_requests_per_s"] = (await face.over_http([1] * (10 * queries), 16))["per_s"]
         stop.set()
         await serving
@@ -282,9 +284,9 @@ def rows(found: dict[str, Any]) -> list[Row]:
                     f"≤ {ABOVE_MS:g} ms", above <= ABOVE_MS)
             )  # fmt: skip
         if "small_requests_per_s" in f:
-            per_s = f["small_requests_per_s"]
-            lines.append(Row(f"{name}, 1 item, 16 connections", f"{per_s:,.0f} requests/s", f"≥ {SMALL_PER_S:,}",
-                             per_s >= SMALL_PER_S))  # fmt: skip
+            per_s, held = f["small_requests_per_s"], name == SMALL
+            lines.append(Row(f"{name}, 1 item of {f['inputs']} inputs, 16 connections", f"{per_s:,.0f} requests/s",
+                             f"≥ {SMALL_PER_S:,}" if held else "stated", per_s >= SMALL_PER_S if held else None))  # fmt: skip
         share, extra = f["face_share_of_scoring"], f["loop_cpu_http_us"] - f["loop_cpu_in_process_us"]
         said = f"{extra:,.0f} µs beside {f['scoring_us']:,.0f} µs of scoring, {f['body_bytes'] / 1e3:,.0f} kB"
         if share is None:
@@ -305,7 +307,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=["wnd", "dlrm-rmc3", "dlrm-rmc1"])
+    parser.add_argument("--models", nargs="+", default=["wnd", "dlrm-rmc3", "dlrm-rmc1", "ncf"])
     parser.add_argument("--queries", type=int)
     parser.add_argument("--quick", action="store_true", help="see that it works; writes nothing")
     parser.add_argument("--stand-in", action="store_true", help="score nothing; writes nothing")
@@ -321,9 +323,9 @@ def main() -> None:
     rows_scale, queries = (0.01, options.queries or 20) if options.quick else (1.0, options.queries or 500)
     rounds = 1 if options.quick else ROUNDS
     found = {}
-    for number, name in enumerate(options.models):
+    for name in options.models:
         with realtime(), awake():  # as `deeprecsys serve` runs its loop
-            found[name] = uvloop.run(measure(factory, name, rows_scale, queries, rounds, number == 0))
+            found[name] = uvloop.run(measure(factory, name, rows_scale, queries, rounds, name in OF_ONE_ITEM))
         print(name, ", ".join(f"{k} {v:.4g}" for k, v in found[name].items() if v is not None), flush=True)
     result = {
         "rows_scale": rows_scale,

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprecsys.core.policy import Adaptive, Coalescing, DeepRecSched, Static
+from deeprecsys.core.policy import Adaptive, Coalescing, DeepRecSched, EarliestFinish, Static
 from deeprecsys.tune import HillClimb, Known
-from deeprecsys.tune.neighbours import Chain, NeighbourClimb, beyond_fixed, ladder, two_sizes
-from deeprecsys.tune.search import UNREACHABLE
+from deeprecsys.tune.neighbours import Chain, NeighbourClimb, between, beyond_fixed, finer, ladder, two_sizes
+from deeprecsys.tune.search import UNREACHABLE, Told
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -130,6 +130,36 @@ def test_a_kind_that_begins_below_what_is_known_may_still_end_above_it():
     assert qps(Coalescing(16, 16)) < 100
     drive(search, qps)
     assert search.best.policy == Coalescing(128, 1)
+
+
+def test_a_ladder_made_finer_keeps_its_rungs_and_halves_its_steps():
+    assert finer((1, 4, 16)) == (1, 2, 4, 8, 16)
+    assert finer((1, 2, 3)) == (1, 2, 3), "there is no whole number between"
+    assert set(SIZES) < set(finer(finer(SIZES)))
+
+
+@pytest.mark.parametrize("kind", [Adaptive, Coalescing])
+@pytest.mark.parametrize("top", [45, 76, 108])
+def test_a_top_between_the_rungs_is_found_from_the_best_rung(kind, top):
+    """As where the longest batch that a target allows lies between two rungs: beyond it there is nothing."""
+    search = Chain(HillClimb(SIZES), [beyond_fixed(kind, SIZES), between(SIZES)])
+
+    def qps(policy):
+        finest = getattr(policy, "finest", policy.batch_size)
+        better = 110.0 if isinstance(policy, kind) else 100.0
+        return better * (policy.batch_size * finest) ** 0.1 if policy.batch_size <= top else 0.0
+
+    asked = drive(search, qps)
+    fine = finer(finer(SIZES))
+    best = max(b for b in fine if b <= top)
+    assert best not in SIZES
+    assert search.best.policy == kind(best, best)
+    assert len(asked) < 100
+
+
+def test_from_a_policy_of_another_sort_there_is_nothing_between():
+    told = Told(EarliestFinish(16, 32, 64), Known.exactly(1.0))
+    assert between(SIZES)(told) is None
 
 
 def test_a_chain_in_which_nothing_meets_the_target_ends():
