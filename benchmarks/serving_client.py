@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -108,14 +109,13 @@ class After:
         """In time, of those that came from so long after it on."""
         return float(self.in_time[self.since_s >= from_s].mean())
 
-    def settled_s(self, target: Target, window_s: float = 0.25) -> float:
-        """The end of the last window whose share in time is not the target's; 0 if there is none."""
-        last = 0.0
+    def settled_s(self, target: Target, window_s: float = 0.5) -> float:
+        """The end of the disturbance: when the first window begins that has its share in time; infinite if none."""
         for at in np.arange(0.0, float(self.since_s.max(initial=0.0)), window_s):
             inside = self.in_time[(self.since_s >= at) & (self.since_s < at + window_s)]
-            if len(inside) and inside.mean() < target.quantile:
-                last = float(at) + window_s
-        return last
+            if len(inside) and inside.mean() >= target.quantile:
+                return float(at)
+        return inf
 
 
 class Bodies:

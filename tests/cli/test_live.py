@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import numpy as np
 import pytest
 
-from deeprecsys.cli.live import TRIALS, in_open_loop
+from deeprecsys.cli.live import TRIALS, baseline, in_open_loop, sample_sizes
 from deeprecsys.cli.setup import Job
+from deeprecsys.cli.tune import today
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog, Status
 from deeprecsys.core.target import Target
 from deeprecsys.simulate.fast import run
+from deeprecsys.tune.work import saturation_qps
 from deeprecsys.workload.stream import Stream
 
 CLOSED = LatencyProfile("ncf", tuple(Point(1, b, (1e-4 + 1e-5 * b,)) for b in (1, 1000)))
@@ -27,6 +30,7 @@ class Slower:
     by: float = 1.25
     serves: bool = True
     stalled_s: float = 0.0
+    most_qps: float = inf
     workers: int = 1
     trials: int = 0
 
@@ -40,7 +44,7 @@ class Slower:
             self.workers,
             rate_qps=stream.rate_qps,
         )
-        if not self.serves:
+        if not self.serves or stream.rate_qps > self.most_qps:
             log = replace(log, status=np.full_like(log.status, Status.SHED))
         extra: dict[str, Any] = {
             "occupied_s": log.busy_s,
@@ -73,6 +77,27 @@ def test_times_become_those_of_the_trial(job: Job) -> None:
 
 def test_a_trial_that_lost_queries_changes_nothing(job: Job) -> None:
     assert in_open_loop(Slower(serves=False), job, CLOSED) == CLOSED  # type: ignore[arg-type]
+
+
+def test_a_load_that_swamps_a_slower_node_is_halved_until_it_is_served(job: Job) -> None:
+    full = saturation_qps(CLOSED, baseline(Slower(), job).batch_size, sample_sizes(job), 1)  # type: ignore[arg-type]
+    node = Slower(by=2.5, most_qps=0.4 * full)
+    found = in_open_loop(node, job, CLOSED)  # type: ignore[arg-type]
+    assert node.trials == 2
+    assert found.seconds(500) == pytest.approx(2.5 * CLOSED.seconds(500), rel=1e-6)
+
+
+def test_a_profile_of_before_is_set_right_and_a_new_one_is_taken_as_it_is(job: Job) -> None:
+    node = Slower(by=1.5)
+    found, warnings = today(node, job, CLOSED, True, 1.0)  # type: ignore[arg-type]
+    assert found.seconds(500) == pytest.approx(1.5 * CLOSED.seconds(500), rel=1e-6)
+    assert warnings == ["batches now take 1.50 times what the profile says; all times were set right by that"]
+    again, quiet = today(Slower(by=1.5), job, found.slowed(1 / 1.05), True, 1.0)  # type: ignore[arg-type]
+    assert again.seconds(500) == pytest.approx(1.5 * CLOSED.seconds(500), rel=1e-6)
+    assert quiet == []
+    untouched = Slower()
+    assert today(untouched, job, CLOSED, False, 1.0) == (CLOSED, [])  # type: ignore[arg-type]
+    assert untouched.trials == 0
 
 
 def test_a_trial_that_the_machine_disturbed_is_repeated(job: Job) -> None:

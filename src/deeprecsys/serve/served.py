@@ -135,6 +135,7 @@ class Served:
     """Queries that wait or run."""
     offered: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=KEPT))
     """Arrival and items of the latest queries, also of those that were refused."""
+    _described: tuple[tuple[bool, str, Policy], ServedModel] | None = None
 
     @classmethod
     def create(
@@ -199,7 +200,13 @@ class Served:
         place.edition.seats -= 1
 
     def describe(self, ready: bool) -> ServedModel:
-        """The model as clients see it."""
+        """The model as clients see it; every request asks, and little changes."""
+        state = ready, self.current.version, self.policy
+        if self._described is None or self._described[0] != state:
+            self._described = state, self._describe(ready)
+        return self._described[1]
+
+    def _describe(self, ready: bool) -> ServedModel:
         c, schema = self.config, self.arena.schema
         return ServedModel(
             name=self.name,

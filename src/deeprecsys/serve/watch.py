@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from deeprecsys.serve.backend import BatchRecord, OperatingPoint, Outcome, QueryRecord
 from deeprecsys.serve.histogram import FINE_S, SIZES, TIMES_S, Histogram
@@ -14,6 +15,8 @@ WINDOW_S = 60
 POINTS_KEPT = 50
 SAMPLES_KEPT = 24
 SAMPLE_EVERY_S = 0.25
+NOTES = 256
+"""Events that wait to be counted, at most."""
 _REASONS_KEPT = 32  # each is a time series of its own
 _UNANSWERED_KEPT = 4096  # queries that ended, but whose answer is not encoded yet
 
@@ -122,7 +125,7 @@ class ModelWatch:
         self.served.add(latency)
         self.compute.add(r.compute_s)
         self.items += r.items
-        self.last_unix_s = time.time()
+        self.last_unix_s = time.time() - (time.monotonic() - r.finish_s)
         second.items += r.items
         second.latency_s.observe(latency)
         if len(self._unanswered) >= _UNANSWERED_KEPT:
@@ -151,29 +154,30 @@ class ModelWatch:
 
 
 class Watch:
-    """Hears everything; a `Listener`."""
+    """Hears everything; a `Listener`.
+
+    What is heard is only noted, and counted when somebody looks or many notes are there: beside workers that
+    leave nothing in the caches, code that runs for many queries at once costs a fraction of what it does
+    query by query.
+    """
 
     def __init__(self) -> None:
         self._models: dict[str, ModelWatch] = {}
-
-    @property
-    def models(self) -> Mapping[str, ModelWatch]:
-        return self._models
+        self._heard: list[tuple[str, Callable[..., None], tuple[Any, ...]]] = []
 
     def of(self, model: str) -> ModelWatch:
-        found = self._models.get(model)
-        if found is None:
-            found = self._models[model] = ModelWatch()
-        return found
+        """A model's counters, up to now."""
+        self._count()
+        return self._of(model)
 
     def query_ended(self, record: QueryRecord) -> None:
-        self.of(record.model).query_ended(record)
+        self._note(record.model, ModelWatch.query_ended, record)
 
     def batch_ended(self, record: BatchRecord) -> None:
-        self.of(record.model).batch_ended(record)
+        self._note(record.model, ModelWatch.batch_ended, record)
 
     def point_changed(self, model: str, point: OperatingPoint) -> None:
-        found = self.of(model)
+        found = self._of(model)
         found.point_changes += bool(found.points)
         found.points.append(point)
 
@@ -184,4 +188,20 @@ class Watch:
             fill_s: how long its inputs took to be put in place.
             back_s: when its scores were there; encoded_s: when they were encoded.
         """
-        self.of(model).answered(query, fill_s, back_s, encoded_s)
+        self._note(model, ModelWatch.answered, query, fill_s, back_s, encoded_s)
+
+    def _of(self, model: str) -> ModelWatch:
+        found = self._models.get(model)
+        if found is None:
+            found = self._models[model] = ModelWatch()
+        return found
+
+    def _note(self, model: str, count: Callable[..., None], *heard: Any) -> None:
+        self._heard.append((model, count, heard))
+        if len(self._heard) >= NOTES:
+            self._count()
+
+    def _count(self) -> None:
+        noted, self._heard = self._heard, []
+        for model, count, heard in noted:
+            count(self._of(model), *heard)
