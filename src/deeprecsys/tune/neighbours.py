@@ -71,7 +71,7 @@ class Chain:
             best = self.best
             made = following(best) if best else None
             if made is not None:
-                self._done += self._now.told
+                self._done = list(self.told)
                 self._now = made
         return policy
 
@@ -84,7 +84,9 @@ class Chain:
 
     @property
     def told(self) -> tuple[Told, ...]:
-        return (*self._done, *self._now.told)
+        """All that was told, each policy once: a search may have been made with what one before it found."""
+        before = {t.policy for t in self._done}
+        return (*self._done, *(t for t in self._now.told if t.policy not in before))
 
     @property
     def floor_qps(self) -> float | None:
@@ -152,8 +154,10 @@ def between(sizes: Sequence[int]) -> Callable[[Told], Search | None]:
             start = kind(size, size)
         else:
             return None
-        steps = two_sizes(kind, fine)
-        return NeighbourClimb([start, *both_sizes(start, fine)], steps)
+        climb = NeighbourClimb([start, *both_sizes(start, fine)], two_sizes(kind, fine))
+        if start == known:
+            climb.tell(start, best.score)
+        return climb
 
     return make
 
