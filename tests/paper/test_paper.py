@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from deeprecsys.paper import sensitivity
-from deeprecsys.paper.crew import crew
+from deeprecsys.paper.crew import Crew, crew
 from deeprecsys.paper.networks import bert_base, lstm, resnet50
 from deeprecsys.paper.published import MODELS, RATIOS, SHARES
 from deeprecsys.paper.recipes import RECIPES
@@ -129,6 +130,26 @@ def test_workers_find_what_the_study_finds(study: Study) -> None:
     assert len(told) == len(MODELS)
     wnd = [alone.with_gpu(Case("wnd", level)).gpu_share for level in ("low", "medium", "high")]
     assert result.data["share"]["over one core"]["wnd"] == wnd
+
+
+class Kept:
+    """A pool that answers at once, and keeps what it would still have to send."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[dict[object, object], int]] = []
+
+    def submit(self, ask: object, figure: int, model: str, notes: dict[object, object]) -> Future[object]:
+        self.sent.append((notes, len(notes)))
+        done: Future[object] = Future()
+        done.set_result({("found", model): 1})
+        return done
+
+
+def test_what_workers_are_sent_does_not_change_under_way() -> None:
+    pool, study = Kept(), Study(quick=True)
+    Crew(study, pool).prepare(14, lambda share, what: None)  # type: ignore[arg-type]
+    assert len(study.notes) == len(pool.sent) == len(MODELS)
+    assert all(len(notes) == before for notes, before in pool.sent)
 
 
 def test_a_larger_batch_is_wanted_where_no_size_fits_both(study: Study) -> None:

@@ -59,7 +59,8 @@ class Crew:
         if self._pool is None or figure not in ASKS:
             return
         notes = self._study.notes
-        jobs = {self._pool.submit(_ask, figure, m, notes): m for m in MODELS}
+        known = dict(notes)  # a pool's thread sends it while `notes` grow
+        jobs = {self._pool.submit(_ask, figure, m, known): m for m in MODELS}
         for found in _done(jobs, tell):
             notes.update(found)
 
