@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -11,6 +12,8 @@ from deeprecsys.core.policy import Adaptive, CoalescedOffload, Coalescing, Earli
 from deeprecsys.tune.hill_climb import HillClimb
 from deeprecsys.tune.search import Memory, Score, Search, Told, batch_size_of, best_of
 
+NEAR = 3
+"""Rungs of the finer ladder, up and down, that are looked at first: nearly an octave."""
 Neighbours = Callable[[Policy], Sequence[Policy]]
 
 
@@ -141,22 +144,26 @@ def beyond_fixed(
 def between(sizes: Sequence[int]) -> Callable[[Told], Search | None]:
     """A climb among the batch sizes between the rungs, quarter octaves apart, from the best so far.
 
-    Where the longest batch that the target allows lies between two rungs, the best size does too.
+    Where the longest batch that the target allows lies between two rungs, the best size does too. It looks
+    first at one size for both, near the best batch size, of either kind.
     """
     fine = finer(finer(sizes))
 
+    def neighbours(policy: Policy) -> Sequence[Policy]:
+        return two_sizes(type(policy), fine)(policy) if isinstance(policy, Adaptive | Coalescing) else ()
+
     def make(best: Told) -> Search | None:
         known = best.policy
-        kind = Coalescing if isinstance(known, Coalescing) else Adaptive
-        if isinstance(known, Adaptive | Coalescing):
-            start: Adaptive | Coalescing = kind(known.batch_size, known.finest)
-        elif size := batch_size_of(known):
-            start = kind(size, size)
-        else:
+        size = known.batch_size if isinstance(known, Adaptive | Coalescing) else batch_size_of(known)
+        if size is None:
             return None
-        climb = NeighbourClimb([start, *both_sizes(start, fine)], two_sizes(kind, fine))
-        if start == known:
-            climb.tell(start, best.score)
+        at = bisect_left(fine, size)
+        near = fine[max(at - NEAR, 0) : at + NEAR + 1]
+        starts = [kind(b, b) for kind in (Adaptive, Coalescing) for b in near]
+        climb = NeighbourClimb(
+            [known, *starts] if isinstance(known, Adaptive | Coalescing) else starts, neighbours
+        )
+        climb.tell(known, best.score)
         return climb
 
     return make
@@ -166,14 +173,6 @@ def finer(sizes: Sequence[int]) -> tuple[int, ...]:
     """A rising ladder with a rung in the middle of every step, as ratios go."""
     middles = {round(sqrt(a * b)) for a, b in pairwise(sizes)}
     return tuple(sorted({*sizes, *middles}))
-
-
-def both_sizes(policy: Adaptive | Coalescing, sizes: Sequence[int]) -> list[Policy]:
-    """The policy with both sizes a rung, or two or three, up or down, where they are the same."""
-    if policy.finest != policy.batch_size:
-        return []
-    at = sizes.index(policy.batch_size)
-    return [type(policy)(b, b) for b in sizes[max(at - 3, 0) : at + 4] if b != policy.batch_size]
 
 
 def beyond_threshold(
