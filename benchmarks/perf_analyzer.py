@@ -86,7 +86,8 @@ def run(command: list[str], environment: dict[str, str], core: int) -> dict[str,
 def commands(served: Any, name: str, protocol: str) -> list[str]:
     port = served.http_port if protocol == "http" else served.grpc_port
     return ["-m", name, "-u", f"127.0.0.1:{port}", "-i", protocol, *shapes(name), "--input-data", "zero",
-            "--concurrency-range", "1:4:3", "--measurement-interval", "3000", "--percentile", "95"]  # fmt: skip
+            "--concurrency-range", "1:4:3", "--measurement-interval", "3000", "--percentile", "95",
+            "--stability-percentage", "50"]  # fmt: skip
 
 
 def document(runs: list[dict[str, Any]]) -> str:
