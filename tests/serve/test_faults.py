@@ -43,10 +43,10 @@ def test_killed_workers_lose_no_query_and_are_replaced(spares: int) -> None:
 
             clients = [asyncio.create_task(client(k)) for k in range(4)]
             before = set(s.worker_pids)
-            for _ in range(2):
+            for kills in (1, 2):
                 await until(s, lambda: s._crew.spares == spares and s.workers["cpu"] == 2)
                 os.kill(s.worker_pids[0], signal.SIGKILL)
-                await asyncio.sleep(0.05)
+                await until(s, lambda kills=kills: s._crew._workers.deaths == kills)
             await asyncio.gather(*clients)
             assert wrong == 0
             assert heard.outcomes == [Outcome.SERVED] * 600
