@@ -2,7 +2,9 @@
 
     python benchmarks/serve_day.py [--quick]
 
-Each setting serves the same day. What counts is queries answered within the target. Keep the machine idle.
+The load in items follows the hour, whatever the sizes: where queries are small, more of them come. Its peak is
+set from the items that the tuned server answers in time when it is offered far too much. Each setting serves the
+same day. What counts is queries answered within the target. Keep the machine idle.
 """
 
 from __future__ import annotations
@@ -18,37 +20,44 @@ from serving import Bench, Extent, Row, bench, load, publish, table
 
 MODEL, TARGET = "wnd", Target(0.025)
 FIXED = (64, 128, 256, 512, 1000)
-PEAK = 1.1
-"""Of the day, over the tuned point's capacity on the production mix."""
+PEAK = 0.75
+"""Of the day in items per second, over what is answered in time when twice the stated load is offered."""
 PEAK_OVER_MEAN = 1.5  # of a diurnal day whose peak is three times its trough
 WINDOWS = 24
-PARTS = ("production", "fixed:16", "lognormal")
+PARTS = ("production", "fixed:32", "lognormal")
 
 
-def day(seconds: float) -> str:
-    """Sizes that change twice within a day."""
-    third = seconds / len(PARTS)
-    return "mix:" + ",".join(f"{name}@{k * third:g}" for k, name in enumerate(PARTS))
+def day(items_per_s: float, seconds: float) -> Stream:
+    """Arrivals that bring so many items per second in the mean, of sizes that change twice.
+
+    Each part is what comes, within its share of the day, of a day that has its sizes throughout.
+    """
+    parts = []
+    for k, name in enumerate(PARTS):
+        workload = Workload.parse(f"diurnal:3,{seconds:g}", name, seed=4 + k)
+        whole = workload.stream(items_per_s / workload.sizes.mean, duration_s=seconds)
+        begin, end = k * seconds / len(PARTS), (k + 1) * seconds / len(PARTS)
+        ours = (whole.arrival_s >= begin) & (whole.arrival_s < end)
+        parts.append((whole.arrival_s[ours], whole.size[ours], whole.features[ours]))
+    arrival_s, size, features = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Stream(len(size) / seconds, arrival_s, size, features)
 
 
 def main() -> None:
     extent = Extent.asked()
     seconds, fixed = (6.0, FIXED[2:3]) if extent.quick else (150.0, FIXED)
     runs: dict[str, dict[str, Any]] = {}
-    with bench(MODEL, TARGET, extent, "--max-items", "1000") as b:
-        mean = PEAK * b.qps / PEAK_OVER_MEAN
-        stream = Workload.parse(f"diurnal:3,{seconds:g}", day(seconds), seed=4).stream(
-            mean, duration_s=seconds
-        )
-        runs["retuned"] = served(b, stream, seconds)
-    for size in fixed:
-        with bench(
-            MODEL, TARGET, extent, "--max-items", "1000", "--batch-size", str(size), carries=b.carries
-        ) as f:
-            runs[str(size)] = served(f, stream, seconds)
+    options = ("--max-items", "1000")
+    with bench(MODEL, TARGET, extent, *options, "--no-retune", carries={}) as b:
+        swamped = b.load(2 * b.server.stated_qps, extent.trial_s, seed=3).summary(TARGET, extent.trial_s)
+    stream = day(PEAK * swamped["goodput_items_per_s"] / PEAK_OVER_MEAN, seconds)
+    for setting in ("retuned", *map(str, fixed)):
+        pinned = () if setting == "retuned" else ("--batch-size", setting)
+        with bench(MODEL, TARGET, extent, *options, *pinned, carries={}) as b:
+            runs[setting] = served(b, stream, seconds)
     best = max((str(size) for size in fixed), key=lambda size: runs[size]["goodput_qps"])
-    result = {"model": MODEL, "rows_scale": extent.rows_scale, "seconds": seconds, "sizes": day(seconds),
-              "target_ms": 1e3 * TARGET.latency_s, "capacity_qps": b.qps, "runs": runs, "best_fixed": best}  # fmt: skip
+    result = {"model": MODEL, "rows_scale": extent.rows_scale, "seconds": seconds, "sizes": PARTS,
+              "target_ms": 1e3 * TARGET.latency_s, "swamped": swamped, "runs": runs, "best_fixed": best}  # fmt: skip
     publish("serve_day", result, f"{settings(result)}\n\n{table(rows(result))}", extent.quick)
 
 

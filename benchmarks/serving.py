@@ -199,7 +199,9 @@ def bench(
         try:
             workload = Workload.parse()
             bodies = Bodies(name, extent.rows_scale, workload.sizes.cap)
-            known = carries or capacity(s, bodies, workload, target, extent.trial_s, extent.steps)
+            known = carries
+            if known is None:
+                known = capacity(s, bodies, workload, target, extent.trial_s, extent.steps)
             yield Bench(s, bodies, target, known)
         finally:
             os.sched_setaffinity(0, everywhere)
