@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from deeprecsys.report.json_values import plain
+from deeprecsys.report.json_values import plain, restored
 from deeprecsys.report.machine import machine_record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +38,8 @@ def save(name: str, result: dict[str, Any]) -> Path:
 def load(name: str) -> dict[str, Any]:
     """A result that was written before; empty where there is none."""
     path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    found: dict[str, Any] = restored(json.loads(path.read_text())) if path.exists() else {}
+    return found
 
 
 def put_in(document: Path, marker: str, body: str) -> None:

@@ -100,6 +100,11 @@ def middle(rounds: Any) -> float:
     return float(np.median(left)) if len(left) else float("nan")
 
 
+def mended(rounds: Any) -> Any:
+    """Rounds of one part of a sum: where it was spoilt, its median, for some part is in nearly every round."""
+    return np.where(np.isfinite(rounds), rounds, middle(rounds))
+
+
 def dense_floor(
     found: Rounds, todo: Work, libraries: tuple[str, ...], limits: dict[str, Any]
 ) -> tuple[Any, Any, float]:
@@ -108,12 +113,12 @@ def dense_floor(
     for p in todo.products:
         least = p.flops / (1e9 * limits["register_gflops"])
         own = {lib: found.seconds[f"{lib} {p[:3]}"] - found.median(f"call {lib}") for lib in libraries}
-        best = min(own, key=lambda lib: float(np.nanmedian(own[lib])))
-        total = total + p.times * np.maximum(own[best], least)
+        best = min(own, key=lambda lib: middle(own[lib]))
+        total = total + p.times * np.maximum(mended(own[best]), least)
     calls = sum(p.times for p in todo.products)
     chains = [found.seconds[f"in turn {lib}"] - calls * found.median(f"call {lib}") for lib in libraries]
     streamed = todo.streamed / limits["wise"]["stream_bytes"]
-    in_turn = np.maximum(min(chains, key=lambda taken: float(np.nanmedian(taken))), total) + streamed
+    in_turn = np.maximum(mended(min(chains, key=middle)), total) + streamed
     total = total + streamed
     rates = {**limits["wise"], "vector": 0.5e9 * limits["register_gflops"]}
     return total, in_turn, sum(w.count / rates[w.kind] for w in todo.wise)

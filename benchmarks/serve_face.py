@@ -41,6 +41,7 @@ from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
 from deeprecsys.node.cores import awake, realtime
 from deeprecsys.serve.backend import Backend, BatchRecord, OperatingPoint, QueryRecord
+from deeprecsys.serve.blocks import blocks
 from deeprecsys.serve.client import Pool
 from deeprecsys.serve.extra import without_fork_handlers
 from deeprecsys.serve.load import Requests
@@ -66,14 +67,18 @@ async def stand_in(name: str, rows_scale: float) -> AsyncIterator[Backend]:
 
     schema = model(name).scaled(rows_scale).schema
     scores = np.zeros((MAX_ITEMS, schema.outputs), np.float32)
-    arena = {n: a.copy() for n, a in arrays(schema).items()}
-    query = {i.name: i.per is Per.QUERY for i in schema.inputs}
+    arena = [(b, np.zeros((len(b.names), MAX_ITEMS, b.width), b.dtype)) for b in blocks(schema)]
 
     class AtOnce(s.StandIn):
         def reserve(self, model: str, items: int, **how: Any) -> Any:
             self.ids, self.open = self.ids + 1, self.open + 1
-            inputs = {n: a[: 1 if query[n] else items] for n, a in arena.items()}
-            return s.Place(self.ids, model, items, how["arrival_s"], None, 0, inputs)
+            together = [a[:, : 1 if b.per is Per.QUERY else items] for b, a in arena]
+            inputs = {
+                n: x
+                for (b, _), a in zip(arena, together, strict=True)
+                for n, x in zip(b.names, a, strict=True)
+            }
+            return s.Place(self.ids, model, items, how["arrival_s"], None, 0, inputs, together)
 
         async def score(self, seat: Any) -> Any:
             await asyncio.sleep(0)
@@ -108,7 +113,8 @@ def server_cores() -> list[int]:
 
 def arrays(schema: Schema) -> dict[str, NDArray[Any]]:
     """Features in the types that a seat has, so that writing them is a copy and no conversion."""
-    rng, found = np.random.default_rng(0), {}
+    rng = np.random.default_rng(0)
+    found: dict[str, NDArray[Any]] = {}
     for i in schema.inputs:
         if isinstance(i, DenseInput):
             found[i.name] = rng.standard_normal((MAX_ITEMS, i.width), dtype=np.float32)
@@ -229,9 +235,9 @@ class Face:
         sizes = [int(n) for n in Workload.parse(None, "production").stream(1.0, queries=queries).size]
         busy, near, far, kernel, scoring = Busy(), [], [], [], []
         for _ in range(self.rounds):
-            at = time.thread_time()
+            begin = time.thread_time()
             await self.in_process(sizes)
-            near.append(time.thread_time() - at)
+            near.append(time.thread_time() - begin)
             unlisten, busy.seconds, at = self.backend.listen(busy), 0.0, cpu_s()
             seen = await self.over_http(sizes)
             middle = cpu_s()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from deeprecsys.serve.backend import (
     ServedModel,
     UnscoredError,
 )
+from deeprecsys.serve.blocks import blocks
 from deeprecsys.zoo.schema import DenseInput, Per, Schema, SparseInput, Table
 
 MIXED = Schema(
@@ -58,6 +59,7 @@ class Place:
     deadline_s: float | None
     priority: int
     inputs: Mapping[str, NDArray[Any]]
+    blocks: Sequence[NDArray[Any]]
 
 
 @dataclass
@@ -105,15 +107,16 @@ class StandIn:
     ) -> Place:
         self._refused(model, items, arrival_s)
         inputs: dict[str, NDArray[Any]] = {}
-        for i in self.models[model].schema.inputs:
-            rows = 1 if i.per is Per.QUERY else items
-            if isinstance(i, DenseInput):
-                inputs[i.name] = np.full((rows, i.width), np.nan, np.float32)
-            else:
-                inputs[i.name] = np.full((rows, i.lookups), -77, np.int32)
+        together = []
+        for block in blocks(self.models[model].schema):
+            rows = 1 if block.per is Per.QUERY else items
+            together.append(
+                np.full((len(block.names), rows, block.width), np.nan if block.dense else -77, block.dtype)
+            )
+            inputs.update(zip(block.names, together[-1], strict=True))
         self.ids += 1
         self.open += 1
-        seat = Place(self.ids, model, items, arrival_s, deadline_s, priority, inputs)
+        seat = Place(self.ids, model, items, arrival_s, deadline_s, priority, inputs, together)
         self.seats = [*self.seats[-9:], seat]
         return seat
 

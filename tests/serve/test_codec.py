@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deeprecsys.zoo.schema import DenseInput, Per, Schema, SparseInput, Table
 from tests.serve.asgi import Direct
 from tests.serve.bodies import arrays, binary_body, json_body
 from tests.serve.stand_in import FLAT, MAX_ITEMS, MIXED, StandIn, expected_scores
 
 Inputs = dict[str, Any]
+ALIKE = Schema(
+    tables=(Table("ads", 1000, 4),),
+    inputs=(
+        DenseInput("first", 2),
+        DenseInput("second", 2),
+        SparseInput("user", "ads", lookups=2, per=Per.QUERY),
+        SparseInput("left", "ads", lookups=2),
+        SparseInput("right", "ads", lookups=2),
+    ),
+)
 
 
 @pytest.fixture
 def http() -> Direct:
     return Direct(StandIn.of())
+
+
+@pytest.fixture
+def alike() -> Direct:
+    return Direct(StandIn.of(alike=ALIKE))
 
 
 def scores_of(doc: Any) -> np.ndarray:
@@ -93,6 +110,25 @@ def test_dense_inputs_are_converted(http: Direct) -> None:
         status, doc = http.infer("flat", head + raw, head=len(head))
         assert status == 200
         np.testing.assert_allclose(scores_of(doc), expected_scores(FLAT, inputs, 2))
+
+
+def test_tensors_may_come_in_any_order(alike: Direct) -> None:
+    inputs = arrays(ALIKE, 7)
+    for order in permutations(inputs):
+        head, raw = binary_body({n: inputs[n] for n in order})
+        status, doc = alike.infer("alike", head + raw, head=len(head))
+        assert status == 200
+        np.testing.assert_allclose(scores_of(doc), expected_scores(ALIKE, inputs, 7), rtol=1e-5)
+
+
+def test_the_one_of_several_like_inputs_that_has_no_number_is_named(alike: Direct) -> None:
+    for name in ("first", "second"):
+        inputs = arrays(ALIKE, 3)
+        inputs[name][2, 1] = np.inf
+        head, raw = binary_body(inputs)
+        status, doc = alike.infer("alike", head + raw, head=len(head))
+        assert status == 400
+        assert doc["error"] == f"input {name!r}: expected finite numbers, got inf at [2, 1]"
 
 
 def test_timeout_is_a_deadline_and_priority_an_order(http: Direct) -> None:

@@ -25,7 +25,15 @@ from tests.serve.conftest import Running, start
 from tests.serve.stand_in import MAX_ITEMS, StandIn, expected_scores
 from tests.serve.test_http import wait_for
 
-WIDE = Schema(tables=(Table("ads", 1000, 4),), inputs=(DenseInput("dense", 6000), SparseInput("ad", "ads")))
+WIDE = Schema(  # what is large of it goes straight into a place; what is before and after it is not
+    tables=(Table("ads", 1000, 4),),
+    inputs=(
+        SparseInput("one", "ads"),
+        SparseInput("two", "ads"),
+        DenseInput("dense", 6000),
+        SparseInput("ad", "ads"),
+    ),
+)
 PATH = "/v2/models/wide/infer"
 
 

@@ -8,11 +8,12 @@ is: its first row and its slot. They cross to a worker in the mailbox, and nothi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError
@@ -20,11 +21,12 @@ from deeprecsys.engine import Assembly, SliceView
 from deeprecsys.node.mailbox import Part
 from deeprecsys.node.memory import available_bytes, load_own, table_arrays, table_offsets, write_float32
 from deeprecsys.node.segment import Segment, round_up
+from deeprecsys.serve.blocks import blocks, width
 from deeprecsys.serve.rows import STEP
 from deeprecsys.zoo import Model, model
 from deeprecsys.zoo.own import Own, adopt
 from deeprecsys.zoo.rows import RowFormat
-from deeprecsys.zoo.schema import DenseInput, Input, Per, Schema
+from deeprecsys.zoo.schema import DenseInput, Per, Schema
 from deeprecsys.zoo.tables import fill_rows
 
 _ALIGN = 64
@@ -91,7 +93,7 @@ class ArenaPlan:
         for i in self.schema().inputs:
             rows = self.rows if i.per is Per.ITEM else self.slots
             kind: type[np.generic] = np.float32 if isinstance(i, DenseInput) else np.int32
-            found[i.name] = (at, (rows, _columns(i)), kind)
+            found[i.name] = (at, (rows, width(i)), kind)
             at = round_up(at + rows * i.bytes, _ALIGN)
         return {**found, "": (at, (0, 0), np.float32)}
 
@@ -105,10 +107,6 @@ class ArenaPlan:
             "inputs": self.places()[""][0],
             "scores": self.rows * schema.outputs * 4,
         }
-
-
-def _columns(i: Input) -> int:
-    return i.width if isinstance(i, DenseInput) else i.lookups
 
 
 class Arena:
@@ -129,6 +127,14 @@ class Arena:
         }
         self.scores: NDArray[Any] = segments["scores"].array(np.float32, (plan.rows, self.schema.outputs))
         self._per_item = [(i.name, i.per is Per.ITEM) for i in self.schema.inputs]
+        self._blocks = [(self._block(b.names), b.per is Per.ITEM) for b in blocks(self.schema)]
+
+    def _block(self, names: Sequence[str]) -> NDArray[Any]:
+        """Inputs that are alike as one array: they follow one another at one distance."""
+        first = self.inputs[names[0]]
+        at = [i.ctypes.data for i in (self.inputs[n] for n in names[:2])]
+        stride = at[-1] - at[0]
+        return as_strided(first, (len(names), *first.shape), (stride, *first.strides))
 
     @classmethod
     def create(cls, plan: ArenaPlan) -> Arena:
@@ -144,6 +150,13 @@ class Arena:
             for name, per_item in self._per_item
         }
 
+    def seat_blocks(self, row: int, slot: int, items: int) -> list[NDArray[Any]]:
+        """The same by `blocks` of the schema: of each an array [inputs, rows, width]."""
+        return [
+            block[:, row : row + items] if per_item else block[:, slot : slot + 1]
+            for block, per_item in self._blocks
+        ]
+
     def viewer(self) -> Callable[[Part], SliceView]:
         """A function from a part in a mailbox to the engine's view of it."""
         per_item, scores = self._per_item, self.scores
@@ -157,7 +170,7 @@ class Arena:
 
     def close(self) -> None:
         """Drop the segments. The arrays must not be used afterwards."""
-        self.inputs = {}
+        self.inputs, self._blocks = {}, []
         for segment in self.segments.values():
             segment.close()
 

@@ -6,7 +6,7 @@ the scores from where a worker wrote them. All of a backend runs on one asyncio 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -143,6 +143,11 @@ class Seat(Protocol):
     def inputs(self) -> Mapping[str, NDArray[Any]]:
         """By input name, where the features go, uninitialised: [items, width] float32 of a dense input,
         [items, lookups] int32 of a sparse one; first dimension 1 where the schema says per query."""
+
+    @property
+    def blocks(self) -> Sequence[NDArray[Any]]:
+        """The same memory by `blocks.blocks` of the schema: of each block [inputs, rows, width], where the
+        rows of one input are contiguous."""
 
 
 class Listener(Protocol):

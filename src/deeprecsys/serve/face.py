@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from deeprecsys.serve.backend import Backend, Outcome, QueryRecord, RefusedError, ServedModel
 from deeprecsys.serve.errors import GoneError, NotFoundError, shown
 from deeprecsys.serve.heads import Heads
-from deeprecsys.serve.inputs import Binary, Fit, Inputs, fill
+from deeprecsys.serve.inputs import Binary, Fit, Inputs, check_finite, fill
 from deeprecsys.serve.reply import check_outputs
 from deeprecsys.serve.request import Request, parse_head
-from deeprecsys.serve.straight import check, memories
+from deeprecsys.serve.straight import Straight
 from deeprecsys.serve.watch import Watch
 
 T = TypeVar("T")
@@ -124,12 +124,15 @@ class Face:
         )
         try:
             if callable(binary):
-                await binary(memories(fit, seat.inputs))
+                places = seat.blocks
+                straight = Straight(fit, places)
+                await binary(straight.memories)
                 begin = clock()
-                check(fit, seat.inputs)
+                straight.finish()
+                check_finite(fit, places)
             else:
                 begin = clock()
-                fill(fit, binary, seat.inputs)
+                fill(fit, binary, seat)
             filled = clock()
             coming = backend.score(seat)
             try:

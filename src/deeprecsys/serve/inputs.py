@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deeprecsys.serve.backend import Seat
+from deeprecsys.serve.blocks import Block, blocks
 from deeprecsys.serve.errors import RequestError, shown
 from deeprecsys.serve.request import Request, Tensor
 from deeprecsys.zoo.schema import DenseInput, Per, Schema
@@ -59,13 +61,48 @@ class Placed:
     rows: int
     lengths: Tensor | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether its data are bytes of the body that need no conversion."""
+        t = self.tensor
+        return (
+            self.lengths is None and t.size is not None and t.data is None and t.datatype == self.slot.stored
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The tensors of a block, one after the other in a body as in the schema, nothing to convert.
+
+    Attributes:
+        block: which of `Inputs.blocks`; offset, size: in bytes, from the end of the JSON part.
+        dtype: of the values; tensor_bytes: of each tensor.
+    """
+
+    block: int
+    offset: int
+    size: int
+    dtype: np.dtype[Any]
+    tensor_bytes: int
+
+    def put(self, source: Binary, offset: int, into: NDArray[Any]) -> None:
+        """Write its values, from so far within some bytes on, into its block of a place."""
+        into[...] = np.frombuffer(source, self.dtype, into.size, offset).reshape(into.shape)
+
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A request that fits its model, but for its values."""
+    """A request that fits its model, but for its values.
+
+    Attributes:
+        blocks: of the model.
+        packed: the tensors by them, in the order of the body, where all of them are so; else None.
+    """
 
     items: int
     placed: Sequence[Placed]
+    blocks: Sequence[Block]
+    packed: Sequence[Packed] | None
 
 
 class Inputs:
@@ -79,6 +116,7 @@ class Inputs:
     def __init__(self, schema: Schema, max_items: int) -> None:
         self.schema, self.max_items = schema, max_items
         self.slots = {i.name: _slot(i) for i in schema.inputs}
+        self.blocks = blocks(schema)
         per_item = sum(s.width for s in self.slots.values() if not s.per_query)
         per_query = sum(s.width for s in self.slots.values() if s.per_query)
         self.item_bytes, self.query_bytes = 8 * per_item, 8 * per_query + _HEAD_BYTES
@@ -106,7 +144,20 @@ class Inputs:
             raise RequestError(
                 f"input {shown(next(iter(given)))}: expected only {', '.join(self.slots)[:400]}"
             )
-        return Fit(self._items(placed), placed)
+        return Fit(self._items(placed), placed, self.blocks, self._pack(placed))
+
+    def _pack(self, placed: Sequence[Placed]) -> Sequence[Packed] | None:
+        """The tensors by blocks, if those of each lie together and all are stored as they come."""
+        if not all(p.plain for p in placed):
+            return None
+        found, rest = [], iter(placed)
+        for number, block in enumerate(self.blocks):
+            tensors = [p.tensor for p in islice(rest, len(block.names))]
+            offset, each = tensors[0].offset, tensors[0].size or 0
+            if any(t.offset != offset + k * each for k, t in enumerate(tensors)):
+                return None
+            found.append(Packed(number, offset, each * len(tensors), block.dtype, each))
+        return sorted(found, key=lambda p: p.offset)
 
     def _place(self, slot: Slot, given: dict[str, Tensor]) -> Placed:
         """Take a slot's tensor from those given."""
@@ -166,46 +217,69 @@ class Inputs:
         return items
 
 
-def fill(fit: Fit, binary: Binary, seats: Mapping[str, NDArray[Any]]) -> None:
+def fill(fit: Fit, binary: Binary, seat: Seat) -> None:
     """Write a request's values into a query's place.
 
     Args:
         binary: what follows the request's JSON part, as long as its tensors say.
-        seats: by input name, [rows, width] float32 or int32.
 
     Raises:
         RequestError: a value is not of its type, an id is not within int32, a number is not finite, or a
             jagged input's lengths are not the schema's.
     """
-    for p in fit.placed:
-        slot, tensor, into = p.slot, p.tensor, seats[p.slot.name]
-        if p.lengths is not None:
-            _check_lengths(p, binary)
-        if tensor.datatype == slot.stored and tensor.size is not None and into.flags.c_contiguous:
-            raw = binary[tensor.offset : tensor.offset + tensor.size] if tensor.data is None else tensor.data
-            memoryview(into).cast("B")[:] = raw  # type: ignore[arg-type]
-        else:
-            source = _numbers(slot.datatypes, tensor, binary).reshape(into.shape)
-            if slot.dense:
-                with np.errstate(over="ignore"):
-                    np.copyto(into, source, casting="unsafe")
-            else:
-                np.copyto(into, source, casting="unsafe")
-                if (into != source).any():  # tables' sizes are checked as rows are gathered
-                    raise RequestError(_out_of_range(tensor.name, into, source))
-        check_finite(slot, into)
+    places = seat.blocks
+    if fit.packed is None:
+        inputs = seat.inputs
+        for p in fit.placed:
+            _fill_one(p, binary, inputs[p.slot.name])
+    else:
+        for packed in fit.packed:
+            packed.put(binary, packed.offset, places[packed.block])
+    check_finite(fit, places)
 
 
-def check_finite(slot: Slot, values: NDArray[Any]) -> None:
-    """Raise RequestError if a dense input has a number that is infinite, or none."""
-    if slot.dense and not _all_finite(values):
-        raise RequestError(_not_finite(slot.name, values))
+def _fill_one(p: Placed, binary: Binary, into: NDArray[Any]) -> None:
+    """Write one tensor's values."""
+    slot, tensor = p.slot, p.tensor
+    if p.lengths is not None:
+        _check_lengths(p, binary)
+    if tensor.datatype == slot.stored and tensor.size is not None and into.flags.c_contiguous:
+        raw = binary[tensor.offset : tensor.offset + tensor.size] if tensor.data is None else tensor.data
+        memoryview(into).cast("B")[:] = raw  # type: ignore[arg-type]
+        return
+    source = _numbers(slot.datatypes, tensor, binary).reshape(into.shape)
+    if slot.dense:
+        with np.errstate(over="ignore"):
+            np.copyto(into, source, casting="unsafe")
+    else:
+        np.copyto(into, source, casting="unsafe")
+        if (into != source).any():  # tables' sizes are checked as rows are gathered
+            raise RequestError(_out_of_range(tensor.name, into, source))
+
+
+def check_finite(fit: Fit, places: Sequence[NDArray[Any]]) -> None:
+    """Look at the numbers in a query's place.
+
+    Args:
+        places: `Seat.blocks`.
+
+    Raises:
+        RequestError: one of a dense input is infinite, or none.
+    """
+    for block, values in zip(fit.blocks, places, strict=True):
+        if block.dense:
+            for name, one in zip(block.names, values, strict=True):
+                if not _all_finite(one):
+                    raise RequestError(_not_finite(name, one))
 
 
 def _all_finite(values: NDArray[Any]) -> bool:
-    """Whether no value is infinite or NaN: then their sum is neither, unless it overflows."""
+    """Whether no value is infinite or NaN: then their sum is neither, unless it overflows.
+
+    `einsum` adds twice as fast as `sum`, and less precisely, which is nothing to us.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
-        total = values.sum()
+        total = np.einsum("i->", values.reshape(-1))
     return bool(np.isfinite(total) or np.isfinite(values).all())
 
 

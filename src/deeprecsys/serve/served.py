@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from math import nan
@@ -99,7 +99,6 @@ class Place:
     edition: Edition
     row: int
     slot: int
-    inputs: Mapping[str, NDArray[Any]]
     state: State = State.RESERVED
     running: int = 0
     released: bool = False
@@ -111,6 +110,14 @@ class Place:
     @property
     def id(self) -> int:
         return self.query.id
+
+    @property
+    def inputs(self) -> Mapping[str, NDArray[Any]]:
+        return self.served.arena.seat(self.row, self.slot, self.query.size)
+
+    @property
+    def blocks(self) -> Sequence[NDArray[Any]]:
+        return self.served.arena.seat_blocks(self.row, self.slot, self.query.size)
 
     @property
     def scores(self) -> NDArray[Any]:

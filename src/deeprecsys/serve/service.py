@@ -148,8 +148,7 @@ class Service:
         query = self._admission.admit(served, items, arrival_s, deadline_s, priority)
         served.offered.append((arrival_s, items))
         row, slot = served.take(items)
-        inputs = served.arena.seat(row, slot, items)
-        place = Place(query._replace(features=row), served, served.current, row, slot, inputs)
+        place = Place(query._replace(features=row), served, served.current, row, slot)
         self._ledger.places[place.id] = place
         return place
 

@@ -23,7 +23,7 @@ EXTENSION = "deeprecsys.asked"
 """Where a request's scope has its `Asked`, among the extensions."""
 LARGE_BYTES, LARGEST_BYTES = 1 << 16, 1 << 24
 """Lengths between which a body is read at once. Beyond, it takes no more memory than has come of it."""
-WAKE_BYTES = 1 << 20
+WAKE_BYTES = 1 << 21
 """As much of a body as the kernel is to collect before it wakes us."""
 HEAD_BYTES = 1 << 15
 """Read at once through the parser: a small request whole, and not much of a large one."""
@@ -90,6 +90,7 @@ class Wire(HttpToolsProtocol):
     _coming: Coming | None = None
     _diverted = False
     _low_water = 1
+    _socket: Any = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -168,9 +169,10 @@ class Wire(HttpToolsProtocol):
     def _set_low_water(self, count: int) -> None:
         if count != self._low_water and not self.transport.is_closing():
             self._low_water = count
+            if self._socket is None:  # the loop makes a new one each time that it is asked
+                self._socket = self.transport.get_extra_info("socket")
             with contextlib.suppress(OSError):  # then it wakes us more often
-                sock = self.transport.get_extra_info("socket")
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
 
 class _Reader(asyncio.BufferedProtocol):
