@@ -40,7 +40,7 @@ from limits import Call, Products, Rounds, interleaved, random_rows, wise_rates
 from verdicts import table, verdicts
 
 TABLE_BYTES = 2.05e9
-ROUNDS, ROUND_S = 7, 0.003
+ROUNDS, ROUND_S = 7, 0.006
 CALLS = 50
 """Whose excess over their stages is looked at."""
 SECONDS = 660.0

@@ -24,6 +24,9 @@ STALLED = 1.1
 process did not have its core."""
 SLOWED = 1.2
 """A round whose canary, a loop on registers, takes more than this many times its median is spoilt."""
+WARM = 0.5
+"""Before each turn a contender runs untimed for this share of its turn: a worker under load runs batch after batch,
+and for some milliseconds after a pause a core of a shared machine is slower."""
 LEAST = 3
 """Rounds that must be left."""
 
@@ -56,8 +59,10 @@ def interleaved(
     fair: dict[str, list[bool]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            if repeats[name] > 1:
-                call()  # what the others left in the caches is theirs
+            if (
+                repeats[name] > 1
+            ):  # what the others left in the caches is theirs, and what follows is no start
+                _for(call, WARM * round_s)
             meet()
             wall, cpu = time.perf_counter(), time.process_time()
             for _ in range(repeats[name]):
@@ -66,6 +71,14 @@ def interleaved(
             taken[name].append(cpu / repeats[name])
             fair[name].append(wall <= STALLED * cpu + 5e-5)
     return _kept({n: np.array(t) for n, t in taken.items()}, {n: np.array(f) for n, f in fair.items()})
+
+
+def _for(call: Call, seconds: float) -> None:
+    """Call until so much time has passed, once at least."""
+    until = time.perf_counter() + seconds
+    call()
+    while time.perf_counter() < until:
+        call()
 
 
 def _repeats(call: Call, round_s: float) -> int:
