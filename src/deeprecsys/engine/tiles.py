@@ -109,6 +109,46 @@ def store_tile(_context: Any, tile: Any, _address: Any, _stride: Any) -> Any:
 
 
 @_intrinsic
+def weigh(_context: Any, sums: Any, tile: Any, _level: Any, _factors: Any, _slope: Any) -> Any:
+    """sums [1, vectors] + the sum over a tile's rows r of factors[r] * act(tile[r] + level[r]).
+
+    act is PReLU with the slope at an address; `level` and `factors` are addresses of a value per row.
+    """
+
+    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        result, tile_, level, factors, slope = args
+        lanes = tile.lanes
+        below = _spread(builder, builder.load(_pointer(builder, slope, 0, _F32), align=4), lanes)
+        zero = ir.Constant(ir.VectorType(_F32, lanes), [0.0] * lanes)
+        for r in range(tile.rows):
+            at, factor = (
+                _spread(builder, builder.load(_pointer(builder, a, 4 * r, _F32), align=4), lanes)
+                for a in (level, factors)
+            )
+            for v in range(tile.vectors):
+                z = builder.fadd(builder.extract_value(tile_, r * tile.vectors + v), at)
+                act = builder.select(builder.fcmp_ordered(">", z, zero), z, builder.fmul(z, below))
+                total = _fused(builder, factor, act, builder.extract_value(result, v))
+                result = builder.insert_value(result, total, v)
+        return result
+
+    return sums(sums, tile, types.int64, types.int64, types.int64), generate
+
+
+@_with_constants
+def multiply_add(_context: Any, _out: Any, _a: Any, _b: Any, _c: Any, lanes: Any) -> Any:
+    """Write a b + c for one vector of `lanes` (a constant) at each of the addresses."""
+    count = lanes.literal_value
+
+    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        a, b, c = (_load(builder, x, 0, count) for x in args[1:4])
+        _store(builder, _fused(builder, a, b, c), args[0], 0)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64, lanes), generate
+
+
+@_intrinsic
 def gated(
     _context: Any, tile: Any, _x: Any, _x_stride: Any, _owner: Any, _amount: Any, _amount_stride: Any,
     _bias: Any, _old: Any, _old_stride: Any, _new: Any, _new_stride: Any,

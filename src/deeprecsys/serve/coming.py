@@ -55,8 +55,7 @@ class Coming:
             GoneError; TimeoutError: none came.
         """
         self._source.go_on()
-        async with asyncio.timeout(patience_s):
-            await self._change()
+        await self._change(patience_s)
 
     async def into(self, memories: Sequence[memoryview], patience_s: float, skip: int = 0) -> None:
         """Have all of the body but its first `skip` bytes in memories that hold as much, one after the other.
@@ -79,8 +78,7 @@ class Coming:
         try:
             while not self.complete:
                 try:
-                    async with asyncio.timeout(patience_s):
-                        await self._change()
+                    await self._change(patience_s)
                 except TimeoutError:
                     self.slow = True  # the kernel may hold what is not enough to wake us
                     self._source.wake_for(self)
@@ -92,11 +90,16 @@ class Coming:
             self._left = []
             self._source.take_back()
 
-    async def _change(self) -> None:
+    async def _change(self, patience_s: float) -> None:
         if self._lost:
             raise GoneError
-        self._waiting = asyncio.get_running_loop().create_future()
-        await self._waiting
+        loop = asyncio.get_running_loop()
+        waiting = self._waiting = loop.create_future()
+        timer = loop.call_later(patience_s, _give_up, waiting)  # a fraction of what `asyncio.timeout` costs
+        try:
+            await waiting
+        finally:
+            timer.cancel()
         if self._lost:
             raise GoneError
 
@@ -129,3 +132,8 @@ class Coming:
     def wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
+
+
+def _give_up(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_exception(TimeoutError())

@@ -7,7 +7,7 @@ from dataclasses import replace
 from deeprecsys.serve.inputs import Fit, Inputs
 from deeprecsys.serve.request import Request
 
-KEPT = 256
+KEPT = 1024
 LARGEST_BYTES = 1 << 15
 _ID = b'{"id":"'  # as clients begin that give each request an id of its own
 

@@ -143,14 +143,14 @@ class HttpApp:
         try:
             head = await body.first(head_length)
             request, fit = face.read_head(served, head)
-            if body.more:
-                deadline = request.deadline_s(arrival)
-                face.backend.admit(served.name, fit.items, arrival_s=arrival, deadline_s=deadline)
             binary: Binary | Callable[[Sequence[memoryview]], Awaitable[None]]
             if body.straight and length is not None and self._coming < MOST and goes_straight(fit):
                 check_binary(request, length - len(head))
                 binary = partial(self._read, body, len(head))
             else:
+                if body.more:  # else it is asked as its place is taken, which is at once
+                    deadline = request.deadline_s(arrival)
+                    face.backend.admit(served.name, fit.items, arrival_s=arrival, deadline_s=deadline)
                 binary = await body.rest(len(head))
                 check_binary(request, len(binary))
 

@@ -46,11 +46,18 @@ def build(
         raise InputError(f"threads: expected 1 or more, got {threads}")
     made = _class(route)
     if route == "onnxruntime":
-        from deeprecsys.engine.dense.dien import DienStage, suits
-
-        made = DienStage if suits(model, threads) else made
+        made = _own(model, threads) or made
     stage: DenseStage = made(model, network, threads, precision)
     return stage
+
+
+def _own(model: Model, threads: int) -> Any:
+    """The class that computes a model's costliest layers on code of ours; None where there is none."""
+    from deeprecsys.engine.dense import dien, din
+
+    if din.suits(model, threads):
+        return din.DinStage
+    return dien.DienStage if dien.suits(model, threads) else None
 
 
 def lowest(route: str, allowed: str) -> str:
