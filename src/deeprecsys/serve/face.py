@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from deeprecsys.serve.backend import Backend, Outcome, QueryRecord, RefusedError, ServedModel
 from deeprecsys.serve.errors import GoneError, NotFoundError, shown
+from deeprecsys.serve.fill import check_finite, fill
 from deeprecsys.serve.heads import Heads
-from deeprecsys.serve.inputs import Binary, Fit, Inputs, check_finite, fill
+from deeprecsys.serve.inputs import Binary, Fit, Inputs
 from deeprecsys.serve.reply import check_outputs
 from deeprecsys.serve.request import Request, parse_head
 from deeprecsys.serve.straight import Straight
