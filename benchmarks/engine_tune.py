@@ -73,6 +73,34 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def summary(results: dict[str, Any], machine: dict[str, Any]) -> str:
+    """What a user gains over the usual: one large batch size on eager torch."""
+    lines = ["| model | p95 target | usual: batch, QPS | tuned, eager | tuned, compiled: policy, batch, QPS | p95, p99 ms | gain |",
+             "|---" * 7 + "|"]  # fmt: skip
+    gains = []
+    for name in (m for m in MODELS if m in results):
+        eager, ours = (results[name].get(e) or {} for e in ENGINES)
+        usual, t = eager.get("static") or {}, ours.get("tuned") or {}
+        g = t["qps"] / usual["qps"] if t.get("qps") and usual.get("qps") else None
+        gains += [g] if g else []
+        tails = f"{f.figure(t['p95_ms'])}, {f.figure(t['p99_ms'])}" if t else "–"
+        lines.append(
+            f"| {name} | {eager['target']['latency_ms']:g} ms | {usual.get('batch_size')}, {_qps(usual)} "
+            f"| {_qps(eager.get('tuned') or {})} | {_point(ours)[0]} | {tails} | {f'{g:.2f}' if g else '–'} |"
+        )
+    if gains:
+        lines.append(f"| geometric mean | | | | | | {exp(sum(map(log, gains)) / len(gains)):.2f} |")
+    where = f"Measured on {machine['cpu']} ({', '.join(machine['isa'])}), {machine['cores']} cores"
+    return "\n".join(lines) + (
+        f"\n\n{where}, fp32, sizes `production`, Poisson arrivals; every offered query served. "
+        "`python benchmarks/engine_tune.py` makes this table."
+    )
+
+
+def _qps(point: dict[str, Any]) -> str:
+    return f.figure(point["qps"]) if point.get("qps") else "–"
+
+
 def _point(result: dict[str, Any] | None) -> tuple[str, str, str]:
     """Operating point, its p95, and the node's memory (sum of PSS) beside its tables'."""
     if not result or not result.get("tuned"):
@@ -100,6 +128,7 @@ def main() -> None:
     print(table(results))
     if not quick:
         put_in(ROOT / "docs" / "results.md", "engine-tune", table(results))
+        put_in(ROOT / "README.md", "engine-tune", summary(results, load("engine_tune")["machine"]))
 
 
 if __name__ == "__main__":

@@ -177,7 +177,6 @@ def write(results: dict[str, Any]) -> None:
         f"engine {measured['engine']} {measured['precision']}, sizes `production`, Poisson arrivals; "
         "every offered query served. `python benchmarks/models.py` makes this table."
     )
-    put_in(ROOT / "README.md", "models", f"{main_table}\n\n{where}")
     put_in(ROOT / "docs" / "results.md", "models", f"{main_table}\n\n{where}")
     swept = any(r["sweep"] for r in results.values())
     put_in(ROOT / "docs" / "results.md", "climb", climb_table if swept else "Not measured yet.")

@@ -6,6 +6,7 @@ python benchmarks/verdicts.py       from the saved results of gather.py, dense.p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from statistics import geometric_mean
 from typing import Any, NamedTuple
 
 from common import load
@@ -14,7 +15,7 @@ from engine_tables import BEST, GOALS
 SPARSE_MODELS, DENSE_MODELS = ("dlrm-rmc1", "dlrm-rmc2"), ("wnd", "mt-wnd", "dlrm-rmc3")
 FROM_SPARSE, FROM_DENSE, FROM_WHOLE = 64, 16, 64
 """The least batch that a goal is for."""
-CALL_US = 40.0
+CALL_US, GAIN = 40.0, 2.0
 
 
 class Verdict(NamedTuple):
@@ -42,7 +43,8 @@ class Verdict(NamedTuple):
 
 def verdicts(gather: Mapping[str, Any], dense: Mapping[str, Any], engine: Mapping[str, Any]) -> list[Verdict]:
     """All that can be told of what was measured; a result that is not there has no verdicts."""
-    found = [*_sparse(gather.get("models", {})), *_dense(dense), *_whole(engine.get("models", {}))]
+    models = engine.get("models", {})
+    found = [*_sparse(gather.get("models", {})), *_dense(dense), *_whole(models), *_gains(models)]
     return [v for v in found if v.found]
 
 
@@ -134,6 +136,23 @@ def _whole(models: Mapping[str, Any]) -> Iterator[Verdict]:
         for name in c["engines"] if name == "compiled:openvino bf16"
     }  # fmt: skip
     yield Verdict("whole model, layers in bf16, over eager torch", 3.0, bf16)
+
+
+def _gains(models: Mapping[str, Any]) -> Iterator[Verdict]:
+    """Over eager in the mean of the eight models: what the gain in capacity rests on, and what it could be."""
+    for part, words in (("one", "one core"), ("all", "all cores")):
+        if not all(part in models.get(n, {}) for n in GOALS):
+            continue
+        gains, most = {}, []
+        for k, batch in enumerate(c["batch"] for c in models[next(iter(GOALS))][part]["cells"]):
+            engines = [models[n][part]["cells"][k]["engines"] for n in GOALS]
+            if batch >= FROM_WHOLE:
+                gains[f"b = {batch}"] = geometric_mean([e[BEST]["gain_over_eager"] for e in engines])
+                most.append(geometric_mean([1 / e["eager fp32"]["corrected_fraction"] for e in engines]))
+        yield Verdict(
+            f"gain over eager torch at fp32, {words}, geometric mean of {len(GOALS)} models", GAIN, gains,
+            reason=f"an engine at its corrected floor would gain {min(most):.2f} – {max(most):.2f}",
+        )  # fmt: skip
 
 
 def table(found: Iterable[Verdict]) -> str:

@@ -77,6 +77,20 @@ def test_goals_are_met_or_not_and_the_places_are_named(verdicts: Any) -> None:
     assert "| at most 40 | 10.00 – 41.00 | not met: dien |" in text
 
 
+def test_the_gain_over_eager_stands_beside_what_a_floor_leaves_room_for(verdicts: Any) -> None:
+    found = models(**{n.replace("-", "_"): 0.9 for n in verdicts.GOALS})
+    for k, entry in enumerate(found.values()):
+        for c in entry["one"]["cells"]:
+            engines = c["engines"]
+            engines["compiled:onnxruntime fp32"]["gain_over_eager"] = 4.0 if k % 2 else 1.0
+            engines["eager fp32"]["corrected_fraction"] = 0.5
+    (*_, told) = verdicts.verdicts({}, {}, {"models": found})
+    assert told.found == {"b = 64": pytest.approx(2.0)}
+    assert told.reason == "an engine at its corrected floor would gain 2.00 – 2.00"
+    del found["ncf"]  # not of all models: no mean of them
+    assert not any("geometric" in v.goal for v in verdicts.verdicts({}, {}, {"models": found}))
+
+
 def test_what_was_not_measured_is_not_met(verdicts: Any) -> None:
     assert verdicts.Verdict("g", 1.0, {"here": float("nan"), "there": 2.0}).missed() == ["here"]
     assert verdicts.verdicts({}, {}, {}) == []
