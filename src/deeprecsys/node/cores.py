@@ -12,7 +12,6 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG, _PR_SET_TIMERSLACK = 1, 29
 _libc = ctypes.CDLL(None, use_errno=True)
-_TURN_NS = 100_000
 
 
 def usable_cores() -> list[int]:
@@ -100,26 +99,12 @@ def go_first() -> None:
 
     At the greatest weight of the fair scheduler, a process of usual weight beside a worker gets about one
     part in ninety of the core: a batch is disturbed by a percent and not by half. Unlike a real-time class
-    it starves nobody. With short turns a worker that wakes need not wait for another process to end its own.
+    it starves nobody.
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, -20)
     with contextlib.suppress(OSError):  # where the kernel weighs sessions and not processes
         Path("/proc/self/autogroup").write_text("-20")
-    _take_short_turns()
-
-
-def _take_short_turns() -> None:
-    """Ask the fair scheduler for its shortest time slice: a process that wakes with a shorter one than that
-    which runs takes the core at once (Linux 6.12 and later; others take no notice)."""
-    number = {"x86_64": 314, "aarch64": 274}.get(os.uname().machine)
-    if number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
-        return
-    # struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period
-    request = struct.pack(
-        "IIQiIQQQ", 48, os.SCHED_OTHER, 0, os.getpriority(os.PRIO_PROCESS, 0), 0, _TURN_NS, 0, 0
-    )
-    _libc.syscall(number, 0, request, 0)
 
 
 def pss_bytes(pids: list[int]) -> int:
