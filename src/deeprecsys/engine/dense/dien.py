@@ -9,12 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deeprecsys.core.errors import InputError
 from deeprecsys.engine.dense.graph import OWNER, SCORES, Graph
 from deeprecsys.engine.dense.graphs.dien import attention
 from deeprecsys.engine.dense.graphs.parts import click_head
 from deeprecsys.engine.dense.layout import Buffer, Layout, aligned
-from deeprecsys.engine.dense.ort import bind, session
+from deeprecsys.engine.dense.ort import bind, only_fp32, session
 from deeprecsys.engine.dense.protocol import Arrays
 from deeprecsys.engine.dense.recurrent import ROWS, Gates, Recurrence, fits, padded
 from deeprecsys.engine.dense.stage import BufferedStage, Span
@@ -39,8 +38,7 @@ class DienStage(BufferedStage):
     """
 
     def __init__(self, model: Model, network: nn.Module, threads: int = 1, precision: str = "fp32") -> None:
-        if precision != "fp32":
-            raise InputError(f"precision of dense route onnxruntime: expected fp32, got {precision}")
+        only_fp32(precision)
         assert isinstance(model, Dien)
         assert isinstance(network, DienDense)
         super().__init__(model)

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from deeprecsys.core.errors import InputError
 from deeprecsys.engine.dense.attention import Attention, fits
 from deeprecsys.engine.dense.graph import OWNER, SCORES, Graph
 from deeprecsys.engine.dense.graphs.parts import click_head
 from deeprecsys.engine.dense.layout import Buffer, Layout, aligned
-from deeprecsys.engine.dense.ort import bind, session
+from deeprecsys.engine.dense.ort import bind, only_fp32, session
 from deeprecsys.engine.dense.protocol import Arrays
 from deeprecsys.engine.dense.stage import BufferedStage, Span
 from deeprecsys.zoo.din import Din
@@ -37,8 +36,7 @@ class DinStage(BufferedStage):
     """
 
     def __init__(self, model: Model, network: nn.Module, threads: int = 1, precision: str = "fp32") -> None:
-        if precision != "fp32":
-            raise InputError(f"precision of dense route onnxruntime: expected fp32, got {precision}")
+        only_fp32(precision)
         assert isinstance(model, Din)
         assert isinstance(network, DinDense)
         super().__init__(model)

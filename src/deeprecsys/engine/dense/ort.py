@@ -34,8 +34,7 @@ class OrtStage(BufferedStage):
     """
 
     def __init__(self, model: Model, network: nn.Module, threads: int = 1, precision: str = "fp32") -> None:
-        if precision != "fp32":
-            raise InputError(f"precision of dense route onnxruntime: expected fp32, got {precision}")
+        only_fp32(precision)
         super().__init__(model, slice_by_slice=not merges(network), block=block_items(network))
         self._sessions = GraphSet(model, network, lambda graph: session(graph, threads))
         self._bindings: dict[tuple[Span, tuple[str, ...]], Any] = {}
@@ -66,6 +65,12 @@ class OrtStage(BufferedStage):
             if name not in instead:
                 bind(binding, name, array)
         return binding
+
+
+def only_fp32(precision: str) -> None:
+    """Raise InputError for any other precision."""
+    if precision != "fp32":
+        raise InputError(f"precision of dense route onnxruntime: expected fp32, got {precision}")
 
 
 def bind(binding: Any, name: str, array: NDArray[Any]) -> None:
