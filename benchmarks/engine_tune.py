@@ -1,6 +1,6 @@
 """The main job with each engine: `tune` for all eight models with eager and with compiled, confirmed live.
 
-    python benchmarks/engine_tune.py [MODEL ...]      measure (all eight: some twelve minutes)
+    python benchmarks/engine_tune.py [MODEL ...]      measure (all eight: some twenty minutes)
     python benchmarks/engine_tune.py --more ...      keep what was measured before, measure the rest
     python benchmarks/engine_tune.py --quick ...      smallest tables and budgets: to try the script; saves nothing
     python benchmarks/engine_tune.py --tables         only write the table from what was measured before
@@ -27,7 +27,7 @@ from deeprecsys.report import format as f
 MODELS = ("dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wnd", "mt-wnd", "din", "dien")
 ENGINES = ("eager", "compiled")
 FULL = ("--budget", "25")
-"""Seconds of live confirmation; sixteen tunings shall take twelve minutes."""
+"""Seconds of live confirmation of each of sixteen tunings."""
 QUICK = ("--rows-scale", "0.01", "--budget", "2", "--sla-ms", "100")
 
 

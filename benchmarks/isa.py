@@ -1,6 +1,6 @@
 """How vector width moves the optimum: batch times, best batch size and capacity at every width that the CPU has.
 
-    python benchmarks/isa.py [MODEL ...]     measure (all eight, two widths, two engines: about six minutes)
+    python benchmarks/isa.py [MODEL ...]     measure (all eight, two widths, two engines: half an hour and more)
     python benchmarks/isa.py --more ...      keep what was measured before, measure the rest
     python benchmarks/isa.py --quick ...     smallest tables and budgets: to try the script; saves nothing
     python benchmarks/isa.py --tables        only write the table from what was measured before

@@ -59,10 +59,8 @@ def interleaved(
     fair: dict[str, list[bool]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            if (
-                repeats[name] > 1
-            ):  # what the others left in the caches is theirs, and what follows is no start
-                _for(call, WARM * round_s)
+            if repeats[name] > 1:
+                _for(call, WARM * round_s)  # what the others left in the caches is theirs
             meet()
             wall, cpu = time.perf_counter(), time.process_time()
             for _ in range(repeats[name]):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprecsys.serve.blocks import Block, blocks
+from deeprecsys.serve.blocks import Block, blocks, width
 from deeprecsys.serve.errors import RequestError, shown
 from deeprecsys.serve.request import Request, Tensor
 from deeprecsys.zoo.schema import DenseInput, Per, Schema
@@ -217,8 +217,7 @@ class Inputs:
 
 def _slot(i: Any) -> Slot:
     dense = isinstance(i, DenseInput)
-    width = i.width if dense else i.lookups
-    return Slot(i.name, width, i.per is Per.QUERY, dense, *((REALS, "FP32") if dense else (IDS, "INT32")))
+    return Slot(i.name, width(i), i.per is Per.QUERY, dense, *((REALS, "FP32") if dense else (IDS, "INT32")))
 
 
 def _check_type(accepted: Mapping[str, np.dtype[Any]], tensor: Tensor, count: int) -> None:

@@ -31,7 +31,8 @@ from deeprecsys.zoo.networks.din import ActivationUnit
 Floats = NDArray[np.float32]
 PANEL = 3
 """Vectors of a panel. A tile is of as many rows as make twelve registers of sums."""
-_ROWS = {1: 12, 2: 6, 3: 4}
+_SUMS = 12
+_ROWS = {n: _SUMS // n for n in range(1, PANEL + 1)}
 MOST_VECTORS = 12
 """Of an item's values and of a hidden layer's: each is summed in registers, one vector each."""
 
@@ -56,7 +57,7 @@ class Attention:
                 f"width and hidden: expected whole vectors of {lanes()}, got {width} and {hidden}"
             )
         self._width, self._steps, size = width, steps, lanes()
-        rows = -(-hidden // 12) * 12  # of any tile; those beyond the layer's weigh nothing
+        rows = -(-hidden // _SUMS) * _SUMS  # of any tile; those beyond the layer's weigh nothing
         columns = -(-rows // size) * size
         b, c, d, p = (x.detach().numpy() for x in unit.hidden.weight.chunk(4, dim=1))
         self._both, self._each = _padded(b + d, (rows, width)), _padded(p, (rows, width))
@@ -71,18 +72,11 @@ class Attention:
         self._weights = aligned(((PANEL * self._whole + rest) * size,))
         self._panels = aligned((1, width * len(self._weights)))
         self._attend = _compiled(width, rows, steps, size)
-        constant = (
-            self._both,
-            self._each,
-            self._candidate,
-            self._bias,
-            self._factors,
-            self._start,
-            self._slope,
-        )
+        weights = (self._both, self._each, self._candidate, self._bias)
+        activation = (self._factors, self._start, self._slope)
         scratch = (self._left, self._level, self._weights)
         self._words = np.zeros(18, np.int64)
-        self._words[8:18] = [a.ctypes.data for a in (*constant, *scratch)]
+        self._words[8:18] = [a.ctypes.data for a in (*weights, *activation, *scratch)]
         self._address = self._words.ctypes.data
 
     def run(self, behaviours: Floats, items: Floats, owner: NDArray[np.int64], out: Floats) -> None:
@@ -123,7 +117,7 @@ def _attention(width: int, hidden: int, steps: int, size: int) -> Callable[[int]
     """All items of a batch; the argument is a block of `Attention`'s words."""
     whole, rest = divmod(-(-steps // size), PANEL)
     few = rest or 1  # of no rest a panel that is never reached
-    rows, few_rows = _ROWS[PANEL], _ROWS[few]
+    wide, rows, few_rows = PANEL, _ROWS[PANEL], _ROWS[few]
     vector, row, panel, last = 4 * size, 4 * width, 4 * PANEL * size, 4 * few * size
     parts, levels = width // size, -(-hidden // size)
 
@@ -148,9 +142,9 @@ def _attention(width: int, hidden: int, steps: int, size: int) -> Callable[[int]
                     multiply_add(left + at, each + at, own + j * vector, both + at, size)
             right = panels + slice_ * panels_stride
             for p in range(whole):
-                sums = blank_tile(1, 3, size)
+                sums = blank_tile(1, wide, size)
                 for h in range(0, hidden, rows):
-                    tile = blank_tile(rows, 3, size)
+                    tile = blank_tile(rows, wide, size)
                     for k in range(width):
                         tile = outer(tile, left + h * row + 4 * k, row, right + k * panel)
                     sums = weigh(sums, tile, level + 4 * h, factors + 4 * h, slope)
