@@ -72,18 +72,24 @@ def table(results: dict[str, Any]) -> str:
         for engine, by_width in results[name].items():
             (a, narrow), (b, wide) = by_width.items()
             times = [f"{_ms(narrow, size)} → {_ms(wide, size)}" for size in SHOWN]
-            rates = f"{f.figure(narrow['qps'])} → {f.figure(wide['qps'])}"
+            best, rates = _best(narrow, "batch_size"), _best(narrow, "qps")
+            best, rates = f"{best} → {_best(wide, 'batch_size')}", f"{rates} → {_best(wide, 'qps')}"
             gain = wide["qps"] / narrow["qps"] if narrow["qps"] else None
             gains.setdefault(engine, []).extend([gain] if gain else [])
             lines.append(
-                f"| {name} | {engine} | {a} → {b} | {' | '.join(times)} | {narrow['batch_size']} → {wide['batch_size']} | "
-                f"{rates} | {f'{gain:.2f}' if gain else '–'} |"
+                f"| {name} | {engine} | {a} → {b} | {' | '.join(times)} | {best} | {rates} | "
+                f"{f'{gain:.2f}' if gain else '–'} |"
             )
     for engine, found in gains.items():
         if found:
             mean = exp(sum(map(log, found)) / len(found))
             lines.append(f"| geometric mean | {engine} | {' | ' * (2 + len(SHOWN))} | {mean:.2f} |")
     return "\n".join(lines)
+
+
+def _best(found: dict[str, Any], what: str) -> str:
+    """What the best batch size is or carries; nothing where none meets the target at any load."""
+    return f.figure(found[what]) if found["qps"] else "none"
 
 
 def _ms(found: dict[str, Any], batch: int) -> str:

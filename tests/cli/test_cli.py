@@ -176,6 +176,8 @@ def test_profile_then_tune_with_it_on_a_small_model(
     assert doc["bounds"]["o_fcfs_qps"] > 0
     assert doc["fraction_of_bound"]["bound"] in ("o_fcfs", "o_fcfs_coalescing")  # the winner may merge
     assert doc["simulator_error"] is not None
+    assert doc["paced_simulator_error"] is not None
+    assert 0.2 < doc["pace"] < 5
     assert "measured on another machine" in doc["warnings"][0]
     kept = json.loads((out / "result.json").read_text())
     assert kept["tuned"]["qps"] == doc["tuned"]["qps"]

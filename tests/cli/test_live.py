@@ -33,6 +33,7 @@ class Slower:
     most_qps: float = inf
     workers: int = 1
     trials: int = 0
+    measured: int = 0
 
     def run(self, policy: Policy, stream: Stream, target: Target) -> RunLog:
         self.trials += 1
@@ -55,7 +56,8 @@ class Slower:
         }
         return replace(log, extra=extra)
 
-    def measure(self, batch: int, busy: int, repeats: int) -> np.ndarray[Any, Any]:
+    def measure(self, batch: int, busy: int, repeats: int, rest_s: float = 0.0) -> np.ndarray[Any, Any]:
+        self.measured += 1
         return np.full(repeats, CLOSED.seconds(batch))
 
 
@@ -87,7 +89,7 @@ def test_a_load_that_swamps_a_slower_node_is_halved_until_it_is_served(job: Job)
     assert found.seconds(500) == pytest.approx(2.5 * CLOSED.seconds(500), rel=1e-6)
 
 
-def test_a_profile_of_before_is_set_right_and_a_new_one_is_taken_as_it_is(job: Job) -> None:
+def test_a_profile_of_another_run_is_set_right(job: Job) -> None:
     node = Slower(by=1.5)
     found, warnings = today(node, job, CLOSED, True, 1.0)  # type: ignore[arg-type]
     assert found.seconds(500) == pytest.approx(1.5 * CLOSED.seconds(500), rel=1e-6)
@@ -95,9 +97,17 @@ def test_a_profile_of_before_is_set_right_and_a_new_one_is_taken_as_it_is(job: J
     again, quiet = today(Slower(by=1.5), job, found.slowed(1 / 1.05), True, 1.0)  # type: ignore[arg-type]
     assert again.seconds(500) == pytest.approx(1.5 * CLOSED.seconds(500), rel=1e-6)
     assert quiet == []
-    untouched = Slower()
-    assert today(untouched, job, CLOSED, False, 1.0) == (CLOSED, [])  # type: ignore[arg-type]
-    assert untouched.trials == 0
+
+
+def test_a_profile_of_this_run_is_kept_while_it_holds_and_else_measured_again(job: Job) -> None:
+    assert today(Slower(by=1.1), job, CLOSED, False, 1.0) == (CLOSED, [])  # type: ignore[arg-type]
+    node = Slower(by=1.5)
+    found, warnings = today(node, job, CLOSED, False, 0.1)  # type: ignore[arg-type]
+    assert node.measured > 0
+    assert found.detail["samples"] > 0
+    assert warnings == [
+        "batches now take 1.50 times what the profile of minutes before says; it was measured again"
+    ]
 
 
 def test_a_trial_that_the_machine_disturbed_is_repeated(job: Job) -> None:

@@ -162,6 +162,7 @@ def test_columns_line_up() -> None:
         ({"machine": {"cpu": "a"}, "profile": {"machine": {"cpu": "b"}}}, "measured on another machine (b)"),
         ({"tuned": {"qps": 9.0}, "offline_qps": 8.0}, "the offline rate is below the tuned one"),
         ({"fraction_of_bound": {"bound": "o_fcfs", "value": 1.1}}, "above its bound"),
+        ({"pace": 0.7}, "batches took 0.700 times what the profile says"),
         ({"warnings": ["mind the gap"]}, "mind the gap"),
     ],
 )

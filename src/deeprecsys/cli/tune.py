@@ -30,7 +30,7 @@ from deeprecsys.cli.setup import Job
 from deeprecsys.cli.setups import setups_of, sizes_of, tried_out
 from deeprecsys.cli.virtual import Accelerators, SamplePath, virtual_node
 from deeprecsys.core.errors import positive
-from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.core.profile import FAR, LatencyProfile
 from deeprecsys.node.node import Node
 from deeprecsys.report import text
 from deeprecsys.tune.by_model import ModelSettings, Ranking, tune_by_model
@@ -42,8 +42,6 @@ from deeprecsys.tune.work import saturation_qps
 
 PROFILE_S = 20.0
 SHARE_QUERIES = 100_000
-FAR = 1.15
-"""A node's speed over its profile's that is worth a word."""
 
 
 @click.command("tune")
@@ -143,21 +141,23 @@ def today(
 ) -> tuple[LatencyProfile, list[str]]:
     """The batch times of a node as it runs now, and what is to be said of them.
 
+    A trial tells whether the machine still has the speed of a profile. One of another run is set right by
+    that. One of this run, measured before other setups were, is kept if it still holds, else measured again.
+
     Args:
         known: the profile of its setup; None to measure it.
-        before: whether that was measured in another run: then one trial sets it right.
+        before: whether that was measured in another run.
     """
     if known is None:
         return measure_profile(node, job, profile_s), []
-    if not before:
-        return known, []
     profile = in_open_loop(node, job, known)
     ratio = profile.points[0].seconds[0] / known.points[0].seconds[0]
-    if max(ratio, 1 / ratio) < FAR:
-        return profile, []
-    return profile, [
-        f"batches now take {ratio:.2f} times what the profile says; all times were set right by that"
-    ]
+    if 1 / FAR < ratio < FAR:
+        return profile if before else known, []
+    now = f"batches now take {ratio:.2f} times what the profile"
+    if before:
+        return profile, [f"{now} says; all times were set right by that"]
+    return measure_profile(node, job, profile_s), [f"{now} of minutes before says; it was measured again"]
 
 
 def by_model(

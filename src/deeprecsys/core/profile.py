@@ -15,6 +15,8 @@ from deeprecsys.core.errors import InputError, not_negative, unknown
 FORMAT = "deeprecsys-profile/1"
 MOST_HOST = 0.9
 """Share of the cores that the node's own process takes at most."""
+FAR = 1.15
+"""Times the batch times of a profile, or one over it: beyond, the machine runs at another speed now."""
 POINT_KEYS = ("busy", "batch", "seconds", "after_idle")
 
 

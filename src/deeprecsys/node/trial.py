@@ -81,7 +81,8 @@ class Used:
 
     @property
     def seconds_per_item(self) -> float:
-        return self.busy_s / max(sum(self.items), 1)
+        """Worker-seconds from dispatch to completion: what a profile's times are."""
+        return sum(self.occupied_s) / max(sum(self.items), 1)
 
     @property
     def stalled_s(self) -> float:

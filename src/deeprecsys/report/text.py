@@ -182,7 +182,17 @@ def context(doc: Document) -> list[tuple[str, str]]:
         ),
         ("reached", fraction),
         ("simulator error", f.with_unit(f.signed_share(doc.get("simulator_error")), "in p95, against live")),
+        *_pace(doc),
     ]
+
+
+def _pace(doc: Document) -> list[tuple[str, str]]:
+    """How fast the machine was while the tuned point was confirmed, and the simulator's error at that."""
+    pace = f.number(doc.get("pace"))
+    if pace is None:
+        return []
+    error = f.signed_share(doc.get("paced_simulator_error"))
+    return [("at its pace", f"{error}: batches then took {f.figure(pace)} times what the profile says")]
 
 
 def cost(doc: Document) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from deeprecsys.core.profile import FAR
 from deeprecsys.core.runlog import DISTURBED_SHARE
 from deeprecsys.report import format as f
 from deeprecsys.report.machine import same_machine
@@ -63,7 +64,13 @@ def _order(doc: Document) -> Iterator[str]:
         yield "the offline rate is below the tuned one: the machine was disturbed while one was measured"
     part = f.number(_object(doc.get("fraction_of_bound")).get("value"))
     if part is not None and part > 1:
-        yield "the tuned rate is above its bound: the profile was measured in another state of the machine"
+        yield "the tuned rate is above its bound: under this load batches took less time than in the profile"
+    pace = f.number(doc.get("pace"))
+    if pace is not None and not 1 / FAR < pace < FAR:
+        yield (
+            f"batches took {f.figure(pace)} times what the profile says while the tuned point was confirmed: "
+            "it was chosen for another speed of the machine"
+        )
 
 
 def _setup(doc: Document) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from math import nan
+from math import isnan, nan
 from typing import Any, Protocol
 
 import numpy as np
@@ -85,6 +85,8 @@ class Probe:
         miss_low, miss_high: its interval.
         trials, seconds, queries: what it took, warm-up included.
         summary: of all its trials together; percentiles are exact.
+        seconds_per_item: worker-seconds that an item took on the CPU, the mean of its trials; None where
+            the driver did not say.
     """
 
     rate_qps: float
@@ -96,6 +98,7 @@ class Probe:
     seconds: float
     queries: int
     summary: Summary
+    seconds_per_item: float | None
 
     def meets(self, target: Target) -> bool:
         """Whether the measured percentile is within the target and every query was served."""
@@ -244,6 +247,7 @@ def judge(trials: Sequence[Observation], target: Target, confidence: float) -> P
     measured = sum(o.summary.measured for o in trials)
     missed = sum(o.summary.misses for o in trials)
     rate = missed / measured if measured else 0.0
+    seconds_per_item = float(np.mean([o.pace.seconds_per_item for o in trials]))
     low, high = miss_bounds(rate, sum(o.worth for o in trials), confidence)
     if any(not o.all_served for o in trials) or low > target.miss_rate:
         verdict = Verdict.FAILED
@@ -259,6 +263,7 @@ def judge(trials: Sequence[Observation], target: Target, confidence: float) -> P
         seconds=sum(o.seconds for o in trials),
         queries=sum(o.summary.offered for o in trials),
         summary=_together(trials),
+        seconds_per_item=None if isnan(seconds_per_item) else seconds_per_item,
     )
 
 
