@@ -46,7 +46,7 @@ def tuned(name: str, engine: str, *options: str) -> dict[str, Any]:
 def brief(result: dict[str, Any]) -> dict[str, Any]:
     """What of a result is kept."""
     keys = ("target", "static", "tuned", "ratio", "ratio_interval", "kept_static", "offline_qps", "node",
-            "engine", "precision", "simulator_error", "wall_s")  # fmt: skip
+            "engine", "precision", "simulator_error", "pace", "paced_simulator_error", "wall_s")  # fmt: skip
     return {k: result.get(k) for k in keys}
 
 

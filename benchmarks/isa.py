@@ -54,7 +54,6 @@ def measure(name: str, engine: str, isa: str, profile_s: float, rows_scale: floa
     rates = {b: ranking.score(DeepRecSched(b), None).capacity_qps or 0.0 for b in sizes_of(job, workers)}
     best = max(rates, key=lambda b: rates[b])
     return {
-        "profile": profile.to_json(),
         "workers": {CPU: workers},
         "batch_size": best,
         "qps": rates[best],

@@ -1,0 +1,113 @@
+"""What a call of the compiled engine costs at one item besides its stages, and what of that is cold caches.
+
+    python benchmarks/call.py [MODEL ...]     about two minutes
+    python benchmarks/call.py --tables        only write the table from what was measured before
+
+`in place`: the whole call less what it spends in the gather kernel and in the dense route, timed where they happen.
+`warm`: the very same path with both left out, so that nothing but itself has used the caches since the call
+before. What lies between is the price of a path whose code and objects the model's own weights and rows have
+displaced; the bytes of weights that each call reads stand beside it. Keep the machine idle.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from common import ROOT, load, put_in, save
+from contenders import Inside
+from deeprecsys.engine import Assembly, SliceView, build
+from deeprecsys.node.memory import NodeMemory, Plan
+from deeprecsys.report import format as f
+from deeprecsys.zoo import model
+from deeprecsys.zoo.networks import weighted
+from models import MODELS
+
+QUERIES, ROUNDS, CALLS, WARM_CALLS = 4096, 7, 200, 2000
+
+
+def measure(name: str) -> dict[str, float]:
+    """Medians of the rounds, both kinds in turn."""
+    memory = NodeMemory.create(Plan(name, 1.0, workers=1, max_query=1, max_open=1, locality="uniform"))
+    network = model(name)
+    engine: Any = build("compiled", Assembly(network, memory.tables, memory.inputs))
+    out = np.zeros((1, network.schema.outputs), np.float32)
+    handles = np.random.default_rng(0).integers(0, 1 << 62, QUERIES).tolist()
+    parts = [SliceView(memory.rows_at(h), 0, 1, out) for h in handles]
+    turn = 0
+
+    def call() -> None:
+        nonlocal turn
+        turn = (turn + 1) % QUERIES
+        engine.score([parts[turn]])
+
+    inside = Inside(engine)
+    whole, in_place, warm = [], [], []
+    for _ in range(ROUNDS + 1):
+        whole.append(1e6 * per_call(call, CALLS))
+        in_place.append(inside.excess_us(call, CALLS))
+        warm.append(without_stages(engine, call))
+    dense = weighted(network, 0)
+    found = {
+        "whole_us": median(whole[1:]),  # the first warms up
+        "in_place_us": median(in_place[1:]),
+        "warm_us": median(warm[1:]),
+        "weight_bytes": sum(p.numel() * p.element_size() for p in dense.parameters()),
+    }
+    memory.close()
+    return found
+
+
+def per_call(call: Callable[[], None], count: int) -> float:
+    began = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - began) / count
+
+
+def without_stages(engine: Any, call: Callable[[], None]) -> float:
+    """Microseconds of a call whose kernel and route do nothing."""
+    gather, stage = engine._gather_one, engine._stage
+    kernel, route = gather._run, stage._run
+    gather._run, stage._run = _nothing, _nothing
+    try:
+        return 1e6 * per_call(call, WARM_CALLS)
+    finally:
+        gather._run, stage._run = kernel, route
+
+
+def _nothing(*_: Any) -> None:
+    pass
+
+
+def table(results: dict[str, Any]) -> str:
+    lines = [
+        "| model | whole call, µs | weights | besides its stages, in place, µs | warm, µs |",
+        "|---" * 5 + "|",
+    ]
+    for name in (m for m in MODELS if m in results):
+        r = results[name]
+        lines.append(f"| {name} | {f.figure(r['whole_us'])} | {r['weight_bytes'] / 1e6:.1f} MB "
+                     f"| {f.figure(r['in_place_us'])} | {f.figure(r['warm_us'])} |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def main() -> None:
+    names = [a for a in sys.argv[1:] if not a.startswith("-")] or list(MODELS)
+    results = load("call").get("models", {})
+    if "--tables" not in sys.argv:
+        for name in names:
+            results[name] = measure(name)
+            print(name, {k: round(v, 1) for k, v in results[name].items()}, flush=True)
+            save("call", {"models": results})
+    print(table(results))
+    put_in(ROOT / "docs" / "results.md", "call", table(results))
+
+
+if __name__ == "__main__":
+    main()
