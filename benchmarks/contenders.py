@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from deeprecsys.node.memory import NodeMemory, Plan
+from deeprecsys.node.warmth import Walker
 from deeprecsys.zoo import model
 from deeprecsys.zoo.rows import RowFormat
 from deeprecsys.zoo.schema import SparseInput
@@ -74,7 +75,10 @@ class Contenders:
         return self._handles[: min(MOST_QUERIES, max(LEAST_QUERIES, ITEMS // items))]
 
     def calls(self, items: int) -> dict[str, Call]:
-        """The engines whole, the stages of the fastest at fp32, and the loops."""
+        """The engines whole, the stages of the fastest at fp32, and the loops; all memory is at hand then."""
+        Walker(lambda: [s for m in self._node.memory.values() for s in m.segments.values()]).walk(
+            lambda: False
+        )
         found = {name: self._whole(engine, items) for name, engine in self.engines.items()}
         joined = self.engines[JOINED]
         found["sparse"] = self._turns(items, lambda part: joined.sparse([part]))

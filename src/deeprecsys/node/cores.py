@@ -107,6 +107,19 @@ def go_first() -> None:
         Path("/proc/self/autogroup").write_text("-20")
 
 
+@contextmanager
+def usual_weight() -> Iterator[None]:
+    """For a while, take no precedence: for work that a worker beside this one must not wait for."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, max(before, 0))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, before)
+
+
 def pss_bytes(pids: list[int]) -> int:
     """Proportional set size of the processes together: shared pages count once, over their sharers."""
     total = 0

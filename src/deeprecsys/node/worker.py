@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import platform
+import select
 import signal
 import sys
 import time
@@ -23,6 +24,7 @@ from deeprecsys.engine import Assembly, Engine, SliceView, build
 from deeprecsys.node import mailbox
 from deeprecsys.node.cores import die_with_parent, go_first
 from deeprecsys.node.memory import NodeMemory, Plan
+from deeprecsys.node.warmth import Walker, virtual
 from deeprecsys.zoo import model
 
 SPIN_NS = 50_000 if platform.machine() == "x86_64" else 0
@@ -74,9 +76,12 @@ def main() -> None:
     gc.freeze()
     box.say(str(getattr(engine, "arithmetic", "")))
     desk = Desk(engine, slice_viewer(memory))
+    walker = Walker(lambda: [memory.segments[n] for n in ("tables", "features")]) if virtual() else None
+    if walker:
+        walker.walk(lambda: False)
     box.state = mailbox.READY
     os.eventfd_write(spec.done, 1)
-    attend(spec.bell, spec.done, box, {0: desk})
+    attend(spec.bell, spec.done, box, {0: desk}, walker=walker)
 
 
 def _engine(spec: WorkerSpec, memory: NodeMemory) -> Engine:
@@ -105,20 +110,30 @@ def attend(
     box: mailbox.Mailbox,
     desks: Mapping[int, Desk],
     drop: Callable[[int], None] = lambda _model: None,
+    walker: Walker | None = None,
 ) -> None:
     """Score what the mailbox brings until it brings a stop.
 
     Args:
         desks: by model.
         drop: called with the model of a request without parts: nobody will ask for it again.
+        walker: walks while the bell is silent.
     """
     clock, wait, ring = time.monotonic_ns, os.eventfd_read, os.eventfd_write
     seq = 0
+    ears = select.poll()
+    ears.register(bell, select.POLLIN)
+
+    def asked() -> bool:
+        return box.requested != seq
+
     while True:
         if SPIN_NS:
             until = clock() + SPIN_NS
-            while box.requested == seq and clock() < until:
+            while not asked() and clock() < until:
                 pass
+        while walker and not asked() and not ears.poll(1e3 * walker.wait_s):
+            walker.walk(asked)
         wait(bell)
         seq, parts = box.request()
         if seq == 0:

@@ -16,6 +16,7 @@ from deeprecsys.engine import build
 from deeprecsys.node import mailbox
 from deeprecsys.node.cores import die_with_parent, go_first
 from deeprecsys.node.segment import Segment
+from deeprecsys.node.warmth import Walker, virtual
 from deeprecsys.node.worker import Desk, attend
 from deeprecsys.serve.arena import ArenaPlan, EditionSpec
 
@@ -85,15 +86,20 @@ def main() -> None:
         gc.collect()  # engines hold themselves in circles
         gc.freeze()
         if segment := mapped.pop(tables.pop(edition, -1), None):
+            if walker:
+                walker.forget()
             segment.close()
 
     gc.collect()
     gc.freeze()
+    walker = Walker(lambda: [s for s in mapped.values() if not s.writable]) if virtual() else None
+    if walker:
+        walker.walk(lambda: False)
     if spec.gentle:
         go_first()
     box.state = mailbox.READY
     os.eventfd_write(spec.done, 1)
-    attend(spec.bell, spec.done, box, desks, drop)
+    attend(spec.bell, spec.done, box, desks, drop, walker)
 
 
 if __name__ == "__main__":
