@@ -2,7 +2,7 @@
 
 Under a hypervisor a page that this process has mapped may still be absent from the page tables that the
 processor goes by: its first touch in a process, or after some seconds without one, leaves the machine. At
-random rows that costs microseconds each, and the first batches after a pause take twenty times their time
+random rows that costs microseconds each, and the first batches after a pause take several times their time
 (docs/design/0004-shared-memory.md). In order it costs a small part of that. So a worker walks over its tables
 before it is ready and then every few seconds, in pieces, while nobody asks for anything.
 """

@@ -1,0 +1,71 @@
+"""How long `tune` of one model takes once a profile exists, all eight models at the medium target.
+
+    python benchmarks/tune_seconds.py [MODEL ...]     about a minute a model
+    python benchmarks/tune_seconds.py --tables        only write the table from what was measured before
+
+The profiles are those of `profiles/`; `tune` sets them right by a trial of its own. Keep the machine idle.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from common import ROOT, load, put_in, save
+from deeprecsys.report import format as f
+from models import MODELS
+
+PROFILES = ROOT / "profiles"
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Wall seconds of the whole command, and what it says of search, confirmation and error."""
+    (profile,) = PROFILES.glob(f"*-{name}.json")
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "result.json"
+        command = [sys.executable, "-m", "deeprecsys", "tune", name, "--profile", str(profile)]
+        began = time.monotonic()
+        ended = subprocess.run([*command, "--json", str(file)], stdout=subprocess.DEVNULL)
+        wall_s = time.monotonic() - began
+        if ended.returncode:
+            raise SystemExit(f"tune {name}: exit status {ended.returncode}")
+        doc = json.loads(file.read_text())
+    keys = ("search", "confirmation", "simulator_error", "pace", "paced_simulator_error", "fraction_of_bound")
+    point = {k: doc["tuned"].get(k) for k in ("policy", "batch_size", "qps", "p95_ms", "verdict")}
+    return {"wall_s": wall_s, "tuned": point, **{k: doc[k] for k in keys}}
+
+
+def table(results: dict[str, Any]) -> str:
+    lines = ["| model | seconds | simulated queries | live queries, seconds | tuned: policy, batch, QPS | of its bound "
+             "| simulator error in p95, at its pace | pace |", "|---" * 8 + "|"]  # fmt: skip
+    for name in (m for m in MODELS if m in results):
+        r = results[name]
+        simulated, live, tuned = r["search"]["simulated"], r["confirmation"], r["tuned"]
+        lines.append(
+            f"| {name} | {r['wall_s']:.0f} | {f.count(simulated['queries'])} | {f.count(live['queries'])}, "
+            f"{live['seconds']:.0f} s | {tuned['policy']}, {tuned['batch_size']}, {f.figure(tuned['qps'])} "
+            f"| {f.share(r['fraction_of_bound']['value'])} | {f.signed_share(r['simulator_error'])}, "
+            f"{f.signed_share(r['paced_simulator_error'])} | {f.figure(r['pace'])} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    names = [a for a in sys.argv[1:] if not a.startswith("-")] or list(MODELS)
+    results = load("tune_seconds").get("models", {})
+    if "--tables" not in sys.argv:
+        for name in names:
+            results[name] = measure(name)
+            print(f"{name}: {results[name]['wall_s']:.0f} s", flush=True)
+            save("tune_seconds", {"models": results})
+    print(table(results))
+    put_in(ROOT / "docs" / "results.md", "tune-seconds", table(results))
+
+
+if __name__ == "__main__":
+    main()
