@@ -25,7 +25,7 @@ PROFILES = ROOT / "profiles"
 
 def measure(name: str) -> dict[str, Any]:
     """Wall seconds of the whole command, and what it says of search, confirmation and error."""
-    (profile,) = PROFILES.glob(f"*-{name}.json")
+    profile = next(p for p in sorted(PROFILES.glob("*.json")) if json.loads(p.read_text())["model"] == name)
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "result.json"
         command = [sys.executable, "-m", "deeprecsys", "tune", name, "--profile", str(profile)]
