@@ -41,14 +41,14 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    lines = ["| model | seconds | simulated queries | live queries, seconds | tuned: policy, batch, QPS | of its bound "
+    lines = ["| model | seconds | simulated queries | live queries, seconds, of its trials void | tuned: policy, batch, QPS | of its bound "
              "| simulator error in p95, at its pace | pace |", "|---" * 8 + "|"]  # fmt: skip
     for name in (m for m in MODELS if m in results):
         r = results[name]
         simulated, live, tuned = r["search"]["simulated"], r["confirmation"], r["tuned"]
         lines.append(
             f"| {name} | {r['wall_s']:.0f} | {f.count(simulated['queries'])} | {f.count(live['queries'])}, "
-            f"{live['seconds']:.0f} s | {tuned['policy']}, {tuned['batch_size']}, {f.figure(tuned['qps'])} "
+            f"{live['seconds']:.0f} s, {live.get('voids', '–')} of {live['trials']} | {tuned['policy']}, {tuned['batch_size']}, {f.figure(tuned['qps'])} "
             f"| {f.share(r['fraction_of_bound']['value'])} | {f.signed_share(r['simulator_error'])}, "
             f"{f.signed_share(r['paced_simulator_error'])} | {f.figure(r['pace'])} |"
         )

@@ -30,6 +30,7 @@ from deeprecsys.tune import (
 from deeprecsys.tune.by_model import GAIN, ModelSettings, Ranking, tune_by_model
 from deeprecsys.tune.neighbours import Chain, beyond_fixed
 from deeprecsys.workload.sizes import parse
+from tests.tune.fakes import late
 
 TARGET = Target(0.03)
 WORKERS = 4
@@ -164,6 +165,21 @@ def test_the_json_tells_every_candidate_from_the_others(tuned):
     assert below, "what does not reach the best is not said to miss at any rate"
     assert all(c["capacity_qps"] is None and c["interval_qps"][1] > 0 for c in below)
     assert {c["outcome"] for c in data["candidates"]} == {"found", "below floor"}
+
+
+def test_repeated_trials_are_counted():
+    @dataclass
+    class LateAtFirst(World):
+        """Its load source is late in the first trial."""
+
+        def live(self, policy: Policy, rate_qps: float, duration_s: float, seed: int) -> RunLog:
+            log = super().live(policy, rate_qps, duration_s, seed)
+            return late(log, 0.05) if len(self.ran) == 1 else log
+
+    world = LateAtFirst(affine(2e-3, 2e-5))
+    spent = world.tune().confirmation
+    assert spent.to_json()["voids"] == spent.voids == 1
+    assert spent.trials == len(world.ran)
 
 
 def test_a_slower_machine_than_the_profile_says_is_followed_down():

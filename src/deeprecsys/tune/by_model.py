@@ -185,7 +185,7 @@ class _Account:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, TrialDone):
-            self.cost = self.cost.with_trial(event.seconds, event.queries)
+            self.cost = self.cost.with_trial(event.seconds, event.queries, event.void)
         self._progress(event)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import exp, hypot, inf, nan
 from typing import Any
 
@@ -62,18 +62,19 @@ class TuneSettings:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a part of the job took."""
+    """What a part of the job took; `voids` of its trials did not count and were repeated."""
 
     trials: int = 0
     seconds: float = 0.0
     queries: int = 0
+    voids: int = 0
 
-    def with_trial(self, seconds: float, queries: int) -> Cost:
+    def with_trial(self, seconds: float, queries: int, void: bool = False) -> Cost:
         """And one trial more."""
-        return Cost(self.trials + 1, self.seconds + seconds, self.queries + queries)
+        return Cost(self.trials + 1, self.seconds + seconds, self.queries + queries, self.voids + void)
 
     def to_json(self) -> dict[str, Any]:
-        return {"trials": self.trials, "seconds": self.seconds, "queries": self.queries}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,7 @@ class _Tuning:
     def progress(self, event: Event) -> None:
         """Keeps account of every trial, and passes the event on."""
         if isinstance(event, TrialDone):
-            self.cost = self.cost.with_trial(event.seconds, event.queries)
+            self.cost = self.cost.with_trial(event.seconds, event.queries, event.void)
         self.listener(event)
 
     def run(self, static: Policy, search: Search, hint_qps: float) -> TuneResult:
