@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from math import log
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ from deeprecsys.simulate.fast import run
 from deeprecsys.tune.by_model import Ranking
 from deeprecsys.tune.capacity import CapacityResult, Settings, capacity
 from deeprecsys.tune.hill_climb import HillClimb
-from deeprecsys.tune.pace import Pace, slow
+from deeprecsys.tune.pace import NEAR, Pace, slow
 from deeprecsys.tune.profiler import quantiles_of
 from deeprecsys.tune.work import saturation_qps
 from models import MODELS
@@ -213,8 +214,9 @@ class Watched(LiveTrials):
         return log
 
     def pace_near(self, rate_qps: float) -> float:
-        """Seconds that an item took in the trials about a rate."""
-        near = [(s, n) for r, s, n in self.seen if 0.85 < r / rate_qps < 1.15]
+        """Seconds that an item took in the trials about a rate; in the nearest one where none was about it."""
+        nearest = min(abs(log(r / rate_qps)) for r, _, _ in self.seen)
+        near = [(s, n) for r, s, n in self.seen if abs(log(r / rate_qps)) <= max(nearest, NEAR)]
         return sum(s for s, _ in near) / sum(n for _, n in near)
 
 
