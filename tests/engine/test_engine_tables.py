@@ -30,6 +30,7 @@ def verdicts(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def cell(batch: int, fraction: float, call_us: float = 10.0) -> dict[str, Any]:
     own = {"us": 500.0, "fraction": fraction, "corrected_fraction": fraction, "floor_us": 400.0}
+    own["corrected_floor_us"] = 450.0
     return {
         "batch": batch,
         "flops": 1e6,
@@ -61,6 +62,9 @@ def test_another_machine_s_times_are_scaled_by_the_limits_of_both(engine_tables:
     low, high = 0.121 * 7 / 3.5, 0.121 * 235 / 90
     scaled = float(row.split("|")[4].split("/")[0])
     assert low <= scaled <= high
+    # Slower than the scaled time: what an engine at its corrected floor would have stands beside it.
+    reached = float(row.split("|")[4].split("(floor ")[1].split(")")[0])
+    assert reached == pytest.approx(scaled / 0.45, abs=0.01)
     assert row.endswith("|  |  |")
 
 
