@@ -51,7 +51,7 @@ def measure(name: str) -> dict[str, float]:
     for _ in range(ROUNDS + 1):
         whole.append(1e6 * per_call(call, CALLS))
         in_place.append(inside.excess_us(call, CALLS))
-        warm.append(without_stages(engine, call))
+        warm.append(inside.without_us(call, WARM_CALLS))
     dense = weighted(network, 0)
     found = {
         "whole_us": median(whole[1:]),  # the first warms up
@@ -68,21 +68,6 @@ def per_call(call: Callable[[], None], count: int) -> float:
     for _ in range(count):
         call()
     return (time.perf_counter() - began) / count
-
-
-def without_stages(engine: Any, call: Callable[[], None]) -> float:
-    """Microseconds of a call whose kernel and route do nothing."""
-    gather, stage = engine._gather_one, engine._stage
-    kernel, route = gather._run, stage._run
-    gather._run, stage._run = _nothing, _nothing
-    try:
-        return 1e6 * per_call(call, WARM_CALLS)
-    finally:
-        gather._run, stage._run = kernel, route
-
-
-def _nothing(*_: Any) -> None:
-    pass
 
 
 def table(results: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -76,9 +77,7 @@ class Contenders:
 
     def calls(self, items: int) -> dict[str, Call]:
         """The engines whole, the stages of the fastest at fp32, and the loops; all memory is at hand then."""
-        Walker(lambda: [s for m in self._node.memory.values() for s in m.segments.values()]).walk(
-            lambda: False
-        )
+        Walker(lambda: [s for m in self._node.memory.values() for s in m.segments.values()]).walk()
         found = {name: self._whole(engine, items) for name, engine in self.engines.items()}
         joined = self.engines[JOINED]
         found["sparse"] = self._turns(items, lambda part: joined.sparse([part]))
@@ -143,19 +142,33 @@ class Inside:
 
     def excess_us(self, call: Call, count: int) -> float:
         """Median over calls of the whole less its parts, microseconds."""
-        gather, stage = self.engine._gather_one, self.engine._stage
-        kernel, route = gather._run, stage._run
-        gather._run, stage._run = self._timed(kernel), self._timed(route)
         excess = []
-        try:
+        with self._instead(self._timed):
             for _ in range(count):
                 self.seconds = 0.0
                 began = time.perf_counter()
                 call()
                 excess.append(time.perf_counter() - began - self.seconds)
+        return 1e6 * float(np.median(excess))
+
+    def without_us(self, call: Call, count: int) -> float:
+        """Mean of calls whose kernel and route do nothing, microseconds."""
+        with self._instead(lambda _: _nothing):
+            began = time.perf_counter()
+            for _ in range(count):
+                call()
+            return 1e6 * (time.perf_counter() - began) / count
+
+    @contextmanager
+    def _instead(self, other: Callable[[Any], Any]) -> Iterator[None]:
+        """For a while, what `other` makes of kernel and route runs in their places."""
+        gather, stage = self.engine._gather_one, self.engine._stage
+        kernel, route = gather._run, stage._run
+        gather._run, stage._run = other(kernel), other(route)
+        try:
+            yield
         finally:
             gather._run, stage._run = kernel, route
-        return 1e6 * float(np.median(excess))
 
     def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any) -> Any:
@@ -165,3 +178,7 @@ class Inside:
             return out
 
         return timed
+
+
+def _nothing(*_: Any) -> None:
+    pass

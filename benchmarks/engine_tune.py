@@ -31,15 +31,15 @@ FULL = ("--budget", "25")
 QUICK = ("--rows-scale", "0.01", "--budget", "2", "--sla-ms", "100")
 
 
-def tuned(name: str, engine: str, *options: str) -> dict[str, Any]:
-    """What `tune` says."""
+def tuned(name: str, *options: str) -> dict[str, Any]:
+    """What `tune` says, and how long the whole command took (`wall_s`)."""
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "result.json"
-        command = [sys.executable, "-m", "deeprecsys", "tune", name, "--engine", engine, "--json", str(file)]
+        command = [sys.executable, "-m", "deeprecsys", "tune", name, "--json", str(file)]
         began = time.monotonic()
         ended = subprocess.run([*command, *options], stdout=subprocess.DEVNULL)
         if ended.returncode:
-            raise SystemExit(f"tune {name} --engine {engine}: exit status {ended.returncode}")
+            raise SystemExit(f"tune {' '.join((name, *options))}: exit status {ended.returncode}")
         return {**json.loads(file.read_text()), "wall_s": time.monotonic() - began}
 
 
@@ -119,7 +119,7 @@ def main() -> None:
         for name in names:
             entry = results.setdefault(name, {})
             for engine in (e for e in ENGINES if e not in entry):
-                entry[engine] = brief(tuned(name, engine, *(QUICK if quick else FULL)))
+                entry[engine] = brief(tuned(name, "--engine", engine, *(QUICK if quick else FULL)))
                 if not quick:
                     save("engine_tune", {"models": results})
             print(

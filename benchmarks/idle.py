@@ -51,7 +51,7 @@ def measure(name: str) -> dict[str, Any]:
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(left, EVERY_S) if walks else left)
             if walks:
-                walker.walk(lambda: False)
+                walker.walk()
 
     found: dict[str, Any] = {"in_a_row_ms": [], "pauses": {}}
     for _ in range(SETTLE):
@@ -65,7 +65,7 @@ def measure(name: str) -> dict[str, Any]:
                 kept.append(times[: max(SHOWN)])
                 found["in_a_row_ms"] += times[-10:]
     began = time.perf_counter()
-    walker.walk(lambda: False)
+    walker.walk()
     found["walk_ms"] = 1e3 * (time.perf_counter() - began)
     found |= {"table_bytes": network.schema.table_bytes, "virtual": virtual()}
     memory.close()
@@ -75,6 +75,7 @@ def measure(name: str) -> dict[str, Any]:
 def table(results: dict[str, Any]) -> str:
     lines = ["| model | pause | " + " | ".join(f"batch {k}: asleep → walking, ms" for k in SHOWN) + " | in a row, ms |",
              "|---" * (3 + len(SHOWN)) + "|"]  # fmt: skip
+    notes = []
     for name, r in results.items():
         usual = f.figure(median(r["in_a_row_ms"]))
         for seconds, kinds in r["pauses"].items():
@@ -85,12 +86,11 @@ def table(results: dict[str, Any]) -> str:
                 for k in SHOWN
             ]
             lines.append(f"| {name} | {seconds} s | {' | '.join(cells)} | {usual} |")
-        lines.append("")
-        lines.append(
+        notes.append(
             f"A walk over {name}'s {r['table_bytes'] / 1e9:.2f} GB of tables takes {f.figure(r['walk_ms'])} ms where all is "
             f"at hand. The machine is {'' if r['virtual'] else 'not '}virtual."
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *notes])
 
 
 def main() -> None:

@@ -9,15 +9,12 @@ The profiles are those of `profiles/`; `tune` sets them right by a trial of its 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
 from typing import Any
 
 from common import ROOT, load, put_in, save
 from deeprecsys.report import format as f
+from engine_tune import tuned
 from models import MODELS
 
 PROFILES = ROOT / "profiles"
@@ -26,18 +23,10 @@ PROFILES = ROOT / "profiles"
 def measure(name: str) -> dict[str, Any]:
     """Wall seconds of the whole command, and what it says of search, confirmation and error."""
     profile = next(p for p in sorted(PROFILES.glob("*.json")) if json.loads(p.read_text())["model"] == name)
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / "result.json"
-        command = [sys.executable, "-m", "deeprecsys", "tune", name, "--profile", str(profile)]
-        began = time.monotonic()
-        ended = subprocess.run([*command, "--json", str(file)], stdout=subprocess.DEVNULL)
-        wall_s = time.monotonic() - began
-        if ended.returncode:
-            raise SystemExit(f"tune {name}: exit status {ended.returncode}")
-        doc = json.loads(file.read_text())
+    doc = tuned(name, "--profile", str(profile))
     keys = ("search", "confirmation", "simulator_error", "pace", "paced_simulator_error", "fraction_of_bound")
     point = {k: doc["tuned"].get(k) for k in ("policy", "batch_size", "qps", "p95_ms", "verdict")}
-    return {"wall_s": wall_s, "tuned": point, **{k: doc[k] for k in keys}}
+    return {"wall_s": doc["wall_s"], "tuned": point, **{k: doc[k] for k in keys}}
 
 
 def table(results: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ def test_a_walk_reads_every_page_and_is_due_again_some_seconds_later(segment: Se
     clock = Clock()
     walker = Walker(lambda: [segment], clock)
     assert (walker.wait_s, resident(segment)) == (0.0, 0)
-    walker.walk(lambda: False)
+    walker.walk()
     assert resident(segment) >= SIZE
     assert walker.wait_s == EVERY_S
     clock.now_s += EVERY_S - 1
@@ -70,7 +70,7 @@ def test_a_walk_that_is_stopped_goes_on_where_it_was(segment: Segment) -> None:
         walker.walk(lambda: True)
         assert pages <= resident(segment) <= pages + (4 << 20)  # the kernel may map neighbours too
         assert walker.wait_s == 0
-    walker.walk(lambda: False)
+    walker.walk()
     assert resident(segment) >= SIZE
     assert walker.wait_s == EVERY_S
 
@@ -80,7 +80,7 @@ def test_long_walks_take_no_more_than_their_share(segment: Segment) -> None:
     cpu.step = 1.0
     walker = Walker(lambda: [segment], clock, cpu)
     walker.walk(lambda: True)
-    walker.walk(lambda: False)
+    walker.walk()
     assert walker.wait_s == pytest.approx(2.0 / MOST_SHARE)
 
 
@@ -108,7 +108,7 @@ def test_what_was_closed_meanwhile_is_not_walked_over(segment: Segment) -> None:
     held.remove(other)
     walker.forget()
     other.close()
-    walker.walk(lambda: False)  # a fault would end the process
+    walker.walk()  # a fault would end the process
     assert resident(segment) >= SIZE
 
 

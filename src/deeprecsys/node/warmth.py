@@ -31,6 +31,15 @@ def virtual() -> bool:
     return "hypervisor" in cpu_flags()
 
 
+def kept_at_hand(segments: Callable[[], Iterable[Segment]]) -> Walker | None:
+    """A walker that has walked once; None where nothing that was mapped goes away."""
+    if not virtual():
+        return None
+    walker = Walker(segments)
+    walker.walk()
+    return walker
+
+
 class Walker:
     """Reads a byte of every page of some segments, and knows when to do so again.
 
@@ -56,7 +65,7 @@ class Walker:
         """Seconds until there is something to walk."""
         return 0.0 if self._pieces else max(self._due_s - self._clock(), 0.0)
 
-    def walk(self, stop: Callable[[], bool]) -> None:
+    def walk(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Go on where the last walk was stopped, to the end or until `stop` says so between two pieces."""
         began = self._cpu()
         self._pieces = self._pieces or self._pass()

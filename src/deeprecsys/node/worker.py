@@ -24,7 +24,7 @@ from deeprecsys.engine import Assembly, Engine, SliceView, build
 from deeprecsys.node import mailbox
 from deeprecsys.node.cores import die_with_parent, go_first
 from deeprecsys.node.memory import NodeMemory, Plan
-from deeprecsys.node.warmth import Walker, virtual
+from deeprecsys.node.warmth import Walker, kept_at_hand
 from deeprecsys.zoo import model
 
 SPIN_NS = 50_000 if platform.machine() == "x86_64" else 0
@@ -76,9 +76,7 @@ def main() -> None:
     gc.freeze()
     box.say(str(getattr(engine, "arithmetic", "")))
     desk = Desk(engine, slice_viewer(memory))
-    walker = Walker(lambda: [memory.segments[n] for n in ("tables", "features")]) if virtual() else None
-    if walker:
-        walker.walk(lambda: False)
+    walker = kept_at_hand(lambda: [memory.segments[n] for n in ("tables", "features")])
     box.state = mailbox.READY
     os.eventfd_write(spec.done, 1)
     attend(spec.bell, spec.done, box, {0: desk}, walker=walker)

@@ -16,7 +16,7 @@ from deeprecsys.engine import build
 from deeprecsys.node import mailbox
 from deeprecsys.node.cores import die_with_parent, go_first
 from deeprecsys.node.segment import Segment
-from deeprecsys.node.warmth import Walker, virtual
+from deeprecsys.node.warmth import kept_at_hand
 from deeprecsys.node.worker import Desk, attend
 from deeprecsys.serve.arena import ArenaPlan, EditionSpec
 
@@ -92,9 +92,7 @@ def main() -> None:
 
     gc.collect()
     gc.freeze()
-    walker = Walker(lambda: [s for s in mapped.values() if not s.writable]) if virtual() else None
-    if walker:
-        walker.walk(lambda: False)
+    walker = kept_at_hand(lambda: [s for s in mapped.values() if not s.writable])
     if spec.gentle:
         go_first()
     box.state = mailbox.READY
