@@ -86,10 +86,55 @@ def test_a_clearly_failed_rate_costs_one_trial():
     assert len(trial.ran) == 1
 
 
+def test_one_clear_trial_decides_a_rate_on_the_way_and_the_one_that_stands_gets_all_its_rounds():
+    trial = Cliff(lambda p: 120.0)
+    (point,) = confirm(trial, [candidate(200.0)], TARGET, settings(rounds=4, most_rounds=4, attempts=12))
+    ran = [rate for _, rate, *_ in trial.ran]
+    clear = [r for r in set(ran) if r < 0.85 * 120 or r > 1.15 * 120]
+    assert len(clear) >= 2
+    assert all(ran.count(r) == 1 for r in clear)
+    assert point.probe.trials == ran.count(point.qps) == 4
+    assert ran[-1] == point.qps or ran.count(point.qps) == 4
+
+
+def test_a_rate_that_held_only_once_is_given_up_for_a_lower_one():
+    good, bad = Cliff(lambda p: 400.0), Cliff(lambda p: 100.0)
+    seen: list[float] = []
+
+    def trial(policy, rate, duration, seed):
+        seen.append(rate)
+        lucky = rate > 190 and seen.count(rate) == 1
+        return (good if lucky or rate < 185 else bad)(policy, rate, duration, seed)
+
+    (point,) = confirm(trial, [candidate(200.0)], TARGET, settings(rounds=3, most_rounds=3, attempts=12))
+    assert seen[:2] == [196.0, 196.0], "clearly met once; run again because it would have been stated"
+    assert point.met
+    assert 170 < point.qps < 185
+    assert point.failed_qps <= 196.0
+    assert point.probe.trials == 3
+
+
+def test_where_nothing_holds_twice_no_rate_is_met():
+    good, bad = Cliff(lambda p: 400.0), Cliff(lambda p: 1.0)
+    seen: list[float] = []
+
+    def trial(policy, rate, duration, seed):
+        seen.append(rate)
+        return (good if seen.count(rate) == 1 else bad)(policy, rate, duration, seed)
+
+    (point,) = confirm(trial, [candidate(200.0)], TARGET, settings(attempts=3))
+    assert not point.met
+    assert point.attempts == 3
+    assert max(seen.count(r) for r in seen) == 2
+
+
 def test_a_spent_budget_ends_what_need_not_be_and_nothing_else():
     trial = Cliff(lambda p: 400.0)
     confirm(trial, [candidate(200.0)], TARGET, settings(upward=True, budget_s=50.0))
-    assert len(rates(trial)) == 2, "two rates of 40 s each: the second began within the budget"
+    assert len(rates(trial)) == 3, (
+        "three rates, one clear trial of 20 s each: the third began within the budget"
+    )
+    assert len(trial.ran) == 4, "the one that stands gets its second round whatever was spent"
     low = Cliff(lambda p: 120.0)
     (point,) = confirm(low, [candidate(200.0)], TARGET, settings(budget_s=1.0))
     assert point.met, "whatever is spent, a point that is not met is followed down"

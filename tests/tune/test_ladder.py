@@ -82,3 +82,26 @@ def test_a_wide_gap_is_told_from_a_narrow_one():
     at_once.judge(True, clearly=True)
     assert at_once.failed_qps == inf
     assert not at_once.wide
+
+
+def test_a_rate_that_is_withdrawn_has_failed_and_it_looks_below():
+    ladder = Ladder(100.0, 0.04, upward=True)
+    for _ in range(3):
+        ladder.judge(True, clearly=True)
+    assert ladder.met_qps == pytest.approx(100 * 1.08**2)
+    ladder.withdraw()
+    assert ladder.failed_qps == pytest.approx(100 * 1.08**2)
+    assert ladder.met_qps == pytest.approx(108)
+    assert not ladder.done
+    assert ladder.rate_qps == pytest.approx(108 * 1.08**0.5)
+    ladder.judge(True)
+    assert ladder.done
+    for _ in range(3):
+        assert not ladder.done or ladder.met_qps
+        ladder.withdraw()
+    assert ladder.met_qps == 0
+    assert not ladder.done
+    assert ladder.rate_qps == pytest.approx(96)
+    ladder.judge(True)
+    ladder.withdraw(served_qps=60.0)
+    assert ladder.rate_qps == pytest.approx(60 * 0.96)

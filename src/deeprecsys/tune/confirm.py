@@ -97,9 +97,10 @@ class ConfirmSettings:
 
     Attributes:
         trial_s: length of each fresh trial, seconds.
-        rounds: fresh trials of each point at a rate, before it is judged.
-        most_rounds: as many, where the interval of the miss rate still holds the target's after `rounds`, and
-            the budget is not spent.
+        rounds: fresh trials of each point at a rate, unless fewer say clearly whether it meets the target; the
+            rate that is stated in the end gets at least as many.
+        most_rounds: as many there, where the interval of the miss rate still holds the target's after
+            `rounds`, and the budget is not spent.
         confidence: of verdicts.
         margin: the first rate is at most this share below the capacity, and not below its interval.
         step: the second rate is this share below the first, or below what the node served where it could not
@@ -136,9 +137,10 @@ def confirm(
 ) -> list[Confirmed]:
     """Run points afresh, in turn, each at its capacity less a margin, and lower until the target is met.
 
-    All points of one round see the same arrivals, scaled. A point meets its target when its fresh trials at
-    one rate, taken together, do; one that clearly fails midway is lowered at once. Between a rate that
-    failed and the one that was then met, it is looked whether a higher one will do.
+    Points take turns trial by trial; the k-th of each sees the same arrivals, scaled. On the way a rate is
+    left as soon as its trials say clearly whether it meets the target. The highest that did is then run until
+    it has had all its rounds and its interval decides. What does not hold then is given up for the next lower
+    one, and rates between are looked at again.
 
     Raises:
         TrialsVoidError: no trial at any rate was valid.
@@ -148,12 +150,10 @@ def confirm(
     def spent() -> bool:
         return sum(p.seconds for p in points) >= settings.budget_s
 
-    for _ in range(settings.attempts):
-        open_ = [p for p in points if not p.done and (p.unknown or not spent())]
-        for number in range(settings.most_rounds):
-            for point in open_:
-                if number < settings.rounds or (point.undecided and not spent()):
-                    point.run()
+    while open_ := [p for p in points if p.turn(spent())]:
+        while running := [p for p in open_ if p.undecided(spent())]:
+            for point in running:
+                point.run()
         for point in open_:
             point.judge()
     return [p.result() for p in points]
@@ -185,69 +185,75 @@ class _Point:
         capacity = positive("capacity to confirm", c.capacity_qps or 0.0)
         first_qps = max(c.low_qps, capacity * (1 - settings.margin))
         self._ladder = Ladder(first_qps, settings.step, settings.upward)
-        self._failed = False
-        self._last: Probe | None = None
-        self._best: Probe | None = None
+        self._probes: dict[float, Probe] = {}
         self._attempts = 0
-
-    @property
-    def done(self) -> bool:
-        return self._ladder.done
-
-    @property
-    def unknown(self) -> bool:
-        """Whether no rate was met yet, or one so far below a failed one that it says little."""
-        return self._ladder.wide
+        self._firm = False  # whether this turn is for the rate that stands, and not for another one
+        self._void = False
 
     @property
     def seconds(self) -> float:
         """Trial seconds so far."""
         return self._runner.seconds
 
-    @property
-    def undecided(self) -> bool:
-        """Whether the trials at the present rate leave it open."""
-        return not self._failed and self._last is not None and self._last.verdict is Verdict.UNDECIDED
+    def turn(self, spent: bool) -> bool:
+        """Whether there is anything to run yet: another rate, or more at the one that stands."""
+        ladder = self._ladder
+        another = not ladder.done and self._attempts < self._settings.attempts
+        self._firm = not (another and (ladder.wide or not spent))
+        self._void = False
+        return not self._firm or (ladder.met_qps > 0 and self.undecided(spent))
+
+    def undecided(self, spent: bool) -> bool:
+        """Whether this turn needs another trial at its rate."""
+        probe = self._probes.get(self._rate_qps)
+        if probe is None:
+            return not self._void
+        if self._void or probe.verdict is Verdict.FAILED:
+            return False
+        s, trials = self._settings, self._runner.trials_at(self._rate_qps)
+        if self._firm:
+            more = probe.verdict is Verdict.UNDECIDED and not spent
+            return trials < (s.most_rounds if more else s.rounds)
+        return probe.verdict is Verdict.UNDECIDED and trials < s.rounds
 
     def run(self) -> None:
-        """One more fresh trial at the present rate, unless it has clearly failed there."""
-        if self._failed:
-            return
-        rate = self._ladder.rate_qps
+        """One more fresh trial at this turn's rate."""
+        rate = self._rate_qps
         if self._runner.run(rate, self._settings.trial_s) is None:
             # The source cannot keep up with this rate on this machine now: a lower one may be offered truly.
-            self._failed = True
+            self._void = True
             return
-        self._last = self._runner.probe(rate, self._settings.confidence)
-        self._progress(ProbeDone(self._candidate.policy, self._last))
-        self._failed = self._last.verdict is Verdict.FAILED
+        self._probes[rate] = probe = self._runner.probe(rate, self._settings.confidence)
+        self._progress(ProbeDone(self._candidate.policy, probe))
 
     def judge(self) -> None:
-        """After the rounds at one rate: met or not, and on to the next."""
-        self._attempts += 1
-        last = self._last
-        met = not self._failed and last is not None and last.meets(self._target)
-        if met and last is not None and (self._best is None or last.rate_qps > self._best.rate_qps):
-            self._best = last
-        clearly = met and last is not None and last.verdict is Verdict.PASSED
-        self._ladder.judge(met, clearly, self._served_qps)
-        self._failed = False
+        """After a turn's trials: met or not, and on to the next rate."""
+        probe = self._probes.get(self._rate_qps)
+        met = not self._void and probe is not None and probe.meets(self._target)
+        clearly = met and probe is not None and probe.verdict is Verdict.PASSED
+        if not self._firm:
+            self._attempts += 1
+            self._ladder.judge(met, clearly, self._served_qps)
+        elif not met:
+            self._ladder.withdraw(self._served_qps)
+
+    @property
+    def _rate_qps(self) -> float:
+        return self._ladder.met_qps if self._firm else self._ladder.rate_qps
 
     @property
     def _served_qps(self) -> float:
         """What the node got done of the present rate; infinite where no trial at it counted."""
-        rate = self._ladder.rate_qps
-        served = [o.served_qps for o in self._runner.observations if o.rate_qps == rate]
+        served = [o.served_qps for o in self._runner.observations if o.rate_qps == self._rate_qps]
         return sum(served) / len(served) if served else inf
 
     def result(self) -> Confirmed:
-        probe = self._best or self._last
-        if probe is None:
+        if not self._probes:
             raise TrialsVoidError(
                 f"the load source was late in every trial down to {self._ladder.rate_qps:.4g} queries/s; "
                 "the machine is too busy with other work"
             )
-        c = self._candidate
-        met = self._best is not None
-        failed_qps = self._ladder.failed_qps if met else inf
-        return Confirmed(c.policy, c.capacity, probe, met, self._attempts, failed_qps)
+        c, ladder = self._candidate, self._ladder
+        met = ladder.met_qps > 0
+        probe = self._probes[ladder.met_qps] if met else list(self._probes.values())[-1]
+        return Confirmed(c.policy, c.capacity, probe, met, self._attempts, ladder.failed_qps if met else inf)

@@ -20,10 +20,14 @@ class Ladder:
 
     def __init__(self, first_qps: float, step: float, upward: bool = False) -> None:
         self.rate_qps = first_qps
-        self.met_qps = 0.0
         self.failed_qps = inf
         self.done = False
+        self._met: list[float] = []
         self._step, self._upward, self._falls = step, upward, 0
+
+    @property
+    def met_qps(self) -> float:
+        return max(self._met, default=0.0)
 
     @property
     def wide(self) -> bool:
@@ -40,18 +44,29 @@ class Ladder:
                 to the end, and no rate above it can be met however long the steps would still be.
         """
         if met:
-            self.met_qps = max(self.met_qps, self.rate_qps)
+            self._met.append(self.rate_qps)
+            if self.failed_qps == inf:
+                self.done = not (self._upward and clearly)
+                self.rate_qps *= 1 + 2 * self._step
+                return
         else:
             self.failed_qps = min(self.failed_qps, self.rate_qps)
-        if not self.met_qps:
-            self._fall(served_qps)
-        elif self.failed_qps < inf:
+        self._close_in(served_qps)
+
+    def withdraw(self, served_qps: float = inf) -> None:
+        """The highest rate that was met is not, as more trials at it say; sets the next, or ends."""
+        self.rate_qps = self.failed_qps = self.met_qps
+        self._met.remove(self.rate_qps)
+        self._close_in(served_qps)
+
+    def _close_in(self, served_qps: float) -> None:
+        """After a rate that failed: down, or between it and the one below that was met."""
+        if self._met:
             self.rate_qps = sqrt(self.met_qps * self.failed_qps)
             self.done = self.failed_qps < self.met_qps * (1 + 2 * self._step)
-        elif self._upward and clearly:
-            self.rate_qps = self.met_qps * (1 + 2 * self._step)
         else:
-            self.done = True
+            self.done = False
+            self._fall(served_qps)
 
     def _fall(self, served_qps: float) -> None:
         if served_qps < self.rate_qps * (1 - self._step):

@@ -234,6 +234,10 @@ class Runner:
         sound = [o for o in self.sound if o.rate_qps == rate_qps]
         return judge(sound or at_rate, self.target, confidence)
 
+    def trials_at(self, rate_qps: float) -> int:
+        """How many trials at a rate count."""
+        return sum(o.rate_qps == rate_qps for o in self.observations)
+
     def rates(self) -> list[float]:
         """The rates that were tried, rising."""
         return sorted({o.rate_qps for o in self.observations})
