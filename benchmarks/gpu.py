@@ -23,14 +23,13 @@ import torch
 from common import RESULTS, ROOT, commit
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import CoalescedOffload
-from deeprecsys.core.profile import LatencyProfile, Point
+from deeprecsys.core.profile import LatencyProfile, Point, quantiles_of
 from deeprecsys.engine import Assembly, SliceView
 from deeprecsys.engine.cuda import DeviceEngine
 from deeprecsys.engine.eager import EagerEngine
 from deeprecsys.report.energy import Energy
 from deeprecsys.report.json_values import plain
 from deeprecsys.report.machine import machine_record
-from deeprecsys.tune.profiler import quantiles_of
 from deeprecsys.zoo import model
 from deeprecsys.zoo.schema import Per, SparseInput
 from deeprecsys.zoo.tables import fill

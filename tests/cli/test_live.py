@@ -12,15 +12,35 @@ import pytest
 from deeprecsys.cli.live import TRIALS, baseline, in_open_loop, sample_sizes
 from deeprecsys.cli.setup import Job
 from deeprecsys.cli.tune import today
+from deeprecsys.core.dispatcher import Command, Event, Finish, Start
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog, Status
-from deeprecsys.core.target import Target
+from deeprecsys.core.target import Target, percentile
+from deeprecsys.node.trial import Recording
+from deeprecsys.simulate.driver import Service, simulate
 from deeprecsys.simulate.fast import run
 from deeprecsys.tune.work import saturation_qps
 from deeprecsys.workload.stream import Stream
 
 CLOSED = LatencyProfile("ncf", tuple(Point(1, b, (1e-4 + 1e-5 * b,)) for b in (1, 1000)))
+SPELL = 40  # batches
+
+
+class Remembered:
+    """Writes the batches of a trial in virtual time down as a live one does."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._batches = recording.batches
+        self._started: dict[int, float] = {}
+
+    def __call__(self, event: Event, now_s: float, commands: list[Command]) -> None:
+        if isinstance(event, Finish):
+            start_s = self._started.pop(event.batch.id)
+            self._batches.append((event.batch, start_s, start_s, now_s, now_s))
+        for command in commands:
+            if isinstance(command, Start):
+                self._started[command.batch.id] = now_s
 
 
 @dataclass
@@ -35,16 +55,18 @@ class Slower:
     trials: int = 0
     measured: int = 0
 
-    def run(self, policy: Policy, stream: Stream, target: Target) -> RunLog:
+    def service(self) -> Service | LatencyProfile:
+        """What its batches take."""
+        return CLOSED.slowed(self.by)
+
+    def run(
+        self, policy: Policy, stream: Stream, target: Target, recording: Recording | None = None
+    ) -> RunLog:
         self.trials += 1
-        log = run(
-            policy,
-            stream.arrival_s,
-            stream.size,
-            CLOSED.slowed(self.by),
-            self.workers,
-            rate_qps=stream.rate_qps,
-        )
+        log = simulate(
+            policy, stream.arrival_s, stream.size, self.service(), self.workers, rate_qps=stream.rate_qps,
+            observe=Remembered(recording) if recording else None,
+        )  # fmt: skip
         if not self.serves or stream.rate_qps > self.most_qps:
             log = replace(log, status=np.full_like(log.status, Status.SHED))
         extra: dict[str, Any] = {
@@ -114,3 +136,36 @@ def test_a_trial_that_the_machine_disturbed_is_repeated(job: Job) -> None:
     node = Slower(stalled_s=10.0)
     in_open_loop(node, job, CLOSED)  # type: ignore[arg-type]
     assert node.trials == TRIALS
+
+
+class Moody(Slower):
+    """A node that is slow for a while and quick for a while, whatever it runs."""
+
+    def service(self) -> Service:
+        started = 0
+
+        def moody(items: int, busy: int, u: float) -> float:
+            nonlocal started
+            started += 1
+            return (1.5 if started // SPELL % 2 else 0.5) * CLOSED.seconds(items)
+
+        return moody
+
+
+def test_a_machine_that_is_slow_for_a_while_is_simulated_as_one(job: Job) -> None:
+    """Batches that are slow together make longer lines than as many slow ones among quick ones."""
+    node = Moody()
+    found = in_open_loop(node, job, CLOSED)  # type: ignore[arg-type]
+    u = np.array(found.ranks)
+    assert np.corrcoef(u[:-1], u[1:])[0, 1] > 0.5
+    policy = baseline(node, job)  # type: ignore[arg-type]
+    rate = 0.75 * saturation_qps(CLOSED, policy.batch_size, sample_sizes(job), 1)
+    stream = replace(job.workload, seed=9).stream(rate, queries=20_000)
+    live = percentile(node.run(policy, stream, job.target).latency_s, 0.95)
+
+    def p95(profile: LatencyProfile) -> float:
+        return percentile(run(policy, stream.arrival_s, stream.size, profile, 1).latency_s, 0.95)
+
+    assert p95(found) == pytest.approx(live, rel=0.1)
+    assert p95(replace(found, ranks=())) < 0.8 * live
+    assert p95(CLOSED) < 0.8 * live

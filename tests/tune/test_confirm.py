@@ -140,6 +140,24 @@ def test_a_spent_budget_ends_what_need_not_be_and_nothing_else():
     assert point.met, "whatever is spent, a point that is not met is followed down"
 
 
+def test_beyond_the_limit_only_a_point_that_met_nothing_goes_on():
+    limited = settings(trial_s=5.0, step=0.04, budget_s=1.0, limit_s=1.0, attempts=12)
+    low = Cliff(lambda p: 100.0)
+    (point,) = confirm(low, [candidate(200.0)], TARGET, limited)
+    assert point.met
+    assert point.failed_qps > point.qps * exp(4 * 0.04), "what is left between them is stated and not closed"
+    assert point.open == pytest.approx(log(point.failed_qps / point.qps))
+    assert low.ran[-1][1] == point.qps, "the rate that stands has all its rounds"
+
+
+@pytest.mark.parametrize("share", [1.3, 2.0])
+def test_a_machine_that_has_become_quicker_is_followed_up(share):
+    trial = Cliff(lambda p: 200 * share)
+    (point,) = confirm(trial, [candidate(200.0)], TARGET, settings(step=0.04, upward=True, attempts=12))
+    assert 0.9 * 200 * share < point.qps <= 1.02 * 200 * share
+    assert point.qps < point.failed_qps < point.qps * 1.09
+
+
 @pytest.mark.parametrize("share", [0.9, 0.7, 0.5, 0.35])
 def test_a_machine_that_has_become_slower_is_followed_whatever_was_spent(share):
     trial = Cliff(lambda p: 200 * share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import exp, inf
 
 import pytest
@@ -12,12 +13,12 @@ from deeprecsys.tune.ladder import WIDE, Ladder
 
 
 def climb(ladder: Ladder, capacity_qps: float, attempts: int = 20) -> list[float]:
-    """The rates that a ladder tries where all up to a capacity are met, clearly."""
+    """The rates that a ladder tries where all up to a capacity are met."""
     tried = []
     while not ladder.done and len(tried) < attempts:
         tried.append(ladder.rate_qps)
         met = ladder.rate_qps <= capacity_qps
-        ladder.judge(met, clearly=met)
+        ladder.judge(met)
     return tried
 
 
@@ -36,13 +37,18 @@ def test_steps_down_double_and_then_it_looks_between_met_and_failed():
     assert 85 / 1.07 < ladder.met_qps <= 85
 
 
-def test_upward_it_goes_on_while_rates_are_clearly_met():
+def test_steps_up_double_until_a_rate_fails_and_then_it_looks_between():
     tried = climb(ladder := Ladder(100.0, 0.04, upward=True), 130.0)
-    assert tried[:5] == pytest.approx([100 * 1.08**k for k in range(5)])
+    assert tried[:4] == pytest.approx([100, 108, 108 * 1.16, 108 * 1.16 * 1.32])
+    assert tried[2] < 130 < tried[3]
+    assert tried[4] == pytest.approx((tried[2] * tried[3]) ** 0.5)
     assert 130 / 1.09 < ladder.met_qps <= 130
-    hesitant = Ladder(100.0, 0.04, upward=True)
-    hesitant.judge(True, clearly=False)
-    assert hesitant.done
+    far = climb(Ladder(100.0, 0.04, upward=True), 1e4)
+    assert max(b / a for a, b in pairwise(far)) == pytest.approx(1.5)
+    assert Ladder(100.0, 0.04).rate_qps == 100
+    content = Ladder(100.0, 0.04)
+    content.judge(True)
+    assert content.done
 
 
 @given(st.floats(10.0, 1000.0), st.floats(0.005, 0.1), st.booleans())
@@ -79,7 +85,7 @@ def test_a_wide_gap_is_told_from_a_narrow_one():
         ladder.judge(False)
     assert ladder.failed_qps / ladder.met_qps <= exp(WIDE * 0.04)
     at_once = Ladder(100.0, 0.04, upward=True)
-    at_once.judge(True, clearly=True)
+    at_once.judge(True)
     assert at_once.failed_qps == inf
     assert not at_once.wide
 
@@ -87,13 +93,13 @@ def test_a_wide_gap_is_told_from_a_narrow_one():
 def test_a_rate_that_is_withdrawn_has_failed_and_it_looks_below():
     ladder = Ladder(100.0, 0.04, upward=True)
     for _ in range(3):
-        ladder.judge(True, clearly=True)
-    assert ladder.met_qps == pytest.approx(100 * 1.08**2)
+        ladder.judge(True)
+    assert ladder.met_qps == pytest.approx(108 * 1.16)
     ladder.withdraw()
-    assert ladder.failed_qps == pytest.approx(100 * 1.08**2)
+    assert ladder.failed_qps == pytest.approx(108 * 1.16)
     assert ladder.met_qps == pytest.approx(108)
     assert not ladder.done
-    assert ladder.rate_qps == pytest.approx(108 * 1.08**0.5)
+    assert ladder.rate_qps == pytest.approx(108 * 1.16**0.5)
     ladder.judge(True)
     assert ladder.done
     for _ in range(3):

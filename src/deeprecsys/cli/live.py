@@ -28,14 +28,17 @@ from deeprecsys.node.trial import Hooks, Recording
 from deeprecsys.report.energy import Energy
 from deeprecsys.report.machine import machine_record
 from deeprecsys.simulate.fast import run
+from deeprecsys.tune.open_loop import Ran, ratios
 from deeprecsys.tune.profiler import ProfilePlan, ProfileStep, profile
 from deeprecsys.tune.work import saturation_qps
 from deeprecsys.workload.stream import Stream
 
 SAMPLE = 4000  # sizes that stand for the distribution where an expectation is wanted
 OFFLINE_S = 3.0
-TRIAL_S, TRIAL_LOAD, TRIALS = 2.0, 0.6, 3
+TRIAL_S, TRIAL_LOAD, TRIALS = 3.0, 0.6, 3
 """Length and load of the trial that sets a profile right; how often it is run where it is disturbed."""
+LEAST_BATCHES = 30
+"""Of that trial: fewer do not say how batches vary."""
 HOST_BATCHES = 200
 LISTWISE = "an item's score depends on the other items of its query: queries are scored whole, never cut"
 DEVICE_BATCHES = tuple(1 << k for k in range(13))
@@ -151,7 +154,9 @@ def in_open_loop(node: Node, job: Job, closed: LatencyProfile) -> LatencyProfile
     Queries that come when they come find colder caches, sizes in turn and a node process that must be woken:
     on the same cores that costs time which batches of one size in a row do not show (docs/design/0010).
     What the process takes for every query becomes `host_s`; all times are multiplied by what is left then
-    between the time that the trial's batches took and what the simulator makes of the same queries.
+    between the time that the trial's batches took and what the simulator makes of the same queries. They
+    vary about their means as the trial's did, and in that order (`LatencyProfile.varied`): a shared machine
+    is slow for a while, and batches that are slow together make longer lines.
 
     A profile that was measured before is set right the same way: the machine may run at another speed today.
     """
@@ -160,7 +165,8 @@ def in_open_loop(node: Node, job: Job, closed: LatencyProfile) -> LatencyProfile
     for _ in range(TRIALS):
         rate = share * full
         stream = job.workload.stream(rate, duration_s=TRIAL_S)
-        log = node.run(policy, stream, job.target)
+        recording = Recording()
+        log = node.run(policy, stream, job.target, recording=recording)
         summary = summarise(log, job.target)
         swamped = summary.completed < summary.offered
         if not (swamped or summary.disturbed or summary.void):
@@ -172,7 +178,11 @@ def in_open_loop(node: Node, job: Job, closed: LatencyProfile) -> LatencyProfile
     virtual = run(policy, log.arrival_s, log.size, profile, node.workers, rate_qps=rate)
     ratio = float(log.extra["occupied_s"]) / virtual.busy_s
     known = {k: v for k, v in closed.detail.items() if k != "open_loop_ratio"}
-    return replace(profile.slowed(ratio), host_s=profile.host_s, detail={**known, "open_loop_ratio": ratio})
+    right = profile.slowed(ratio)
+    if len(recording.batches) >= LEAST_BATCHES:
+        ran = [Ran(start, end, batch.worker, batch.items) for batch, start, *_, end in recording.batches]
+        right = right.varied(ratios(ran, profile))
+    return replace(right, host_s=profile.host_s, detail={**known, "open_loop_ratio": ratio})
 
 
 def host_s(node: Node, job: Job, log: RunLog) -> float:

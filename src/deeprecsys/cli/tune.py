@@ -151,7 +151,7 @@ def today(
     if known is None:
         return measure_profile(node, job, profile_s), []
     profile = in_open_loop(node, job, known)
-    ratio = profile.points[0].seconds[0] / known.points[0].seconds[0]
+    ratio = profile.points[0].mean_s / known.points[0].mean_s
     if 1 / FAR < ratio < FAR:
         return profile if before else known, []
     now = f"batches now take {ratio:.2f} times what the profile"

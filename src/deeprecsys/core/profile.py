@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from deeprecsys.core.errors import InputError, not_negative, unknown
 
@@ -17,6 +18,11 @@ MOST_HOST = 0.9
 """Share of the cores that the node's own process takes at most."""
 FAR = 1.15
 """Times the batch times of a profile, or one over it: beyond, the machine runs at another speed now."""
+SPREAD = 41
+"""Quantiles of a spread that was seen in a trial."""
+KEYS = (
+    "format", "model", "engine", "precision", "threads", "machine", "detail", "host_s", "ranks", "points",
+)  # fmt: skip
 POINT_KEYS = ("busy", "batch", "seconds", "after_idle")
 
 
@@ -63,9 +69,15 @@ class LatencyProfile:
     host_s: float = 0.0
     """Seconds that the node's own process takes from the workers' cores for every query: what the times of
     batches in a row do not show."""
+    ranks: tuple[float, ...] = ()
+    """Where in their spread the batches of a trial fell, one after the other, each in [0, 1]: a machine is
+    slow for a while and not for a batch. Empty where that is not known."""
 
     def __post_init__(self) -> None:
         not_negative("profile host_s", self.host_s)
+        if any(not 0 <= u <= 1 for u in self.ranks):
+            wrong = next(u for u in self.ranks if not 0 <= u <= 1)
+            raise InputError(f"profile ranks: expected numbers from 0 to 1, got {wrong}")
         if not self.points:
             raise InputError("profile points: expected at least one, got none")
         if all(p.after_idle for p in self.points):
@@ -92,6 +104,19 @@ class LatencyProfile:
         """The profile of workers on which everything takes `by` times as long, and `host_s` is no more."""
         points = tuple(replace(p, seconds=tuple(by * s for s in p.seconds)) for p in self.points)
         return replace(self, points=points, host_s=0.0)
+
+    def varied(self, ratios: ArrayLike) -> LatencyProfile:
+        """The profile whose times vary about their means as those of one trial did, and in that order.
+
+        Args:
+            ratios: of its batches in order of start: what each took over what a like one takes in the mean.
+        """
+        order = np.asarray(ratios) / np.mean(ratios)
+        spread = np.array(quantiles_of(order, SPREAD))
+        spread /= np.trapezoid(spread, dx=1 / (SPREAD - 1))
+        places = (np.argsort(np.argsort(order, kind="stable"), kind="stable") + 0.5) / len(order)
+        points = tuple(replace(p, seconds=tuple(float(p.mean_s * s) for s in spread)) for p in self.points)
+        return replace(self, points=points, ranks=tuple(round(float(u), 4) for u in places))
 
     @property
     def busy_levels(self) -> list[int]:
@@ -143,6 +168,7 @@ class LatencyProfile:
             "machine": dict(self.machine),
             "detail": dict(self.detail),
             **({"host_s": self.host_s} if self.host_s else {}),
+            **({"ranks": list(self.ranks)} if self.ranks else {}),
             "points": [
                 {"busy": p.busy, "batch": p.batch, "seconds": list(p.seconds)}
                 | ({"after_idle": True} if p.after_idle else {})
@@ -159,22 +185,24 @@ class LatencyProfile:
         """
         if not isinstance(data, dict):
             raise InputError(f"profile: expected a JSON object, got {type(data).__name__}")
-        known = {"format", "model", "engine", "precision", "threads", "machine", "detail", "host_s", "points"}
         for key in data:
-            if key not in known:
-                raise unknown("profile key", str(key), known)
+            if key not in KEYS:
+                raise unknown("profile key", str(key), KEYS)
         if data.get("format", FORMAT) != FORMAT:
             raise InputError(f"profile format: expected {FORMAT!r}, got {data['format']!r}")
         for key, kind in (("model", str), ("points", list)):
             if not isinstance(data.get(key), kind):
                 raise InputError(f"profile {key}: expected a {kind.__name__}, got {data.get(key)!r}")
         host_s = data.get("host_s", 0.0)
-        if not isinstance(host_s, int | float) or isinstance(host_s, bool):
+        if not _number(host_s):
             raise InputError(f"profile host_s: expected a number, got {host_s!r}")
+        ranks = data.get("ranks", [])
+        if not isinstance(ranks, list) or not all(_number(u) for u in ranks):
+            raise InputError(f"profile ranks: expected a list of numbers, got {ranks!r}")
         points = tuple(_point(i, p) for i, p in enumerate(data["points"]))
         names = ("engine", "precision", "threads", "machine", "detail", "host_s")
         optional = {k: data[k] for k in names if k in data}
-        return cls(model=data["model"], points=points, **optional)
+        return cls(model=data["model"], points=points, ranks=tuple(map(float, ranks)), **optional)
 
 
 def _point(index: int, data: Any) -> Point:
@@ -188,7 +216,7 @@ def _point(index: int, data: Any) -> Point:
     batch = _whole(f"{where} batch", data.get("batch"))
     seconds = data.get("seconds")
     values: list[Any] = seconds if isinstance(seconds, list) else [seconds]
-    if any(not isinstance(s, int | float) or isinstance(s, bool) for s in values):
+    if not all(map(_number, values)):
         raise InputError(f"{where} seconds: expected a number or a list of numbers, got {seconds!r}")
     after_idle = data.get("after_idle", False)
     if not isinstance(after_idle, bool):
@@ -200,6 +228,23 @@ def _whole(field: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise InputError(f"{field}: expected a whole number, got {value!r}")
     return value
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def quantiles_of(samples: NDArray[np.float64], count: int) -> tuple[float, ...]:
+    """Equally spaced quantiles of [n] samples, the greatest lowered until the mean is that of the samples.
+
+    A straight line to the longest of many samples would make times between the last two quantiles far more
+    frequent than they were.
+    """
+    seconds = np.maximum.accumulate(np.quantile(samples, np.linspace(0, 1, count)))
+    inner = float(seconds[0] / 2 + seconds[1:-1].sum())
+    top = 2 * (float(samples.mean()) * (count - 1) - inner)
+    seconds[-1] = min(max(top, seconds[-2]), seconds[-1])
+    return tuple(float(x) for x in seconds)
 
 
 def slowdown(host_s: float, rate_qps: float, workers: int) -> float:

@@ -33,15 +33,16 @@ from deeprecsys.core.policy import CPU, Policy
 from deeprecsys.core.profile import LatencyProfile, Point, slowdown
 from deeprecsys.core.query import Batch, Query
 from deeprecsys.core.runlog import RunLog, Status
+from deeprecsys.simulate.draws import Draws, ranks_of
 
-DRAWS = 4096
+AT_ONCE = 4096
 
 
 class Service(Protocol):
     """How long a batch takes.
 
     A service with an attribute `rested`, another service, has the times of that one on a worker that was
-    idle before.
+    idle before; one with an attribute `ranks` says in which order quick and slow batches follow each other.
     """
 
     def __call__(self, batch_items: int, busy_workers: int, u: float, /) -> float:
@@ -74,7 +75,7 @@ def simulate(
     Ties are settled by rule: at one instant a finish comes before an arrival, so that the arrival finds
     the worker idle; finishes of one instant come in the order in which the batches started; a tick that a
     policy waits for comes after them; arrivals come last, in the order given. Batch number i takes the
-    i-th draw of the generator, whatever the events in between.
+    i-th draw (`simulate.draws`), whatever the events in between.
 
     Args:
         policy: how queries become batches.
@@ -143,7 +144,7 @@ class _World:
         self.busy_s = 0.0
         self.running: list[tuple[float, int, Batch]] = []  # a heap by finish time, then by order of start
         self._busy = dict.fromkeys(services, 0)
-        self._services, self._draws = services, _uniforms(seed)
+        self._services, self._draws = services, _one_by_one(Draws(seed, ranks_of(services)))
         self._rested = {device: getattr(s, "rested", s) for device, s in services.items()}
         self._ended: dict[tuple[str, int], float] = {}  # when a worker's last batch did
 
@@ -184,6 +185,7 @@ class ProfileService:
         self._curves = {level: profile.curve(level) for level in self._levels}
         self._rows: dict[tuple[int, int], list[float] | None] = {}
         self._nearest: dict[int, int] = {}
+        self.ranks = profile.ranks
         self.rested = self if profile.rested is profile else ProfileService(profile.rested)
 
     def __call__(self, batch_items: int, busy_workers: int, u: float, /) -> float:
@@ -266,7 +268,6 @@ def checked_services(
     return {d: ProfileService(s) if isinstance(s, LatencyProfile) else s for d, s in given.items()}
 
 
-def _uniforms(seed: int) -> Iterator[float]:
-    rng = np.random.default_rng(seed)
+def _one_by_one(draws: Draws) -> Iterator[float]:
     while True:
-        yield from rng.random(DRAWS).tolist()
+        yield from draws.take(AT_ONCE).tolist()

@@ -23,6 +23,7 @@ from deeprecsys.core.policy import (
 )
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog
+from deeprecsys.simulate.draws import Draws
 from deeprecsys.simulate.driver import (
     Observer,
     Service,
@@ -55,6 +56,7 @@ class _Job(NamedTuple):
     sizes: NDArray[np.int32]
     workers: Mapping[str, int]
     tables: Tables
+    ranks: NDArray[np.float64]
     most_batches: int
     """How many batches there are at most."""
     loop: Callable[[kernel.Load, kernel.Service, kernel.Batches], tuple[float, int]]
@@ -192,7 +194,7 @@ def _fixed(
         return kernel.run(load, times, kept, used, batch_size, above, merged, predict, *most)
 
     most_batches = int((parts if predict else np.where(sizes > above, 1, parts)).sum())
-    return _Job(arrivals, sizes, workers, tables, most_batches, loop, rate_qps)
+    return _Job(arrivals, sizes, workers, tables, services[0].ranks, most_batches, loop, rate_qps)
 
 
 def _late_cuts(
@@ -222,7 +224,7 @@ def _late_cuts(
         most = limits.slices, limits.queries, _most_items(limits)
         return run_late_cuts(load, times, kept, workers[CPU], max(coarsest, 1), finest, merge, *most)
 
-    return _Job(arrivals, sizes, workers, tables, most_batches, loop, rate_qps)
+    return _Job(arrivals, sizes, workers, tables, service.ranks, most_batches, loop, rate_qps)
 
 
 def _most_items(limits: Limits) -> int:
@@ -253,7 +255,7 @@ def _run(job: _Job, seed: int, warmup_s: float, keep_batches: bool) -> RunLog:
 
     n = len(job.sizes)
     most = job.most_batches if job.tables.spread or keep_batches else 0
-    draws = np.random.default_rng(seed).random(most if job.tables.spread else 0)
+    draws = Draws(seed, job.ranks).take(most if job.tables.spread else 0)
     # A read-only array is another type, for which the kernel would be compiled again.
     load = kernel.Load(
         arrival=np.require(job.arrivals, requirements=["C", "W"]),

@@ -25,7 +25,7 @@ class Tabulated:
         self._curves = [profile.curve(level) for level in self._levels]
         self._points = [len(curve[0].seconds) for curve in self._curves]
         self._quantiles: NDArray[np.float64] | None = None
-        self.host_s = profile.host_s
+        self.host_s, self.ranks = profile.host_s, np.array(profile.ranks)
         self._by, self._of = 1.0, self  # slowed how much, and whose table it reads
         self.rested = self if profile.rested is profile else Tabulated(profile.rested)
 

@@ -52,10 +52,11 @@ class ModelSettings:
     def of(cls, target: Target, budget_s: float = 28.0) -> ModelSettings:
         """Live trials of about `budget_s` seconds in all, where the first rates are met."""
         fine = replace(Settings.virtual(target), confidence=0.95)
-        trial_s = max(budget_s / 14, 10 * target.latency_s)
+        trial_s = max(budget_s / 14, 6 * target.latency_s)
         live = ConfirmSettings(
-            trial_s=trial_s, rounds=3, most_rounds=6, step=0.04, upward=True, budget_s=budget_s
-        )
+            trial_s=trial_s, rounds=3, most_rounds=6, step=0.04, upward=True, attempts=12,
+            budget_s=0.7 * budget_s, limit_s=budget_s,
+        )  # fmt: skip
         return cls(refine=fine, confirm=live)
 
 

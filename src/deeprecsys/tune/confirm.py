@@ -97,8 +97,8 @@ class ConfirmSettings:
 
     Attributes:
         trial_s: length of each fresh trial, seconds.
-        rounds: fresh trials of each point at a rate, unless fewer say clearly whether it meets the target; the
-            rate that is stated in the end gets at least as many.
+        rounds: fresh trials of each point at a rate, unless fewer say clearly whether it meets the target;
+            the rate that is stated in the end gets at least as many.
         most_rounds: as many there, where the interval of the miss rate still holds the target's after
             `rounds`, and the budget is not spent.
         confidence: of verdicts.
@@ -107,10 +107,11 @@ class ConfirmSettings:
             follow; each further step down is twice the last, so that a machine that has become slower since
             the search is followed within a few steps. Once a rate is met, rates between it and the lowest
             that was not are tried, to about this share.
-        upward: try higher rates after one that was clearly met, by twice the step.
+        upward: try higher rates after one that was met, by twice the step, and by steps that double.
         attempts: how many rates at most.
         budget_s: trial seconds, of all points together, after which no rate is tried that need not be: a
             point that is met goes on only while a rate more than `ladder.WIDE` steps above it has failed.
+        limit_s: trial seconds after which not even those are: only a point that met no rate yet goes on.
         max_voids: repetitions of a void trial.
     """
 
@@ -123,6 +124,7 @@ class ConfirmSettings:
     upward: bool = False
     attempts: int = 7
     budget_s: float = inf
+    limit_s: float = inf
     max_voids: int = 3
 
 
@@ -147,11 +149,11 @@ def confirm(
     """
     points = [_Point(trial, c, target, settings, seed, progress) for c in candidates]
 
-    def spent() -> bool:
-        return sum(p.seconds for p in points) >= settings.budget_s
+    def spent_s() -> float:
+        return sum(p.seconds for p in points)
 
-    while open_ := [p for p in points if p.turn(spent())]:
-        while running := [p for p in open_ if p.undecided(spent())]:
+    while open_ := [p for p in points if p.turn(spent_s())]:
+        while running := [p for p in open_ if p.undecided(spent_s())]:
             for point in running:
                 point.run()
         for point in open_:
@@ -195,15 +197,15 @@ class _Point:
         """Trial seconds so far."""
         return self._runner.seconds
 
-    def turn(self, spent: bool) -> bool:
+    def turn(self, spent_s: float) -> bool:
         """Whether there is anything to run yet: another rate, or more at the one that stands."""
-        ladder = self._ladder
-        another = not ladder.done and self._attempts < self._settings.attempts
-        self._firm = not (another and (ladder.wide or not spent))
+        s, ladder = self._settings, self._ladder
+        allowed_s = inf if not ladder.met_qps else s.limit_s if ladder.wide else s.budget_s
+        self._firm = ladder.done or self._attempts >= s.attempts or spent_s >= allowed_s
         self._void = False
-        return not self._firm or (ladder.met_qps > 0 and self.undecided(spent))
+        return not self._firm or (ladder.met_qps > 0 and self.undecided(spent_s))
 
-    def undecided(self, spent: bool) -> bool:
+    def undecided(self, spent_s: float) -> bool:
         """Whether this turn needs another trial at its rate."""
         probe = self._probes.get(self._rate_qps)
         if probe is None:
@@ -212,7 +214,7 @@ class _Point:
             return False
         s, trials = self._settings, self._runner.trials_at(self._rate_qps)
         if self._firm:
-            more = probe.verdict is Verdict.UNDECIDED and not spent
+            more = probe.verdict is Verdict.UNDECIDED and spent_s < s.budget_s
             return trials < (s.most_rounds if more else s.rounds)
         return probe.verdict is Verdict.UNDECIDED and trials < s.rounds
 
@@ -230,10 +232,9 @@ class _Point:
         """After a turn's trials: met or not, and on to the next rate."""
         probe = self._probes.get(self._rate_qps)
         met = not self._void and probe is not None and probe.meets(self._target)
-        clearly = met and probe is not None and probe.verdict is Verdict.PASSED
         if not self._firm:
             self._attempts += 1
-            self._ladder.judge(met, clearly, self._served_qps)
+            self._ladder.judge(met, self._served_qps)
         elif not met:
             self._ladder.withdraw(self._served_qps)
 

@@ -8,8 +8,12 @@ WIDE = 3
 """Steps between the rate that was met and the one that failed: more leave a point's capacity unknown."""
 
 
+MOST = 0.5
+"""A step at most, as a share of the rate."""
+
+
 class Ladder:
-    """Which rate to try next: down in growing steps until one is met, then up between met and failed.
+    """Which rate to try next: down in growing steps until one is met, or up until one is not; then between.
 
     Attributes:
         rate_qps: to try.
@@ -23,7 +27,7 @@ class Ladder:
         self.failed_qps = inf
         self.done = False
         self._met: list[float] = []
-        self._step, self._upward, self._falls = step, upward, 0
+        self._step, self._upward, self._falls, self._rises = step, upward, 0, 0
 
     @property
     def met_qps(self) -> float:
@@ -34,20 +38,20 @@ class Ladder:
         """Whether much is left between met and failed."""
         return WIDE < log(self.failed_qps / self.met_qps) / self._step < inf if self.met_qps else True
 
-    def judge(self, met: bool, clearly: bool = False, served_qps: float = inf) -> None:
+    def judge(self, met: bool, served_qps: float = inf) -> None:
         """What came of the present rate; sets the next, or ends.
 
         Args:
             met: whether the target was.
-            clearly: beyond doubt.
             served_qps: what the node got done. Where that is clearly less than it was offered, the line grew
                 to the end, and no rate above it can be met however long the steps would still be.
         """
         if met:
             self._met.append(self.rate_qps)
             if self.failed_qps == inf:
-                self.done = not (self._upward and clearly)
-                self.rate_qps *= 1 + 2 * self._step
+                self.done = not self._upward
+                self.rate_qps *= 1 + min(2 * self._step * 2**self._rises, MOST)
+                self._rises += 1
                 return
         else:
             self.failed_qps = min(self.failed_qps, self.rate_qps)
@@ -72,5 +76,5 @@ class Ladder:
         if served_qps < self.rate_qps * (1 - self._step):
             self.rate_qps = max(served_qps, self.rate_qps / 4) * (1 - self._step)
         else:
-            self.rate_qps *= 1 - min(self._step * 2**self._falls, 0.5)
+            self.rate_qps *= 1 - min(self._step * 2**self._falls, MOST)
             self._falls += 1

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError, positive
-from deeprecsys.core.profile import LatencyProfile, Point
+from deeprecsys.core.profile import LatencyProfile, Point, quantiles_of
 from deeprecsys.core.runlog import STALL
 
 BATCHES = tuple(1 << k for k in range(11))
@@ -155,16 +155,3 @@ def _point(cell: _Cell, quantiles: int) -> Point:
     samples = np.concatenate(cell.samples)
     samples = np.minimum(samples, STALL * np.median(samples))
     return Point(cell.busy, cell.batch, quantiles_of(samples, quantiles), cell.after_idle)
-
-
-def quantiles_of(samples: NDArray[np.float64], count: int) -> tuple[float, ...]:
-    """Equally spaced quantiles of [n] samples, the greatest lowered until the mean is that of the samples.
-
-    A straight line to the longest of many samples would make times between the last two quantiles far more
-    frequent than they were.
-    """
-    seconds = np.maximum.accumulate(np.quantile(samples, np.linspace(0, 1, count)))
-    inner = float(seconds[0] / 2 + seconds[1:-1].sum())
-    top = 2 * (float(samples.mean()) * (count - 1) - inner)
-    seconds[-1] = min(max(top, seconds[-2]), seconds[-1])
-    return tuple(float(x) for x in seconds)

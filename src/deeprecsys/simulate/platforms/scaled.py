@@ -60,6 +60,7 @@ def scaled(measured: LatencyProfile, work: Work, server: Server = EPYC_64) -> La
     return replace(
         measured,
         points=tuple(points),
+        ranks=(),
         machine={
             "name": server.name,
             "cores": server.cores,
