@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,9 +54,32 @@ def test_a_steep_first_segment_never_goes_below_zero():
     assert steep.seconds(1) > 0
 
 
-def test_a_profile_survives_its_file():
-    again = LatencyProfile.from_json(json.loads(json.dumps(PROFILE.to_json())))
-    assert again == PROFILE
+@pytest.mark.parametrize("profile", [PROFILE, PROFILE.varied([1.0, 3.0, 2.0])])
+def test_a_profile_survives_its_file(profile):
+    assert LatencyProfile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
+
+
+@given(st.lists(st.floats(0.2, 30.0), min_size=1, max_size=200))
+def test_times_that_vary_as_a_trial_s_keep_their_means_and_its_order(ratios):
+    varied = PROFILE.varied(ratios)
+    for p, q in zip(PROFILE.points, varied.points, strict=True):
+        assert q.mean_s == pytest.approx(p.mean_s)
+        assert list(q.seconds) == sorted(q.seconds)
+    assert len(varied.ranks) == len(ratios)
+    order = sorted(range(len(ratios)), key=lambda i: ratios[i])
+    assert [varied.ranks[i] for i in order] == sorted(varied.ranks)
+    assert np.mean(varied.ranks) == pytest.approx(0.5, abs=1e-3)
+    assert varied.slowed(2.0).ranks == varied.ranks
+
+
+def test_a_time_drawn_by_a_rank_is_the_batch_s_own():
+    ratios = np.random.default_rng(0).gamma(9.0, size=400)
+    varied = LatencyProfile("m", (Point(1, 1, (0.010,)),)).varied(ratios)
+    drawn = [varied.seconds(1, u=u) for u in varied.ranks]
+    near = np.isclose(drawn, 0.010 * ratios / ratios.mean(), rtol=0.03)
+    assert near.mean() > 0.95, (
+        "all but the longest, of which the last quantile knows only how many there were"
+    )
 
 
 def test_a_hand_written_file_needs_little():
@@ -101,3 +125,10 @@ def test_the_nodes_own_work_survives_a_file_and_must_be_a_time():
     for bad in (-1e-4, "much", True):
         with pytest.raises(InputError, match="profile host_s"):
             LatencyProfile.from_json({**data, "host_s": bad})
+
+
+@pytest.mark.parametrize("bad", ["much", 0.5, [True], [0.5, 1.01], [-0.1]])
+def test_ranks_are_numbers_from_0_to_1(bad):
+    data = {"model": "m", "points": [{"batch": 1, "seconds": 0.001}], "ranks": bad}
+    with pytest.raises(InputError, match=r"^profile ranks: expected (a list of )?numbers"):
+        LatencyProfile.from_json(data)

@@ -64,7 +64,8 @@ def profiles(draw: st.DrawFn, ties: bool) -> LatencyProfile:
         for batch in batches:
             times = sorted(draw(st.lists(seconds, min_size=quantiles, max_size=quantiles)))
             points.append(Point(busy, batch, tuple(times), after_idle))
-    return LatencyProfile("any", tuple(points))
+    ranks = draw(st.lists(st.floats(0, 1), max_size=5))
+    return LatencyProfile("any", tuple(points), ranks=tuple(ranks))
 
 
 @st.composite

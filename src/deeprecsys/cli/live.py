@@ -180,7 +180,8 @@ def in_open_loop(node: Node, job: Job, closed: LatencyProfile) -> LatencyProfile
     known = {k: v for k, v in closed.detail.items() if k != "open_loop_ratio"}
     right = profile.slowed(ratio)
     if len(recording.batches) >= LEAST_BATCHES:
-        ran = [Ran(start, end, batch.worker, batch.items) for batch, start, *_, end in recording.batches]
+        started = sorted(recording.batches, key=lambda b: b[0].id)
+        ran = [Ran(start, end, batch.worker, batch.items) for batch, start, *_, end in started]
         right = right.varied(ratios(ran, profile))
     return replace(right, host_s=profile.host_s, detail={**known, "open_loop_ratio": ratio})
 

@@ -111,7 +111,8 @@ class LatencyProfile:
         Args:
             ratios: of its batches in order of start: what each took over what a like one takes in the mean.
         """
-        order = np.asarray(ratios) / np.mean(ratios)
+        order = np.asarray(ratios, np.float64)
+        order = order / order.mean()
         spread = np.array(quantiles_of(order, SPREAD))
         spread /= np.trapezoid(spread, dx=1 / (SPREAD - 1))
         places = (np.argsort(np.argsort(order, kind="stable"), kind="stable") + 0.5) / len(order)

@@ -27,6 +27,10 @@ def ratios(batches: Iterable[Ran], profile: LatencyProfile) -> NDArray[np.float6
 
     Alike are batches of the same size, with as many busy workers at the start, on a worker that was idle
     before or was not: what the simulator goes by.
+
+    Args:
+        batches: in order of their numbers; of those that start at one instant, each finds the last one busy.
+        profile: batch times.
     """
     rested = profile.rested
 
@@ -37,7 +41,7 @@ def ratios(batches: Iterable[Ran], profile: LatencyProfile) -> NDArray[np.float6
     running: list[float] = []
     ended: dict[int, float] = {}
     found = []
-    for b in sorted(batches):
+    for b in batches:
         while running and running[0] <= b.start_s:
             heappop(running)
         heappush(running, b.end_s)
