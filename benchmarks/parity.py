@@ -3,12 +3,14 @@
     python benchmarks/parity.py [MODEL ...]     about 5 minutes a model
     python benchmarks/parity.py --tables        only write the table from what was measured before
 
-In turn, five times: live trials at three shares of the capacity, a search for the capacity (every other time), and
-a latency profile; the profiles together are what the simulator is given, so that a machine that drifts does so
+In turn, five times: a search for the capacity (every other time), live trials at three shares of the first one found,
+and a latency profile; the profiles together are what the simulator is given, so that a machine that drifts does so
 under all of them. The simulator then runs the very arrivals and sizes of each live trial, so that chance of the load
 is no part of the error, several times, each with another stretch of the profile's ranks; their median counts. The
 error at a share of the capacity is the median of its trials', so that no single slow phase of the machine decides
-it. Keep the machine idle.
+it. The capacity that is predicted is the median of each profile's own, beside the median of the live searches: they see
+the machine for seconds too.
+Keep the machine idle.
 
 Every error is stated three times. As predicted: it holds the machine's drift between profile and trial as well,
 which no scheduler can know. At the live trial's own pace: the profile's times all multiplied by what an item took
@@ -29,7 +31,7 @@ from common import ROOT, load, put_in, save
 from deeprecsys.cli.live import LiveTrials, baseline, measure_profile, sample_sizes
 from deeprecsys.cli.setup import Job
 from deeprecsys.cli.setups import sizes_of
-from deeprecsys.cli.virtual import SamplePath, virtual_node
+from deeprecsys.cli.virtual import SamplePath
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile, slowdown
 from deeprecsys.core.runlog import RunLog, Status, summarise
@@ -66,32 +68,38 @@ def measure(name: str) -> dict[str, Any]:
     trial_s = max(TRIAL_S, 10 * job.target.latency_s)
     with Node(job.node) as node:
         pieces = [measure_profile(node, job, PROFILE_S)]
-        policy, about_qps = best_on(pieces[0], node, job)
+        policy, hint_qps = best_on(pieces[0], node, job)
         live: dict[float, list[Live]] = {share: [] for share in SHARES}
         found: list[CapacityResult] = []
         repeated = 0
         trials = Watched(node, job)
         settings = replace(Settings.live(job.target), budget_s=max(CAPACITY_S, 6 * trial_s))
         for seed in range(ROUNDS):
+            if seed % 2 == 0:
+                found.append(
+                    capacity(trials, policy, job.target, hint_qps=hint_qps, settings=settings, seed=seed)
+                )
+                hint_qps = found[-1].capacity_qps or hint_qps
+            about_qps = found[0].capacity_qps or hint_qps
             for share in SHARES:
                 ran, again = valid(node, job, policy, share * about_qps, trial_s, seed)
                 live[share].append(ran)
                 repeated += again
-            if seed % 2 == 0:
-                found.append(
-                    capacity(trials, policy, job.target, hint_qps=about_qps, settings=settings, seed=seed)
-                )
             pieces.append(measure_profile(node, job, PROFILE_S))
         profile = mixture(pieces)
         workers, where = node.workers, node.describe()
     rates = [c.capacity_qps for c in found if c.capacity_qps]
-    live_qps = float(np.exp(np.mean(np.log(rates))))
-    predicted = predict(profile, job, workers, policy, about_qps)
-    path = SamplePath(profile, job.workload, workers, job.target).log(policy, live_qps)
-    pace = trials.pace_near(live_qps) / per_item(path)
-    paced = predict(
-        profile.slowed(pace * slowdown(profile.host_s, live_qps, workers)), job, workers, policy, live_qps
-    )
+    live_qps = float(np.median(rates))
+    predicted = float(np.median([predict(p, job, workers, policy, live_qps) for p in pieces]))
+    live_item_s = trials.pace_near(live_qps)
+    paces = []
+    for p in pieces:
+        path = SamplePath(p, job.workload, workers, job.target).log(policy, live_qps)
+        paces.append(live_item_s / per_item(path))
+    at_pace = [
+        predict(p.slowed(pace * slowdown(p.host_s, live_qps, workers)), job, workers, policy, live_qps)
+        for p, pace in zip(pieces, paces, strict=True)
+    ]
     return {
         **policy.describe(),
         "points": [compare(share, logs, profile, workers, policy, job) for share, logs in live.items()],
@@ -99,9 +107,9 @@ def measure(name: str) -> dict[str, Any]:
         "live_qps": live_qps,
         "live_runs_qps": rates,
         "capacity_error": predicted / live_qps - 1,
-        "pace": pace,
-        "paced_qps": paced,
-        "paced_capacity_error": paced / live_qps - 1,
+        "pace": float(np.median(paces)),
+        "paced_qps": float(np.median(at_pace)),
+        "paced_capacity_error": float(np.median(at_pace)) / live_qps - 1,
         "repeated": repeated,
         "host_us": 1e6 * profile.host_s,
         "node": where,
@@ -110,9 +118,8 @@ def measure(name: str) -> dict[str, Any]:
 
 def predict(profile: LatencyProfile, job: Job, workers: int, policy: Policy, hint_qps: float) -> float:
     """The capacity by the simulator."""
-    node = virtual_node(profile, job.workload, workers, job.target)
-    settings = Settings.virtual(job.target)
-    found = capacity(node, policy, job.target, hint_qps=hint_qps, settings=settings).capacity_qps
+    path = SamplePath(profile, job.workload, workers, job.target)
+    found = Ranking(path, job.target, hint_qps).score(policy, None).capacity_qps
     assert found is not None
     return found
 
