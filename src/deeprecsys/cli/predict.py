@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from math import isnan
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from deeprecsys.bounds import Bound, Kind, batch_times, bounds_of
 from deeprecsys.bounds.pools import two_pools
@@ -11,13 +15,16 @@ from deeprecsys.cli.setup import Job
 from deeprecsys.cli.virtual import Accelerators, pools, virtual_log
 from deeprecsys.core.policy import GPU, Policy
 from deeprecsys.core.profile import LatencyProfile, slowdown
-from deeprecsys.core.runlog import RunLog, summarise
-from deeprecsys.core.target import Target
+from deeprecsys.core.runlog import warmup_s
+from deeprecsys.core.target import Target, percentile
 from deeprecsys.tune.confirm import Confirmed
 from deeprecsys.workload.stream import Stream
 
 SECONDS = 60.0  # of virtual time, and of the sample path of the bounds
 MOST_QUERIES = 60_000
+DRAWS = 9
+"""Of the batch times of a trial that is run again: a median is odd."""
+QUANTILES = {"p50_ms": 0.50, "p95_ms": 0.95, "p99_ms": 0.99}
 MOST_ITEMS = 1 << 13
 """Of a batch that bounds allow for; a cost per batch spread over more is next to nothing per item."""
 
@@ -27,34 +34,68 @@ def prediction(
 ) -> dict[str, Any]:
     """The parts of the JSON of `tune` that come from the profile.
 
-    The simulator's error is that of the p95 at the very rate that was run live: simulated over live, less 1.
-    A shared machine may run at another speed minutes later, which no simulator can know: so the error is
-    stated also at the point's own pace, all times multiplied by what an item took live over what it took
-    simulated; and bounds are of batch times at that pace. With an accelerator it is not known.
+    The simulator's error is that of the p95 of the very trials that were run live, their queries run again in
+    virtual time: simulated over live, less 1. A shared machine may run at another speed minutes later, which
+    no simulator can know: so the error is stated also at the point's own pace, all times multiplied by what
+    these trials' batches took live over what they took simulated; and bounds are of batch times at that pace.
+    With an accelerator it is not known.
     """
     qps, policy = point.qps, point.policy
     stream = job.workload.stream(qps, queries=int(min(SECONDS * qps, MOST_QUERIES)))
-
-    def simulated(by: LatencyProfile) -> RunLog:
-        return virtual_log(policy, stream, *pools(by, workers, gpu), job.node.seed, job.target)
-
-    log = simulated(profile)
-    s = summarise(log, job.target)
+    again = _Again(job, workers, point, gpu)
+    simulated = again.run(profile)
     live_ms = point.probe.summary.p95_ms
-    live_item_s, item_s = point.probe.seconds_per_item, log.busy_s / int(stream.size.sum())
     pace = paced_error = None
     as_then = profile
-    if live_item_s is not None and gpu is None:
-        pace = live_item_s / item_s
+    if not isnan(again.live_s) and gpu is None:
+        pace = again.live_s / simulated.busy_s
         as_then = profile.slowed(pace * slowdown(profile.host_s, qps, workers))
-        paced_error = summarise(simulated(as_then), job.target).p95_ms / live_ms - 1
+        paced_error = again.run(as_then).latency_ms["p95_ms"] / live_ms - 1
     return {
         **bounds_document(as_then, workers, job.target, stream, policy, qps, gpu),
-        "simulated": {"p50_ms": s.p50_ms, "p95_ms": s.p95_ms, "p99_ms": s.p99_ms},
-        "simulator_error": s.p95_ms / live_ms - 1,
+        "simulated": simulated.latency_ms,
+        "simulator_error": simulated.latency_ms["p95_ms"] / live_ms - 1,
         "pace": pace,
         "paced_simulator_error": paced_error,
     }
+
+
+class Simulated(NamedTuple):
+    """What a probe's trials were in virtual time: percentiles of all together, and worker-seconds."""
+
+    latency_ms: dict[str, float]
+    busy_s: float
+
+
+class _Again:
+    """The trials that confirmed a point, to be run again in virtual time."""
+
+    def __init__(self, job: Job, workers: int, point: Confirmed, gpu: Accelerators | None) -> None:
+        self._policy, self._workers, self._gpu, self._target = point.policy, workers, gpu, job.target
+        self._trials = [
+            (replace(job.workload, seed=r.seed).stream(point.qps, duration_s=r.offered_s), r.offered_s)
+            for r in point.probe.reruns
+        ]
+        items = [int(stream.size.sum()) for stream, _ in self._trials]
+        self.live_s = sum(n * r.seconds_per_item for n, r in zip(items, point.probe.reruns, strict=True))
+
+    def run(self, profile: LatencyProfile) -> Simulated:
+        """By a profile's batch times: the median of several draws of them."""
+        services, counts = pools(profile, self._workers, self._gpu)
+        drawn, busy_s = [], []
+        for draw in range(DRAWS):
+            logs = [
+                replace(
+                    virtual_log(self._policy, stream, services, counts, DRAWS * k + draw, self._target),
+                    warmup_s=warmup_s(offered_s, self._target),
+                )
+                for k, (stream, offered_s) in enumerate(self._trials)
+            ]
+            latency = np.concatenate([log.latency_s[log.measured] for log in logs])
+            drawn.append([1e3 * percentile(latency, q) for q in QUANTILES.values()])
+            busy_s.append(sum(log.busy_s for log in logs))
+        found = np.median(drawn, axis=0)
+        return Simulated(dict(zip(QUANTILES, found.tolist(), strict=True)), float(np.median(busy_s)))
 
 
 def bounds_document(

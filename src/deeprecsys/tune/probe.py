@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from math import isnan, nan
-from typing import Any, Protocol
+from math import nan
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +39,26 @@ class Verdict(StrEnum):
     UNDECIDED = "undecided"
 
 
+class Rerun(NamedTuple):
+    """One of a probe's trials, as it may be run again in virtual time.
+
+    Attributes:
+        seed: of its load.
+        offered_s: how long queries were offered.
+        seconds_per_item: worker-seconds that an item took on the CPU; nan where the driver did not say.
+    """
+
+    seed: int
+    offered_s: float
+    seconds_per_item: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
     """One trial that counted."""
 
     rate_qps: float
+    seed: int
     seconds: float
     """What it took, to the last answer."""
     warmup_s: float
@@ -85,8 +100,7 @@ class Probe:
         miss_low, miss_high: its interval.
         trials, seconds, queries: what it took, warm-up included.
         summary: of all its trials together; percentiles are exact.
-        seconds_per_item: worker-seconds that an item took on the CPU, the mean of its trials; None where
-            the driver did not say.
+        reruns: what it takes to run its trials again.
     """
 
     rate_qps: float
@@ -98,7 +112,7 @@ class Probe:
     seconds: float
     queries: int
     summary: Summary
-    seconds_per_item: float | None
+    reruns: tuple[Rerun, ...]
 
     def meets(self, target: Target) -> bool:
         """Whether the measured percentile is within the target and every query was served."""
@@ -178,7 +192,7 @@ class Runner:
             void = summary.void or (odd and left > 0)
             self._progress(TrialDone(self.policy, rate_qps, took_s, summary.offered, summary.miss_rate, void))
             if not void:
-                return self._keep(pace, log, summary, duration_s, took_s)
+                return self._keep(pace, log, summary, duration_s, took_s, seed)
             self.voids += 1
         return None
 
@@ -197,12 +211,13 @@ class Runner:
         return observation
 
     def _keep(
-        self, pace: Pace, log: RunLog, summary: Summary, offered_s: float, took_s: float
+        self, pace: Pace, log: RunLog, summary: Summary, offered_s: float, took_s: float, seed: int
     ) -> Observation:
         keep = log.measured
         latency = log.latency_s[keep]
         observation = Observation(
             rate_qps=pace.rate_qps,
+            seed=seed,
             seconds=took_s,
             warmup_s=log.warmup_s,
             offered_s=offered_s,
@@ -251,7 +266,6 @@ def judge(trials: Sequence[Observation], target: Target, confidence: float) -> P
     measured = sum(o.summary.measured for o in trials)
     missed = sum(o.summary.misses for o in trials)
     rate = missed / measured if measured else 0.0
-    seconds_per_item = float(np.mean([o.pace.seconds_per_item for o in trials]))
     low, high = miss_bounds(rate, sum(o.worth for o in trials), confidence)
     if any(not o.all_served for o in trials) or low > target.miss_rate:
         verdict = Verdict.FAILED
@@ -267,7 +281,7 @@ def judge(trials: Sequence[Observation], target: Target, confidence: float) -> P
         seconds=sum(o.seconds for o in trials),
         queries=sum(o.summary.offered for o in trials),
         summary=_together(trials),
-        seconds_per_item=None if isnan(seconds_per_item) else seconds_per_item,
+        reruns=tuple(Rerun(o.seed, o.offered_s, o.pace.seconds_per_item) for o in trials),
     )
 
 

@@ -1,0 +1,77 @@
+"""What a profile says of a point that was confirmed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deeprecsys.cli.predict import prediction
+from deeprecsys.cli.setup import Job
+from deeprecsys.core.policy import Static
+from deeprecsys.core.profile import LatencyProfile, Point
+from deeprecsys.core.runlog import RunLog, warmup_s
+from deeprecsys.simulate.fast import run
+from deeprecsys.tune import CapacityResult, Outcome
+from deeprecsys.tune.confirm import Confirmed
+from deeprecsys.tune.probe import Runner
+
+PROFILE = LatencyProfile("ncf", tuple(Point(1, b, (2e-4 + 4e-6 * b,)) for b in (1, 1000)))
+POLICY = Static(500)
+
+
+@pytest.fixture
+def job() -> Job:
+    return Job.resolve(
+        model_name="ncf", rows_scale=0.01, engine="eager", precision="fp32", threads=1, workers=1, seed=0,
+        locality="zipf:0.9",
+    )  # fmt: skip
+
+
+def confirmed(job: Job, by: float, qps: float, trials: int = 3, says: bool = True) -> Confirmed:
+    """A point that ran on a node whose batches take `by` times what the profile says."""
+
+    def trial(policy: Any, rate_qps: float, duration_s: float, seed: int) -> RunLog:
+        stream = replace(job.workload, seed=seed).stream(rate_qps, duration_s=duration_s)
+        log = run(
+            policy, stream.arrival_s, stream.size, PROFILE.slowed(by), 1,
+            warmup_s=warmup_s(duration_s, job.target), rate_qps=rate_qps,
+        )  # fmt: skip
+        extra = {"seconds_per_item": log.busy_s / int(stream.size.sum())} if says else {}
+        return replace(log, extra=extra)
+
+    runner = Runner(trial, POLICY, job.target, seed=5)
+    for _ in range(trials):
+        runner.must_run(qps, 2.0)
+    found = CapacityResult(Outcome.FOUND, qps, qps, qps, 0.95, True, None, (), 0.0, 0, 0, 0)
+    return Confirmed(POLICY, found, runner.probe(qps, 0.95), True, 1)
+
+
+def test_the_very_trials_run_again_are_what_they_were(job: Job) -> None:
+    found = prediction(PROFILE, job, 1, confirmed(job, 1.0, 800.0))
+    assert found["simulator_error"] == pytest.approx(0, abs=1e-9)
+    assert found["pace"] == pytest.approx(1)
+    assert found["paced_simulator_error"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_machine_that_became_slower_is_told_from_a_wrong_simulator(job: Job) -> None:
+    """Few short trials: what an item takes depends on the sizes that came, and that is no pace."""
+    for qps in (150.0, 800.0):
+        found = prediction(PROFILE, job, 1, confirmed(job, 1.3, qps, trials=1))
+        assert found["simulator_error"] < -0.1
+        assert found["pace"] == pytest.approx(1.3)
+        assert found["paced_simulator_error"] == pytest.approx(0, abs=1e-9)
+
+
+def test_bounds_are_of_that_pace(job: Job) -> None:
+    same, slower = (prediction(PROFILE, job, 1, confirmed(job, by, 600.0)) for by in (1.0, 1.3))
+    at = [found["bounds"]["capacity_qps"] for found in (same, slower)]
+    assert at[0] / at[1] == pytest.approx(1.3, rel=0.02)
+
+
+def test_where_a_trial_does_not_say_what_items_took_there_is_no_pace(job: Job) -> None:
+    found = prediction(PROFILE, job, 1, confirmed(job, 1.3, 600.0, says=False))
+    assert found["pace"] is found["paced_simulator_error"] is None
+    assert np.isfinite(found["simulator_error"])
