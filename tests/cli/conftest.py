@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import pytest
 
 from deeprecsys.cli import cli, errors
+from deeprecsys.cli.setup import Job
 from deeprecsys.core.profile import LatencyProfile, Point
 
 
@@ -32,6 +33,15 @@ def write_profile(file: Path, batch_s: float, item_s: float, model: str = "ncf",
     profile = LatencyProfile(model, points, engine="wait:1,0.05", machine=about)
     file.write_text(json.dumps(profile.to_json()))
     return file
+
+
+@pytest.fixture
+def job() -> Job:
+    """One worker, small tables."""
+    return Job.resolve(
+        model_name="ncf", rows_scale=0.01, engine="eager", precision="fp32", threads=1, workers=1, seed=0,
+        locality="zipf:0.9",
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -83,14 +83,6 @@ class Slower:
         return np.full(repeats, CLOSED.seconds(batch))
 
 
-@pytest.fixture
-def job() -> Job:
-    return Job.resolve(
-        model_name="ncf", rows_scale=0.01, engine="eager", precision="fp32", threads=1, workers=1, seed=0,
-        locality="zipf:0.9",
-    )  # fmt: skip
-
-
 def test_times_become_those_of_the_trial(job: Job) -> None:
     node = Slower()
     found = in_open_loop(node, job, CLOSED)  # type: ignore[arg-type]

@@ -22,14 +22,6 @@ PROFILE = LatencyProfile("ncf", tuple(Point(1, b, (2e-4 + 4e-6 * b,)) for b in (
 POLICY = Static(500)
 
 
-@pytest.fixture
-def job() -> Job:
-    return Job.resolve(
-        model_name="ncf", rows_scale=0.01, engine="eager", precision="fp32", threads=1, workers=1, seed=0,
-        locality="zipf:0.9",
-    )  # fmt: skip
-
-
 def confirmed(job: Job, by: float, qps: float, trials: int = 3, says: bool = True) -> Confirmed:
     """A point that ran on a node whose batches take `by` times what the profile says."""
 
