@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import exp, log
 
 import pytest
@@ -195,6 +196,20 @@ def test_a_rate_that_the_source_cannot_offer_is_lowered():
     assert 160 < point.qps <= 180
     with pytest.raises(TrialsVoidError, match="late in every trial"):
         confirm(lambda *a: late(sound(*a), 0.05), [candidate(200.0)], TARGET, settings())
+
+
+def test_trials_on_a_machine_that_keeps_standing_still_are_repeated_as_often_as_is_asked_and_then_count():
+    sound = Cliff(lambda p: 300.0)
+
+    def trial(*a):
+        record = sound(*a)
+        return replace(record, extra={**record.extra, "stalled_s": 0.01 * record.workers * record.duration_s})
+
+    for most in (0, 1, 3):
+        sound.ran.clear()
+        (point,) = confirm(trial, [candidate(200.0)], TARGET, settings(max_odd=most))
+        assert point.met
+        assert len(sound.ran) == (1 + most) * point.probe.trials
 
 
 def test_a_capacity_of_nothing_cannot_be_confirmed():

@@ -55,7 +55,7 @@ class ModelSettings:
         trial_s = max(budget_s / 14, 6 * target.latency_s)
         live = ConfirmSettings(
             trial_s=trial_s, rounds=3, most_rounds=6, step=0.04, upward=True, attempts=12,
-            budget_s=0.7 * budget_s, limit_s=budget_s,
+            budget_s=0.7 * budget_s, limit_s=budget_s, max_odd=1,
         )  # fmt: skip
         return cls(refine=fine, confirm=live)
 

@@ -113,6 +113,7 @@ class ConfirmSettings:
             point that is met goes on only while a rate more than `ladder.WIDE` steps above it has failed.
         limit_s: trial seconds after which not even those are: only a point that met no rate yet goes on.
         max_voids: repetitions of a void trial.
+        max_odd: repetitions of one in which the machine stood still or was slow.
     """
 
     trial_s: float = 4.0
@@ -126,6 +127,7 @@ class ConfirmSettings:
     budget_s: float = inf
     limit_s: float = inf
     max_voids: int = 3
+    max_odd: int = 3
 
 
 def confirm(
@@ -181,6 +183,7 @@ class _Point:
             seed=seed,
             purpose=CONFIRMATION,
             max_voids=settings.max_voids,
+            max_odd=settings.max_odd,
             progress=progress,
         )
         c = candidate.capacity

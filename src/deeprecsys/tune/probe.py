@@ -144,8 +144,8 @@ def trial_seed(seed: int, purpose: int, number: int) -> int:
 class Runner:
     """Runs the trials of one policy, keeps account of them, and repeats the void ones.
 
-    A trial in which the machine stood still or was slow is void too, unless it is so every time: then that
-    is how this machine is.
+    A trial in which the machine stood still or was slow is repeated too, unless it was so `max_odd` times
+    running: then that is how this machine is.
 
     Args:
         trial: what to run.
@@ -153,6 +153,7 @@ class Runner:
         target: judged against.
         seed, purpose: the k-th trial of each runner with these uses the same random numbers.
         max_voids: how often a void trial is repeated before its rate is given up.
+        max_odd: how often for the machine's sake; by default as often.
         progress: is told of each trial.
     """
 
@@ -165,11 +166,13 @@ class Runner:
         seed: int,
         purpose: int = 0,
         max_voids: int = 3,
+        max_odd: int | None = None,
         progress: Progress = silent,
     ) -> None:
         self.policy, self.target = policy, target
         self._trial, self._seed, self._purpose = trial, seed, purpose
         self._max_voids, self._progress = max_voids, progress
+        self._max_odd = max_voids if max_odd is None else min(max_odd, max_voids)
         self.observations: list[Observation] = []
         self.seconds = 0.0
         self.queries = 0
@@ -189,7 +192,7 @@ class Runner:
             self.trials += 1
             pace = Pace(rate_qps, log.extra.get("seconds_per_item", nan))
             odd = summary.disturbed or slow(pace, (o.pace for o in self.observations))
-            void = summary.void or (odd and left > 0)
+            void = summary.void or (odd and self._max_voids - left < self._max_odd)
             self._progress(TrialDone(self.policy, rate_qps, took_s, summary.offered, summary.miss_rate, void))
             if not void:
                 return self._keep(pace, log, summary, duration_s, took_s, seed)
