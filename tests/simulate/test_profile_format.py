@@ -53,7 +53,7 @@ def test_the_commands_run_and_find_what_theory_says(tmp_path: Path) -> None:
 
 def test_the_tables_name_every_key() -> None:
     points = [{"batch": 1, "seconds": [0.9, 1.0, 1.5]}, {"batch": 1, "seconds": 2.0, "after_idle": True}]
-    profile = LatencyProfile.from_json({"model": "x", "points": points, "host_s": 1e-4})
+    profile = LatencyProfile.from_json({"model": "x", "points": points, "host_s": 1e-4, "ranks": [0.5]})
     written = profile.to_json()
     cells = " ".join(re.findall(r"^\| (`[^|]*)\|", TEXT, re.MULTILINE))
     assert set(re.findall(r"`(\w+)`", cells)) == {*written, *written["points"][1]}
