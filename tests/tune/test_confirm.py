@@ -95,7 +95,7 @@ def test_one_clear_trial_decides_a_rate_on_the_way_and_the_one_that_stands_gets_
     assert len(clear) >= 2
     assert all(ran.count(r) == 1 for r in clear)
     assert point.probe.trials == ran.count(point.qps) == 4
-    assert ran[-1] == point.qps or ran.count(point.qps) == 4
+    assert max(ran.count(r) for r in ran) == 4
 
 
 def test_a_rate_that_held_only_once_is_given_up_for_a_lower_one():

@@ -12,11 +12,11 @@ from deeprecsys.bounds import Bound, Kind, batch_times, bounds_of
 from deeprecsys.bounds.pools import two_pools
 from deeprecsys.bounds.work import coalesced_work, least_work, pmf_of
 from deeprecsys.cli.setup import Job
-from deeprecsys.cli.virtual import Accelerators, pools, virtual_log
+from deeprecsys.cli.virtual import Accelerators, pools
 from deeprecsys.core.policy import GPU, Policy
 from deeprecsys.core.profile import LatencyProfile, slowdown
-from deeprecsys.core.runlog import warmup_s
 from deeprecsys.core.target import Target, percentile
+from deeprecsys.simulate.fast import run
 from deeprecsys.tune.confirm import Confirmed
 from deeprecsys.workload.stream import Stream
 
@@ -71,13 +71,12 @@ class _Again:
     """The trials that confirmed a point, to be run again in virtual time."""
 
     def __init__(self, job: Job, workers: int, point: Confirmed, gpu: Accelerators | None) -> None:
-        self._policy, self._workers, self._gpu, self._target = point.policy, workers, gpu, job.target
+        self._policy, self._workers, self._gpu = point.policy, workers, gpu
         self._trials = [
-            (replace(job.workload, seed=r.seed).stream(point.qps, duration_s=r.offered_s), r.offered_s)
+            (replace(job.workload, seed=r.seed).stream(point.qps, duration_s=r.offered_s), r)
             for r in point.probe.reruns
         ]
-        items = [int(stream.size.sum()) for stream, _ in self._trials]
-        self.live_s = sum(n * r.seconds_per_item for n, r in zip(items, point.probe.reruns, strict=True))
+        self.live_s = sum(int(stream.size.sum()) * r.seconds_per_item for stream, r in self._trials)
 
     def run(self, profile: LatencyProfile) -> Simulated:
         """By a profile's batch times: the median of several draws of them."""
@@ -85,12 +84,12 @@ class _Again:
         drawn, busy_s = [], []
         for draw in range(DRAWS):
             logs = [
-                replace(
-                    virtual_log(self._policy, stream, services, counts, DRAWS * k + draw, self._target),
-                    warmup_s=warmup_s(offered_s, self._target),
+                run(
+                    self._policy, stream.arrival_s, stream.size, services, counts,
+                    seed=DRAWS * k + draw, warmup_s=r.warmup_s, rate_qps=stream.rate_qps,
                 )
-                for k, (stream, offered_s) in enumerate(self._trials)
-            ]
+                for k, (stream, r) in enumerate(self._trials)
+            ]  # fmt: skip
             latency = np.concatenate([log.latency_s[log.measured] for log in logs])
             drawn.append([1e3 * percentile(latency, q) for q in QUANTILES.values()])
             busy_s.append(sum(log.busy_s for log in logs))

@@ -75,8 +75,8 @@ class LatencyProfile:
 
     def __post_init__(self) -> None:
         not_negative("profile host_s", self.host_s)
-        if any(not 0 <= u <= 1 for u in self.ranks):
-            wrong = next(u for u in self.ranks if not 0 <= u <= 1)
+        wrong = next((u for u in self.ranks if not 0 <= u <= 1), None)
+        if wrong is not None:
             raise InputError(f"profile ranks: expected numbers from 0 to 1, got {wrong}")
         if not self.points:
             raise InputError("profile points: expected at least one, got none")

@@ -6,8 +6,6 @@ from math import inf, log, sqrt
 
 WIDE = 3
 """Steps between the rate that was met and the one that failed: more leave a point's capacity unknown."""
-
-
 MOST = 0.5
 """A step at most, as a share of the rate."""
 

@@ -45,11 +45,13 @@ class Rerun(NamedTuple):
     Attributes:
         seed: of its load.
         offered_s: how long queries were offered.
+        warmup_s: from when on they counted.
         seconds_per_item: worker-seconds that an item took on the CPU; nan where the driver did not say.
     """
 
     seed: int
     offered_s: float
+    warmup_s: float
     seconds_per_item: float
 
 
@@ -284,7 +286,7 @@ def judge(trials: Sequence[Observation], target: Target, confidence: float) -> P
         seconds=sum(o.seconds for o in trials),
         queries=sum(o.summary.offered for o in trials),
         summary=_together(trials),
-        reruns=tuple(Rerun(o.seed, o.offered_s, o.pace.seconds_per_item) for o in trials),
+        reruns=tuple(Rerun(o.seed, o.offered_s, o.warmup_s, o.pace.seconds_per_item) for o in trials),
     )
 
 
