@@ -33,7 +33,7 @@ from deeprecsys.cli.setup import Job
 from deeprecsys.cli.setups import sizes_of
 from deeprecsys.cli.virtual import SamplePath
 from deeprecsys.core.policy import Policy
-from deeprecsys.core.profile import LatencyProfile, slowdown
+from deeprecsys.core.profile import LatencyProfile, quantiles_of, slowdown
 from deeprecsys.core.runlog import RunLog, Status, summarise
 from deeprecsys.core.target import percentile
 from deeprecsys.node.node import Node
@@ -57,6 +57,8 @@ ERRORS = {"p95_error": "simulated", "paced_p95_error": "paced", "given_p95_error
 """Key of a point's error -> which simulation it is of."""
 STRETCHES = 9
 """Simulations of each live trial."""
+QUANTILES = 41
+"""Of the times of all profiles together."""
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -152,8 +154,7 @@ def valid(node: Node, job: Job, policy: Policy, rate: float, trial_s: float, see
         log = node.run(policy, stream, job.target, recording=recording)
         summary = summarise(log, job.target)
         if again == REPETITIONS or not (summary.disturbed or summary.void):
-            ran = sorted(recording.batches, key=lambda b: b[0].id)
-            return Live(log, [heard - posted for _, posted, _, _, heard in ran]), again
+            return Live(log, [heard - posted for _, posted, _, _, heard in recording.numbered]), again
         again += 1
 
 
@@ -252,21 +253,23 @@ class Watched(LiveTrials):
 
 
 def mixture(pieces: list[LatencyProfile]) -> LatencyProfile:
-    """One profile: the pieces' mean times, which vary as all pieces do, one after the other."""
-    level = np.array([np.mean([p.mean_s / p.batch for p in q.points if p.batch >= 64]) for q in pieces])
-    swings = [
-        np.interp(piece.ranks, np.linspace(0, 1, len(piece.points[0].seconds)), piece.points[0].seconds)
-        / piece.points[0].mean_s
-        for piece in pieces
-    ]
-    ratios = np.concatenate([swing * at / level.mean() for swing, at in zip(swings, level, strict=True)])
+    """One profile: the times of all pieces, in the order of all of theirs, one after the other."""
+    together = list(zip(*(piece.points for piece in pieces), strict=True))
     points = tuple(
-        replace(p, seconds=(float(np.mean([piece.points[i].mean_s for piece in pieces])),))
-        for i, p in enumerate(pieces[0].points)
+        replace(same[0], seconds=quantiles_of(np.concatenate([p.seconds for p in same]), QUANTILES))
+        for same in together
     )
+    swings = []
+    for i, piece in enumerate(pieces):
+        relative = [
+            np.array(same[i].seconds) / point.mean_s for same, point in zip(together, points, strict=True)
+        ]
+        spread = np.mean(relative, axis=0)
+        swings.append(np.interp(piece.ranks, np.linspace(0, 1, len(spread)), spread))
     host_s = float(np.mean([piece.host_s for piece in pieces]))
     detail = {"pieces": [dict(p.detail) for p in pieces]}
-    return replace(pieces[0], points=points, detail=detail, host_s=host_s).varied(ratios)
+    whole = replace(pieces[0], points=points, detail=detail, host_s=host_s)
+    return whole.ordered(np.concatenate(swings))
 
 
 def tables(results: dict[str, Any]) -> str:

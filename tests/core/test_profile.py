@@ -54,32 +54,27 @@ def test_a_steep_first_segment_never_goes_below_zero():
     assert steep.seconds(1) > 0
 
 
-@pytest.mark.parametrize("profile", [PROFILE, PROFILE.varied([1.0, 3.0, 2.0])])
+@pytest.mark.parametrize("profile", [PROFILE, PROFILE.ordered([1.0, 3.0, 2.0])])
 def test_a_profile_survives_its_file(profile):
     assert LatencyProfile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
 
 
 @given(st.lists(st.floats(0.2, 30.0), min_size=1, max_size=200))
-def test_times_that_vary_as_a_trial_s_keep_their_means_and_its_order(ratios):
-    varied = PROFILE.varied(ratios)
-    for p, q in zip(PROFILE.points, varied.points, strict=True):
-        assert q.mean_s == pytest.approx(p.mean_s)
-        assert list(q.seconds) == sorted(q.seconds)
-    assert len(varied.ranks) == len(ratios)
+def test_the_order_of_a_trial_changes_no_times(ratios):
+    ordered = PROFILE.ordered(ratios)
+    assert ordered.points == PROFILE.points
     order = sorted(range(len(ratios)), key=lambda i: ratios[i])
-    assert [varied.ranks[i] for i in order] == sorted(varied.ranks)
-    assert np.mean(varied.ranks) == pytest.approx(0.5, abs=1e-3)
-    assert varied.slowed(2.0).ranks == varied.ranks
+    assert [ordered.ranks[i] for i in order] == sorted(ordered.ranks)
+    assert np.mean(ordered.ranks) == pytest.approx(0.5, abs=1e-3)
+    assert ordered.slowed(2.0).ranks == ordered.ranks
 
 
-def test_a_time_drawn_by_a_rank_is_the_batch_s_own():
+def test_times_drawn_by_ranks_are_those_of_the_profile_in_that_order():
     ratios = np.random.default_rng(0).gamma(9.0, size=400)
-    varied = LatencyProfile("m", (Point(1, 1, (0.010,)),)).varied(ratios)
-    drawn = [varied.seconds(1, u=u) for u in varied.ranks]
-    near = np.isclose(drawn, 0.010 * ratios / ratios.mean(), rtol=0.03)
-    assert near.mean() > 0.95, (
-        "all but the longest, of which the last quantile knows only how many there were"
-    )
+    times = tuple(np.quantile(ratios, np.linspace(0, 1, 41)))
+    ordered = LatencyProfile("m", (Point(1, 1, times),)).ordered(ratios)
+    drawn = [ordered.seconds(1, u=u) for u in ordered.ranks]
+    assert np.isclose(drawn, ratios, rtol=0.03).mean() > 0.95, "all but some of the longest"
 
 
 def test_a_hand_written_file_needs_little():

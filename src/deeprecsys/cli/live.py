@@ -38,7 +38,7 @@ OFFLINE_S = 3.0
 TRIAL_S, TRIAL_LOAD, TRIALS = 3.0, 0.6, 3
 """Length and load of the trial that sets a profile right; how often it is run where it is disturbed."""
 LEAST_BATCHES = 30
-"""Of that trial: fewer do not say how batches vary."""
+"""Of that trial: fewer do not say how quick and slow ones follow each other."""
 HOST_BATCHES = 200
 LISTWISE = "an item's score depends on the other items of its query: queries are scored whole, never cut"
 DEVICE_BATCHES = tuple(1 << k for k in range(13))
@@ -154,9 +154,9 @@ def in_open_loop(node: Node, job: Job, closed: LatencyProfile) -> LatencyProfile
     Queries that come when they come find colder caches, sizes in turn and a node process that must be woken:
     on the same cores that costs time which batches of one size in a row do not show (docs/design/0010).
     What the process takes for every query becomes `host_s`; all times are multiplied by what is left then
-    between the time that the trial's batches took and what the simulator makes of the same queries. They
-    vary about their means as the trial's did, and in that order (`LatencyProfile.varied`): a shared machine
-    is slow for a while, and batches that are slow together make longer lines.
+    between the time that the trial's batches took and what the simulator makes of the same queries. Quick and
+    slow ones follow each other as the trial's did (`LatencyProfile.ordered`): a shared machine is slow for a
+    while, and batches that are slow together make longer lines.
 
     A profile that was measured before is set right the same way: the machine may run at another speed today.
     """
@@ -180,9 +180,8 @@ def in_open_loop(node: Node, job: Job, closed: LatencyProfile) -> LatencyProfile
     known = {k: v for k, v in closed.detail.items() if k != "open_loop_ratio"}
     right = profile.slowed(ratio)
     if len(recording.batches) >= LEAST_BATCHES:
-        started = sorted(recording.batches, key=lambda b: b[0].id)
-        ran = [Ran(start, end, batch.worker, batch.items) for batch, start, *_, end in started]
-        right = right.varied(ratios(ran, profile))
+        ran = [Ran(posted, heard, b.worker, b.items) for b, posted, _, _, heard in recording.numbered]
+        right = right.ordered(ratios(ran, profile))
     return replace(right, host_s=profile.host_s, detail={**known, "open_loop_ratio": ratio})
 
 

@@ -18,8 +18,6 @@ MOST_HOST = 0.9
 """Share of the cores that the node's own process takes at most."""
 FAR = 1.15
 """Times the batch times of a profile, or one over it: beyond, the machine runs at another speed now."""
-SPREAD = 41
-"""Quantiles of a spread that was seen in a trial."""
 KEYS = (
     "format", "model", "engine", "precision", "threads", "machine", "detail", "host_s", "ranks", "points",
 )  # fmt: skip
@@ -105,19 +103,19 @@ class LatencyProfile:
         points = tuple(replace(p, seconds=tuple(by * s for s in p.seconds)) for p in self.points)
         return replace(self, points=points, host_s=0.0)
 
-    def varied(self, ratios: ArrayLike) -> LatencyProfile:
-        """The profile whose times vary about their means as those of one trial did, and in that order.
+    def ordered(self, ratios: ArrayLike) -> LatencyProfile:
+        """The profile whose batches are quick and slow in the order in which those of one trial were.
+
+        Its times stay: how far they spread is another matter than which follows which, and small batches
+        spread further than large ones.
 
         Args:
-            ratios: of its batches in order of start: what each took over what a like one takes in the mean.
+            ratios: of the trial's batches in order of start: what each took over what a like one takes in the
+                mean.
         """
         order = np.asarray(ratios, np.float64)
-        order = order / order.mean()
-        spread = np.array(quantiles_of(order, SPREAD))
-        spread /= np.trapezoid(spread, dx=1 / (SPREAD - 1))
         places = (np.argsort(np.argsort(order, kind="stable"), kind="stable") + 0.5) / len(order)
-        points = tuple(replace(p, seconds=tuple(float(p.mean_s * s) for s in spread)) for p in self.points)
-        return replace(self, points=points, ranks=tuple(round(float(u), 4) for u in places))
+        return replace(self, ranks=tuple(round(float(u), 4) for u in places))
 
     @property
     def busy_levels(self) -> list[int]:

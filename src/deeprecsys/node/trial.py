@@ -59,7 +59,12 @@ class Recording:
     events: list[tuple[float, Event]] = field(default_factory=list)
     commands: list[list[Command]] = field(default_factory=list)
     batches: list[tuple[Batch, float, float, float, float]] = field(default_factory=list)
-    """Batch; when it was posted, started and ended by the worker, and when the node heard of it."""
+    """Batch; when it was posted, started and ended by the worker, and when the node heard of it. By that."""
+
+    @property
+    def numbered(self) -> list[tuple[Batch, float, float, float, float]]:
+        """`batches` by number, which is the order in which they were posted."""
+        return sorted(self.batches, key=lambda b: b[0].id)
 
 
 @dataclass(slots=True)
