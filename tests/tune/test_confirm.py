@@ -151,6 +151,20 @@ def test_beyond_the_limit_only_a_point_that_met_nothing_goes_on():
     assert low.ran[-1][1] == point.qps, "the rate that stands has all its rounds"
 
 
+def test_beyond_the_limit_one_trial_decides_each_rate_on_the_way():
+    def ran(**rest) -> list[float]:
+        trial = Cliff(lambda p: 70.0, slope=1.0)
+        short = settings(trial_s=0.2, rounds=4, most_rounds=4, attempts=12, **rest)
+        (point,) = confirm(trial, [candidate(200.0)], TARGET, short)
+        assert not point.met or point.probe.trials == 4, "what is stated has all its rounds"
+        return [rate for _, rate, *_ in trial.ran if not point.met or rate > point.qps]
+
+    patient, hasty = ran(), ran(limit_s=0.01)
+    assert max(map(patient.count, patient)) > 1, "a few queries decide nothing"
+    assert len(hasty) >= 2
+    assert max(map(hasty.count, hasty)) == 1
+
+
 @pytest.mark.parametrize("share", [1.3, 2.0])
 def test_a_machine_that_has_become_quicker_is_followed_up(share):
     trial = Cliff(lambda p: 200 * share)

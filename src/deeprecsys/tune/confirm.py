@@ -111,7 +111,8 @@ class ConfirmSettings:
         attempts: how many rates at most.
         budget_s: trial seconds, of all points together, after which no rate is tried that need not be: a
             point that is met goes on only while a rate more than `ladder.WIDE` steps above it has failed.
-        limit_s: trial seconds after which not even those are: only a point that met no rate yet goes on.
+        limit_s: trial seconds after which not even those are: only a point that met no rate yet goes on, by
+            one trial for each rate, whatever it says.
         max_voids: repetitions of a void trial.
         max_odd: repetitions of one in which the machine stood still or was slow.
     """
@@ -219,7 +220,7 @@ class _Point:
         if self._firm:
             more = probe.verdict is Verdict.UNDECIDED and spent_s < s.budget_s
             return trials < (s.most_rounds if more else s.rounds)
-        return probe.verdict is Verdict.UNDECIDED and trials < s.rounds
+        return probe.verdict is Verdict.UNDECIDED and spent_s < s.limit_s and trials < s.rounds
 
     def run(self) -> None:
         """One more fresh trial at this turn's rate."""
