@@ -31,7 +31,8 @@ type: install
 	$(BIN)/mypy
 
 test: install lint type
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not live" -n 2 --dist worksteal
+	$(BIN)/pytest -m live
 
 check: test
 
