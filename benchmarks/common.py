@@ -42,6 +42,11 @@ def load(name: str) -> dict[str, Any]:
     return found
 
 
+def measured_on(machine: dict[str, Any]) -> str:
+    """Where figures were measured, for the foot of a table: a machine record in words."""
+    return f"Measured on {machine['cpu']} ({', '.join(machine['isa'])}), {machine['cores']} cores"
+
+
 def put_in(document: Path, marker: str, body: str) -> None:
     """Replace what stands between `<!-- marker -->` and `<!-- /marker -->` in a document."""
     text = document.read_text()

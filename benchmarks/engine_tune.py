@@ -21,7 +21,7 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, load, put_in, save
+from common import ROOT, load, measured_on, put_in, save
 from deeprecsys.report import format as f
 
 MODELS = ("dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wnd", "mt-wnd", "din", "dien")
@@ -90,9 +90,8 @@ def summary(results: dict[str, Any], machine: dict[str, Any]) -> str:
         )
     if gains:
         lines.append(f"| geometric mean | | | | | | {exp(sum(map(log, gains)) / len(gains)):.2f} |")
-    where = f"Measured on {machine['cpu']} ({', '.join(machine['isa'])}), {machine['cores']} cores"
     return "\n".join(lines) + (
-        f"\n\n{where}, fp32, sizes `production`, Poisson arrivals; every offered query served. "
+        f"\n\n{measured_on(machine)}, fp32, sizes `production`, Poisson arrivals; every offered query served. "
         "`python benchmarks/engine_tune.py` makes this table."
     )
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from math import exp, log
 from typing import Any
 
-from common import ROOT, load, put_in, save
+from common import ROOT, load, measured_on, put_in, save
 from deeprecsys.cli.live import (
     LiveTrials,
     baseline,
@@ -171,10 +171,8 @@ def write(results: dict[str, Any]) -> None:
     """Put the tables into the documents."""
     main_table, climb_table = tables(results)
     measured = next(iter(results.values()))
-    m = measured["machine"]
     where = (
-        f"Measured on {m['cpu']} ({', '.join(m['isa'])}), {m['cores']} cores, "
-        f"engine {measured['engine']} {measured['precision']}, sizes `production`, Poisson arrivals; "
+        f"{measured_on(measured['machine'])}, engine {measured['engine']} {measured['precision']}, sizes `production`, Poisson arrivals; "
         "every offered query served. `python benchmarks/models.py` makes this table."
     )
     put_in(ROOT / "docs" / "results.md", "models", f"{main_table}\n\n{where}")

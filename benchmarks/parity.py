@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common import ROOT, load, put_in, save
+from common import ROOT, load, measured_on, put_in, save
 from deeprecsys.cli.live import LiveTrials, baseline, measure_profile, sample_sizes
 from deeprecsys.cli.setup import Job
 from deeprecsys.cli.setups import sizes_of
@@ -308,6 +308,8 @@ def tables(results: dict[str, Any]) -> str:
         f"(worst {100 * max(e):.0f} %).",
         f"Live searches for one capacity, minutes apart, differ by {100 * float(np.median(apart)):.0f} % in the median "
         f"of {len(apart)} models (worst {100 * max(apart):.0f} %).",
+        "",
+        f"{measured_on(load('parity')['machine'])}, engine eager fp32. `python benchmarks/parity.py` makes this table.",
     ]
     return "\n".join(rows)
 

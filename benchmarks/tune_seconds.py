@@ -12,7 +12,7 @@ import json
 import sys
 from typing import Any
 
-from common import ROOT, load, put_in, save
+from common import ROOT, load, measured_on, put_in, save
 from deeprecsys.report import format as f
 from engine_tune import tuned
 from models import MODELS
@@ -41,7 +41,8 @@ def table(results: dict[str, Any]) -> str:
             f"| {f.share(r['fraction_of_bound']['value'])} | {f.signed_share(r['simulator_error'])}, "
             f"{f.signed_share(r['paced_simulator_error'])} | {f.figure(r['pace'])} |"
         )
-    return "\n".join(lines)
+    where = measured_on(load("tune_seconds")["machine"])
+    return "\n".join(lines) + f"\n\n{where}. `python benchmarks/tune_seconds.py` makes this table."
 
 
 def main() -> None:
