@@ -50,12 +50,13 @@ class ModelSettings:
 
     @classmethod
     def of(cls, target: Target, budget_s: float = 28.0) -> ModelSettings:
-        """Live trials of about `budget_s` seconds in all, where the first rates are met."""
+        """Live trials of about `budget_s` seconds in all, where the first rates are met: what looking for
+        rates leaves of it is for the rounds of those that stand."""
         fine = replace(Settings.virtual(target), confidence=0.95)
         trial_s = max(budget_s / 14, 6 * target.latency_s)
         live = ConfirmSettings(
             trial_s=trial_s, rounds=3, most_rounds=6, step=0.04, upward=True, attempts=12,
-            budget_s=0.7 * budget_s, limit_s=budget_s, max_odd=1,
+            budget_s=0.7 * budget_s, limit_s=0.85 * budget_s, max_odd=1,
         )  # fmt: skip
         return cls(refine=fine, confirm=live)
 
