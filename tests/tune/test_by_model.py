@@ -237,5 +237,7 @@ def test_the_default_settings_confirm_within_about_their_budget():
     s = ModelSettings.of(Target(0.1), 32.0)
     assert 2 * s.confirm.rounds * s.confirm.trial_s <= 32.0
     assert s.confirm.upward
-    assert s.confirm.budget_s < s.confirm.limit_s < 32.0, "the rounds of what stands come after it"
+    assert s.confirm.budget_s < s.confirm.limit_s <= 32.0 - 2 * s.confirm.trial_s, (
+        "a round of both comes after"
+    )
     assert ModelSettings.of(Target(2.0), 4.0).confirm.trial_s == 12.0, "never too short to see a queue"

@@ -59,7 +59,8 @@ class Recording:
     events: list[tuple[float, Event]] = field(default_factory=list)
     commands: list[list[Command]] = field(default_factory=list)
     batches: list[tuple[Batch, float, float, float, float]] = field(default_factory=list)
-    """Batch; when it was posted, started and ended by the worker, and when the node heard of it. By that."""
+    """Batch; when it was posted, started and ended by the worker, and when the node heard of it; in the
+    order of the last."""
 
     @property
     def numbered(self) -> list[tuple[Batch, float, float, float, float]]:
