@@ -23,7 +23,7 @@ import numpy as np
 from common import ROOT, put_in, save
 from deeprecsys.core.policy import Static
 from deeprecsys.core.target import Target
-from deeprecsys.tune import (
+from deeprecsys.search import (
     Candidate,
     ConfirmSettings,
     Event,

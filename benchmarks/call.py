@@ -22,7 +22,7 @@ import numpy as np
 from common import ROOT, load, put_in, save
 from contenders import Inside
 from deeprecsys.engine import Assembly, SliceView, build
-from deeprecsys.node.memory import NodeMemory, Plan
+from deeprecsys.node.runtime.memory import NodeMemory, Plan
 from deeprecsys.report import format as f
 from deeprecsys.zoo import model
 from deeprecsys.zoo.networks import weighted

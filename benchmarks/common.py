@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from deeprecsys.machine.record import machine_record
 from deeprecsys.report.json_values import plain, restored
-from deeprecsys.report.machine import machine_record
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

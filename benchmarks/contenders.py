@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from deeprecsys.node.memory import NodeMemory, Plan
-from deeprecsys.node.warmth import Walker
+from deeprecsys.node.runtime.memory import NodeMemory, Plan
+from deeprecsys.node.runtime.page_walk import Walker
 from deeprecsys.zoo import model
 from deeprecsys.zoo.rows import RowFormat
 from deeprecsys.zoo.schema import SparseInput

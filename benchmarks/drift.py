@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from common import ROOT, put_in, save
-from deeprecsys.cli.live import quick_hint_qps
+from deeprecsys.api.trials import quick_hint_qps
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.core.runlog import summarise
 from deeprecsys.node.node import Node

@@ -27,7 +27,7 @@ from common import load, save
 from deeprecsys.engine.gather import Gather, RowFormat, convert
 from deeprecsys.engine.protocol import SliceView
 from deeprecsys.engine.vectors import half_word, prefetch, real
-from deeprecsys.node.segment import Segment
+from deeprecsys.node.runtime.segment import Segment
 from deeprecsys.workload.locality import parse
 from deeprecsys.zoo import model
 from deeprecsys.zoo.networks.sparse import SparseStage

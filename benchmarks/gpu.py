@@ -27,9 +27,9 @@ from deeprecsys.core.profile import LatencyProfile, Point, quantiles_of
 from deeprecsys.engine import Assembly, SliceView
 from deeprecsys.engine.cuda import DeviceEngine
 from deeprecsys.engine.eager import EagerEngine
-from deeprecsys.report.energy import Energy
+from deeprecsys.machine.energy import Energy
+from deeprecsys.machine.record import machine_record
 from deeprecsys.report.json_values import plain
-from deeprecsys.report.machine import machine_record
 from deeprecsys.zoo import model
 from deeprecsys.zoo.schema import Per, SparseInput
 from deeprecsys.zoo.tables import fill

@@ -20,8 +20,8 @@ import numpy as np
 
 from common import ROOT, load, put_in, save
 from deeprecsys.engine import Assembly, SliceView, build
-from deeprecsys.node.memory import NodeMemory, Plan
-from deeprecsys.node.warmth import EVERY_S, Walker, virtual
+from deeprecsys.node.runtime.memory import NodeMemory, Plan
+from deeprecsys.node.runtime.page_walk import EVERY_S, Walker, virtual
 from deeprecsys.report import format as f
 from deeprecsys.zoo import model
 

@@ -19,15 +19,15 @@ from math import exp, log
 from typing import Any
 
 from common import ROOT, load, put_in, save
-from deeprecsys.cli.live import measure_profile, sample_sizes, start
-from deeprecsys.cli.setup import Job
-from deeprecsys.cli.setups import sizes_of
-from deeprecsys.cli.virtual import SamplePath
+from deeprecsys.api.engines import sizes_of
+from deeprecsys.api.experiment import Job
+from deeprecsys.api.trials import measure_profile, sample_sizes, start
+from deeprecsys.api.virtual import SamplePath
 from deeprecsys.core.policy import CPU, DeepRecSched, Static
 from deeprecsys.engine.isa import ISAS, cpu_flags, deaf
 from deeprecsys.report import format as f
-from deeprecsys.tune.by_model import Ranking
-from deeprecsys.tune.work import saturation_qps
+from deeprecsys.search.by_model import Ranking
+from deeprecsys.search.saturation import saturation_qps
 
 MODELS = ("dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wnd", "mt-wnd", "din", "dien")
 ENGINES = ("eager", "compiled:eager")

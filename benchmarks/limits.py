@@ -251,7 +251,7 @@ def row_loops() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 def random_rows(table_bytes: float, sizes: Sequence[int], rounds: int, round_s: float) -> dict[str, Any]:
     """ns per row of random accesses in one table on huge pages, by size of the row."""
-    from deeprecsys.node.segment import Segment
+    from deeprecsys.node.runtime.segment import Segment
 
     segment = Segment.create("limits", int(table_bytes))
     segment.collapse()

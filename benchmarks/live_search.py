@@ -4,7 +4,7 @@
     python benchmarks/live_search.py --no-waiting    keep what was measured of the engine that waits
 
 With constant service times a node of one worker is an M/D/1 queue, and of two an M/D/2 queue, whose
-capacity is known exactly (the formulas are those of `tests/tune/queues.py`). Keep the machine idle.
+capacity is known exactly (the formulas are those of `tests/search/queues.py`). Keep the machine idle.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from common import ROOT, load, put_in, save
-from deeprecsys.cli.live import LiveTrials, quick_hint_qps
-from deeprecsys.cli.setup import Job
+from deeprecsys.api.experiment import Job
+from deeprecsys.api.trials import LiveTrials, quick_hint_qps
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.core.target import Target
 from deeprecsys.node.node import Node
 from deeprecsys.report import format as f
-from deeprecsys.tune.capacity import CapacityResult, Settings, capacity
-from deeprecsys.tune.probe import Trial
+from deeprecsys.search.capacity import CapacityResult, Settings, capacity
+from deeprecsys.search.probes import Trial
 from turns import Turns
 
 sys.path.insert(0, str(ROOT))

@@ -19,7 +19,8 @@ from math import exp, log
 from typing import Any
 
 from common import ROOT, load, measured_on, put_in, save
-from deeprecsys.cli.live import (
+from deeprecsys.api.experiment import Job
+from deeprecsys.api.trials import (
     LiveTrials,
     baseline,
     document,
@@ -29,16 +30,15 @@ from deeprecsys.cli.live import (
     sample_sizes,
 )
 from deeprecsys.cli.searching import Listener, tune_settings
-from deeprecsys.cli.setup import Job
 from deeprecsys.core.errors import TargetUnreachableError
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.node.node import Node
 from deeprecsys.report import format as f
-from deeprecsys.tune.capacity import CapacityResult, Settings, capacity
-from deeprecsys.tune.hill_climb import HillClimb
-from deeprecsys.tune.search import batch_sizes
-from deeprecsys.tune.tuner import tune
-from deeprecsys.tune.work import saturation_qps
+from deeprecsys.search.capacity import CapacityResult, Settings, capacity
+from deeprecsys.search.hill_climb import HillClimb
+from deeprecsys.search.history import batch_sizes
+from deeprecsys.search.saturation import saturation_qps
+from deeprecsys.search.tuner import tune
 from turns import side_by_side
 
 MODELS = ("dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wnd", "mt-wnd", "din", "dien")

@@ -21,7 +21,9 @@ from math import exp, hypot, log
 from typing import Any
 
 from common import ROOT, load, put_in, save
-from deeprecsys.cli.live import (
+from deeprecsys.api.experiment import Job
+from deeprecsys.api.predict import offloaded_share, two_pools_bound
+from deeprecsys.api.trials import (
     LiveTrials,
     accelerated,
     baseline,
@@ -30,18 +32,16 @@ from deeprecsys.cli.live import (
     sample_sizes,
     start,
 )
-from deeprecsys.cli.predict import offloaded_share, two_pools_bound
+from deeprecsys.api.virtual import Accelerators
 from deeprecsys.cli.searching import tune_settings
-from deeprecsys.cli.setup import Job
-from deeprecsys.cli.virtual import Accelerators
 from deeprecsys.core.errors import NodeError, TargetUnreachableError, TrialsVoidError
 from deeprecsys.core.policy import DeepRecSched, Policy
 from deeprecsys.report import format as f
-from deeprecsys.tune.capacity import CapacityResult, Settings, capacity
-from deeprecsys.tune.hill_climb import HillClimb
-from deeprecsys.tune.search import UNREACHABLE, Score, Search, batch_sizes, thresholds
-from deeprecsys.tune.sweep import Sweep
-from deeprecsys.tune.work import saturation_qps
+from deeprecsys.search.capacity import CapacityResult, Settings, capacity
+from deeprecsys.search.hill_climb import HillClimb
+from deeprecsys.search.history import UNREACHABLE, Score, Search, batch_sizes, thresholds
+from deeprecsys.search.saturation import saturation_qps
+from deeprecsys.search.sweep import Sweep
 from turns import side_by_side
 
 MODELS = ("dlrm-rmc1", "wnd", "din", "dien")

@@ -20,20 +20,20 @@ from multiprocessing import get_context
 from typing import Any
 
 from common import ROOT, load, put_in, save
-from deeprecsys.cli.live import sample_sizes
-from deeprecsys.cli.predict import offloaded_share, two_pools_bound
-from deeprecsys.cli.setup import Job
-from deeprecsys.cli.virtual import Accelerators, SamplePath
+from deeprecsys.api.experiment import Job
+from deeprecsys.api.predict import offloaded_share, two_pools_bound
+from deeprecsys.api.trials import sample_sizes
+from deeprecsys.api.virtual import Accelerators, SamplePath
 from deeprecsys.core.policy import CoalescedOffload, DeepRecSched, EarliestFinish, Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.report import format as f
+from deeprecsys.search.by_model import Ranking
+from deeprecsys.search.hill_climb import HillClimb
+from deeprecsys.search.history import batch_sizes, thresholds
+from deeprecsys.search.sample_path import TOLERANCE
+from deeprecsys.search.saturation import saturation_qps
+from deeprecsys.search.sweep import Sweep
 from deeprecsys.simulate.published import GTX_1080_TI, device_profile
-from deeprecsys.tune.by_model import Ranking
-from deeprecsys.tune.hill_climb import HillClimb
-from deeprecsys.tune.on_path import TOLERANCE
-from deeprecsys.tune.search import batch_sizes, thresholds
-from deeprecsys.tune.sweep import Sweep
-from deeprecsys.tune.work import saturation_qps
 
 MODELS = ("dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wnd", "mt-wnd", "din", "dien")
 LEVELS = ("low", "medium", "high")

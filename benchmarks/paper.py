@@ -10,7 +10,7 @@ import sys
 import time
 
 from common import ROOT, load, put_in, save
-from deeprecsys.cli.progress import Bar
+from deeprecsys.api.progress import Bar
 from deeprecsys.paper import constants, directions, recipes, sensitivity
 from deeprecsys.paper.crew import Tell, crew
 from deeprecsys.paper.result import Result, Table, claim_table

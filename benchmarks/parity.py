@@ -28,10 +28,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common import ROOT, load, measured_on, put_in, save
-from deeprecsys.cli.live import LiveTrials, baseline, measure_profile, sample_sizes
-from deeprecsys.cli.setup import Job
-from deeprecsys.cli.setups import sizes_of
-from deeprecsys.cli.virtual import SamplePath
+from deeprecsys.api.engines import sizes_of
+from deeprecsys.api.experiment import Job
+from deeprecsys.api.trials import LiveTrials, baseline, measure_profile, sample_sizes
+from deeprecsys.api.virtual import SamplePath
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile, quantiles_of, slowdown
 from deeprecsys.core.runlog import RunLog, Status, summarise
@@ -39,12 +39,12 @@ from deeprecsys.core.target import percentile
 from deeprecsys.node.node import Node
 from deeprecsys.node.trial import Recording
 from deeprecsys.report import format as f
+from deeprecsys.search.by_model import Ranking
+from deeprecsys.search.capacity import CapacityResult, Settings, capacity
+from deeprecsys.search.hill_climb import HillClimb
+from deeprecsys.search.saturation import saturation_qps
+from deeprecsys.search.slow_trials import NEAR
 from deeprecsys.simulate.fast import Services, run
-from deeprecsys.tune.by_model import Ranking
-from deeprecsys.tune.capacity import CapacityResult, Settings, capacity
-from deeprecsys.tune.hill_climb import HillClimb
-from deeprecsys.tune.pace import NEAR
-from deeprecsys.tune.work import saturation_qps
 from models import MODELS
 
 SHARES = (0.5, 0.7, 0.85)

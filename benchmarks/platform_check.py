@@ -17,9 +17,9 @@ import numpy as np
 import platform_limits
 from common import ROOT, load, put_in, save
 from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.paper.platforms import SKYLAKE, CpuSpec, batch_time, work_of
 from deeprecsys.paper.published import CLASS, MODELS, SHORT
 from deeprecsys.paper.result import Table
-from deeprecsys.simulate.platforms import SKYLAKE, CpuSpec, batch_time, work_of
 from deeprecsys.zoo import MODELS as ZOO
 
 DOCUMENT = ROOT / "docs" / "paper.md"

@@ -44,12 +44,12 @@ from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import Status
 from deeprecsys.core.target import LEVELS, Target, percentile
 from deeprecsys.report import format as f
+from deeprecsys.search.hill_climb import HillClimb
+from deeprecsys.search.history import UNREACHABLE, Known, Search, batch_sizes
+from deeprecsys.search.neighbours import finer, model_search
+from deeprecsys.search.sample_path import capacity_on_path
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated
-from deeprecsys.tune.hill_climb import HillClimb
-from deeprecsys.tune.neighbours import finer, model_search
-from deeprecsys.tune.on_path import capacity_on_path
-from deeprecsys.tune.search import UNREACHABLE, Known, Search, batch_sizes
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
 from models import MODELS

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 
 from common import ROOT
-from deeprecsys.cli.live import measure_profile
+from deeprecsys.api.experiment import Job
+from deeprecsys.api.trials import measure_profile
 from deeprecsys.cli.output import write_json
-from deeprecsys.cli.setup import Job
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.node.node import Node
 from models import MODELS

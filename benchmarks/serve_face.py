@@ -39,16 +39,16 @@ from numpy.typing import NDArray
 from deeprecsys.core.policy import Coalescing
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
-from deeprecsys.node.cores import awake, realtime
-from deeprecsys.serve.backend import Backend, BatchRecord, OperatingPoint, QueryRecord
-from deeprecsys.serve.blocks import blocks
-from deeprecsys.serve.client import Pool
+from deeprecsys.node.runtime.cores import awake, realtime
+from deeprecsys.node.service.backend import Backend, BatchRecord, OperatingPoint, QueryRecord
+from deeprecsys.node.service.hosted_model import ModelConfig
+from deeprecsys.node.service.service import Service, ServiceConfig
 from deeprecsys.serve.extra import without_fork_handlers
-from deeprecsys.serve.load import Requests
-from deeprecsys.serve.served import ModelConfig
-from deeprecsys.serve.service import Service, ServiceConfig
+from deeprecsys.serve.load.client import Pool
+from deeprecsys.serve.load.offer import Requests
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
+from deeprecsys.zoo.blocks import blocks
 from deeprecsys.zoo.schema import DenseInput, Per, Schema
 from serving import Row, publish, table
 

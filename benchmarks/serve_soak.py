@@ -20,9 +20,9 @@ from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
 from deeprecsys.node.node import pinning
-from deeprecsys.serve.arena import Weights
-from deeprecsys.serve.served import ModelConfig
-from deeprecsys.serve.service import Service, ServiceConfig
+from deeprecsys.node.service.arena import Weights
+from deeprecsys.node.service.hosted_model import ModelConfig
+from deeprecsys.node.service.service import Service, ServiceConfig
 from serving import Bench, Extent, Row, bench, flat, footprints, from_to, publish, table
 
 MODEL, TARGET, SHARE = "wnd", Target(0.025), 0.8

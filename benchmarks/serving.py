@@ -22,7 +22,7 @@ import numpy as np
 
 from common import ROOT, put_in, save
 from deeprecsys.core.target import Target
-from deeprecsys.node.cores import awake, pss_bytes, realtime
+from deeprecsys.node.runtime.cores import awake, pss_bytes, realtime
 from deeprecsys.report.json_values import plain
 from deeprecsys.workload.stream import Stream, Workload
 from serving_client import Answers, Bodies, Events, offer
@@ -49,7 +49,7 @@ class Server:
                 line = (stat.parent / "cmdline").read_bytes()
             except OSError:
                 continue
-            if int(fields[1]) == self.pid and b"deeprecsys.serve.worker" in line:
+            if int(fields[1]) == self.pid and b"deeprecsys.node.service.worker" in line:
                 # Once a worker is ready it takes precedence, where that is permitted.
                 found.append((-int(fields[16]), int(fields[11]) + int(fields[12]), int(stat.parent.name)))
         return [pid for *_, pid in sorted(found, reverse=True)]

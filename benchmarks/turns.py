@@ -11,8 +11,8 @@ from typing import Any
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.core.target import Target
-from deeprecsys.tune.capacity import CapacityResult, Settings, capacity
-from deeprecsys.tune.probe import Trial
+from deeprecsys.search.capacity import CapacityResult, Settings, capacity
+from deeprecsys.search.probes import Trial
 
 
 class Turns:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-LIVE = {"cli", "node", "own", "serve"}
+LIVE = {"cli", "custom", "node", "serve"}
 """Folders whose tests run nodes and servers, which take the cores for themselves."""
 
 # Shared machines stall: a slow example is no defect.

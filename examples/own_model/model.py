@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from deeprecsys.zoo.own import OwnModel
+from deeprecsys.zoo.custom import OwnModel
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, Schema, SparseInput, Table
 
 USERS, ITEMS, DIM, FEATURES, HISTORY = 100_000, 200_000, 32, 16, 20

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import pytest
 
+from deeprecsys.api.experiment import Job
 from deeprecsys.cli import cli, errors
-from deeprecsys.cli.setup import Job
 from deeprecsys.core.profile import LatencyProfile, Point
 
 

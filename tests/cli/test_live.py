@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deeprecsys.cli.live import TRIALS, baseline, in_open_loop, sample_sizes
-from deeprecsys.cli.setup import Job
+from deeprecsys.api.experiment import Job
+from deeprecsys.api.trials import TRIALS, baseline, in_open_loop, sample_sizes
 from deeprecsys.cli.tune import today
 from deeprecsys.core.dispatcher import Command, Event, Finish, Start
 from deeprecsys.core.policy import Policy
@@ -18,9 +18,9 @@ from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog, Status
 from deeprecsys.core.target import Target, percentile
 from deeprecsys.node.trial import Recording
+from deeprecsys.search.saturation import saturation_qps
 from deeprecsys.simulate.driver import Service, simulate
 from deeprecsys.simulate.fast import run
-from deeprecsys.tune.work import saturation_qps
 from deeprecsys.workload.stream import Stream
 
 CLOSED = LatencyProfile("ncf", tuple(Point(1, b, (1e-4 + 1e-5 * b,)) for b in (1, 1000)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deeprecsys.cli.policies import FORMS, POLICIES, policy_of
+from deeprecsys.api.policies import FORMS, POLICIES, policy_of
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import (
     Adaptive,

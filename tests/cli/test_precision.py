@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deeprecsys.cli.setups import engines_at, setups_of
-from deeprecsys.node.memory import NodeMemory, Plan
+from deeprecsys.api.engines import engines_at, setups_of
+from deeprecsys.node.runtime.memory import NodeMemory, Plan
 from deeprecsys.zoo.rows import RowFormat, convert
 from tests.cli.conftest import Answered, Refused
 

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deeprecsys.cli.predict import prediction
-from deeprecsys.cli.setup import Job
+from deeprecsys.api.experiment import Job
+from deeprecsys.api.predict import prediction
 from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog, warmup_s
+from deeprecsys.search import CapacityResult, Outcome
+from deeprecsys.search.confirm import Confirmed
+from deeprecsys.search.probes import Runner
 from deeprecsys.simulate.fast import run
-from deeprecsys.tune import CapacityResult, Outcome
-from deeprecsys.tune.confirm import Confirmed
-from deeprecsys.tune.probe import Runner
 
 PROFILE = LatencyProfile("ncf", tuple(Point(1, b, (2e-4 + 4e-6 * b,)) for b in (1, 1000)))
 POLICY = Static(500)

@@ -20,7 +20,7 @@ pytest.importorskip("uvloop", reason="the extra `serve` is not installed")
 from deeprecsys.cli import cli
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.profile import LatencyProfile, Point
-from deeprecsys.serve.backend import Reason, RefusedError
+from deeprecsys.node.service.backend import Reason, RefusedError
 
 
 def profile_of(model: str, folder: Path, **more: object) -> str:

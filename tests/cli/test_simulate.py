@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deeprecsys.api.policies import POLICIES
 from deeprecsys.bounds import Kind, bounds_of
-from deeprecsys.cli.policies import POLICIES
 from deeprecsys.core.target import Target
 from deeprecsys.report.rundir import read_run
 from tests.cli.conftest import Answered, Refused, call

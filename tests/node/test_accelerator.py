@@ -18,8 +18,8 @@ from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import Status
 from deeprecsys.core.target import Target
 from deeprecsys.engine import ENGINES, factory
-from deeprecsys.node.mailbox import MAX_SLICES
 from deeprecsys.node.node import Node
+from deeprecsys.node.runtime.mailbox import MAX_SLICES
 from deeprecsys.node.trial import Recording
 from tests.core.policies import OFFLOADING
 from tests.node.test_node import SMALL, Collect, reference, stream

@@ -33,9 +33,9 @@ from deeprecsys.core.runlog import Status, summarise
 from deeprecsys.core.target import Target
 from deeprecsys.engine import Assembly, SliceView
 from deeprecsys.engine.eager import EagerEngine
-from deeprecsys.node.mailbox import MAX_SLICES
-from deeprecsys.node.memory import available_bytes
 from deeprecsys.node.node import Node, NodeConfig
+from deeprecsys.node.runtime.mailbox import MAX_SLICES
+from deeprecsys.node.runtime.memory import available_bytes
 from deeprecsys.node.trial import Recording
 from deeprecsys.workload.stream import Stream
 from tests.core.policies import BY_NAME, OFFLOADING
@@ -318,6 +318,6 @@ def children(pid: int) -> list[int]:
             line = (stat.parent / "cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(parent) == pid and state != "Z" and b"deeprecsys.node.worker" in line:
+        if int(parent) == pid and state != "Z" and b"deeprecsys.node.runtime.worker" in line:
             found.append(int(stat.parent.name))
     return found

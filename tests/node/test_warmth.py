@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from deeprecsys.engine import SliceView
-from deeprecsys.node import mailbox, warmth
-from deeprecsys.node.segment import Segment
-from deeprecsys.node.warmth import EVERY_S, MOST_SHARE, PIECE, Walker
-from deeprecsys.node.worker import Desk, attend
+from deeprecsys.node.runtime import mailbox
+from deeprecsys.node.runtime import page_walk as warmth
+from deeprecsys.node.runtime.page_walk import EVERY_S, MOST_SHARE, PIECE, Walker
+from deeprecsys.node.runtime.segment import Segment
+from deeprecsys.node.runtime.worker import Desk, attend
 
 SIZE = 2 * PIECE + 5000
 

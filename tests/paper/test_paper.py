@@ -12,13 +12,13 @@ import pytest
 from deeprecsys.paper import sensitivity
 from deeprecsys.paper.crew import Crew, crew
 from deeprecsys.paper.networks import bert_base, lstm, resnet50
+from deeprecsys.paper.platforms import SKYLAKE
 from deeprecsys.paper.published import MODELS, RATIOS, SHARES
 from deeprecsys.paper.recipes import RECIPES
 from deeprecsys.paper.result import Verdict, direction
 from deeprecsys.paper.study import Case, Study
 from deeprecsys.paper.trial import Found
 from deeprecsys.paper.variants import VARIANTS
-from deeprecsys.simulate.platforms import SKYLAKE
 from tests.cli.conftest import Refused, call
 
 SOME = ("dlrm-rmc2", "wnd")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from deeprecsys.report import energy
-from deeprecsys.report.energy import Energy, packages, per_watt, spent_joules
-from deeprecsys.report.machine import UNAVAILABLE
+from deeprecsys.machine import energy
+from deeprecsys.machine.energy import Energy, packages, per_watt, spent_joules
+from deeprecsys.machine.record import UNAVAILABLE
 
 
 def zone(root: Path, name: str, uj: int) -> None:

@@ -13,11 +13,11 @@ from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.report.rundir import RunWriter
-from deeprecsys.tune.capacity import Settings
-from deeprecsys.tune.confirm import ConfirmSettings
-from deeprecsys.tune.events import PhaseStarted
-from deeprecsys.tune.hill_climb import HillClimb
-from deeprecsys.tune.tuner import TuneSettings, tune
+from deeprecsys.search.capacity import Settings
+from deeprecsys.search.confirm import ConfirmSettings
+from deeprecsys.search.events import PhaseStarted
+from deeprecsys.search.hill_climb import HillClimb
+from deeprecsys.search.tuner import TuneSettings, tune
 from deeprecsys.workload.stream import Workload
 from tests.report.trials import run
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import orjson
 
-from deeprecsys.serve.face import Face
-from deeprecsys.serve.http import HttpApp
-from deeprecsys.serve.watch import Watch
+from deeprecsys.serve.frontend import Face
+from deeprecsys.serve.http.app import HttpApp
+from deeprecsys.serve.metrics.counters import Watch
 from tests.serve.stand_in import StandIn
 
 

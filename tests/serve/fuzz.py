@@ -12,9 +12,9 @@ from google.protobuf.message import DecodeError
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
-from deeprecsys.serve.face import Face
+from deeprecsys.serve.frontend import Face
 from deeprecsys.serve.grpc import GrpcService
-from deeprecsys.serve.watch import Watch
+from deeprecsys.serve.metrics.counters import Watch
 from tests.serve.asgi import Direct
 from tests.serve.bodies import arrays, binary_body, json_body
 from tests.serve.stand_in import MAX_ITEMS, SCHEMAS, StandIn

@@ -15,10 +15,10 @@ from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
 from deeprecsys.engine import Assembly, SliceView, build
-from deeprecsys.node.memory import table_arrays
-from deeprecsys.serve.backend import BatchRecord, OperatingPoint, QueryRecord
-from deeprecsys.serve.served import ModelConfig
-from deeprecsys.serve.service import Service, ServiceConfig
+from deeprecsys.node.runtime.memory import table_arrays
+from deeprecsys.node.service.backend import BatchRecord, OperatingPoint, QueryRecord
+from deeprecsys.node.service.hosted_model import ModelConfig
+from deeprecsys.node.service.service import Service, ServiceConfig
 from deeprecsys.zoo import model
 from deeprecsys.zoo.schema import Per, Schema, SparseInput
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.target import Target
-from deeprecsys.serve.backend import (
+from deeprecsys.node.service.backend import (
     BatchRecord,
     Listener,
     OperatingPoint,
@@ -24,7 +24,7 @@ from deeprecsys.serve.backend import (
     ServedModel,
     UnscoredError,
 )
-from deeprecsys.serve.blocks import blocks
+from deeprecsys.zoo.blocks import blocks
 from deeprecsys.zoo.schema import DenseInput, Per, Schema, SparseInput, Table
 
 MIXED = Schema(

@@ -14,8 +14,8 @@ import pytest
 from deeprecsys.core.errors import InputError
 from deeprecsys.serve import extra
 from deeprecsys.serve.app import serve_forever
-from deeprecsys.serve.histogram import FINE_RATIO, FINE_S, Histogram, quantile
-from deeprecsys.serve.logs import JsonFormatter
+from deeprecsys.serve.metrics.histogram import FINE_RATIO, FINE_S, Histogram, quantile
+from deeprecsys.serve.metrics.logs import JsonFormatter
 from tests.serve.conftest import Running
 from tests.serve.stand_in import StandIn
 
@@ -47,7 +47,7 @@ def test_the_command_line_loads_without_the_extra() -> None:
     code = (
         "import sys\n"
         f"for m in {extra.MODULES!r}: sys.modules[m] = None\n"
-        "import deeprecsys.cli, deeprecsys.serve.backend, deeprecsys.serve.extra"
+        "import deeprecsys.cli, deeprecsys.node.service.backend, deeprecsys.serve.extra"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 

@@ -11,9 +11,9 @@ import pytest
 
 from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.core.policy import DeepRecSched
-from deeprecsys.serve import driver
-from deeprecsys.serve.backend import Outcome, Reason, RefusedError, UnscoredError
-from deeprecsys.serve.service import Service
+from deeprecsys.node.service import driver
+from deeprecsys.node.service.backend import Outcome, Reason, RefusedError, UnscoredError
+from deeprecsys.node.service.service import Service
 from tests.node.faults import DEADLY_SIZE
 from tests.serve.harness import Heard, Reference, ask, ask_any, changed, features, nothing_left, run, service
 

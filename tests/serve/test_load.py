@@ -13,8 +13,8 @@ from deeprecsys.cli import cli
 from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.core.runlog import Status
 from deeprecsys.core.target import Target
-from deeprecsys.serve.backend import Reason
-from deeprecsys.serve.load import address, load
+from deeprecsys.node.service.backend import Reason
+from deeprecsys.serve.load.offer import address, load
 from deeprecsys.workload.stream import Stream, Workload
 from deeprecsys.zoo import model
 from tests.serve.conftest import Running, start

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from deeprecsys.core.policy import Coalescing, DeepRecSched
-from deeprecsys.node.memory import table_arrays
-from deeprecsys.serve.arena import ArenaPlan, Weights, load_tables
+from deeprecsys.node.runtime.memory import table_arrays
+from deeprecsys.node.service.arena import ArenaPlan, Weights, load_tables
 from deeprecsys.zoo.rows import RowFormat, convert
 from tests.serve.harness import SMALL, Reference, ask, features, nothing_left, run, service
 from tests.serve.test_swap import scaled_rows

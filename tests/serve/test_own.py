@@ -14,8 +14,8 @@ import torch
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Coalescing
-from deeprecsys.serve.arena import Weights
-from deeprecsys.serve.served import ModelConfig
+from deeprecsys.node.service.arena import Weights
+from deeprecsys.node.service.hosted_model import ModelConfig
 from tests.own.conftest import EXAMPLE, exported  # noqa: F401 - a fixture
 from tests.own.test_node import ranker
 from tests.serve.harness import SMALL, ask, features, nothing_left, run, service

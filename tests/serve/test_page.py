@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deeprecsys.serve.backend import OperatingPoint, Reason
+from deeprecsys.node.service.backend import OperatingPoint, Reason
 from tests.serve.bodies import arrays, json_body
 from tests.serve.conftest import Running
 from tests.serve.stand_in import FLAT

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deeprecsys.api.retuning.decision import Found, RetuneSettings, Seen, decide, policy_from, searched, seen
+from deeprecsys.api.retuning.resimulate import Question, best_policy
+from deeprecsys.api.retuning.retuner import Retuner
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Adaptive, Coalescing, DeadlineOrder, DeepRecSched, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
-from deeprecsys.serve.resimulate import Question, best_policy
-from deeprecsys.serve.retune import Found, RetuneSettings, Seen, decide, policy_from, searched, seen
-from deeprecsys.serve.retuner import Retuner
 from tests.core.policies import POLICIES
 from tests.serve.harness import Heard, ask_any, changed, run, service
 

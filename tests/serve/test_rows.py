@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprecsys.serve.rows import STEP, Rows
+from deeprecsys.node.service.rows import STEP, Rows
 
 STEPS = st.lists(st.tuples(st.booleans(), st.integers(1, 200), st.integers(0, 10**6)), max_size=80)
 

@@ -12,7 +12,7 @@ import pytest
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Coalescing, DeepRecSched
 from deeprecsys.core.target import Target
-from deeprecsys.serve.backend import Outcome, Reason, RefusedError, UnscoredError
+from deeprecsys.node.service.backend import Outcome, Reason, RefusedError, UnscoredError
 from tests.serve.harness import Heard, Reference, ask, ask_any, changed, features, nothing_left, run, service
 
 

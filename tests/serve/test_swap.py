@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from deeprecsys.core.errors import InputError, NodeError
-from deeprecsys.serve import arena
-from deeprecsys.serve.arena import Weights
-from deeprecsys.serve.backend import Outcome
+from deeprecsys.node.service import arena
+from deeprecsys.node.service.arena import Weights
+from deeprecsys.node.service.backend import Outcome
 from tests.serve.harness import Heard, Reference, ask, changed, features, nothing_left, run, service
 
 

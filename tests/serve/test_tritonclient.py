@@ -17,7 +17,7 @@ with warnings.catch_warnings():
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
-from deeprecsys.serve.backend import Reason
+from deeprecsys.node.service.backend import Reason
 from tests.serve.bodies import TYPES, arrays
 from tests.serve.conftest import Running, start
 from tests.serve.stand_in import FLAT, MAX_ITEMS, MIXED, StandIn, expected_scores

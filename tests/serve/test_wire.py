@@ -14,11 +14,12 @@ import orjson
 import pytest
 import uvloop
 
-from deeprecsys.serve import body as bodies
-from deeprecsys.serve import http, wire
-from deeprecsys.serve.backend import Reason
-from deeprecsys.serve.body import FullError, Room
-from deeprecsys.serve.wire import LARGE_BYTES
+from deeprecsys.node.service.backend import Reason
+from deeprecsys.serve.http.app import app as http
+from deeprecsys.serve.http.app import bodies
+from deeprecsys.serve.http.app import connection as wire
+from deeprecsys.serve.http.bodies import FullError, Room
+from deeprecsys.serve.http.connection import LARGE_BYTES
 from deeprecsys.zoo.schema import DenseInput, Schema, SparseInput, Table
 from tests.serve.bodies import arrays, binary_body, json_body
 from tests.serve.conftest import Running, start

@@ -8,8 +8,8 @@ import pytest
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.core.profile import LatencyProfile, Point
+from deeprecsys.paper.fleet import DAY_S, Kind, Pool, day, handfuls
 from deeprecsys.simulate.fast import run
-from deeprecsys.simulate.fleet import DAY_S, Kind, Pool, day, handfuls
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.workload.arrivals import Diurnal
 from tests.tune.queues import wait_tail

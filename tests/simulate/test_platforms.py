@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.simulate.platforms import (
+from deeprecsys.paper.platforms import (
     BROADWELL,
     EPYC_64,
     SKYLAKE,
@@ -19,7 +19,7 @@ from deeprecsys.simulate.platforms import (
     scaled,
     work_of,
 )
-from deeprecsys.simulate.platforms.cpu import hot_share
+from deeprecsys.paper.platforms.cpu import hot_share
 from deeprecsys.simulate.published import GTX_1080_TI
 from deeprecsys.zoo import MODELS
 from deeprecsys.zoo.schema import Per

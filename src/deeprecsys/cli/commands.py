@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
-from deeprecsys.cli import options as opt
-from deeprecsys.cli.live import (
+from deeprecsys.api.experiment import Job
+from deeprecsys.api.policies import check_whole, policy_of
+from deeprecsys.api.progress import Bar, TickHooks
+from deeprecsys.api.trials import (
     LiveTrials,
     accelerated,
     baseline,
@@ -19,15 +21,13 @@ from deeprecsys.cli.live import (
     run_trial,
     start,
 )
+from deeprecsys.cli import options as opt
 from deeprecsys.cli.output import emit, report_on, run_directory, summary_document, write_json
 from deeprecsys.cli.paper import paper
-from deeprecsys.cli.policies import check_whole, policy_of
-from deeprecsys.cli.progress import Bar, TickHooks
 from deeprecsys.cli.quality import quality_command
 from deeprecsys.cli.remote import bench_url
 from deeprecsys.cli.searching import Listener
 from deeprecsys.cli.serve import serve_command
-from deeprecsys.cli.setup import Job
 from deeprecsys.cli.simulate import simulate_command
 from deeprecsys.cli.tune import tune_command
 from deeprecsys.core.errors import InputError, positive
@@ -39,7 +39,7 @@ from deeprecsys.report import text
 from deeprecsys.report.rundir import read_run
 from deeprecsys.report.slices import Slices
 from deeprecsys.report.timeline import trace_events
-from deeprecsys.tune.capacity import Settings, capacity
+from deeprecsys.search.capacity import Settings, capacity
 from deeprecsys.zoo import MODELS, Model
 from deeprecsys.zoo.schema import Per
 

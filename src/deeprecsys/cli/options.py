@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from deeprecsys.cli.policies import FORMS
+from deeprecsys.api.policies import FORMS
 from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.core.target import LEVELS
 from deeprecsys.engine.isa import DEFAULT, NAMES

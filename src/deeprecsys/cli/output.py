@@ -13,10 +13,10 @@ import click
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.runlog import Summary
+from deeprecsys.machine.record import machine_record
 from deeprecsys.report.json_values import plain
-from deeprecsys.report.machine import machine_record
 from deeprecsys.report.rundir import RunWriter, read_run
-from deeprecsys.tune.events import CapacityDone, CapacityStarted, Event, PhaseStarted, ProbeDone, TrialDone
+from deeprecsys.search.events import CapacityDone, CapacityStarted, Event, PhaseStarted, ProbeDone, TrialDone
 
 
 def emit(text: str, document: Any, json_file: str | None) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
+from deeprecsys.api.progress import Bar
 from deeprecsys.cli import options as opt
 from deeprecsys.cli.output import emit
-from deeprecsys.cli.progress import Bar
 from deeprecsys.core.errors import InputError
 from deeprecsys.report import format as f
 

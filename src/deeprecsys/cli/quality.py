@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
+from deeprecsys.api.experiment import Job
+from deeprecsys.api.trials import start
 from deeprecsys.cli import options as opt
-from deeprecsys.cli.live import start
 from deeprecsys.cli.output import emit, run_directory
-from deeprecsys.cli.setup import Job
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.isa import DEFAULT
+from deeprecsys.machine.record import machine_record
 from deeprecsys.report import text
-from deeprecsys.report.machine import machine_record
-from deeprecsys.tune.quality import compare
+from deeprecsys.search.quality import compare
 
 QUERIES = 200
 REFERENCE = "eager"

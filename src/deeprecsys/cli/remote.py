@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from deeprecsys.api.experiment import Job
+from deeprecsys.api.progress import Bar
 from deeprecsys.cli.output import summary_document
-from deeprecsys.cli.progress import Bar
-from deeprecsys.cli.setup import Job
 from deeprecsys.core.runlog import RunLog, summarise
-from deeprecsys.report.machine import machine_record
+from deeprecsys.machine.record import machine_record
 from deeprecsys.serve.extra import require_extra
 from deeprecsys.workload.stream import Stream
 from deeprecsys.zoo import model
-from deeprecsys.zoo.own.spec import short_name
+from deeprecsys.zoo.custom.spec import short_name
 
 
 def bench_url(url: str, job: Job, stream: Stream) -> tuple[RunLog, dict[str, Any]]:
@@ -23,7 +23,7 @@ def bench_url(url: str, job: Job, stream: Stream) -> tuple[RunLog, dict[str, Any
         NodeError: nothing answers there.
     """
     require_extra()
-    from deeprecsys.serve.load import load  # it needs the extra
+    from deeprecsys.serve.load.offer import load  # it needs the extra
 
     schema = model(job.node.model).scaled(job.node.rows_scale).schema
     with Bar(f"{job.node.model} at {url}: {stream.rate_qps:g} queries/s") as bar:

@@ -9,18 +9,18 @@ from typing import Any
 
 import click
 
+from deeprecsys.api.progress import Bar
 from deeprecsys.cli.output import event_document
-from deeprecsys.cli.progress import Bar
 from deeprecsys.core.errors import positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.core.target import Target
+from deeprecsys.machine.energy import over
 from deeprecsys.node.trial import Recording
-from deeprecsys.report.energy import over
 from deeprecsys.report.rundir import RunWriter
 from deeprecsys.report.text import knobs
-from deeprecsys.tune.capacity import Settings
-from deeprecsys.tune.events import (
+from deeprecsys.search.capacity import Settings
+from deeprecsys.search.events import (
     CapacityDone,
     CapacityStarted,
     Event,
@@ -28,7 +28,7 @@ from deeprecsys.tune.events import (
     TrialDone,
     TrialStarted,
 )
-from deeprecsys.tune.tuner import TuneSettings
+from deeprecsys.search.tuner import TuneSettings
 
 LEAST_TRIAL_S = 0.3
 

@@ -15,19 +15,19 @@ from typing import Any, Protocol
 
 import click
 
+from deeprecsys.api.progress import Bar
+from deeprecsys.api.retuning.decision import RetuneSettings
+from deeprecsys.api.retuning.retuner import Retuner
 from deeprecsys.cli import options as opt
-from deeprecsys.cli.progress import Bar
 from deeprecsys.cli.serving import by_model, configured, job_of, measured, named
 from deeprecsys.core.errors import positive
 from deeprecsys.core.policy import CPU
-from deeprecsys.node.cores import awake, interleave_memory, numa_nodes, realtime
 from deeprecsys.node.node import default_workers, pinning
-from deeprecsys.serve.backend import Backend
+from deeprecsys.node.runtime.cores import awake, interleave_memory, numa_nodes, realtime
+from deeprecsys.node.service.backend import Backend
+from deeprecsys.node.service.service import Service, ServiceConfig
 from deeprecsys.serve.extra import require_extra, without_fork_handlers
-from deeprecsys.serve.logs import log_as_json
-from deeprecsys.serve.retune import RetuneSettings
-from deeprecsys.serve.retuner import Retuner
-from deeprecsys.serve.service import Service, ServiceConfig
+from deeprecsys.serve.metrics.logs import log_as_json
 
 log = logging.getLogger("deeprecsys.serve")
 

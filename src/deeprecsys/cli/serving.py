@@ -9,18 +9,18 @@ from typing import Any
 
 import click
 
-from deeprecsys.cli.live import LISTWISE, measure_profile, sample_sizes, start
-from deeprecsys.cli.policies import check_whole, policy_of
-from deeprecsys.cli.setup import Job, check_profile, load_profile
+from deeprecsys.api.experiment import Job, check_profile, load_profile
+from deeprecsys.api.policies import check_whole, policy_of
+from deeprecsys.api.retuning.decision import Found
+from deeprecsys.api.retuning.resimulate import Question, Resimulator
+from deeprecsys.api.trials import LISTWISE, measure_profile, sample_sizes, start
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.machine.record import machine_record, same_machine
+from deeprecsys.node.service.hosted_model import ModelConfig
 from deeprecsys.report import text
-from deeprecsys.report.machine import machine_record, same_machine
-from deeprecsys.serve.resimulate import Question, Resimulator
-from deeprecsys.serve.retune import Found
-from deeprecsys.serve.served import ModelConfig
-from deeprecsys.zoo.own.spec import short_name, with_weights
+from deeprecsys.zoo.custom.spec import short_name, with_weights
 
 PROFILE_S = 10.0
 ENGINE = "compiled"

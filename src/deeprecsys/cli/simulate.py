@@ -7,22 +7,22 @@ from typing import Any
 
 import click
 
+from deeprecsys.api.accelerator import check_gpu, emulated_profile, gpu_document
+from deeprecsys.api.experiment import checked_quantile, load_profile, target_of
+from deeprecsys.api.policies import policy_of
+from deeprecsys.api.predict import bounds_document, offloaded_share
+from deeprecsys.api.virtual import Accelerators, pools, virtual_log, virtual_node
 from deeprecsys.cli import options as opt
-from deeprecsys.cli.accelerator import check_gpu, emulated_profile, gpu_document
 from deeprecsys.cli.output import emit, report_on, run_directory, summary_document
-from deeprecsys.cli.policies import policy_of
-from deeprecsys.cli.predict import bounds_document, offloaded_share
-from deeprecsys.cli.setup import checked_quantile, load_profile, target_of
-from deeprecsys.cli.virtual import Accelerators, pools, virtual_log, virtual_node
 from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog, summarise
 from deeprecsys.core.target import Target
 from deeprecsys.report import text
+from deeprecsys.search.capacity import Settings, capacity
+from deeprecsys.search.saturation import saturation_qps
 from deeprecsys.simulate.stability import stability_of
-from deeprecsys.tune.capacity import Settings, capacity
-from deeprecsys.tune.work import saturation_qps
 from deeprecsys.workload.stream import Stream, Workload
 from deeprecsys.zoo import MODELS
 

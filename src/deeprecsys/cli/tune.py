@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 
-from deeprecsys.cli import options as opt
-from deeprecsys.cli.live import (
+from deeprecsys.api.engines import setups_of, sizes_of, tried_out
+from deeprecsys.api.experiment import Job
+from deeprecsys.api.predict import offloaded_share, prediction
+from deeprecsys.api.trials import (
     LiveTrials,
     accelerated,
     baseline,
@@ -22,23 +24,21 @@ from deeprecsys.cli.live import (
     sample_sizes,
     start,
 )
+from deeprecsys.api.virtual import Accelerators, SamplePath, virtual_node
+from deeprecsys.cli import options as opt
 from deeprecsys.cli.output import emit, report_on, run_directory
-from deeprecsys.cli.predict import offloaded_share, prediction
 from deeprecsys.cli.quality import quality_of
 from deeprecsys.cli.searching import Listener, tune_settings
-from deeprecsys.cli.setup import Job
-from deeprecsys.cli.setups import setups_of, sizes_of, tried_out
-from deeprecsys.cli.virtual import Accelerators, SamplePath, virtual_node
 from deeprecsys.core.errors import positive
 from deeprecsys.core.profile import FAR, LatencyProfile
 from deeprecsys.node.node import Node
 from deeprecsys.report import text
-from deeprecsys.tune.by_model import ModelSettings, Ranking, tune_by_model
-from deeprecsys.tune.hill_climb import HillClimb
-from deeprecsys.tune.neighbours import model_search
-from deeprecsys.tune.search import thresholds
-from deeprecsys.tune.tuner import TuneResult, tune
-from deeprecsys.tune.work import saturation_qps
+from deeprecsys.search.by_model import ModelSettings, Ranking, tune_by_model
+from deeprecsys.search.hill_climb import HillClimb
+from deeprecsys.search.history import thresholds
+from deeprecsys.search.neighbours import model_search
+from deeprecsys.search.saturation import saturation_qps
+from deeprecsys.search.tuner import TuneResult, tune
 
 PROFILE_S = 20.0
 SHARE_QUERIES = 100_000

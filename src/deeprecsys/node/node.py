@@ -19,8 +19,8 @@ from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.engine.isa import DEFAULT, deaf
 from deeprecsys.engine.placement import one_each
-from deeprecsys.node.closed_loop import measure_batches
-from deeprecsys.node.cores import (
+from deeprecsys.node.closed import measure_batches
+from deeprecsys.node.runtime.cores import (
     awake,
     interleave_memory,
     numa_nodes,
@@ -29,9 +29,9 @@ from deeprecsys.node.cores import (
     realtime_permitted,
     usable_cores,
 )
-from deeprecsys.node.mailbox import MAX_SLICES
-from deeprecsys.node.memory import NodeMemory, Plan
-from deeprecsys.node.pool import WorkerPool
+from deeprecsys.node.runtime.mailbox import MAX_SLICES
+from deeprecsys.node.runtime.memory import NodeMemory, Plan
+from deeprecsys.node.runtime.pool import WorkerPool
 from deeprecsys.node.scoring import score_queries
 from deeprecsys.node.trial import Hooks, LiveTrial, Recording
 from deeprecsys.workload.stream import Stream

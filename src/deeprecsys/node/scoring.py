@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import NodeError
-from deeprecsys.node.mailbox import Part
-from deeprecsys.node.pool import Down, Replied, WorkerPool
+from deeprecsys.node.runtime.mailbox import Part
+from deeprecsys.node.runtime.pool import Down, Replied, WorkerPool
 
 
 def score_queries(

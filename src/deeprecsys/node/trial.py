@@ -30,8 +30,8 @@ from deeprecsys.core.dispatcher import (
 from deeprecsys.core.policy import CPU
 from deeprecsys.core.query import Batch, Query
 from deeprecsys.core.runlog import RunLog, Status, stalled_s
-from deeprecsys.node.mailbox import Part
-from deeprecsys.node.pool import Down, Replied, Up, WorkerPool
+from deeprecsys.node.runtime.mailbox import Part
+from deeprecsys.node.runtime.pool import Down, Replied, Up, WorkerPool
 from deeprecsys.workload.stream import Stream
 
 TICK_S = 0.25

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from deeprecsys.paper.platforms import BROADWELL, SKYLAKE, CpuSpec
 from deeprecsys.paper.result import Table
-from deeprecsys.simulate.platforms import BROADWELL, SKYLAKE, CpuSpec
 
 
 def table() -> Table:

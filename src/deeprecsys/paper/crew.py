@@ -12,7 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from deeprecsys.paper import figure07, figure09, figure10, figure11, figure12, figure13, figure14, sensitivity
+from deeprecsys.paper import sensitivity
+from deeprecsys.paper.figures import figure07, figure09, figure10, figure11, figure12, figure13, figure14
 from deeprecsys.paper.fleets import Fleets
 from deeprecsys.paper.published import MODELS
 from deeprecsys.paper.recipes import RECIPES

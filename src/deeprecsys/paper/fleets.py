@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from deeprecsys.core.policy import DeepRecSched
+from deeprecsys.paper.fleet import DayLog, Kind, Pool, day
 from deeprecsys.paper.published import MODELS
 from deeprecsys.paper.study import Case, Study
-from deeprecsys.simulate.fleet import DayLog, Kind, Pool, day
 from deeprecsys.workload.arrivals import Diurnal
 from deeprecsys.workload.sizes import parse
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.paper.platforms import EPYC_64, scaled, work_of
 from deeprecsys.paper.published import MODELS, SHORT
 from deeprecsys.paper.result import Table
 from deeprecsys.paper.study import Case, Study
 from deeprecsys.report import format as f
-from deeprecsys.simulate.platforms import EPYC_64, scaled, work_of
 from deeprecsys.zoo import MODELS as ZOO
 
 

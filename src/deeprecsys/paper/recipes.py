@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deeprecsys.core.errors import unknown
-from deeprecsys.paper import (
+from deeprecsys.paper.figures import (
     figure01,
     figure03,
     figure04,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from deeprecsys.paper.figure11 import mean, ratios
+from deeprecsys.paper.figures.figure11 import mean, ratios
 from deeprecsys.paper.result import Table
 from deeprecsys.paper.study import SPECS
 from deeprecsys.paper.variants import VARIANTS

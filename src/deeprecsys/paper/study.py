@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from deeprecsys.core.policy import DeepRecSched, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.target import LEVELS, Target
+from deeprecsys.paper.platforms import CpuSpec, gtx_1080_ti, modelled, work_of
+from deeprecsys.paper.platforms.accelerator import TRANSFER_SHARE
+from deeprecsys.paper.platforms.known import BROADWELL, SKYLAKE
 from deeprecsys.paper.trial import Found, Trial
-from deeprecsys.simulate.platforms import CpuSpec, gtx_1080_ti, modelled, work_of
-from deeprecsys.simulate.platforms.accelerator import TRANSFER_SHARE
-from deeprecsys.simulate.platforms.known import BROADWELL, SKYLAKE
+from deeprecsys.search.history import thresholds
+from deeprecsys.search.sample_path import capacity_on_path
 from deeprecsys.simulate.table import Tabulated
-from deeprecsys.tune.on_path import capacity_on_path
-from deeprecsys.tune.search import thresholds
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import MODELS as ZOO
 

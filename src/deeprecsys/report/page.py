@@ -9,11 +9,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from deeprecsys.machine.record import same_machine
 from deeprecsys.report import energy, tables, text
 from deeprecsys.report import format as f
 from deeprecsys.report.explain import explain, overview
 from deeprecsys.report.illustrate import Illustration
-from deeprecsys.report.machine import same_machine
 from deeprecsys.report.plots import svg
 from deeprecsys.report.rundir import Run
 from deeprecsys.report.tables import Table, target

@@ -7,8 +7,8 @@ from typing import Any
 
 from deeprecsys.core.profile import FAR
 from deeprecsys.core.runlog import DISTURBED_SHARE
+from deeprecsys.machine.record import same_machine
 from deeprecsys.report import format as f
-from deeprecsys.report.machine import same_machine
 
 HUGE_PAGES = 0.9
 """With less than this share of the tables on huge pages, gathers are slower than they could be."""

@@ -12,12 +12,12 @@ import grpc
 import uvicorn
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.serve.backend import Backend
-from deeprecsys.serve.face import Face
+from deeprecsys.node.service.backend import Backend
+from deeprecsys.serve.frontend import Face
 from deeprecsys.serve.grpc import GrpcService
-from deeprecsys.serve.http import HttpApp
-from deeprecsys.serve.watch import Watch
-from deeprecsys.serve.wire import Wire
+from deeprecsys.serve.http.app import HttpApp
+from deeprecsys.serve.http.connection import Wire
+from deeprecsys.serve.metrics.counters import Watch
 
 GRACE_S = 30.0
 """How long open requests may take to end once the server stops; their own deadlines are shorter."""

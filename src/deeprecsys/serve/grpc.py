@@ -14,14 +14,19 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
-from deeprecsys.serve.backend import Reason, RefusedError, UnscoredError
-from deeprecsys.serve.describe import config_document, index_document, model_document, server_document
-from deeprecsys.serve.errors import NotFoundError, RequestError
-from deeprecsys.serve.face import Face, MissedError
-from deeprecsys.serve.reply import OUTPUT
-from deeprecsys.serve.request import Request
-from deeprecsys.serve.request_pb import request_of
-from deeprecsys.serve.statistics import statistics_document
+from deeprecsys.node.service.backend import Reason, RefusedError, UnscoredError
+from deeprecsys.serve.frontend import Face, MissedError
+from deeprecsys.serve.protocol.describe import (
+    config_document,
+    index_document,
+    model_document,
+    server_document,
+)
+from deeprecsys.serve.protocol.errors import NotFoundError, RequestError
+from deeprecsys.serve.protocol.reply import OUTPUT
+from deeprecsys.serve.protocol.request import Request
+from deeprecsys.serve.protocol.request_pb import request_of
+from deeprecsys.serve.protocol.statistics import statistics_document
 
 SERVICE = "inference.GRPCInferenceService"
 _CALLS = (

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from deeprecsys.core.errors import unknown
 from deeprecsys.zoo import dien, din, dlrm, mtwnd, ncf, wnd
+from deeprecsys.zoo.custom import is_own, own_model
 from deeprecsys.zoo.model import Model
-from deeprecsys.zoo.own import is_own, own_model
 
 __all__ = ["MODELS", "Model", "model"]
 

@@ -8,7 +8,7 @@ import pytest
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine import build
 from deeprecsys.engine.cuda import DeviceEngine
-from deeprecsys.node.worker import one_by_one
+from deeprecsys.node.runtime.worker import one_by_one
 from deeprecsys.zoo import MODELS
 from tests.engine.cuda.conftest import assembly, expected, slices_of
 

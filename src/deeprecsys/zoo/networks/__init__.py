@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from deeprecsys.zoo.custom.model import Own
 from deeprecsys.zoo.model import Model
 from deeprecsys.zoo.networks.layers import initialise
-from deeprecsys.zoo.own.model import Own
 
 __all__ = ["initialise", "weighted"]
 

@@ -16,6 +16,8 @@ from deeprecsys.engine.dense.graphs.mtwnd import mtwnd, mtwnd_artefact
 from deeprecsys.engine.dense.graphs.ncf import ncf, ncf_artefact
 from deeprecsys.engine.dense.graphs.wnd import wnd
 from deeprecsys.engine.dense.layout import Layout
+from deeprecsys.zoo.custom import Own
+from deeprecsys.zoo.custom.stage import OwnDense
 from deeprecsys.zoo.model import Model
 from deeprecsys.zoo.networks.dien import DienArtefactDense, DienDense
 from deeprecsys.zoo.networks.din import DinArtefactDense, DinDense
@@ -23,8 +25,6 @@ from deeprecsys.zoo.networks.dlrm import DlrmDense
 from deeprecsys.zoo.networks.mtwnd import MtWndArtefactDense, MtWndDense
 from deeprecsys.zoo.networks.ncf import NcfArtefactDense, NcfDense
 from deeprecsys.zoo.networks.wnd import WndDense
-from deeprecsys.zoo.own import Own
-from deeprecsys.zoo.own.stage import OwnDense
 
 __all__ = ["block_items", "few_items", "merges", "onnx_model"]
 

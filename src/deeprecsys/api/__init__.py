@@ -1,0 +1,1 @@
+"""Composes nodes, searches and simulations into experiments, and returns values."""

@@ -1,0 +1,169 @@
+"""What a profile predicts of a tuned point: the bound above it, and what the simulator would have said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import isnan
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deeprecsys.api.experiment import Job
+from deeprecsys.api.virtual import Accelerators, pools
+from deeprecsys.bounds import Bound, Kind, batch_times, bounds_of
+from deeprecsys.bounds.pools import two_pools
+from deeprecsys.bounds.work import coalesced_work, least_work, pmf_of
+from deeprecsys.core.policy import GPU, Policy
+from deeprecsys.core.profile import LatencyProfile, slowdown
+from deeprecsys.core.target import Target, percentile
+from deeprecsys.search.confirm import Confirmed
+from deeprecsys.simulate.fast import run
+from deeprecsys.workload.stream import Stream
+
+SECONDS = 60.0  # of virtual time, and of the sample path of the bounds
+MOST_QUERIES = 60_000
+DRAWS = 9
+"""Of the batch times of a trial that is run again: a median is odd."""
+QUANTILES = {"p50_ms": 0.50, "p95_ms": 0.95, "p99_ms": 0.99}
+MOST_ITEMS = 1 << 13
+"""Of a batch that bounds allow for; a cost per batch spread over more is next to nothing per item."""
+
+
+def prediction(
+    profile: LatencyProfile, job: Job, workers: int, point: Confirmed, gpu: Accelerators | None = None
+) -> dict[str, Any]:
+    """The parts of the JSON of `tune` that come from the profile.
+
+    The simulator's error is that of the p95 of the very trials that were run live, their queries run again in
+    virtual time: simulated over live, less 1. A shared machine may run at another speed minutes later, which
+    no simulator can know: so the error is stated also at the point's own pace, all times multiplied by what
+    these trials' batches took live over what they took simulated; and bounds are of batch times at that pace.
+    With an accelerator it is not known.
+    """
+    qps, policy = point.qps, point.policy
+    stream = job.workload.stream(qps, queries=int(min(SECONDS * qps, MOST_QUERIES)))
+    again = _Again(job, workers, point, gpu)
+    simulated = again.run(profile)
+    live_ms = point.probe.summary.p95_ms
+    pace = paced_error = None
+    as_then = profile
+    if not isnan(again.live_s) and gpu is None:
+        pace = again.live_s / simulated.busy_s
+        as_then = profile.slowed(pace * slowdown(profile.host_s, qps, workers))
+        paced_error = again.run(as_then).latency_ms["p95_ms"] / live_ms - 1
+    return {
+        **bounds_document(as_then, workers, job.target, stream, policy, qps, gpu),
+        "simulated": simulated.latency_ms,
+        "simulator_error": simulated.latency_ms["p95_ms"] / live_ms - 1,
+        "pace": pace,
+        "paced_simulator_error": paced_error,
+    }
+
+
+class Simulated(NamedTuple):
+    """What a probe's trials were in virtual time: percentiles of all together, and worker-seconds."""
+
+    latency_ms: dict[str, float]
+    busy_s: float
+
+
+class _Again:
+    """The trials that confirmed a point, to be run again in virtual time."""
+
+    def __init__(self, job: Job, workers: int, point: Confirmed, gpu: Accelerators | None) -> None:
+        self._policy, self._workers, self._gpu = point.policy, workers, gpu
+        self._trials = [
+            (replace(job.workload, seed=r.seed).stream(point.qps, duration_s=r.offered_s), r)
+            for r in point.probe.reruns
+        ]
+        self.live_s = sum(int(stream.size.sum()) * r.seconds_per_item for stream, r in self._trials)
+
+    def run(self, profile: LatencyProfile) -> Simulated:
+        """By a profile's batch times: the median of several draws of them."""
+        services, counts = pools(profile, self._workers, self._gpu)
+        drawn, busy_s = [], []
+        for draw in range(DRAWS):
+            logs = [
+                run(
+                    self._policy, stream.arrival_s, stream.size, services, counts,
+                    seed=DRAWS * k + draw, warmup_s=r.warmup_s, rate_qps=stream.rate_qps,
+                )
+                for k, (stream, r) in enumerate(self._trials)
+            ]  # fmt: skip
+            latency = np.concatenate([log.latency_s[log.measured] for log in logs])
+            drawn.append([1e3 * percentile(latency, q) for q in QUANTILES.values()])
+            busy_s.append(sum(log.busy_s for log in logs))
+        found = np.median(drawn, axis=0)
+        return Simulated(dict(zip(QUANTILES, found.tolist(), strict=True)), float(np.median(busy_s)))
+
+
+def bounds_document(
+    profile: LatencyProfile,
+    workers: int,
+    target: Target,
+    stream: Stream,
+    policy: Policy,
+    met_qps: float | None,
+    gpu: Accelerators | None = None,
+) -> dict[str, Any]:
+    """What no policy exceeds on a sample path, and the share of it that one reached.
+
+    Batch times are those of all workers busy. Bounds of policies that mix queries in one batch hold for
+    batches of up to the largest query, the largest measured batch or this policy's, whichever is most.
+
+    Args:
+        stream: the sample path.
+        policy: whose bound the fraction is of: one that mixes queries is held against one that allows it.
+        met_qps: the rate at which it met the target; None where it did not.
+        gpu: the second pool; what offloads is held against the bound of two pools.
+    """
+    largest = int(stream.size.max())
+    own = policy.describe()["batch_size"] or MOST_ITEMS
+    longest = max(largest, min(max(own, *(p.batch for p in profile.points)), MOST_ITEMS))
+    found = {
+        mixes: bounds_of(
+            batch_times(profile, longest if mixes else largest, workers),
+            workers, target, stream.arrival_s, stream.size, rate_qps=stream.rate_qps, coalescing=mixes,
+        )
+        for mixes in (False, True)
+    }  # fmt: skip
+    bound = found[policy.mixes][Kind.O_FCFS]
+    if gpu:
+        for mixes in (False, True):
+            both = two_pools_bound(profile, workers, gpu, stream, longest if mixes else largest, mixes)
+            found[mixes][both.kind] = both
+        if GPU in policy.devices:
+            bound = found[policy.mixes][Kind.TWO_POOLS]
+    return {
+        "bounds": {f"{b.name}_qps": b.rate_qps for bounds in found.values() for b in bounds.values()},
+        "fraction_of_bound": bound.fraction(met_qps).to_json() if met_qps else None,
+    }
+
+
+def two_pools_bound(
+    profile: LatencyProfile, workers: int, gpu: Accelerators, stream: Stream, longest: int, mixes: bool
+) -> Bound:
+    """The highest rate that CPU workers and accelerators carry together, whatever the latency.
+
+    Without regard to the target, as some queries may be late: then it holds for every policy that keeps
+    each query on one device.
+    """
+    largest = int(stream.size.max())
+    on_cpu, on_gpu = batch_times(profile, longest, workers), batch_times(gpu.profile, longest)
+    if mixes:
+        work = coalesced_work(on_cpu, largest), coalesced_work(on_gpu, largest)
+    else:
+        work = least_work(on_cpu), on_gpu
+    return two_pools(*work, pmf_of(stream.size), workers, gpu.workers, coalescing=mixes).bound
+
+
+def offloaded_share(policy: Policy, stream: Stream) -> float | None:
+    """The share of a path's items that a policy with a threshold sends to the accelerator, exactly; None
+    where the state of the node decides."""
+    known = policy.describe()
+    above = known["offload_above"]
+    if above is None:
+        return 0.0
+    if known["policy"] == "earliest":
+        return None
+    return float(stream.size[stream.size > above].sum() / stream.size.sum())

@@ -1,0 +1,1 @@
+"""Live retuning: when a served model deserves another policy."""

@@ -1,0 +1,190 @@
+"""Searches a policy for a mix of sizes in virtual time, in a process of its own and of least priority.
+
+Started as `python -m deeprecsys.api.retuning.resimulate PARENT`: a JSON question per line on its standard
+input, a JSON answer per line on its standard output. The simulator's compiler and the search load neither the
+service's process nor, while anything else wants them, its cores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deeprecsys.api.retuning.decision import Found, policy_from
+from deeprecsys.core.errors import NodeError
+from deeprecsys.core.policy import Policy, Static
+from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.core.runlog import Summary, summarise, warmup_s
+from deeprecsys.core.target import Target
+from deeprecsys.node.runtime.cores import die_with_parent
+
+LINE_BYTES = 1 << 24
+
+
+class MixPath:
+    """Runs one sample path of a mix of sizes at any rate: `tune.by_model.PathTrial`. Arrivals are Poisson.
+
+    Args:
+        sizes: a sample, drawn from with replacement.
+    """
+
+    def __init__(
+        self, profile: LatencyProfile, sizes: Sequence[int], workers: int, target: Target, queries: int
+    ) -> None:
+        from deeprecsys.simulate.table import Tabulated
+
+        rng = np.random.default_rng(0)
+        self._service, self._workers, self._target = Tabulated(profile), workers, target
+        self._sizes = rng.choice(np.asarray(sizes, np.int32), queries)
+        self._at = np.cumsum(rng.exponential(size=queries))
+
+    def __call__(self, policy: Policy, rate_qps: float) -> Summary:
+        from deeprecsys.simulate.fast import run
+
+        arrival_s = self._at / rate_qps
+        warm_s = warmup_s(float(arrival_s[-1]), self._target)
+        log = run(
+            policy, arrival_s, self._sizes, self._service, self._workers, warmup_s=warm_s, rate_qps=rate_qps
+        )
+        return summarise(log, self._target)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which policy carries the most of a mix?
+
+    Attributes:
+        sizes: a sample of the mix, in items; largest: items of the largest query that may come.
+        present: the policy in use; None takes the baseline for it.
+        queries: of the simulated path.
+    """
+
+    profile: LatencyProfile
+    sizes: Sequence[int]
+    workers: int
+    target: Target
+    largest: int
+    present: Policy | None
+    queries: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile.to_json(),
+            "sizes": list(self.sizes),
+            "workers": self.workers,
+            "target": [self.target.latency_s, self.target.quantile],
+            "largest": self.largest,
+            "present": self.present.describe() if self.present else None,
+            "queries": self.queries,
+        }
+
+    @classmethod
+    def from_json(cls, doc: dict[str, Any]) -> Question:
+        return cls(
+            LatencyProfile.from_json(doc["profile"]),
+            doc["sizes"],
+            doc["workers"],
+            Target(*doc["target"]),
+            doc["largest"],
+            policy_from(doc["present"]) if doc["present"] else None,
+            doc["queries"],
+        )
+
+
+def best_policy(q: Question) -> Found:
+    """The policy that carries the most of a mix, by simulation."""
+    from deeprecsys.search.by_model import Ranking
+    from deeprecsys.search.history import batch_sizes
+    from deeprecsys.search.neighbours import model_search
+    from deeprecsys.search.saturation import saturation_qps
+
+    static = Static.baseline(q.largest, q.workers)
+    hint = saturation_qps(q.profile, static.batch_size, np.asarray(q.sizes, np.int32), q.workers)
+    path = MixPath(q.profile, q.sizes, q.workers, q.target, q.queries)
+    ranking = Ranking(path, q.target, hint)
+    search = model_search(batch_sizes(q.largest, static.batch_size))
+    begin = q.present or static
+    search.tell(begin, ranking.score(begin, None))
+    ranking.finish(search)
+    present_qps = search.told[0].qps
+    best = search.best
+    return Found(best.policy, best.qps, present_qps) if best else Found(begin, 0.0, 0.0)
+
+
+class Resimulator:
+    """The process, asked from an event loop. Start it lazily; `close` it."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+        self._asking = asyncio.Lock()
+
+    async def best(self, question: Question) -> Found:
+        """`best_policy`, elsewhere.
+
+        Raises:
+            NodeError: the process died.
+        """
+        async with self._asking:
+            answer = await self._ask(question.to_json())
+        return Found(policy_from(answer["policy"]), answer["capacity_qps"], answer["present_qps"])
+
+    async def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        if self._process is None:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "deeprecsys.api.retuning.resimulate", str(os.getpid()),
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=LINE_BYTES,
+                env=os.environ | {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}, start_new_session=True,
+            )  # fmt: skip
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(question).encode() + b"\n")
+            await process.stdin.drain()
+            line = await process.stdout.readline()
+        except (ConnectionError, asyncio.CancelledError):
+            await self.close()
+            raise
+        if not line:
+            await self.close()
+            raise NodeError("the simulation's process died")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    async def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        if process.stdin:
+            process.stdin.close()
+        await process.wait()
+
+
+def main() -> None:
+    die_with_parent(int(sys.argv[1]), signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    for line in sys.stdin:
+        found = best_policy(Question.from_json(json.loads(line)))
+        answer = {
+            "policy": found.policy.describe(),
+            "capacity_qps": found.capacity_qps,
+            "present_qps": found.present_qps,
+        }
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

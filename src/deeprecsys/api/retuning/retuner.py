@@ -1,0 +1,67 @@
+"""Live retuning: looks at the load, has it simulated in the background, and changes the policy."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from deeprecsys.api.retuning.decision import RetuneSettings, decide, searched, seen
+from deeprecsys.api.retuning.resimulate import Question, Resimulator
+from deeprecsys.core.errors import NodeError
+from deeprecsys.node.service.hosted_model import Served
+from deeprecsys.node.service.service import Service
+
+log = logging.getLogger("deeprecsys.serve")
+
+
+class Retuner:
+    """Retunes every model of a service that is not pinned. `run` is to be a task; cancel it to end.
+
+    Each model is simulated as if it had all workers for itself: what is compared is policies.
+    """
+
+    def __init__(self, service: Service, settings: RetuneSettings | None = None) -> None:
+        self._service = service
+        self._settings = settings or RetuneSettings()
+        self._simulation = Resimulator()
+
+    async def run(self) -> None:
+        """Look, again and again."""
+        try:
+            while True:
+                await asyncio.sleep(self._settings.every_s)
+                for model in self._service.retunable:
+                    await self.look(model)
+        finally:
+            await self._simulation.close()
+
+    async def look(self, served: Served) -> None:
+        """Look at one model's load once, and change its policy where that is worth it."""
+        settings, config, present = self._settings, served.config, served.policy
+        load = seen(served.offered, time.monotonic(), settings)
+        if load is None or not searched(present):
+            return
+        workers = len(self._service.config.cores)
+        question = Question(
+            config.profile,
+            load.sizes,
+            workers,
+            config.target,
+            config.max_items,
+            present,
+            settings.path_queries,
+        )
+        try:
+            found = await self._simulation.best(question)
+        except (NodeError, ConnectionError) as e:
+            log.warning("%s: its load could not be simulated: %s", served.name, e)
+            return
+        if served.policy != present or served.point.pinned:
+            return  # somebody else was faster
+        now = time.monotonic()
+        change = decide(present, load, found, served.point.since_s, now, settings)
+        if change:
+            self._service.adopt(served.name, change.policy, change.why, change.capacity_qps)
+        else:
+            self._service.estimate(served.name, found.present_qps)

@@ -1,0 +1,1 @@
+"""The machine: what it is made of, and the energy that it uses."""

@@ -1,0 +1,1 @@
+"""What a node is made of: cores, shared memory, mailboxes, worker processes."""

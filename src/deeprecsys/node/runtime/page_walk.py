@@ -1,0 +1,89 @@
+"""Keeping the memory of an idle worker at hand in a virtual machine.
+
+Under a hypervisor a page that this process has mapped may still be absent from the page tables that the
+processor goes by: its first touch in a process, or after some seconds without one, leaves the machine. At
+random rows that costs microseconds each, and the first batches after a pause take several times their time
+(docs/design/0004-shared-memory.md). In order it costs a small part of that. So a worker walks over its tables
+before it is ready and then every few seconds, in pieces, while nobody asks for anything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from deeprecsys.engine.isa import cpu_flags
+from deeprecsys.node.runtime.cores import usual_weight
+from deeprecsys.node.runtime.segment import Segment
+
+PAGE = 4096
+PIECE = 4 << 20
+"""Bytes of memory between two looks at the bell: some 20 µs where all is at hand."""
+EVERY_S = 4.0
+MOST_SHARE = 0.02
+"""Of a core's time that walks may take: very large tables are walked more rarely."""
+
+
+def virtual() -> bool:
+    """Whether this machine runs under a hypervisor."""
+    return "hypervisor" in cpu_flags()
+
+
+def kept_at_hand(segments: Callable[[], Iterable[Segment]]) -> Walker | None:
+    """A walker that has walked once; None where nothing that was mapped goes away."""
+    if not virtual():
+        return None
+    walker = Walker(segments)
+    walker.walk()
+    return walker
+
+
+class Walker:
+    """Reads a byte of every page of some segments, and knows when to do so again.
+
+    Args:
+        segments: gives those that this process reads now.
+        clock: seconds, rising.
+        cpu: seconds that this process computed: beside a busy worker a walk takes long and costs little.
+    """
+
+    def __init__(
+        self,
+        segments: Callable[[], Iterable[Segment]],
+        clock: Callable[[], float] = time.monotonic,
+        cpu: Callable[[], float] = time.process_time,
+    ) -> None:
+        self._segments, self._clock, self._cpu = segments, clock, cpu
+        self._pieces: Iterator[None] | None = None
+        self._due_s = clock()
+        self._spent_s = 0.0
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until there is something to walk."""
+        return 0.0 if self._pieces else max(self._due_s - self._clock(), 0.0)
+
+    def walk(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Go on where the last walk was stopped, to the end or until `stop` says so between two pieces."""
+        began = self._cpu()
+        self._pieces = self._pieces or self._pass()
+        with usual_weight():
+            stopped = any(stop() for _ in self._pieces)
+        self._spent_s += self._cpu() - began
+        if not stopped:
+            self._due_s = self._clock() + max(EVERY_S, self._spent_s / MOST_SHARE)
+            self._pieces, self._spent_s = None, 0.0
+
+    def forget(self) -> None:
+        """Segments were closed: a walk under way does not go on to them."""
+        self._pieces = None
+
+    def _pass(self) -> Iterator[None]:
+        for segment in list(self._segments()):
+            pages = segment.array(np.uint8, (segment.size,))[::PAGE]
+            step = PIECE // PAGE
+            for at in range(0, len(pages), step):
+                pages[at : at + step].max()
+                yield

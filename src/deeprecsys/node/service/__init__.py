@@ -1,0 +1,1 @@
+"""The live node: queries of several models, deadlines, new weights."""

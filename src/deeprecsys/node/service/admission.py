@@ -1,0 +1,68 @@
+"""Which queries a service takes: those that it can answer in time, and has room for."""
+
+from __future__ import annotations
+
+import time
+from itertools import count
+from math import nan
+
+from deeprecsys.core.dispatcher import Dispatcher
+from deeprecsys.core.query import Query
+from deeprecsys.node.service.backend import Outcome, QueryRecord, Reason, RefusedError
+from deeprecsys.node.service.crew import Crew
+from deeprecsys.node.service.hosted_model import Served, checked_items
+from deeprecsys.node.service.open_queries import LATER_S, SOON_S, Ledger
+
+
+class Admission:
+    """Attributes:
+    draining: whether nothing is taken any more.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, crew: Crew, ledger: Ledger) -> None:
+        self._dispatcher, self._crew, self._ledger = dispatcher, crew, ledger
+        self._ids = count()
+        self.draining = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether queries are taken."""
+        return not self.draining and self._crew.alive > 0
+
+    def admit(
+        self, served: Served, items: int, arrival_s: float, deadline_s: float | None, priority: int
+    ) -> Query:
+        """A query that would be taken now.
+
+        Raises:
+            RefusedError: it would not; recorded as shed. InputError: it has too many items, or none.
+        """
+        checked_items(served, items)
+        due_s = arrival_s + served.config.target.latency_s if deadline_s is None else deadline_s
+        firm, edition = deadline_s is not None, served.current
+        query = Query(next(self._ids), items, arrival_s, 0, edition.id, due_s, firm, priority)
+        if self.draining:
+            raise self._refused(served, query, Reason.DRAINING, "the server is stopping", LATER_S)
+        if not self._crew.alive:
+            why = self._crew.problem or "its workers are being started"
+            raise self._refused(served, query, Reason.NOT_READY, f"{served.name}: {why}", LATER_S)
+        late_s = self._dispatcher.late_by_s(query, time.monotonic())
+        if late_s > 0 and not self._dispatcher.may_be_late(query):
+            why = f"{served.name}: the query would miss its deadline by {1e3 * late_s:.0f} ms"
+            raise self._refused(served, query, Reason.LATE, why, late_s)
+        if not served.has_room(items):
+            why = f"{served.name}: {served.open} queries are open, no room for one of {items} items"
+            raise self._refused(served, query, Reason.OVERLOAD, why, served.config.target.latency_s)
+        return query
+
+    def _refused(
+        self, served: Served, query: Query, reason: Reason, why: str, again_s: float
+    ) -> RefusedError:
+        now = time.monotonic()
+        served.offered.append((query.arrival_s, query.size))
+        self._ledger.record(
+            QueryRecord(
+                query.id, served.name, query.size, query.arrival_s, nan, now, 0.0, 0, Outcome.SHED, reason
+            )
+        )
+        return RefusedError(reason, why, min(max(again_s, SOON_S), LATER_S))

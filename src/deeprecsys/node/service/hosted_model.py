@@ -1,0 +1,285 @@
+"""A model as a service holds it: its configuration, its memory, the editions of its weights, its seats."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from math import nan
+from typing import Any
+
+from numpy.typing import NDArray
+
+from deeprecsys.core.errors import InputError
+from deeprecsys.core.forecast import Forecast, LateBudget, batch_seconds
+from deeprecsys.core.policy import Policy
+from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.core.query import Query
+from deeprecsys.core.target import Target
+from deeprecsys.node.runtime.segment import Segment
+from deeprecsys.node.service.arena import Arena, ArenaPlan, EditionSpec, Weights, load_tables
+from deeprecsys.node.service.backend import OperatingPoint, ServedModel
+from deeprecsys.node.service.rows import Rows
+from deeprecsys.zoo.schema import Schema, SparseInput
+
+KEPT = 20_000
+"""Arrivals that are remembered, for live retuning."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model to be served, and how.
+
+    Attributes:
+        name: by which clients ask for it; model: as `zoo.model` knows it, "" where that is the same.
+        target: of its queries; policy: how they become batches; profile: batch times, to predict by.
+        rows_scale, seed: of its tables; engine, precision: what scores it.
+        max_items: of one query; max_queries: that may be open at once.
+        most_bytes: that features and scores of open queries may take.
+        capacity_qps: the load that it can carry, by the tuner; why: how the policy was chosen.
+        pinned: live retuning leaves the policy alone.
+        split: False where items are scored together: such a query is never cut nor merged.
+    """
+
+    name: str
+    target: Target
+    policy: Policy
+    profile: LatencyProfile
+    rows_scale: float = 1.0
+    seed: int = 0
+    engine: str = "compiled"
+    precision: str = "fp32"
+    max_items: int = 1000
+    max_queries: int = 1024
+    most_bytes: int = 128 << 20
+    capacity_qps: float | None = None
+    why: str = "configured"
+    pinned: bool = False
+    split: bool = True
+    model: str = ""
+
+    @property
+    def known_as(self) -> str:
+        """The name by which `zoo.model` knows it."""
+        return self.model or self.name
+
+
+@dataclass(eq=False)
+class Edition:
+    """One version of a model's weights, and how many seats it has."""
+
+    id: int
+    version: str
+    weights: Weights
+    tables: Segment
+    seats: int = 0
+
+
+class State(Enum):
+    """Where a query is."""
+
+    RESERVED = auto()  # its features are being written
+    OPEN = auto()  # it waits or runs
+    ENDED = auto()
+
+
+@dataclass(eq=False, slots=True)
+class Place:
+    """A query's place: `backend.Seat`.
+
+    Attributes:
+        running: batches on workers that read it and write its scores.
+        released: whether the network face is done with it.
+    """
+
+    query: Query
+    served: Served
+    edition: Edition
+    row: int
+    slot: int
+    state: State = State.RESERVED
+    running: int = 0
+    released: bool = False
+    answer: asyncio.Future[None] | None = None
+    start_s: float = nan
+    compute_s: float = 0.0
+    parts: int = 0
+
+    @property
+    def id(self) -> int:
+        return self.query.id
+
+    @property
+    def inputs(self) -> Mapping[str, NDArray[Any]]:
+        return self.served.arena.seat(self.row, self.slot, self.query.size)
+
+    @property
+    def blocks(self) -> Sequence[NDArray[Any]]:
+        return self.served.arena.seat_blocks(self.row, self.slot, self.query.size)
+
+    @property
+    def scores(self) -> NDArray[Any]:
+        """Where workers write: float32 [items, outputs]."""
+        return self.served.arena.scores[self.row : self.row + self.query.size]
+
+
+@dataclass(eq=False)
+class Served:
+    """A model in service."""
+
+    config: ModelConfig
+    arena: Arena
+    rows: Rows
+    slots: list[int]
+    forecast: Forecast
+    editions: list[Edition]
+    current: Edition
+    policy: Policy
+    point: OperatingPoint
+    open: int = 0
+    """Queries that wait or run."""
+    offered: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=KEPT))
+    """Arrival and items of the latest queries, also of those that were refused."""
+    _described: tuple[tuple[bool, str, Policy], ServedModel] | None = None
+
+    @classmethod
+    def create(
+        cls, config: ModelConfig, edition_id: int, workers: int, now_s: float,
+        progress: Callable[[str, float], None],
+    ) -> Served:  # fmt: skip
+        """The model with its memory, its tables filled from the seed.
+
+        Raises:
+            InputError: it does not fit.
+        """
+        plan = ArenaPlan.sized(
+            config.known_as,
+            config.rows_scale,
+            config.precision,
+            max_items=config.max_items,
+            max_queries=config.max_queries,
+            most_bytes=config.most_bytes,
+        )
+        weights = Weights(config.seed)
+        tables = load_tables(plan, weights, progress)
+        first = Edition(edition_id, "1", weights, tables)
+        seconds = batch_seconds(config.profile, workers, config.max_items)
+        forecast = Forecast(seconds, None, False, LateBudget(config.target.miss_rate))
+        point = point_of(config.policy, config.capacity_qps, now_s, config.why, config.pinned)
+        slots = list(range(plan.slots - 1, -1, -1))
+        return cls(
+            config, Arena.create(plan), Rows(plan.rows), slots, forecast, [first], first, config.policy, point
+        )
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    def spec(self, edition: Edition) -> EditionSpec:
+        """An edition as workers are told of it."""
+        fds = {"tables": edition.tables.fd, **{n: s.fd for n, s in self.arena.segments.items()}}
+        return EditionSpec(
+            edition.id,
+            self.arena.plan,
+            edition.weights.model or self.config.known_as,
+            edition.weights.seed,
+            self.config.engine,
+            fds,
+        )
+
+    def has_room(self, items: int) -> bool:
+        """Whether there is a place for a query of so many items."""
+        return bool(self.slots) and self.rows.fits(items)
+
+    def take(self, items: int) -> tuple[int, int]:
+        """A row and a slot for a query, where there is room."""
+        row = self.rows.take(items)
+        assert row is not None, "no room"
+        self.current.seats += 1
+        return row, self.slots.pop()
+
+    def give(self, place: Place) -> None:
+        """Take back the place of a query that nobody reads or writes any more."""
+        self.rows.give(place.row, place.query.size)
+        self.slots.append(place.slot)
+        place.edition.seats -= 1
+
+    def describe(self, ready: bool) -> ServedModel:
+        """The model as clients see it; every request asks, and little changes."""
+        state = ready, self.current.version, self.policy
+        if self._described is None or self._described[0] != state:
+            self._described = state, self._describe(ready)
+        return self._described[1]
+
+    def _describe(self, ready: bool) -> ServedModel:
+        c, schema = self.config, self.arena.schema
+        return ServedModel(
+            name=self.name,
+            version=self.current.version,
+            schema=schema,
+            target=c.target,
+            max_items=c.max_items,
+            engine=c.engine,
+            ready=ready,
+            split=c.split,
+            config={
+                "engine": c.engine,
+                "model": c.known_as,
+                "precision": c.precision,
+                "rows_scale": c.rows_scale,
+                "max_items": c.max_items,
+                "max_queries": c.max_queries,
+                "target_ms": 1e3 * c.target.latency_s,
+                "quantile": c.target.quantile,
+                **self.policy.describe(),
+            },
+        )
+
+    def close(self) -> None:
+        """Give the memory back."""
+        for edition in self.editions:
+            edition.tables.close()
+        self.arena.close()
+
+
+def point_of(
+    policy: Policy, capacity_qps: float | None, now_s: float, why: str, pinned: bool
+) -> OperatingPoint:
+    """The operating point of a policy."""
+    known = policy.describe()
+    return OperatingPoint(
+        policy=known["policy"],
+        batch_size=known["batch_size"],
+        offload_above=known["offload_above"],
+        capacity_qps=capacity_qps,
+        since_s=now_s,
+        why=why,
+        pinned=pinned,
+    )
+
+
+def bad_id(schema: Schema, inputs: Mapping[str, NDArray[Any]]) -> str | None:
+    """The first id of a query that is outside its table, in words; None if all are inside."""
+    for i in schema.inputs:
+        if not isinstance(i, SparseInput):
+            continue
+        ids, rows = inputs[i.name], schema.table(i.table).rows
+        wrong = (ids < 0) | (ids >= rows)
+        if wrong.any():
+            item, look_up = divmod(int(wrong.argmax()), ids.shape[1])
+            where = f"item {item}, look-up {look_up}"
+            return f"input {i.name!r}: {where}: expected an id in 0 … {rows - 1}, got {ids[item, look_up]}"
+    return None
+
+
+def checked_items(served: Served, items: int) -> int:
+    """A number of items that a query may have.
+
+    Raises:
+        InputError: it may not.
+    """
+    if not 1 <= items <= served.config.max_items:
+        raise InputError(f"items: expected 1 … {served.config.max_items}, got {items}")
+    return items

@@ -1,0 +1,27 @@
+"""Platforms: machines described by constants with sources, as latency profiles that say they are modelled."""
+
+from deeprecsys.paper.platforms.accelerator import gtx_1080_ti, gtx_roofline
+from deeprecsys.paper.platforms.cpu import CpuSpec, batch_time, modelled
+from deeprecsys.paper.platforms.known import BROADWELL, SKYLAKE
+from deeprecsys.paper.platforms.power import GTX_NODE, NodePower
+from deeprecsys.paper.platforms.scaled import EPYC_64, Server, scaled
+from deeprecsys.paper.platforms.work import Gather, Layer, Work, work_of
+
+__all__ = [
+    "BROADWELL",
+    "EPYC_64",
+    "GTX_NODE",
+    "SKYLAKE",
+    "CpuSpec",
+    "Gather",
+    "Layer",
+    "NodePower",
+    "Server",
+    "Work",
+    "batch_time",
+    "gtx_1080_ti",
+    "gtx_roofline",
+    "modelled",
+    "scaled",
+    "work_of",
+]

@@ -1,0 +1,57 @@
+"""Capacity search, hill climb, exhaustive sweep, profiler and the tuner, in whichever world trials run."""
+
+from deeprecsys.search.capacity import CapacityResult, Outcome, Settings, capacity
+from deeprecsys.search.confirm import Candidate, Confirmed, ConfirmSettings, confirm
+from deeprecsys.search.events import (
+    CapacityDone,
+    CapacityStarted,
+    Event,
+    PhaseStarted,
+    ProbeDone,
+    Progress,
+    TrialDone,
+    TrialStarted,
+)
+from deeprecsys.search.hill_climb import HillClimb
+from deeprecsys.search.history import Known, Score, Search, Told, batch_sizes, thresholds
+from deeprecsys.search.probes import Probe, Trial, Verdict
+from deeprecsys.search.profiler import Measure, ProfilePlan, profile
+from deeprecsys.search.sweep import Sweep
+from deeprecsys.search.tuner import Cost, TuneResult, TuneSettings, tune
+
+__all__ = [
+    "Candidate",
+    "CapacityDone",
+    "CapacityResult",
+    "CapacityStarted",
+    "ConfirmSettings",
+    "Confirmed",
+    "Cost",
+    "Event",
+    "HillClimb",
+    "Known",
+    "Measure",
+    "Outcome",
+    "PhaseStarted",
+    "Probe",
+    "ProbeDone",
+    "ProfilePlan",
+    "Progress",
+    "Score",
+    "Search",
+    "Settings",
+    "Sweep",
+    "Told",
+    "Trial",
+    "TrialDone",
+    "TrialStarted",
+    "TuneResult",
+    "TuneSettings",
+    "Verdict",
+    "batch_sizes",
+    "capacity",
+    "confirm",
+    "profile",
+    "thresholds",
+    "tune",
+]

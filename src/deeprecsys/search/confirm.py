@@ -1,0 +1,264 @@
+"""Confirmation: points that a search found are run again, interleaved, with seeds that it never used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, log
+from typing import Any
+
+from deeprecsys.core.errors import TrialsVoidError, positive
+from deeprecsys.core.policy import Policy
+from deeprecsys.core.target import Target
+from deeprecsys.search.events import ProbeDone, Progress, silent
+from deeprecsys.search.probes import Probe, Runner, Trial, Verdict
+from deeprecsys.search.rate_steps import Ladder
+from deeprecsys.search.result import CapacityResult
+
+CONFIRMATION = 2
+"""The purpose (see `trial_seed`) of these trials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A policy, and what is known of its capacity."""
+
+    policy: Policy
+    capacity: CapacityResult
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """An operating point that was run afresh.
+
+    Attributes:
+        policy: what ran.
+        capacity: what the search said of it.
+        probe: all fresh trials at the highest rate that met the target; at the last one if none did.
+        met: whether they meet the target together, every query served; if not, no rate that was tried did.
+        attempts: how many rates were tried.
+        failed_qps: the lowest rate above it that did not meet the target; infinite where none was tried.
+    """
+
+    policy: Policy
+    capacity: CapacityResult
+    probe: Probe
+    met: bool
+    attempts: int
+    failed_qps: float = inf
+
+    @property
+    def qps(self) -> float:
+        return self.probe.rate_qps
+
+    @property
+    def open(self) -> float:
+        """How far the true capacity may lie from `qps`, as a logarithm: the search's interval, and what was
+        left between the rate that was met and the one that failed."""
+        c = self.capacity
+        known = log(c.high_qps / c.low_qps) / 2 if c.low_qps > 0 else inf
+        return max(known, log(self.failed_qps / self.qps) if self.failed_qps < inf else 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        s = self.probe.summary
+        known = self.policy.describe()
+        return {
+            **known,
+            "qps": self.qps,
+            "mean_ms": s.mean_ms,
+            "p50_ms": s.p50_ms,
+            "p95_ms": s.p95_ms,
+            "p99_ms": s.p99_ms,
+            "max_ms": s.max_ms,
+            "served": s.served,
+            "offered": s.offered,
+            "completed": s.completed,
+            "shed": s.shed,
+            "utilisation": s.utilisation,
+            "lateness_p99_ms": s.lateness_p99_ms,
+            "met": self.met,
+            "miss_rate": self.probe.miss_rate,
+            "miss_interval": [self.probe.miss_low, self.probe.miss_high],
+            "verdict": self.probe.verdict.value,
+            "confirmed_by": {
+                "trials": self.probe.trials,
+                "seconds": self.probe.seconds,
+                "queries": self.probe.queries,
+            },
+            "attempts": self.attempts,
+            "failed_qps": self.failed_qps if self.failed_qps < inf else None,
+            "capacity": self.capacity.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmSettings:
+    """How points are confirmed.
+
+    Attributes:
+        trial_s: length of each fresh trial, seconds.
+        rounds: fresh trials of each point at a rate, unless fewer say clearly whether it meets the target;
+            the rate that is stated in the end gets at least as many.
+        most_rounds: as many there, where the interval of the miss rate still holds the target's after
+            `rounds`, and the budget is not spent.
+        confidence: of verdicts.
+        margin: the first rate is at most this share below the capacity, and not below its interval.
+        step: the second rate is this share below the first, or below what the node served where it could not
+            follow; each further step down is twice the last, so that a machine that has become slower since
+            the search is followed within a few steps. Once a rate is met, rates between it and the lowest
+            that was not are tried, to about this share.
+        upward: try higher rates after one that was met, by twice the step, and by steps that double.
+        attempts: how many rates at most.
+        budget_s: trial seconds, of all points together, after which no rate is tried that need not be: a
+            point that is met goes on only while a rate more than `ladder.WIDE` steps above it has failed.
+        limit_s: trial seconds after which not even those are: only a point that met no rate yet goes on, by
+            one trial for each rate, whatever it says.
+        max_voids: repetitions of a void trial.
+        max_odd: repetitions of one in which the machine stood still or was slow.
+    """
+
+    trial_s: float = 4.0
+    rounds: int = 3
+    most_rounds: int = 3
+    confidence: float = 0.95
+    margin: float = 0.02
+    step: float = 0.03
+    upward: bool = False
+    attempts: int = 7
+    budget_s: float = inf
+    limit_s: float = inf
+    max_voids: int = 3
+    max_odd: int = 3
+
+
+def confirm(
+    trial: Trial,
+    candidates: Sequence[Candidate],
+    target: Target,
+    settings: ConfirmSettings,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[Confirmed]:
+    """Run points afresh, in turn, each at its capacity less a margin, and lower until the target is met.
+
+    Points take turns trial by trial; the k-th of each sees the same arrivals, scaled. On the way a rate is
+    left as soon as its trials say clearly whether it meets the target. The highest that did is then run until
+    it has had all its rounds and its interval decides. What does not hold then is given up for the next lower
+    one, and rates between are looked at again.
+
+    Raises:
+        TrialsVoidError: no trial at any rate was valid.
+    """
+    points = [_Point(trial, c, target, settings, seed, progress) for c in candidates]
+
+    def spent_s() -> float:
+        return sum(p.seconds for p in points)
+
+    while open_ := [p for p in points if p.turn(spent_s())]:
+        while running := [p for p in open_ if p.undecided(spent_s())]:
+            for point in running:
+                point.run()
+        for point in open_:
+            point.judge()
+    return [p.result() for p in points]
+
+
+class _Point:
+    """One candidate under confirmation."""
+
+    def __init__(
+        self,
+        trial: Trial,
+        candidate: Candidate,
+        target: Target,
+        settings: ConfirmSettings,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        self._candidate, self._settings, self._target, self._progress = candidate, settings, target, progress
+        self._runner = Runner(
+            trial,
+            candidate.policy,
+            target,
+            seed=seed,
+            purpose=CONFIRMATION,
+            max_voids=settings.max_voids,
+            max_odd=settings.max_odd,
+            progress=progress,
+        )
+        c = candidate.capacity
+        capacity = positive("capacity to confirm", c.capacity_qps or 0.0)
+        first_qps = max(c.low_qps, capacity * (1 - settings.margin))
+        self._ladder = Ladder(first_qps, settings.step, settings.upward)
+        self._probes: dict[float, Probe] = {}
+        self._attempts = 0
+        self._firm = False  # whether this turn is for the rate that stands, and not for another one
+        self._void = False
+
+    @property
+    def seconds(self) -> float:
+        """Trial seconds so far."""
+        return self._runner.seconds
+
+    def turn(self, spent_s: float) -> bool:
+        """Whether there is anything to run yet: another rate, or more at the one that stands."""
+        s, ladder = self._settings, self._ladder
+        allowed_s = inf if not ladder.met_qps else s.limit_s if ladder.wide else s.budget_s
+        self._firm = ladder.done or self._attempts >= s.attempts or spent_s >= allowed_s
+        self._void = False
+        return not self._firm or (ladder.met_qps > 0 and self.undecided(spent_s))
+
+    def undecided(self, spent_s: float) -> bool:
+        """Whether this turn needs another trial at its rate."""
+        probe = self._probes.get(self._rate_qps)
+        if probe is None:
+            return not self._void
+        if self._void or probe.verdict is Verdict.FAILED:
+            return False
+        s, trials = self._settings, self._runner.trials_at(self._rate_qps)
+        if self._firm:
+            more = probe.verdict is Verdict.UNDECIDED and spent_s < s.budget_s
+            return trials < (s.most_rounds if more else s.rounds)
+        return probe.verdict is Verdict.UNDECIDED and spent_s < s.limit_s and trials < s.rounds
+
+    def run(self) -> None:
+        """One more fresh trial at this turn's rate."""
+        rate = self._rate_qps
+        if self._runner.run(rate, self._settings.trial_s) is None:
+            # The source cannot keep up with this rate on this machine now: a lower one may be offered truly.
+            self._void = True
+            return
+        self._probes[rate] = probe = self._runner.probe(rate, self._settings.confidence)
+        self._progress(ProbeDone(self._candidate.policy, probe))
+
+    def judge(self) -> None:
+        """After a turn's trials: met or not, and on to the next rate."""
+        probe = self._probes.get(self._rate_qps)
+        met = not self._void and probe is not None and probe.meets(self._target)
+        if not self._firm:
+            self._attempts += 1
+            self._ladder.judge(met, self._served_qps)
+        elif not met:
+            self._ladder.withdraw(self._served_qps)
+
+    @property
+    def _rate_qps(self) -> float:
+        return self._ladder.met_qps if self._firm else self._ladder.rate_qps
+
+    @property
+    def _served_qps(self) -> float:
+        """What the node got done of the present rate; infinite where no trial at it counted."""
+        served = [o.served_qps for o in self._runner.observations if o.rate_qps == self._rate_qps]
+        return sum(served) / len(served) if served else inf
+
+    def result(self) -> Confirmed:
+        if not self._probes:
+            raise TrialsVoidError(
+                f"the load source was late in every trial down to {self._ladder.rate_qps:.4g} queries/s; "
+                "the machine is too busy with other work"
+            )
+        c, ladder = self._candidate, self._ladder
+        met = ladder.met_qps > 0
+        probe = self._probes[ladder.met_qps] if met else list(self._probes.values())[-1]
+        return Confirmed(c.policy, c.capacity, probe, met, self._attempts, ladder.failed_qps if met else inf)

@@ -1,0 +1,76 @@
+"""What a search reports while it runs. Values only: who listens decides what to show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deeprecsys.core.policy import Policy
+
+if TYPE_CHECKING:
+    from deeprecsys.search.probes import Probe
+    from deeprecsys.search.result import CapacityResult
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseStarted:
+    """The tuner goes on to `static`, `climb`, `refine`, `simulate` or `confirm`; `budget_s` is what it may
+    take."""
+
+    phase: str
+    budget_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityStarted:
+    """The search for one policy's capacity begins; it means to take at most `budget_s` of trial time."""
+
+    policy: Policy
+    budget_s: float
+    floor_qps: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStarted:
+    """A trial begins."""
+
+    policy: Policy
+    rate_qps: float
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrialDone:
+    """A trial ended, after `seconds` of its own clock; `void` ones are not counted."""
+
+    policy: Policy
+    rate_qps: float
+    seconds: float
+    queries: int
+    miss_rate: float
+    void: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeDone:
+    """What all trials at one rate say so far."""
+
+    policy: Policy
+    probe: Probe
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityDone:
+    """The search for one policy's capacity ended."""
+
+    policy: Policy
+    result: CapacityResult
+
+
+Event = PhaseStarted | CapacityStarted | TrialStarted | TrialDone | ProbeDone | CapacityDone
+Progress = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """The listener that does nothing."""

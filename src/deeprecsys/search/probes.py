@@ -1,0 +1,319 @@
+"""Trials and probes: running a policy at a rate, and what the trials at one rate say together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from math import nan
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprecsys.core.errors import TrialsVoidError
+from deeprecsys.core.policy import Policy
+from deeprecsys.core.runlog import RunLog, Summary, summarise
+from deeprecsys.core.target import Target, percentile
+from deeprecsys.search.events import Progress, TrialDone, TrialStarted, silent
+from deeprecsys.search.intervals import dispersion, miss_bounds
+from deeprecsys.search.slow_trials import Pace, slow
+
+
+class Trial(Protocol):
+    """Runs one policy under one workload, in whichever world.
+
+    The same seed means the same arrivals and sizes, scaled to the rate (common random numbers across
+    policies); different seeds are independent. A trial starts with an empty node, sets the warm-up of its
+    run log, and follows every query that it offered to its end.
+    """
+
+    def __call__(self, policy: Policy, rate_qps: float, duration_s: float, seed: int) -> RunLog: ...
+
+
+class Verdict(StrEnum):
+    """Whether a rate meets the target."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    UNDECIDED = "undecided"
+
+
+class Rerun(NamedTuple):
+    """One of a probe's trials, as it may be run again in virtual time.
+
+    Attributes:
+        seed: of its load.
+        offered_s: how long queries were offered.
+        warmup_s: from when on they counted.
+        seconds_per_item: worker-seconds that an item took on the CPU; nan where the driver did not say.
+    """
+
+    seed: int
+    offered_s: float
+    warmup_s: float
+    seconds_per_item: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """One trial that counted."""
+
+    rate_qps: float
+    seed: int
+    seconds: float
+    """What it took, to the last answer."""
+    warmup_s: float
+    offered_s: float
+    """How long queries were offered."""
+    summary: Summary
+    dispersion: float
+    latency_s: NDArray[np.float64]
+    """Of the measured queries."""
+    unloaded_s: NDArray[np.float64]
+    """Of the measured queries, from the first slice's start: latency without the first wait."""
+    pace: Pace
+
+    served_qps: float
+    """What the node got done while it was offered load and, where a line was left, until that was done."""
+
+    @property
+    def worth(self) -> float:
+        """How many independent queries it is worth."""
+        return self.summary.measured / self.dispersion
+
+    @property
+    def miss_rate(self) -> float:
+        return self.summary.misses / self.summary.measured if self.summary.measured else 0.0
+
+    @property
+    def all_served(self) -> bool:
+        return self.summary.completed == self.summary.offered
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """All trials of one policy at one rate.
+
+    Attributes:
+        rate_qps: offered.
+        verdict: what the interval, or a query that was not served, says.
+        miss_rate: share of measured queries later than the target or not served.
+        miss_low, miss_high: its interval.
+        trials, seconds, queries: what it took, warm-up included.
+        summary: of all its trials together; percentiles are exact.
+        reruns: what it takes to run its trials again.
+    """
+
+    rate_qps: float
+    verdict: Verdict
+    miss_rate: float
+    miss_low: float
+    miss_high: float
+    trials: int
+    seconds: float
+    queries: int
+    summary: Summary
+    reruns: tuple[Rerun, ...]
+
+    def meets(self, target: Target) -> bool:
+        """Whether the measured percentile is within the target and every query was served."""
+        within = self.miss_rate <= target.miss_rate + 1e-12
+        return within and 0 < self.summary.completed == self.summary.offered
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rate_qps": self.rate_qps,
+            "verdict": self.verdict.value,
+            "miss_rate": self.miss_rate,
+            "miss_low": self.miss_low,
+            "miss_high": self.miss_high,
+            "trials": self.trials,
+            "seconds": self.seconds,
+            "queries": self.queries,
+            "p50_ms": self.summary.p50_ms,
+            "p95_ms": self.summary.p95_ms,
+            "p99_ms": self.summary.p99_ms,
+            "served": self.summary.served,
+        }
+
+
+def trial_seed(seed: int, purpose: int, number: int) -> int:
+    """The seed of the `number`-th trial; purposes (search, refinement, confirmation) share none."""
+    return int(np.random.SeedSequence(seed, spawn_key=(purpose, number)).generate_state(1)[0])
+
+
+class Runner:
+    """Runs the trials of one policy, keeps account of them, and repeats the void ones.
+
+    A trial in which the machine stood still or was slow is repeated too, unless it was so `max_odd` times
+    running: then that is how this machine is.
+
+    Args:
+        trial: what to run.
+        policy: under which policy.
+        target: judged against.
+        seed, purpose: the k-th trial of each runner with these uses the same random numbers.
+        max_voids: how often a void trial is repeated before its rate is given up.
+        max_odd: how often for the machine's sake; by default as often.
+        progress: is told of each trial.
+    """
+
+    def __init__(
+        self,
+        trial: Trial,
+        policy: Policy,
+        target: Target,
+        *,
+        seed: int,
+        purpose: int = 0,
+        max_voids: int = 3,
+        max_odd: int | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.policy, self.target = policy, target
+        self._trial, self._seed, self._purpose = trial, seed, purpose
+        self._max_voids, self._progress = max_voids, progress
+        self._max_odd = max_voids if max_odd is None else min(max_odd, max_voids)
+        self.observations: list[Observation] = []
+        self.seconds = 0.0
+        self.queries = 0
+        self.trials = 0
+        self.voids = 0
+
+    def run(self, rate_qps: float, duration_s: float) -> Observation | None:
+        """One trial that counts; None when it stayed void through all repetitions."""
+        seed = trial_seed(self._seed, self._purpose, len(self.observations))
+        for left in range(self._max_voids, -1, -1):
+            self._progress(TrialStarted(self.policy, rate_qps, duration_s))
+            log = self._trial(self.policy, rate_qps, duration_s, seed)
+            summary = summarise(log, self.target)
+            took_s = max(duration_s, log.duration_s)
+            self.seconds += took_s
+            self.queries += summary.offered
+            self.trials += 1
+            pace = Pace(rate_qps, log.extra.get("seconds_per_item", nan))
+            odd = summary.disturbed or slow(pace, (o.pace for o in self.observations))
+            void = summary.void or (odd and self._max_voids - left < self._max_odd)
+            self._progress(TrialDone(self.policy, rate_qps, took_s, summary.offered, summary.miss_rate, void))
+            if not void:
+                return self._keep(pace, log, summary, duration_s, took_s, seed)
+            self.voids += 1
+        return None
+
+    def must_run(self, rate_qps: float, duration_s: float) -> Observation:
+        """One trial that counts.
+
+        Raises:
+            TrialsVoidError: it stayed void.
+        """
+        observation = self.run(rate_qps, duration_s)
+        if observation is None:
+            raise TrialsVoidError(
+                f"at {rate_qps:.4g} queries/s the load source was late in {1 + self._max_voids} trials in a "
+                "row; the machine is too busy with other work, or too small for this load"
+            )
+        return observation
+
+    def _keep(
+        self, pace: Pace, log: RunLog, summary: Summary, offered_s: float, took_s: float, seed: int
+    ) -> Observation:
+        keep = log.measured
+        latency = log.latency_s[keep]
+        observation = Observation(
+            rate_qps=pace.rate_qps,
+            seed=seed,
+            seconds=took_s,
+            warmup_s=log.warmup_s,
+            offered_s=offered_s,
+            summary=summary,
+            dispersion=dispersion(latency, self.target.latency_s),
+            latency_s=latency,
+            unloaded_s=(log.finish_s - log.start_s)[keep],
+            pace=pace,
+            served_qps=summary.completed / self._busy_s(log, offered_s, took_s),
+        )
+        self.observations.append(observation)
+        return observation
+
+    def _busy_s(self, log: RunLog, offered_s: float, took_s: float) -> float:
+        """How long a trial had something to do; a query that came last may take as long as the target."""
+        if log.extra.get("abandoned"):
+            return float(log.extra["elapsed_s"])
+        return max(offered_s, took_s - self.target.latency_s)
+
+    @property
+    def sound(self) -> list[Observation]:
+        """The trials that count, less those which later ones show to have been slow."""
+        kept = self.observations
+        return [o for o in kept if not slow(o.pace, (p.pace for p in kept if p is not o))]
+
+    def probe(self, rate_qps: float, confidence: float) -> Probe:
+        """What the trials at a rate say together; slow ones too where there are no others."""
+        at_rate = [o for o in self.observations if o.rate_qps == rate_qps]
+        sound = [o for o in self.sound if o.rate_qps == rate_qps]
+        return judge(sound or at_rate, self.target, confidence)
+
+    def trials_at(self, rate_qps: float) -> int:
+        """How many trials at a rate count."""
+        return sum(o.rate_qps == rate_qps for o in self.observations)
+
+    def rates(self) -> list[float]:
+        """The rates that were tried, rising."""
+        return sorted({o.rate_qps for o in self.observations})
+
+
+def judge(trials: Sequence[Observation], target: Target, confidence: float) -> Probe:
+    """The probe that trials of one policy at one rate make.
+
+    A rate fails at once when a query was shed, failed or left open: a capacity counts only if all are served.
+    """
+    measured = sum(o.summary.measured for o in trials)
+    missed = sum(o.summary.misses for o in trials)
+    rate = missed / measured if measured else 0.0
+    low, high = miss_bounds(rate, sum(o.worth for o in trials), confidence)
+    if any(not o.all_served for o in trials) or low > target.miss_rate:
+        verdict = Verdict.FAILED
+    else:
+        verdict = Verdict.PASSED if high < target.miss_rate else Verdict.UNDECIDED
+    return Probe(
+        rate_qps=trials[0].rate_qps,
+        verdict=verdict,
+        miss_rate=rate,
+        miss_low=low,
+        miss_high=high,
+        trials=len(trials),
+        seconds=sum(o.seconds for o in trials),
+        queries=sum(o.summary.offered for o in trials),
+        summary=_together(trials),
+        reruns=tuple(Rerun(o.seed, o.offered_s, o.warmup_s, o.pace.seconds_per_item) for o in trials),
+    )
+
+
+def _together(trials: Sequence[Observation]) -> Summary:
+    if len(trials) == 1:
+        return trials[0].summary
+    parts = [o.summary for o in trials]
+    latency = np.concatenate([o.latency_s for o in trials])
+    finite = latency[np.isfinite(latency)]
+    offered, completed = sum(s.offered for s in parts), sum(s.completed for s in parts)
+    span = sum(o.seconds for o in trials)
+    return Summary(
+        rate_qps=parts[0].rate_qps,
+        offered=offered,
+        completed=completed,
+        shed=sum(s.shed for s in parts),
+        failed=sum(s.failed for s in parts),
+        mean_ms=1e3 * float(finite.mean()) if len(finite) else float("nan"),
+        p50_ms=1e3 * percentile(latency, 0.50),
+        p95_ms=1e3 * percentile(latency, 0.95),
+        p99_ms=1e3 * percentile(latency, 0.99),
+        max_ms=1e3 * float(latency.max()) if len(latency) else float("nan"),
+        lateness_p99_ms=max(s.lateness_p99_ms for s in parts),
+        utilisation=sum(s.utilisation * o.seconds for s, o in zip(parts, trials, strict=True)) / span,
+        void=False,
+        stalled_share=sum(s.stalled_share * o.seconds for s, o in zip(parts, trials, strict=True)) / span,
+        served=completed / offered if offered else float("nan"),
+        misses=sum(s.misses for s in parts),
+        measured=len(latency),
+    )

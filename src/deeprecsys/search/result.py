@@ -1,0 +1,116 @@
+"""What a capacity search may take, and what it finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from math import inf
+from typing import Any
+
+from deeprecsys.core.errors import InputError, positive
+from deeprecsys.core.runlog import Summary
+from deeprecsys.core.target import Target
+from deeprecsys.search.probes import Probe
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How much a capacity search may take, and how sure it is to be.
+
+    Attributes:
+        resolution: half-width of the interval to stop at, relative.
+        confidence: of the interval, and of each verdict; two-sided.
+        trial_s: length of the first trials, seconds; later ones are longer where that pays.
+        budget_s: seconds of trial time after which no more refining trial starts (bracketing may overrun).
+        max_trials: of one search.
+        max_voids: repetitions of a void trial.
+        least_queries: trials at low rates are lengthened until they expect this many, budget permitting.
+    """
+
+    resolution: float = 0.03
+    confidence: float = 0.95
+    trial_s: float = 1.5
+    budget_s: float = 18.0
+    max_trials: int = 60
+    max_voids: int = 3
+    least_queries: int = 100
+
+    def __post_init__(self) -> None:
+        for field in ("resolution", "trial_s", "budget_s"):
+            if field != "budget_s" or self.budget_s != inf:
+                positive(field.replace("_s", ""), getattr(self, field))
+        if not 0 < self.confidence < 1:
+            raise InputError(f"confidence: expected a number between 0 and 1, got {self.confidence}")
+
+    @classmethod
+    def live(cls, target: Target) -> Settings:
+        """Each second costs: about 3 % and a dozen short trials, 18 s at a target of 100 ms."""
+        trial_s = min(max(1.0, 15 * target.latency_s), 5.0)
+        return cls(trial_s=trial_s, budget_s=12 * trial_s)
+
+    @classmethod
+    def virtual(cls, target: Target) -> Settings:
+        """Accuracy first: 1 % at 99 % confidence, as long as it takes."""
+        return cls(
+            resolution=0.01, confidence=0.99, trial_s=400 * target.latency_s, budget_s=inf, least_queries=2000
+        )
+
+
+class Outcome(StrEnum):
+    """How a capacity search ended."""
+
+    FOUND = "found"
+    BELOW_FLOOR = "below floor"  # clearly less than the floor; not looked into further
+    SOURCE_LIMITED = "source limited"  # beyond `low_qps` the load source was too late for a valid trial
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityResult:
+    """What a capacity search found.
+
+    Attributes:
+        outcome: what the figures mean.
+        capacity_qps: the rate at which the miss rate is what the target allows, from all trials;
+            None when below the floor.
+        low_qps, high_qps: its interval; below the floor, 0 and the floor.
+        confidence: of the interval.
+        resolved: whether the interval is as narrow as asked; if not, the budget ended the search.
+        point: the highest rate up to the capacity that was tried and met the target, with what was measured
+            there; None when below the floor.
+        probes: every rate that was tried, rising.
+        seconds, queries, trials, voids: what it took, void trials included.
+    """
+
+    outcome: Outcome
+    capacity_qps: float | None
+    low_qps: float
+    high_qps: float
+    confidence: float
+    resolved: bool
+    point: Probe | None
+    probes: tuple[Probe, ...]
+    seconds: float
+    queries: int
+    trials: int
+    voids: int
+
+    @property
+    def summary(self) -> Summary | None:
+        """Measured at `point`."""
+        return self.point.summary if self.point else None
+
+    def to_json(self) -> dict[str, Any]:
+        finite = self.high_qps if self.high_qps < inf else None
+        return {
+            "outcome": self.outcome.value,
+            "capacity_qps": self.capacity_qps,
+            "interval_qps": [self.low_qps, finite],
+            "confidence": self.confidence,
+            "resolved": self.resolved,
+            "point": self.point.to_json() if self.point else None,
+            "probes": [p.to_json() for p in self.probes],
+            "seconds": self.seconds,
+            "queries": self.queries,
+            "trials": self.trials,
+            "voids": self.voids,
+        }

@@ -1,0 +1,323 @@
+"""The main job: static baseline, search, and both points confirmed by fresh interleaved trials."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from math import exp, hypot, inf, nan
+from typing import Any
+
+from deeprecsys.core.errors import NotConfirmedError, TargetUnreachableError, positive
+from deeprecsys.core.policy import Policy
+from deeprecsys.core.target import Target
+from deeprecsys.search.capacity import CapacityResult, Settings, capacity
+from deeprecsys.search.confirm import Candidate, Confirmed, ConfirmSettings, confirm
+from deeprecsys.search.events import Event as Event
+from deeprecsys.search.events import PhaseStarted, Progress, TrialDone, silent
+from deeprecsys.search.history import UNREACHABLE, Search, Told, batch_size_of
+from deeprecsys.search.probes import Trial
+
+REFINEMENT = 1
+"""The purpose (see `trial_seed`) of the searches that look at the winners again."""
+
+
+@dataclass(frozen=True, slots=True)
+class TuneSettings:
+    """What tuning may take.
+
+    Attributes:
+        candidate: of each capacity search while climbing; coarse.
+        climb_budget_s: seconds of trial time for the static baseline and the climb together.
+        refine: of the second, finer look at the static and the best point.
+        confirm: of the confirmation.
+    """
+
+    candidate: Settings = field(default_factory=Settings)
+    climb_budget_s: float = 120.0
+    refine: Settings = field(default_factory=Settings)
+    confirm: ConfirmSettings = field(default_factory=ConfirmSettings)
+
+    @classmethod
+    def live(cls, target: Target) -> TuneSettings:
+        """Within about four minutes at a target of 100 ms."""
+        fine = Settings.live(target)
+        coarse = replace(fine, resolution=0.05, budget_s=8 * fine.trial_s)
+        return cls(
+            candidate=coarse,
+            climb_budget_s=80 * fine.trial_s,
+            refine=fine,
+            confirm=ConfirmSettings(trial_s=2.5 * fine.trial_s, most_rounds=4),
+        )
+
+    @classmethod
+    def virtual(cls, target: Target) -> TuneSettings:
+        """Accuracy first."""
+        fine = Settings.virtual(target)
+        return cls(
+            candidate=fine,
+            climb_budget_s=inf,
+            refine=replace(fine, resolution=0.005),
+            confirm=ConfirmSettings(trial_s=10 * fine.trial_s, confidence=0.99, margin=0.01, step=0.01),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a part of the job took; `voids` of its trials did not count and were repeated."""
+
+    trials: int = 0
+    seconds: float = 0.0
+    queries: int = 0
+    voids: int = 0
+
+    def with_trial(self, seconds: float, queries: int, void: bool = False) -> Cost:
+        """And one trial more."""
+        return Cost(self.trials + 1, self.seconds + seconds, self.queries + queries, self.voids + void)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class TuneResult:
+    """What tuning found.
+
+    Attributes:
+        target: what was to be met.
+        static: the baseline, confirmed; None where it meets the target at no load.
+        tuned: the best point, confirmed; the static one where nothing proved better.
+        kept_static: whether that is so.
+        ratio: tuned over static, of the confirmed rates; None without a static point.
+        ratio_low, ratio_high: its interval, from how open both capacities are (`Confirmed.open`).
+        candidates: every policy that was told to the search, with its capacity.
+        complete: whether the search ended by itself and not by its budget.
+        search, confirmation: what each took live; the refinement counts as search.
+        simulated: what a search by model took in virtual time; None for a live one.
+    """
+
+    target: Target
+    static: Confirmed | None
+    tuned: Confirmed
+    kept_static: bool
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    candidates: tuple[Told, ...]
+    complete: bool
+    search: Cost
+    confirmation: Cost
+    simulated: Cost | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The parts of the JSON of `tune` that tuning knows."""
+        return {
+            "target": {"quantile": self.target.quantile, "latency_ms": 1e3 * self.target.latency_s},
+            "static": self.static.to_json() if self.static else None,
+            "tuned": self.tuned.to_json(),
+            "kept_static": self.kept_static,
+            "ratio": self.ratio,
+            "ratio_interval": [self.ratio_low, self.ratio_high] if self.ratio is not None else None,
+            "candidates": [_told_json(t) for t in self.candidates],
+            "method": "live" if self.simulated is None else "model",
+            "search": {
+                **self.search.to_json(),
+                "complete": self.complete,
+                "simulated": self.simulated.to_json() if self.simulated else None,
+            },
+            "confirmation": self.confirmation.to_json(),
+        }
+
+
+def tune(
+    trial: Trial,
+    target: Target,
+    *,
+    static: Policy,
+    search: Search,
+    hint_qps: float,
+    settings: TuneSettings | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> TuneResult:
+    """Find the best policy, and confirm it beside the static one.
+
+    Args:
+        trial: runs one trial, live or virtual.
+        target: what to meet.
+        static: the baseline; one of the candidates.
+        search: proposes the others, e.g. `HillClimb(batch_sizes(largest, static.batch_size))`.
+        hint_qps: about what the node can do, e.g. workers / E[work] from a profile.
+        settings: by default `TuneSettings.live(target)`.
+        seed: of all trials.
+        progress: is told of every phase, search, trial and probe.
+
+    Raises:
+        TargetUnreachableError: no candidate meets the target at any load; carries the best latency of all.
+        NotConfirmedError: what the search found did not hold in fresh trials.
+        TrialsVoidError: the load source was late over and over.
+    """
+    positive("hint", hint_qps)
+    return _Tuning(trial, target, settings or TuneSettings.live(target), seed, progress).run(
+        static, search, hint_qps
+    )
+
+
+class _Tuning:
+    """One tuning under way."""
+
+    def __init__(
+        self, trial: Trial, target: Target, settings: TuneSettings, seed: int, progress: Progress
+    ) -> None:
+        self.trial, self.target, self.settings, self.seed = trial, target, settings, seed
+        self.listener = progress
+        self.cost = Cost()
+        self.best_latency_s = inf
+        self.complete = True
+
+    def progress(self, event: Event) -> None:
+        """Keeps account of every trial, and passes the event on."""
+        if isinstance(event, TrialDone):
+            self.cost = self.cost.with_trial(event.seconds, event.queries, event.void)
+        self.listener(event)
+
+    def run(self, static: Policy, search: Search, hint_qps: float) -> TuneResult:
+        s = self.settings
+        self.progress(PhaseStarted("static", s.candidate.budget_s))
+        baseline = self._capacity(static, s.candidate, 0.8 * hint_qps)
+        search.tell(static, baseline or UNREACHABLE)
+        self.progress(PhaseStarted("climb", s.climb_budget_s))
+        self._climb(search, hint_qps)
+        best = search.best
+        if best is None:
+            raise self._unreachable()
+        same = batch_size_of(best.policy) is not None and batch_size_of(best.policy) == batch_size_of(static)
+        policies = [static] if same else [best.policy, *([static] if baseline else [])]
+        self.progress(PhaseStarted("refine", len(policies) * s.refine.budget_s))
+        found = [self._refined(policy, search) for policy in policies]
+        searched, self.cost = self.cost, Cost()
+        rounds = s.confirm.rounds * s.confirm.trial_s
+        self.progress(PhaseStarted("confirm", len(policies) * rounds))
+        points = confirm(self.trial, found, self.target, s.confirm, seed=self.seed, progress=self.progress)
+        return conclude(
+            self.target,
+            points,
+            points[-1] if baseline else None,
+            told=search.told,
+            complete=self.complete,
+            search=searched,
+            confirmation=self.cost,
+        )
+
+    def _capacity(
+        self,
+        policy: Policy,
+        settings: Settings,
+        hint_qps: float,
+        floor_qps: float | None = None,
+        purpose: int = 0,
+    ) -> CapacityResult | None:
+        """A capacity; None where the policy meets the target at no load."""
+        try:
+            return capacity(
+                self.trial,
+                policy,
+                self.target,
+                hint_qps=hint_qps,
+                settings=settings,
+                seed=self.seed,
+                purpose=purpose,
+                floor_qps=floor_qps,
+                progress=self.progress,
+            )
+        except TargetUnreachableError as error:
+            self.best_latency_s = min(self.best_latency_s, error.best_latency_s)
+            return None
+
+    def _climb(self, search: Search, hint_qps: float) -> None:
+        s = self.settings
+        while (policy := search.ask()) is not None:
+            left_s = s.climb_budget_s - self.cost.seconds
+            if left_s < s.candidate.trial_s:
+                self.complete = False
+                return
+            settings = replace(s.candidate, budget_s=min(s.candidate.budget_s, left_s))
+            hint = search.best.qps if search.best else 0.8 * hint_qps
+            found = self._capacity(policy, settings, hint, search.floor_qps)
+            search.tell(policy, found or UNREACHABLE)
+
+    def _refined(self, policy: Policy, search: Search) -> Candidate:
+        """A second look with fresh seeds: the best of many noisy capacities is a lucky one."""
+        told = next(t for t in reversed(search.told) if t.policy == policy)
+        found = self._capacity(policy, self.settings.refine, told.qps, purpose=REFINEMENT)
+        if found is None:
+            raise self._unreachable()
+        return Candidate(policy, found)
+
+    def _unreachable(self) -> TargetUnreachableError:
+        return unreachable(self.target, self.best_latency_s)
+
+
+def unreachable(target: Target, best_s: float) -> TargetUnreachableError:
+    """The error of a target that no policy meets; `best_s` is the best latency that was seen, or infinite."""
+    best_s = best_s if best_s < inf else nan
+    return TargetUnreachableError(
+        f"no batch size meets p{100 * target.quantile:g} within {1e3 * target.latency_s:g} ms "
+        f"at any load: the best was {1e3 * best_s:.3g} ms",
+        best_s,
+    )
+
+
+def conclude(
+    target: Target,
+    points: list[Confirmed],
+    static: Confirmed | None,
+    *,
+    told: tuple[Told, ...],
+    complete: bool,
+    search: Cost,
+    confirmation: Cost,
+    simulated: Cost | None = None,
+) -> TuneResult:
+    """The result that confirmed points make: the first of them, or the static one where it is no worse.
+
+    Args:
+        points: the best point, then the static one where they differ.
+        static: the static point, if there is one.
+        told, complete, search, confirmation, simulated: as in `TuneResult`.
+
+    Raises:
+        NotConfirmedError: neither point held.
+    """
+    tuned = points[0]
+    if static and static.met and (not tuned.met or tuned.qps < static.qps):
+        tuned = static
+    if not tuned.met:
+        p = tuned.probe
+        raise NotConfirmedError(
+            f"no operating point held when it was run again: at {p.rate_qps:.4g} queries/s, after "
+            f"{tuned.attempts} rates, {100 * p.miss_rate:.3g} % were later than "
+            f"{1e3 * target.latency_s:g} ms; is the machine busy with other work?"
+        )
+    ratio = low = high = None
+    if static and static.met:
+        ratio = tuned.qps / static.qps
+        spread = 0.0 if tuned is static else hypot(tuned.open, static.open)
+        low, high = ratio * exp(-spread), ratio * exp(spread)
+    return TuneResult(
+        target=target,
+        static=static,
+        tuned=tuned,
+        kept_static=tuned is static,
+        ratio=ratio,
+        ratio_low=low,
+        ratio_high=high,
+        candidates=told,
+        complete=complete,
+        search=search,
+        confirmation=confirmation,
+        simulated=simulated,
+    )
+
+
+def _told_json(told: Told) -> dict[str, Any]:
+    score = told.score
+    return {**told.policy.describe(), "qps": score.capacity_qps, **score.to_json()}

@@ -1,0 +1,176 @@
+"""Open-loop load on a running server: a stream's queries over HTTP, each at its intended time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprecsys.core.errors import InputError, NodeError
+from deeprecsys.core.runlog import RunLog, Status, warmup_s
+from deeprecsys.core.target import Target
+from deeprecsys.serve.load.client import Pool
+from deeprecsys.workload.seeds import Part, generator
+from deeprecsys.workload.stream import Stream
+from deeprecsys.zoo.schema import DenseInput, Input, Per, Schema
+
+LEAD_S = 0.05
+OPEN_AT_FIRST = 8
+DRAIN_S = 10.0
+_IDS, _REALS = np.dtype("<i4"), np.dtype("<f4")
+
+
+class Requests:
+    """Bodies of queries: rows of features made once, of which each query takes some."""
+
+    def __init__(self, schema: Schema, largest: int, seed: int) -> None:
+        rng = generator(seed, Part.FEATURES)
+        self._schema, self._rows = schema, 2 * largest
+        self._arrays = {i.name: self._made(schema, i, rng) for i in schema.inputs}
+
+    def body(self, size: int, handle: int) -> tuple[bytes, int]:
+        """A query's body with binary data, and the length of its JSON part."""
+        inputs, data = [], []
+        for i in self._schema.inputs:
+            rows = 1 if i.per is Per.QUERY else size
+            first = handle % (self._rows - rows + 1)
+            part = self._arrays[i.name][first : first + rows]
+            kind = "FP32" if isinstance(i, DenseInput) else "INT32"
+            parameters = {"binary_data_size": part.nbytes}
+            inputs.append({"name": i.name, "shape": part.shape, "datatype": kind, "parameters": parameters})
+            data.append(part.tobytes())
+        head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+        return b"".join((head, *data)), len(head)
+
+    def _made(self, schema: Schema, i: Input, rng: np.random.Generator) -> NDArray[Any]:
+        if isinstance(i, DenseInput):
+            return rng.standard_normal((self._rows, i.width), np.float32).astype(_REALS)
+        return rng.integers(0, schema.table(i.table).rows, (self._rows, i.lookups), _IDS.type)
+
+
+async def offer(
+    url: str,
+    model: str,
+    requests: Requests,
+    stream: Stream,
+    target: Target,
+    heard: Callable[[float], None] = lambda share: None,
+) -> RunLog:
+    """Send every query of a stream at its intended time, whatever became of those before.
+
+    Args:
+        url: of the server, `http://HOST:PORT`.
+        heard: told the share of queries that were sent.
+
+    Returns:
+        the run log as this client saw it: `finish_s` is when the answer was here, and what workers did
+        is unknown to it. 503 counts as shed, every other failure as failed.
+
+    Raises:
+        InputError: it is no such URL, or the server does not have the model.
+        NodeError: nothing answers there.
+    """
+    pool = Pool(*address(url))
+    try:
+        await _check(pool, url, model)
+        await pool.open(OPEN_AT_FIRST)
+        return await _Offer(pool, f"/v2/models/{model}/infer", requests, stream, heard).run(target)
+    finally:
+        pool.close()
+
+
+def address(url: str) -> tuple[str, int]:
+    """Host and port of a URL.
+
+    Raises:
+        InputError: it is not `http://HOST:PORT`.
+    """
+    try:
+        parts = urlsplit(url if "//" in url else f"//{url}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or parts.scheme not in ("", "http") or parts.path not in ("", "/"):
+        raise InputError(f"--url: expected http://HOST:PORT, got {url!r}")
+    return host, port or 80
+
+
+async def _check(pool: Pool, url: str, model: str) -> None:
+    try:
+        answer = await pool.request("GET", f"/v2/models/{model}/ready")
+    except OSError as e:
+        raise NodeError(f"--url: nothing answers at {url}: {e}") from e
+    if answer.status == 404:
+        raise InputError(f"--url {url}: the server does not have the model {model!r}")
+
+
+class _Offer:
+    def __init__(
+        self, pool: Pool, path: str, requests: Requests, stream: Stream, heard: Callable[[float], None]
+    ) -> None:
+        self._pool, self._path, self._requests, self._heard = pool, path, requests, heard
+        self._stream = stream
+        n = len(stream)
+        self._issued_s, self._finish_s = np.full(n, np.nan), np.full(n, np.nan)
+        self._status = np.full(n, Status.OPEN, np.uint8)
+        self._answers: dict[str, int] = {}
+
+    async def run(self, target: Target) -> RunLog:
+        stream, loop = self._stream, asyncio.get_running_loop()
+        self._zero_s = loop.time() + LEAD_S
+        open_: set[asyncio.Task[None]] = set()
+        for i, at_s in enumerate(stream.arrival_s.tolist()):
+            body = self._requests.body(int(stream.size[i]), int(stream.features[i]))  # before its time
+            wait = self._zero_s + at_s - loop.time()
+            # Also a late source lets answers in.
+            await asyncio.sleep(max(0.0, wait))
+            task = asyncio.ensure_future(self._query(i, *body))
+            open_.add(task)
+            task.add_done_callback(open_.discard)
+            if not i % 256:
+                self._heard(i / len(stream))
+        if open_:
+            await asyncio.wait(open_, timeout=DRAIN_S + target.latency_s)
+        for task in list(open_):
+            task.cancel()
+        await asyncio.gather(*open_, return_exceptions=True)
+        last = float(stream.arrival_s[-1]) if len(stream) else 0.0
+        return RunLog(
+            rate_qps=stream.rate_qps,
+            arrival_s=stream.arrival_s,
+            size=stream.size,
+            issued_s=self._issued_s,
+            start_s=np.full(len(stream), np.nan),
+            finish_s=self._finish_s,
+            status=self._status,
+            busy_s=float("nan"),
+            workers=1,
+            warmup_s=warmup_s(last, target),
+            extra={"interrupted": False, "answers": self._answers},
+        )
+
+    async def _query(self, i: int, body: bytes, head_length: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._issued_s[i] = loop.time() - self._zero_s
+        try:
+            headers = ("Inference-Header-Content-Length", str(head_length))
+            answer = await self._pool.request("POST", self._path, body, headers)
+            status, said = answer.status, str(answer.status)
+        except OSError as e:
+            status, said = 0, type(e).__name__
+        self._answers[said] = self._answers.get(said, 0) + 1
+        self._finish_s[i] = loop.time() - self._zero_s if status == 200 else np.nan
+        self._status[i] = {200: Status.SERVED, 503: Status.SHED}.get(status, Status.FAILED)
+
+
+def load(
+    url: str, model: str, schema: Schema, stream: Stream, target: Target, seed: int, **hooks: Any
+) -> RunLog:
+    """`offer` on an event loop of its own, with features drawn uniformly."""
+    requests = Requests(schema, int(stream.size.max(initial=1)), seed)
+    return asyncio.run(offer(url, model, requests, stream, target, **hooks))

@@ -1,0 +1,207 @@
+"""What a running server knows of itself: one set of counters behind metrics, statistics and the page."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from deeprecsys.node.service.backend import BatchRecord, OperatingPoint, Outcome, QueryRecord
+from deeprecsys.serve.metrics.histogram import FINE_S, SIZES, TIMES_S, Histogram
+
+WINDOW_S = 60
+POINTS_KEPT = 50
+SAMPLES_KEPT = 24
+SAMPLE_EVERY_S = 0.25
+NOTES = 256
+"""Events that wait to be counted, at most."""
+_REASONS_KEPT = 32  # each is a time series of its own
+_UNANSWERED_KEPT = 4096  # queries that ended, but whose answer is not encoded yet
+
+
+@dataclass(slots=True)
+class Second:
+    """What happened within one second."""
+
+    at: int
+    offered: int
+    items: int
+    batches: int
+    latency_s: Histogram
+    batch_items: Histogram
+    not_served: Counter[str]
+
+    @classmethod
+    def empty(cls) -> Second:
+        return cls(-1, 0, 0, 0, Histogram(FINE_S), Histogram(SIZES), Counter())
+
+    def begin(self, at: int) -> None:
+        """Forget what was, for the second that begins at `at`."""
+        self.at, self.offered, self.items, self.batches = at, 0, 0, 0
+        self.latency_s.clear()
+        self.batch_items.clear()
+        self.not_served.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One query's time line, in seconds: it waited, it ran, its answer was put together."""
+
+    id: int
+    items: int
+    slices: int
+    finish_s: float
+    queue_s: float
+    run_s: float
+    merge_s: float
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often something was done, and how long it took in all."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+
+
+class ModelWatch:
+    """One model's counters, from the start of the server, and its last minute."""
+
+    def __init__(self) -> None:
+        self.queue_s, self.run_s, self.merge_s = Histogram(TIMES_S), Histogram(TIMES_S), Histogram(TIMES_S)
+        self.latency_s = Histogram(TIMES_S)
+        self.batch_items, self.query_items = Histogram(SIZES), Histogram(SIZES)
+        self.slices = Histogram(SIZES[:8])
+        self.ended: Counter[tuple[str, str]] = Counter()  # by outcome and reason
+        self.served, self.failed = Duration(), Duration()
+        self.compute, self.fill, self.encode = Duration(), Duration(), Duration()
+        self.batches: dict[int, Duration] = {}  # by items
+        self.items = 0
+        self.last_unix_s = 0.0
+        self.points: deque[OperatingPoint] = deque(maxlen=POINTS_KEPT)
+        self.point_changes = 0
+        self.samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
+        self._sampled_s = float("-inf")
+        self._seconds = [Second.empty() for _ in range(WINDOW_S + 1)]
+        self._unanswered: dict[int, QueryRecord] = {}
+
+    def second(self, now_s: float) -> Second:
+        """The counters of the second that `now_s` lies in."""
+        at = int(now_s)
+        found = self._seconds[at % len(self._seconds)]
+        if found.at != at:
+            found.begin(at)
+        return found
+
+    def last(self, seconds: int, now_s: float) -> list[Second]:
+        """The last whole seconds in which anything happened, oldest first."""
+        now = int(now_s)
+        return sorted((s for s in self._seconds if now - seconds <= s.at < now), key=lambda s: s.at)
+
+    def query_ended(self, r: QueryRecord) -> None:
+        key = (r.outcome, r.reason)
+        if key not in self.ended and len(self.ended) >= _REASONS_KEPT:
+            key = (r.outcome, "other")
+        self.ended[key] += 1
+        second = self.second(r.finish_s if r.finish_s == r.finish_s else r.arrival_s)
+        second.offered += 1
+        if r.outcome is not Outcome.SERVED:
+            second.not_served[r.reason or r.outcome] += 1
+            if r.outcome is Outcome.FAILED:
+                self.failed.add(max(0.0, r.finish_s - r.arrival_s) if r.finish_s == r.finish_s else 0.0)
+            return
+        latency = r.finish_s - r.arrival_s
+        self.queue_s.observe(r.start_s - r.arrival_s)
+        self.run_s.observe(r.finish_s - r.start_s)
+        self.latency_s.observe(latency)
+        self.query_items.observe(r.items)
+        self.slices.observe(r.slices)
+        self.served.add(latency)
+        self.compute.add(r.compute_s)
+        self.items += r.items
+        self.last_unix_s = time.time() - (time.monotonic() - r.finish_s)
+        second.items += r.items
+        second.latency_s.observe(latency)
+        if len(self._unanswered) >= _UNANSWERED_KEPT:
+            del self._unanswered[next(iter(self._unanswered))]
+        self._unanswered[r.id] = r
+
+    def answered(self, query: int, fill_s: float, back_s: float, encoded_s: float) -> None:
+        self.fill.add(fill_s)
+        self.encode.add(encoded_s - back_s)
+        r = self._unanswered.pop(query, None)
+        if r is None:
+            return
+        merge_s = max(0.0, encoded_s - r.finish_s)
+        self.merge_s.observe(merge_s)
+        if encoded_s >= self._sampled_s + SAMPLE_EVERY_S:
+            self._sampled_s = encoded_s
+            queue_s, run_s = r.start_s - r.arrival_s, r.finish_s - r.start_s
+            self.samples.append(Sample(r.id, r.items, r.slices, r.finish_s, queue_s, run_s, merge_s))
+
+    def batch_ended(self, r: BatchRecord) -> None:
+        self.batch_items.observe(r.items)
+        self.batches.setdefault(r.items, Duration()).add(r.ended_s - r.started_s)
+        second = self.second(r.ended_s)
+        second.batches += 1
+        second.batch_items.observe(r.items)
+
+
+class Watch:
+    """Hears everything; a `Listener`.
+
+    What is heard is only noted, and counted when somebody looks or many notes are there: beside workers that
+    leave nothing in the caches, code that runs for many queries at once costs a fraction of what it does
+    query by query.
+    """
+
+    def __init__(self) -> None:
+        self._models: dict[str, ModelWatch] = {}
+        self._heard: list[tuple[str, Callable[..., None], tuple[Any, ...]]] = []
+
+    def of(self, model: str) -> ModelWatch:
+        """A model's counters, up to now."""
+        self._count()
+        return self._of(model)
+
+    def query_ended(self, record: QueryRecord) -> None:
+        self._note(record.model, ModelWatch.query_ended, record)
+
+    def batch_ended(self, record: BatchRecord) -> None:
+        self._note(record.model, ModelWatch.batch_ended, record)
+
+    def point_changed(self, model: str, point: OperatingPoint) -> None:
+        found = self._of(model)
+        found.point_changes += bool(found.points)
+        found.points.append(point)
+
+    def answered(self, model: str, query: int, fill_s: float, back_s: float, encoded_s: float) -> None:
+        """A query's answer is ready to be sent.
+
+        Args:
+            fill_s: how long its inputs took to be put in place.
+            back_s: when its scores were there; encoded_s: when they were encoded.
+        """
+        self._note(model, ModelWatch.answered, query, fill_s, back_s, encoded_s)
+
+    def _of(self, model: str) -> ModelWatch:
+        found = self._models.get(model)
+        if found is None:
+            found = self._models[model] = ModelWatch()
+        return found
+
+    def _note(self, model: str, count: Callable[..., None], *heard: Any) -> None:
+        self._heard.append((model, count, heard))
+        if len(self._heard) >= NOTES:
+            self._count()
+
+    def _count(self) -> None:
+        noted, self._heard = self._heard, []
+        for model, count, heard in noted:
+            count(self._of(model), *heard)

@@ -1,0 +1,119 @@
+"""The state of a server as the built-in page reads it, once a second."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from deeprecsys import __version__
+from deeprecsys.node.service.backend import Backend, OperatingPoint, ServedModel
+from deeprecsys.serve.metrics.counters import WINDOW_S, ModelWatch, Second, Watch
+from deeprecsys.serve.metrics.histogram import SIZES, quantile
+
+RECENT_S = 10
+"""What rates and percentiles at the page's head are of."""
+
+
+def live_document(backend: Backend, watch: Watch, now_s: float | None = None) -> dict[str, Any]:
+    """All that the page shows, as JSON values; times in milliseconds, null where there is nothing.
+
+    Args:
+        now_s: on the monotonic clock; None reads it.
+    """
+    now = time.monotonic() if now_s is None else now_s
+    return {
+        "version": __version__,
+        "ready": backend.ready,
+        "workers": dict(backend.workers),
+        "recent_s": RECENT_S,
+        "models": [_model(backend, m, watch.of(m.name), now) for m in backend.models.values()],
+    }
+
+
+def recent_quantile_s(w: ModelWatch, q: float, now_s: float) -> float | None:
+    """That quantile of the latencies of the last `RECENT_S` seconds."""
+    return quantile([s.latency_s for s in w.last(RECENT_S, now_s)], q)
+
+
+def _model(backend: Backend, m: ServedModel, w: ModelWatch, now: float) -> dict[str, Any]:
+    recent, minute = w.last(RECENT_S, now), w.last(WINDOW_S, now)
+    waiting, items = backend.waiting(m.name)
+    return {
+        "name": m.name,
+        "version": m.version,
+        "engine": m.engine,
+        "ready": m.ready,
+        "target": {"quantile": m.target.quantile, "latency_ms": 1e3 * m.target.latency_s},
+        "open": waiting,
+        "waiting_items": items,
+        "recent": _recent(recent, m.target.quantile),
+        "seconds": [_second(s, int(now), m.target.quantile) for s in minute],
+        "batch_items": _sizes(minute),
+        "not_served": {str(why): n for why, n in sum((s.not_served for s in minute), Counter()).items()},
+        "totals": {f"{outcome}{':' if why else ''}{why}": n for (outcome, why), n in w.ended.items()},
+        "point": _point(backend.point(m.name), now),
+        "points": [_point(p, now) for p in reversed(w.points)],
+        "samples": [
+            {
+                "id": s.id,
+                "items": s.items,
+                "slices": s.slices,
+                "queue_ms": 1e3 * s.queue_s,
+                "run_ms": 1e3 * s.run_s,
+                "merge_ms": 1e3 * s.merge_s,
+            }
+            for s in reversed(w.samples)
+        ],
+    }
+
+
+def _recent(seconds: Sequence[Second], target_quantile: float) -> dict[str, float | None]:
+    latencies = [s.latency_s for s in seconds]
+    offered = sum(s.offered for s in seconds)
+    lost = sum(sum(s.not_served.values()) for s in seconds)
+    return {
+        "offered_qps": offered / RECENT_S,
+        "served_qps": (offered - lost) / RECENT_S,
+        "items_per_s": sum(s.items for s in seconds) / RECENT_S,
+        "batches_per_s": sum(s.batches for s in seconds) / RECENT_S,
+        "p50_ms": _ms(quantile(latencies, 0.5)),
+        "at_target_ms": _ms(quantile(latencies, target_quantile)),
+        "p99_ms": _ms(quantile(latencies, 0.99)),
+    }
+
+
+def _second(s: Second, now: int, target_quantile: float) -> dict[str, float | None]:
+    lost = sum(s.not_served.values())
+    return {
+        "ago_s": now - s.at,
+        "served": s.offered - lost,
+        "not_served": lost,
+        "p50_ms": _ms(quantile([s.latency_s], 0.5)),
+        "at_target_ms": _ms(quantile([s.latency_s], target_quantile)),
+    }
+
+
+def _sizes(seconds: Sequence[Second]) -> list[dict[str, int | str]]:
+    counts = [sum(c) for c in zip(*(s.batch_items.counts for s in seconds), strict=True)]
+    if not any(counts):
+        return []
+    least = next(i for i, n in enumerate(counts) if n)
+    most = max(i for i, n in enumerate(counts) if n)
+    names = [
+        f"{int(low) + 1}–{int(high)}" if high > low + 1 else f"{int(high)}"
+        for low, high in zip((0.0, *SIZES[:-1]), SIZES, strict=True)
+    ] + [f"> {int(SIZES[-1])}"]
+    return [{"items": names[i], "batches": counts[i]} for i in range(least, most + 1)]
+
+
+def _point(p: OperatingPoint, now: float) -> dict[str, Any]:
+    doc = asdict(p)
+    doc["ago_s"] = now - doc.pop("since_s")
+    return doc
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e3 * seconds

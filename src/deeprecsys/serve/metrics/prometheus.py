@@ -1,0 +1,115 @@
+"""Prometheus metrics, made when they are asked for from the counters of a `Watch`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from deeprecsys.node.service.backend import Backend
+from deeprecsys.serve.metrics.counters import ModelWatch, Watch
+from deeprecsys.serve.metrics.dashboard import recent_quantile_s
+from deeprecsys.serve.metrics.histogram import Histogram
+
+_HISTOGRAMS = (
+    ("queue_seconds", "From a query's arrival to its first slice's start", "queue_s"),
+    ("compute_seconds", "From a query's first slice's start to its last slice's end", "run_s"),
+    ("merge_seconds", "From a query's last slice's end to its encoded answer", "merge_s"),
+    ("latency_seconds", "From a query's arrival to its last slice's end", "latency_s"),
+    ("batch_items", "Items of a batch", "batch_items"),
+    ("query_items", "Items of a query", "query_items"),
+    ("query_slices", "Slices that a query was cut into", "slices"),
+)
+
+
+def exposition(backend: Backend, watch: Watch) -> tuple[str, bytes]:
+    """Content type and text of all metrics, as Prometheus scrapes them."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collected(backend, watch))
+    return CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry)
+
+
+class _Collected(Collector):
+    def __init__(self, backend: Backend, watch: Watch) -> None:
+        self.backend, self.watch = backend, watch
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        models = [(name, self.watch.of(name)) for name in self.backend.models]
+        for name, said, of in _HISTOGRAMS:
+            family = HistogramMetricFamily(f"deeprecsys_{name}", said, labels=["model"])
+            for model, w in models:
+                _add(family, model, getattr(w, of))
+            yield family
+        yield from self._counters(models)
+        yield from self._gauges(models)
+
+    def _counters(self, models: list[tuple[str, ModelWatch]]) -> Iterator[Metric]:
+        ended = CounterMetricFamily(
+            "deeprecsys_queries", "Queries that ended, by how and why", labels=["model", "outcome", "reason"]
+        )
+        items = CounterMetricFamily("deeprecsys_items", "Items that were scored", labels=["model"])
+        changes = CounterMetricFamily(
+            "deeprecsys_operating_point_changes", "How often the operating point changed", labels=["model"]
+        )
+        for model, w in models:
+            items.add_metric([model], w.items)
+            changes.add_metric([model], w.point_changes)
+            for (outcome, reason), count in w.ended.items():
+                ended.add_metric([model, outcome, reason], count)
+        yield ended
+        yield items
+        yield changes
+
+    def _gauges(self, models: list[tuple[str, ModelWatch]]) -> Iterator[Metric]:
+        backend, now = self.backend, time.monotonic()
+        workers = GaugeMetricFamily("deeprecsys_workers", "Workers alive", labels=["device"])
+        for device, count in backend.workers.items():
+            workers.add_metric([device], count)
+        yield workers
+        yield GaugeMetricFamily("deeprecsys_ready", "Whether every model takes queries", value=backend.ready)
+        found: dict[str, GaugeMetricFamily] = {}
+
+        def gauge(name: str, said: str, model: str, value: float | None) -> None:
+            family = found.setdefault(name, GaugeMetricFamily(f"deeprecsys_{name}", said, labels=["model"]))
+            if value is not None:
+                family.add_metric([model], value)
+
+        for model, w in models:
+            served, point = backend.models[model], backend.point(model)
+            queries, items = backend.waiting(model)
+            latency = recent_quantile_s(w, served.target.quantile, now)
+            target = served.target.latency_s
+            gauge("open_queries", "Queries that are open", model, queries)
+            gauge("waiting_items", "Items that no worker has begun", model, items)
+            gauge("target_seconds", "The target's latency", model, target)
+            gauge("target_quantile", "The target's quantile", model, served.target.quantile)
+            headroom = None if latency is None else 1 - latency / target
+            gauge(
+                "headroom_ratio",
+                "How far recent latency is below the target, as a share of it",
+                model,
+                headroom,
+            )
+            gauge("batch_size", "The operating point's batch size in items", model, point.batch_size)
+            gauge(
+                "offload_above",
+                "The operating point's offloading threshold in items",
+                model,
+                point.offload_above,
+            )
+            gauge("capacity_qps", "Queries/s that the operating point can carry", model, point.capacity_qps)
+        yield from found.values()
+
+
+def _add(family: Any, model: str, histogram: Histogram) -> None:
+    names = [f"{bound:.10g}" for bound in histogram.bounds] + ["+Inf"]
+    buckets = list(zip(names, histogram.cumulative(), strict=True))
+    family.add_metric([model], buckets, sum_value=histogram.total)

@@ -1,0 +1,102 @@
+"""Server, models and how they are served, in the words of the protocol and of Triton's extensions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deeprecsys import __version__
+from deeprecsys.node.service.backend import ServedModel
+from deeprecsys.serve.protocol.reply import OUTPUT
+from deeprecsys.serve.protocol.request import DEFAULT_PRIORITY, PRIORITIES
+from deeprecsys.zoo.schema import DenseInput, Input, Per
+
+SERVER = "deeprecsys"
+PLATFORM = "deeprecsys"
+EXTENSIONS = (
+    "model_configuration",
+    "model_repository",
+    "binary_tensor_data",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+)
+
+
+def server_document() -> dict[str, Any]:
+    """The server's metadata."""
+    return {"name": SERVER, "version": __version__, "extensions": list(EXTENSIONS)}
+
+
+def model_document(model: ServedModel) -> dict[str, Any]:
+    """A model's metadata. Shapes are whole: -1 is the number of items, 1 says once per query."""
+    return {
+        "name": model.name,
+        "versions": [model.version],
+        "platform": PLATFORM,
+        "inputs": [
+            {"name": i.name, "datatype": _datatype(i), "shape": [_rows(i), _width(i)]}
+            for i in model.schema.inputs
+        ],
+        "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, model.schema.outputs]}],
+    }
+
+
+def config_document(model: ServedModel) -> dict[str, Any]:
+    """A model's configuration, as Triton's extension has it.
+
+    Where every input is per item, items are the protocol's batch dimension: `max_batch_size` is the
+    largest query and dimensions leave the items out. Otherwise the inputs share no first dimension, and
+    `max_batch_size` 0 says that shapes are whole.
+    """
+    batched = all(i.per is Per.ITEM for i in model.schema.inputs)
+    rows = [] if batched else [-1]
+    return {
+        "name": model.name,
+        "platform": PLATFORM,
+        "backend": SERVER,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "max_batch_size": model.max_items if batched else 0,
+        "input": [
+            {
+                "name": i.name,
+                "data_type": f"TYPE_{_datatype(i)}",
+                "dims": ([] if batched else [_rows(i)]) + [_width(i)],
+            }
+            for i in model.schema.inputs
+        ],
+        "output": [{"name": OUTPUT, "data_type": "TYPE_FP32", "dims": [*rows, model.schema.outputs]}],
+        "dynamic_batching": {"priority_levels": PRIORITIES, "default_priority_level": DEFAULT_PRIORITY},
+        "parameters": {key: {"string_value": value} for key, value in _parameters(model).items()},
+    }
+
+
+def _parameters(model: ServedModel) -> Mapping[str, str]:
+    found = {
+        "engine": model.engine,
+        "target_ms": f"{1e3 * model.target.latency_s:g}",
+        "target_quantile": f"{model.target.quantile:g}",
+        "max_items": str(model.max_items),
+        "split": "true" if model.split else "false",
+    }
+    return found | {k: v if isinstance(v, str) else f"{v}" for k, v in model.config.items()}
+
+
+def index_document(models: Mapping[str, ServedModel]) -> list[dict[str, str]]:
+    """Which models there are, as the repository extension lists them."""
+    return [
+        {"name": m.name, "version": m.version, "state": "READY" if m.ready else "UNAVAILABLE", "reason": ""}
+        for m in models.values()
+    ]
+
+
+def _datatype(i: Input) -> str:
+    return "FP32" if isinstance(i, DenseInput) else "INT32"
+
+
+def _rows(i: Input) -> int:
+    return 1 if i.per is Per.QUERY else -1
+
+
+def _width(i: Input) -> int:
+    return i.width if isinstance(i, DenseInput) else i.lookups

@@ -1,0 +1,148 @@
+"""A request's values, looked at and put where the node reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprecsys.node.service.backend import Seat
+from deeprecsys.serve.protocol.errors import RequestError, shown
+from deeprecsys.serve.protocol.inputs import IDS, REALS, Binary, Fit, Placed
+from deeprecsys.serve.protocol.request import Tensor
+
+_ID_RANGE = np.iinfo(np.int32)
+
+
+def fill(fit: Fit, binary: Binary, seat: Seat) -> None:
+    """Write a request's values into a query's place.
+
+    Args:
+        binary: what follows the request's JSON part, as long as its tensors say.
+
+    Raises:
+        RequestError: a value is not of its type, an id is not within int32, a number is not finite, or a
+            jagged input's lengths are not the schema's.
+    """
+    places = seat.blocks
+    if fit.packed is None:
+        inputs = seat.inputs
+        for p in fit.placed:
+            _fill_one(p, binary, inputs[p.slot.name])
+    else:
+        for packed in fit.packed:
+            packed.put(binary, packed.offset, places[packed.block])
+    check_finite(fit, places)
+
+
+def _fill_one(p: Placed, binary: Binary, into: NDArray[Any]) -> None:
+    """Write one tensor's values."""
+    slot, tensor = p.slot, p.tensor
+    if p.lengths is not None:
+        _check_lengths(p, binary)
+    if tensor.datatype == slot.stored and tensor.size is not None and into.flags.c_contiguous:
+        raw = binary[tensor.offset : tensor.offset + tensor.size] if tensor.data is None else tensor.data
+        memoryview(into).cast("B")[:] = raw  # type: ignore[arg-type]
+        return
+    source = _numbers(slot.datatypes, tensor, binary).reshape(into.shape)
+    if slot.dense:
+        with np.errstate(over="ignore"):
+            np.copyto(into, source, casting="unsafe")
+    else:
+        np.copyto(into, source, casting="unsafe")
+        if (into != source).any():  # tables' sizes are checked as rows are gathered
+            raise RequestError(_out_of_range(tensor.name, into, source))
+
+
+def check_finite(fit: Fit, places: Sequence[NDArray[Any]]) -> None:
+    """Look at the numbers in a query's place.
+
+    Args:
+        places: `Seat.blocks`.
+
+    Raises:
+        RequestError: one of a dense input is infinite, or none.
+    """
+    for block, values in zip(fit.blocks, places, strict=True):
+        if block.dense:
+            for name, one in zip(block.names, values, strict=True):
+                if not _all_finite(one):
+                    raise RequestError(_not_finite(name, one))
+
+
+def _all_finite(values: NDArray[Any]) -> bool:
+    """Whether no value is infinite or NaN: then their sum is neither, unless it overflows.
+
+    `einsum` adds twice as fast as `sum`, less precisely, and without warnings.
+    """
+    total = np.einsum("i->", values.reshape(-1))
+    return bool(np.isfinite(total) or np.isfinite(values).all())
+
+
+def _numbers(datatypes: Mapping[str, np.dtype[Any]], tensor: Tensor, binary: Binary) -> NDArray[Any]:
+    """A tensor's data in one dimension; raw bytes are not copied."""
+    if tensor.size is not None:
+        dtype = datatypes[tensor.datatype]
+        if tensor.data is not None:
+            return np.frombuffer(tensor.data, dtype)
+        return np.frombuffer(binary, dtype, tensor.size // dtype.itemsize, tensor.offset)
+    dense = datatypes is REALS
+    flat = _flat(tensor)
+    expected = int(np.prod(tensor.shape, dtype=np.int64))
+    if len(flat) != expected:
+        raise RequestError(
+            f"input {shown(tensor.name)}: expected {expected} values for shape "
+            f"{list(tensor.shape)}, got {len(flat)}"
+        )
+    kinds = set(map(type, flat))
+    if not kinds <= ({int, float} if dense else {int}):
+        wrong = next(v for v in flat if type(v) not in ((int, float) if dense else (int,)))
+        what = "numbers" if dense else "whole numbers"
+        raise RequestError(f"input {shown(tensor.name)}: expected {what}, got {shown(wrong)}")
+    try:
+        return np.array(flat, np.float64 if dense else np.int64)
+    except OverflowError:
+        raise RequestError(
+            f"input {shown(tensor.name)}: expected {_id_range()}, got a larger number"
+        ) from None
+
+
+def _flat(tensor: Tensor) -> Sequence[Any]:
+    """Values in one list: they may come flat, or nested as the shape is."""
+    data: Any = tensor.data
+    if len(tensor.shape) != 2 or not len(data) or not isinstance(data[0], list):
+        return data  # type: ignore[no-any-return]
+    rows, width = tensor.shape
+    if len(data) != rows or any(type(row) is not list or len(row) != width for row in data):
+        raise RequestError(
+            f"input {shown(tensor.name)}: expected {rows} lists of {width} values each, or one flat list"
+        )
+    return list(chain.from_iterable(data))
+
+
+def _check_lengths(p: Placed, binary: Binary) -> None:
+    assert p.lengths is not None
+    lengths = _numbers(IDS, p.lengths, binary)
+    if (lengths != p.slot.width).any():
+        at = int(np.flatnonzero(lengths != p.slot.width)[0])
+        raise RequestError(
+            f"input {p.lengths.name!r}: expected {p.slot.width} in every row (the model takes no other "
+            f"length), got {lengths[at]} at [{at}]"
+        )
+
+
+def _id_range() -> str:
+    return f"ids from {_ID_RANGE.min} to {_ID_RANGE.max}"
+
+
+def _out_of_range(name: str, into: NDArray[Any], ids: NDArray[Any]) -> str:
+    row, column = np.argwhere(into != ids)[0]
+    return f"input {shown(name)}: expected {_id_range()}, got {ids[row, column]} at [{row}, {column}]"
+
+
+def _not_finite(name: str, values: NDArray[Any]) -> str:
+    row, column = np.argwhere(~np.isfinite(values))[0]
+    return f"input {name!r}: expected finite numbers, got {values[row, column]} at [{row}, {column}]"

@@ -1,0 +1,40 @@
+"""The answer to an inference request: scores as JSON, or as binary after a JSON part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from deeprecsys.serve.protocol.errors import RequestError, shown
+from deeprecsys.serve.protocol.request import Request
+
+OUTPUT = "scores"  # FP32 [items, outputs]: every model has this one output
+
+
+def check_outputs(request: Request) -> None:
+    """Raise RequestError if a request wants an output that no model has."""
+    for name in request.outputs:
+        if name != OUTPUT:
+            raise RequestError(f"output {shown(name)}: expected {OUTPUT!r}, the only one")
+
+
+def http_reply(request: Request, model: str, version: str, scores: NDArray[Any]) -> tuple[bytes, int | None]:
+    """The body of a reply, and the length of its JSON part where binary data follows.
+
+    Args:
+        scores: float32 [items, outputs]; it is copied.
+    """
+    output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": scores.shape}
+    doc = {"model_name": model, "model_version": version, "outputs": [output]}
+    if request.id:
+        doc["id"] = request.id
+    if request.outputs.get(OUTPUT, request.binary_output):
+        raw = scores.astype("<f4", copy=False).tobytes()
+        output["parameters"] = {"binary_data_size": len(raw)}
+        head = orjson.dumps(doc)
+        return head + raw, len(head)
+    output["data"] = np.ascontiguousarray(scores).reshape(-1)
+    return orjson.dumps(doc, option=orjson.OPT_SERIALIZE_NUMPY), None

@@ -1,0 +1,231 @@
+"""A process that loads a user's own model and says what it is:
+`python -m deeprecsys.zoo.custom.describe FD NAME`.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from deeprecsys.core.errors import InputError
+from deeprecsys.zoo.custom import python, weights
+from deeprecsys.zoo.custom.base import OwnModel
+from deeprecsys.zoo.custom.graph import lift
+from deeprecsys.zoo.custom.model import Own
+from deeprecsys.zoo.custom.prepare import REFUSED, answer
+from deeprecsys.zoo.custom.probe import Rows, random_rows, splittable
+from deeprecsys.zoo.custom.spec import Kind, Spec, parse
+from deeprecsys.zoo.custom.stage import SCORES, GraphStage, OwnDense
+from deeprecsys.zoo.schema import Per, Schema
+
+
+def describe(name: str) -> Own:
+    """Load the model of that name, all of it, and find out what serving it needs.
+
+    Raises:
+        InputError: it cannot be loaded, or not be served.
+    """
+    spec = parse(name)
+    if spec.kind is Kind.CLASS:
+        return _class(spec)
+    try:
+        lifted = lift(_onnx(spec) if spec.kind is Kind.ONNX else _exported(spec))
+        return Own(
+            name=name,
+            kind=spec.kind,
+            full=lifted.schema,
+            dense_parameters=lifted.parameters,
+            costs={Per.ITEM: lifted.flops, Per.QUERY: 0},
+            splittable=_probe(lifted.schema, GraphStage(lifted.graph)),
+            keys=lifted.keys,
+            graph=lifted.graph,
+        )
+    except InputError as e:
+        raise InputError(f"model {name}: {str(e).removeprefix(f'model {name}: ')}") from e
+
+
+def _class(spec: Spec) -> Own:
+    made = python.own_class(spec)
+    module, keys = python.stage(spec, made), _keys(spec, made)
+    if spec.weights:
+        _load(spec, made, module, keys)
+    schema = made.schema
+    try:
+        _check_scores(schema, module)
+        splits = _probe(schema, module)
+    except InputError as e:
+        raise InputError(f"model {spec.text}: {e}") from e
+    graph, error = _written(schema, module)
+    return Own(
+        name=spec.text,
+        kind=spec.kind,
+        full=schema,
+        dense_parameters=sum(p.numel() for p in module.parameters()),
+        costs=_flops(schema, module),
+        splittable=splits,
+        keys=keys,
+        graph=graph,
+        graph_error=error,
+    )
+
+
+def _keys(spec: Spec, made: OwnModel) -> dict[str, str]:
+    if not spec.weights:
+        return {}
+    found = weights.read(spec.weights)
+    return {t.name: made.table_keys.get(t.name, weights.table_key(found, t.name)) for t in made.schema.tables}
+
+
+def _load(spec: Spec, made: OwnModel, module: nn.Module, keys: dict[str, str]) -> None:
+    found, where = weights.read(spec.weights), f"--weights {spec.weights}"
+    for t in made.schema.tables:
+        weights.table(found, where, t.name, keys[t.name], (t.rows, t.dim))
+    used = weights.load_dense(module, found, where, made.dense_prefix)
+    weights.refuse_rest(found, used | set(keys.values()), where)
+
+
+def _onnx(spec: Spec) -> Any:
+    import onnx_ir as ir
+
+    try:
+        return ir.load(spec.where)
+    except Exception as e:
+        raise InputError(f"expected an ONNX file, got {_said(e)}") from e
+
+
+def _exported(spec: Spec) -> Any:
+    """A `torch.export` archive as ONNX: its embedding tables are found as those of an ONNX file are."""
+    weights.check_archive(spec.where)
+    try:
+        program = torch.export.load(spec.where)
+    except Exception as e:
+        raise InputError(f"expected a torch.export archive, got {_said(e)}") from e
+    try:
+        made = torch.onnx.export(program, dynamo=True, verbose=False)
+        assert made is not None
+        return made.model
+    except Exception as e:
+        raise InputError(f"expected a program that torch.onnx can write, got {_said(e)}") from e
+
+
+@torch.inference_mode()
+def _check_scores(schema: Schema, module: nn.Module) -> None:
+    rows = _tensors(random_rows(schema, 3))
+    try:
+        found = OwnDense(module, schema)(rows, None)
+    except Exception as e:
+        raise InputError(f"dense stage: expected scores for 3 items, got {_said(e)}") from e
+    wanted = [3, schema.outputs]
+    if not isinstance(found, Tensor) or list(found.shape) != wanted or found.dtype != torch.float32:
+        got = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(f"dense stage: expected float32 scores {wanted} for 3 items, got {got}")
+
+
+@torch.inference_mode()
+def _probe(schema: Schema, module: nn.Module) -> bool:
+    stage = OwnDense(module, schema)
+
+    def score(rows: Rows) -> NDArray[Any]:
+        found: NDArray[Any] = stage(_tensors(rows), None).numpy()
+        return found
+
+    return splittable(schema, score)
+
+
+def _tensors(rows: Rows) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(r) for name, r in rows.items()}
+
+
+def _flops(schema: Schema, module: nn.Module) -> dict[str, int]:
+    """FLOPs per item and per query, from what two and three items take."""
+
+    @torch.no_grad()
+    def count(items: int) -> int:
+        with FlopCounterMode(display=False) as counter:
+            OwnDense(module, schema)(_tensors(random_rows(schema, items)), None)
+        return int(counter.get_total_flops())
+
+    two, three = count(2), count(3)
+    return {Per.ITEM: three - two, Per.QUERY: max(0, 3 * two - 2 * three)}
+
+
+class _Positional(nn.Module):
+    """A dense stage with its inputs in the schema's order, as the exporter likes them."""
+
+    def __init__(self, module: nn.Module, schema: Schema) -> None:
+        super().__init__()
+        self.module = module
+        self._names, self._outputs = [i.name for i in schema.inputs], schema.outputs
+
+    def forward(self, *rows: Tensor) -> Tensor:
+        y: Tensor = self.module(**dict(zip(self._names, rows, strict=True)))
+        return y.reshape(-1, self._outputs)
+
+
+def _written(schema: Schema, module: nn.Module) -> tuple[bytes, str]:
+    """The dense stage as ONNX, and why not where it cannot be.
+
+    A size that Python saw, by `len(x)` say, may be a constant of the graph: hence it is tried.
+    """
+    items = torch.export.Dim("n")
+    shapes = tuple({0: items} if i.per is Per.ITEM else {} for i in schema.inputs)
+    rows = _tensors(random_rows(schema, 5))
+    try:
+        made = torch.onnx.export(
+            _Positional(module, schema),
+            tuple(rows.values()),
+            dynamic_shapes=(shapes,),
+            input_names=list(rows),
+            output_names=[SCORES],
+            dynamo=True,
+            verbose=False,
+        )
+        assert made is not None
+        graph = made.model_proto.SerializeToString()
+        return (graph, "") if _same(schema, module, graph) else (b"", "one that scores otherwise than torch")
+    except Exception as e:
+        return b"", _said(e)
+
+
+@torch.inference_mode()
+def _same(schema: Schema, module: nn.Module, graph: bytes) -> bool:
+    """Whether a graph scores as the module that it was written from, also other numbers of items."""
+    written, stage = GraphStage(graph), OwnDense(module, schema)
+    for items in (1, 3, 12):
+        rows = _tensors(random_rows(schema, items))
+        wanted = stage(rows, None)
+        if not torch.allclose(
+            written(**rows), wanted, rtol=0, atol=1e-4 * max(1.0, float(wanted.abs().max()))
+        ):
+            return False
+    return True
+
+
+def _said(error: BaseException) -> str:
+    """The innermost reason of an exception, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()] or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:400]
+
+
+def child(work: Callable[[], bytes]) -> None:
+    """Do a child's work; its answer, or its refusal, goes to the descriptor that it was told."""
+    fd = int(sys.argv[1])
+    warnings.simplefilter("ignore")
+    try:
+        answer(fd, work())
+    except InputError as e:
+        answer(fd, str(e).encode())
+        raise SystemExit(REFUSED) from e
+
+
+if __name__ == "__main__":
+    child(lambda: describe(sys.argv[2]).pack())

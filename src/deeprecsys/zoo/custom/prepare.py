@@ -1,0 +1,97 @@
+"""The node's side of a user's own model: others load it, and this process hears what it is.
+
+The user's code, torch and the weights stay out of the process that schedules; what they leave behind, in
+memory or in threads, goes with the process that needed them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from deeprecsys.core.errors import InputError
+from deeprecsys.zoo.custom.model import Own
+from deeprecsys.zoo.custom.spec import parse
+from deeprecsys.zoo.schema import Table
+
+_known: dict[str, Own] = {}
+
+
+def own_model(name: str) -> Own:
+    """The user's own model of that name, described once per process.
+
+    Raises:
+        InputError: it cannot be loaded or served, and why.
+    """
+    if name not in _known:
+        _known[name] = Own.unpack(_child("describe", parse(name).text))
+    return _known[name]
+
+
+def adopt(data: bytes) -> Own:
+    """Take over what another process found out: `Own.pack`."""
+    own = Own.unpack(data)
+    _known[own.name] = own
+    return own
+
+
+def fill(own: Own, fd: int, offsets: Mapping[str, int]) -> None:
+    """Write an own model's tables from its weights into shared memory.
+
+    Args:
+        fd: of the memory; offsets: of each table in it, in bytes.
+
+    Raises:
+        InputError: the weights are not what they were when the model was described.
+    """
+    tables: dict[str, Any] = {
+        t.name: [offsets[t.name], *shape(t), own.keys[t.name]] for t in own.schema.tables
+    }
+    _child("fill", own.name, str(fd), json.dumps(tables), pass_fds=(fd,))
+
+
+def shape(table: Table) -> tuple[int, int]:
+    return table.rows, table.dim
+
+
+def _child(module: str, *args: str, pass_fds: tuple[int, ...] = ()) -> bytes:
+    """Run a module of this package in a process of its own; the bytes that it answers."""
+    answer = os.memfd_create("deeprecsys-answer", os.MFD_CLOEXEC)
+    try:
+        with tempfile.TemporaryFile() as said:
+            done = subprocess.run(
+                [sys.executable, "-m", f"deeprecsys.zoo.custom.{module}", str(answer), *args],
+                pass_fds=(answer, *pass_fds),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                check=False,
+            )
+            data = os.pread(answer, os.fstat(answer).st_size, 0)
+            if done.returncode == REFUSED:
+                raise InputError(data.decode())
+            if done.returncode:
+                said.seek(0)
+                lines = said.read().decode("utf-8", "replace").strip().splitlines() or ["no word"]
+                raise InputError(
+                    f"model {args[0]}: cannot be loaded: {lines[-1]} (exit status {done.returncode})"
+                )
+    finally:
+        os.close(answer)
+    return data
+
+
+REFUSED = 3
+"""Exit status of a child whose answer is an error for the user."""
+
+
+def answer(fd: int, data: bytes) -> None:
+    """A child's answer."""
+    at = 0
+    while at < len(data):
+        at += os.pwrite(fd, data[at : at + (1 << 26)], at)
