@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deeprecsys.machine.energy import UNAVAILABLE
+from deeprecsys.machine.record import UNAVAILABLE
 from deeprecsys.report import format as f
 
 
