@@ -35,7 +35,7 @@ from deeprecsys.search import (
 )
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.tune.queues import MDc, theory_qps, wait_tail  # the tests' own queues and theory
+from tests.search.queues import MDc, theory_qps, wait_tail  # the tests' own queues and theory
 
 UPDATES, WINDOW, LAST = 128, 64, 50
 QUEUES = [(1, 10.0), (1, 50.0), (4, 5.0), (16, 4.0)]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from deeprecsys.node.runtime.memory import NodeMemory, Plan
-from deeprecsys.node.runtime.page_walk import Walker
+from deeprecsys.node.runtime.page_walk import PageWalker
 from deeprecsys.zoo import model
 from deeprecsys.zoo.rows import RowFormat
 from deeprecsys.zoo.schema import SparseInput
@@ -77,7 +77,7 @@ class Contenders:
 
     def calls(self, items: int) -> dict[str, Call]:
         """The engines whole, the stages of the fastest at fp32, and the loops; all memory is at hand then."""
-        Walker(lambda: [s for m in self._node.memory.values() for s in m.segments.values()]).walk()
+        PageWalker(lambda: [s for m in self._node.memory.values() for s in m.segments.values()]).walk()
         found = {name: self._whole(engine, items) for name, engine in self.engines.items()}
         joined = self.engines[JOINED]
         found["sparse"] = self._turns(items, lambda part: joined.sparse([part]))

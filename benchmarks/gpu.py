@@ -22,7 +22,7 @@ import torch
 
 from common import RESULTS, ROOT, commit
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import CoalescedOffload
+from deeprecsys.core.policy import Offload
 from deeprecsys.core.profile import LatencyProfile, Point, quantiles_of
 from deeprecsys.engine import Assembly, SliceView
 from deeprecsys.engine.cuda import DeviceEngine
@@ -103,7 +103,7 @@ def commands(name: str, level: str, gpu: str) -> dict[str, list[str]]:
             found["coalescing"] = ["capacity", name, "--target", level, "--engine", "compiled", "--gpu", "cuda",
                                    "--policy", "offload:2000", "--batch-size", str(point["batch_size"]),
                                    "--offload-above", str(point["offload_above"])]  # fmt: skip
-            CoalescedOffload(point["batch_size"], point["offload_above"], 2000)
+            Offload(point["batch_size"], point["offload_above"], 2000)
     return found
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from common import ROOT, load, put_in, save
 from deeprecsys.engine import Assembly, SliceView, build
 from deeprecsys.node.runtime.memory import NodeMemory, Plan
-from deeprecsys.node.runtime.page_walk import EVERY_S, Walker, virtual
+from deeprecsys.node.runtime.page_walk import EVERY_S, PageWalker, virtual
 from deeprecsys.report import format as f
 from deeprecsys.zoo import model
 
@@ -38,7 +38,7 @@ def measure(name: str) -> dict[str, Any]:
     engine = build("compiled", Assembly(network, memory.tables, memory.inputs))
     out = np.zeros((ITEMS, network.schema.outputs), np.float32)
     handles = np.random.default_rng(0)
-    walker = Walker(lambda: [memory.segments[n] for n in ("tables", "features")])
+    walker = PageWalker(lambda: [memory.segments[n] for n in ("tables", "features")])
 
     def batch() -> float:
         part = SliceView(memory.rows_at(int(handles.integers(0, 1 << 62))), 0, ITEMS, out)

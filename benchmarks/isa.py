@@ -20,7 +20,7 @@ from typing import Any
 
 from common import ROOT, load, put_in, save
 from deeprecsys.api.engines import sizes_of
-from deeprecsys.api.experiment import Job
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.trials import measure_profile, sample_sizes, start
 from deeprecsys.api.virtual import SamplePath
 from deeprecsys.core.policy import CPU, DeepRecSched, Static
@@ -42,7 +42,7 @@ def widths() -> tuple[str, ...]:
 
 def measure(name: str, engine: str, isa: str, profile_s: float, rows_scale: float) -> dict[str, Any]:
     """s(b) at a width, and what it is good for by fixed batch size."""
-    job = Job.resolve(
+    job = Experiment.resolve(
         model_name=name, rows_scale=rows_scale, engine=engine, precision="fp32", threads=1, workers=None,
         seed=0, locality="zipf:0.9", isa=isa,
     )  # fmt: skip

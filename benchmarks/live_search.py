@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from common import ROOT, load, put_in, save
-from deeprecsys.api.experiment import Job
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.trials import LiveTrials, quick_hint_qps
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.core.target import Target
@@ -28,7 +28,7 @@ from deeprecsys.search.probes import Trial
 from turns import Turns
 
 sys.path.insert(0, str(ROOT))
-from tests.tune.queues import theory_qps
+from tests.search.queues import theory_qps
 
 SERVICE_S = 5e-3
 TARGETS = {1: 10 * SERVICE_S, 2: 6 * SERVICE_S}  # workers -> target
@@ -39,12 +39,12 @@ BUDGET_S = {"waiting": 120.0, "repeated": 200.0}
 RESOLUTION = 0.02
 
 
-def job_of(**changes: Any) -> Job:
+def job_of(**changes: Any) -> Experiment:
     options: dict[str, Any] = {
         "model_name": "ncf", "rows_scale": 1.0, "engine": "eager", "precision": "fp32", "threads": 1,
         "workers": None, "seed": 0, "locality": "zipf:0.9",
     }  # fmt: skip
-    return Job.resolve(**{**options, **changes})
+    return Experiment.resolve(**{**options, **changes})
 
 
 def waiting(workers: int) -> dict[str, Any]:
@@ -98,7 +98,9 @@ def repeated(name: str) -> dict[str, Any]:
     return {"model": name, "batch_size": BATCH, "runs": runs, "spread": max(rates) / min(rates) - 1}
 
 
-def search(trial: Trial, job: Job, policy: DeepRecSched, hint: float, seed: int, kind: str) -> CapacityResult:
+def search(
+    trial: Trial, job: Experiment, policy: DeepRecSched, hint: float, seed: int, kind: str
+) -> CapacityResult:
     settings = replace(Settings.live(job.target), budget_s=BUDGET_S[kind], resolution=RESOLUTION)
     return capacity(trial, policy, job.target, hint_qps=hint, settings=settings, seed=seed)
 

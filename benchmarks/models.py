@@ -19,7 +19,7 @@ from math import exp, log
 from typing import Any
 
 from common import ROOT, load, measured_on, put_in, save
-from deeprecsys.api.experiment import Job
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.trials import (
     LiveTrials,
     baseline,
@@ -29,7 +29,7 @@ from deeprecsys.api.trials import (
     quick_hint_qps,
     sample_sizes,
 )
-from deeprecsys.cli.searching import Listener, tune_settings
+from deeprecsys.cli.searching import SearchProgress, tune_settings
 from deeprecsys.core.errors import TargetUnreachableError
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.node.node import Node
@@ -48,9 +48,9 @@ SWEEP_SEED = 1  # not the climb's
 DUEL_S, DUEL_FACTOR = 24.0, {"dlrm-rmc2": 2}
 
 
-def job_of(name: str) -> Job:
+def job_of(name: str) -> Experiment:
     """The model as it is measured here."""
-    return Job.resolve(
+    return Experiment.resolve(
         model_name=name, rows_scale=1.0, engine="eager", precision="fp32", threads=1, workers=None,
         seed=0, locality="zipf:0.9",
     )  # fmt: skip
@@ -66,7 +66,7 @@ def measure(name: str, with_sweep: bool) -> dict[str, Any]:
         static = baseline(node, job)
         hint = saturation_qps(profile, static.batch_size, sample_sizes(job), node.workers)
         sizes = batch_sizes(job.workload.sizes.cap, static.batch_size)
-        with Listener(name, None, settings) as listener:
+        with SearchProgress(name, None, settings) as listener:
             trials = LiveTrials(node, job, listener)
             tuned = tune(
                 trials, job.target, static=static, search=HillClimb(sizes), hint_qps=hint,
@@ -85,7 +85,9 @@ def measure(name: str, with_sweep: bool) -> dict[str, Any]:
     }
 
 
-def sweep(trials: LiveTrials, job: Job, sizes: tuple[int, ...], hint: float, settings: Any) -> dict[str, Any]:
+def sweep(
+    trials: LiveTrials, job: Experiment, sizes: tuple[int, ...], hint: float, settings: Any
+) -> dict[str, Any]:
     """The capacity of every batch size, none given up early, with seeds that the climb never used."""
     points, seconds, queries = [], 0.0, 0
     for size in sizes:

@@ -21,7 +21,7 @@ from math import exp, hypot, log
 from typing import Any
 
 from common import ROOT, load, put_in, save
-from deeprecsys.api.experiment import Job
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
 from deeprecsys.api.trials import (
     LiveTrials,
@@ -78,9 +78,9 @@ def main() -> None:
         put_in(ROOT / "docs" / "results.md", "offload", table(known))
 
 
-def job_of(name: str, quick: bool) -> Job:
+def job_of(name: str, quick: bool) -> Experiment:
     """The model as it is measured here."""
-    return Job.resolve(
+    return Experiment.resolve(
         model_name=name, rows_scale=0.01 if quick else 0.5, engine="eager", precision="fp32", threads=1,
         workers=None, seed=0, locality="zipf:0.9", gpu="emulated:gtx-1080-ti",
     )  # fmt: skip
@@ -133,7 +133,9 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
     }
 
 
-def run(search: Search, live: LiveTrials, job: Job, hint: float, settings: Settings, seed: int) -> float:
+def run(
+    search: Search, live: LiveTrials, job: Experiment, hint: float, settings: Settings, seed: int
+) -> float:
     """Run a search on the node to its end; the seconds of its trials."""
     seconds = 0.0
     while (policy := search.ask()) is not None:
@@ -152,7 +154,7 @@ def run(search: Search, live: LiveTrials, job: Job, hint: float, settings: Setti
 
 
 def duel(
-    live: LiveTrials, job: Job, pair: tuple[Policy, Policy], hint: float, settings: Settings
+    live: LiveTrials, job: Experiment, pair: tuple[Policy, Policy], hint: float, settings: Settings
 ) -> dict[str, Any]:
     """The climb's choice and the sweep's, side by side; the share of the latter's capacity that the former has."""
     ours, theirs = side_by_side(live, pair, job.target, hint_qps=hint, settings=settings, seed=DUEL_SEED)

@@ -20,11 +20,11 @@ from multiprocessing import get_context
 from typing import Any
 
 from common import ROOT, load, put_in, save
-from deeprecsys.api.experiment import Job
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
 from deeprecsys.api.trials import sample_sizes
 from deeprecsys.api.virtual import Accelerators, SamplePath
-from deeprecsys.core.policy import CoalescedOffload, DeepRecSched, EarliestFinish, Policy
+from deeprecsys.core.policy import DeepRecSched, Earliest, Offload, Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.report import format as f
 from deeprecsys.search.by_model import Ranking
@@ -41,8 +41,8 @@ MACHINE, CORES, PROCESSES, QUERIES = "amd-avx2-2c", 2, 2, 20_000
 DEVICE_QUERIES = 2
 """Queries of the greatest size that a merged batch has room for."""
 BEYOND: dict[str, Callable[[int, int, int], Policy]] = {
-    "merged": CoalescedOffload,
-    "earliest": EarliestFinish,
+    "merged": Offload,
+    "earliest": Earliest,
 }
 
 
@@ -65,7 +65,7 @@ def main() -> None:
 def case(what: tuple[str, str, int]) -> dict[str, Any]:
     """One model at one target: the climb, the exhaustive optimum, and what goes beyond."""
     name, level, queries = what
-    job = Job.resolve(model_name=name, rows_scale=1.0, engine="eager", precision="fp32", threads=1,
+    job = Experiment.resolve(model_name=name, rows_scale=1.0, engine="eager", precision="fp32", threads=1,
                       workers=CORES, seed=0, locality="zipf:0.9", level=level, gpu="emulated:gtx-1080-ti")  # fmt: skip
     cpu = LatencyProfile.from_json(json.loads((ROOT / "profiles" / f"{MACHINE}-{name}.json").read_text()))
     gpu = Accelerators(device_profile(cpu, GTX_1080_TI))

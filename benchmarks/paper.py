@@ -13,7 +13,7 @@ from common import ROOT, load, put_in, save
 from deeprecsys.api.progress import Bar
 from deeprecsys.paper import constants, directions, recipes, sensitivity
 from deeprecsys.paper.crew import Tell, crew
-from deeprecsys.paper.result import Result, Table, claim_table
+from deeprecsys.paper.result import FigureTable, Result, claim_table
 from deeprecsys.paper.study import Study
 
 DOCUMENT = ROOT / "docs" / "paper.md"
@@ -54,7 +54,7 @@ def main() -> None:
         if rest:
             keep("constants", constants.table().markdown(), 0.0)
             start = time.monotonic()
-            varied: Table = sensitivity.table(members.vary(False, tell(steps - 1, "sensitivity")))
+            varied: FigureTable = sensitivity.table(members.vary(False, tell(steps - 1, "sensitivity")))
             keep("sensitivity", varied.markdown(), time.monotonic() - start)
     cost()
 

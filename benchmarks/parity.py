@@ -29,7 +29,7 @@ import numpy as np
 
 from common import ROOT, load, measured_on, put_in, save
 from deeprecsys.api.engines import sizes_of
-from deeprecsys.api.experiment import Job
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.trials import LiveTrials, baseline, measure_profile, sample_sizes
 from deeprecsys.api.virtual import SamplePath
 from deeprecsys.core.policy import Policy
@@ -63,7 +63,7 @@ QUANTILES = 41
 
 def measure(name: str) -> dict[str, Any]:
     """Everything about one model."""
-    job = Job.resolve(
+    job = Experiment.resolve(
         model_name=name, rows_scale=1.0, engine="eager", precision="fp32", threads=1, workers=None,
         seed=0, locality="zipf:0.9",
     )  # fmt: skip
@@ -118,7 +118,7 @@ def measure(name: str) -> dict[str, Any]:
     }
 
 
-def predict(profile: LatencyProfile, job: Job, workers: int, policy: Policy, hint_qps: float) -> float:
+def predict(profile: LatencyProfile, job: Experiment, workers: int, policy: Policy, hint_qps: float) -> float:
     """The capacity by the simulator."""
     path = SamplePath(profile, job.workload, workers, job.target)
     found = Ranking(path, job.target, hint_qps).score(policy, None).capacity_qps
@@ -126,7 +126,7 @@ def predict(profile: LatencyProfile, job: Job, workers: int, policy: Policy, hin
     return found
 
 
-def best_on(profile: LatencyProfile, node: Node, job: Job) -> tuple[Policy, float]:
+def best_on(profile: LatencyProfile, node: Node, job: Experiment) -> tuple[Policy, float]:
     """The batch size that the simulator finds best, and about its capacity."""
     hint = saturation_qps(profile, baseline(node, job).batch_size, sample_sizes(job), node.workers)
     search = HillClimb(sizes_of(job, node.workers))
@@ -142,7 +142,9 @@ class Live(NamedTuple):
     batch_s: list[float]
 
 
-def valid(node: Node, job: Job, policy: Policy, rate: float, trial_s: float, seed: int) -> tuple[Live, int]:
+def valid(
+    node: Node, job: Experiment, policy: Policy, rate: float, trial_s: float, seed: int
+) -> tuple[Live, int]:
     """A live trial that no stall of the machine disturbed, if there is one in a few; how often it was repeated.
 
     The profile leaves out batches that were held up as well (`core.runlog.STALL`).
@@ -159,7 +161,7 @@ def valid(node: Node, job: Job, policy: Policy, rate: float, trial_s: float, see
 
 
 def compare(
-    share: float, trials: list[Live], profile: LatencyProfile, workers: int, policy: Policy, job: Job
+    share: float, trials: list[Live], profile: LatencyProfile, workers: int, policy: Policy, job: Experiment
 ) -> dict[str, Any]:
     """Live percentiles of each trial at a share of the capacity, simulated ones of the same arrivals and sizes,
     and the medians of their errors."""
@@ -234,7 +236,7 @@ def per_item(log: RunLog) -> float:
 class Watched(LiveTrials):
     """Live trials whose pace is remembered."""
 
-    def __init__(self, node: Node, job: Job) -> None:
+    def __init__(self, node: Node, job: Experiment) -> None:
         super().__init__(node, job)
         self.seen: list[tuple[float, float, float]] = []  # rate, occupied seconds, items
 

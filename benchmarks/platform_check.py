@@ -19,7 +19,7 @@ from common import ROOT, load, put_in, save
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.paper.platforms import SKYLAKE, CpuSpec, batch_time, work_of
 from deeprecsys.paper.published import CLASS, MODELS, SHORT
-from deeprecsys.paper.result import Table
+from deeprecsys.paper.result import FigureTable
 from deeprecsys.zoo import MODELS as ZOO
 
 DOCUMENT = ROOT / "docs" / "paper.md"
@@ -91,8 +91,8 @@ def tables(found: dict[str, dict[int, tuple[float, float]]]) -> str:
     head = ("", "bias, geometric mean", "typical factor off", "range", "within a factor of 2")
     return "\n\n".join(
         f"{t.title}:\n\n{t.markdown()}"
-        for t in (Table("Measured / modelled ms of a batch on one core (modelled over measured)", header, rows, 2),
-                  Table("Modelled over measured", head, summary))
+        for t in (FigureTable("Measured / modelled ms of a batch on one core (modelled over measured)", header, rows, 2),
+                  FigureTable("Modelled over measured", head, summary))
     )  # fmt: skip
 
 

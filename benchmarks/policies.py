@@ -27,25 +27,25 @@ from typing import Any
 import numpy as np
 
 from common import ROOT, load, put_in, save
-from deeprecsys.bounds import Kind, batch_times, bounds_of
+from deeprecsys.bounds import BoundKind, batch_times, bounds_of
 from deeprecsys.core.policy import (
     Adaptive,
-    AdditiveIncrease,
+    BentoML,
+    Clipper,
     Coalescing,
-    DeadlineOrder,
+    Deadline,
     DeepRecSched,
-    DynamicBatching,
-    FixedSplit,
-    LeastSquares,
     Policy,
     Static,
+    TFServing,
+    Triton,
 )
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import Status
 from deeprecsys.core.target import LEVELS, Target, percentile
 from deeprecsys.report import format as f
 from deeprecsys.search.hill_climb import HillClimb
-from deeprecsys.search.history import UNREACHABLE, Known, Search, batch_sizes
+from deeprecsys.search.history import UNREACHABLE, KnownCapacity, Search, batch_sizes
 from deeprecsys.search.neighbours import finer, model_search
 from deeprecsys.search.sample_path import capacity_on_path
 from deeprecsys.simulate.fast import run
@@ -110,7 +110,7 @@ class Path:
         """The best policy that a search finds, and its capacity."""
         while (policy := search.ask()) is not None:
             found = self.capacity(policy, hint_qps, search.floor_qps)
-            search.tell(policy, Known.exactly(found) if found else UNREACHABLE)
+            search.tell(policy, KnownCapacity.exactly(found) if found else UNREACHABLE)
         return (search.best.policy, search.best.qps) if search.best else (None, 0.0)
 
 
@@ -185,14 +185,14 @@ def others(case: Case, best_b: int) -> dict[str, list[Policy]]:
     """Deadline order, and what other servers do, each with the knobs that its users would try."""
     limit_s = case.target.latency_s
     delays = (0.0, limit_s / 10)
-    ours: dict[str, list[Policy]] = {"deadline": [DeadlineOrder(best_b, limit_s)]}
+    ours: dict[str, list[Policy]] = {"deadline": [Deadline(best_b, limit_s)]}
     if case.load != "steady":
         return ours
     return ours | {
-        "tf-serving": [FixedSplit(best_b, d) for d in delays],
-        "triton": [DynamicBatching(1000, d) for d in delays],
-        "bentoml": [LeastSquares(1000)],
-        "clipper": [AdditiveIncrease(limit_s / 2)],
+        "tf-serving": [TFServing(best_b, d) for d in delays],
+        "triton": [Triton(1000, d) for d in delays],
+        "bentoml": [BentoML(1000)],
+        "clipper": [Clipper(limit_s / 2)],
     }
 
 
@@ -256,7 +256,7 @@ SHARED = ("coalescing", "triton", "tf-serving", "bentoml", "clipper")
 
 def share_of_bound(row: dict[str, Any], name: str) -> float:
     """A policy's share of its own bound: of O_fcfs, with coalescing where it shares batches; O_drop for deadline."""
-    kind = Kind.O_DROP if name == "deadline" else Kind.O_FCFS
+    kind = BoundKind.O_DROP if name == "deadline" else BoundKind.O_FCFS
     bound = row["bounds"][f"{kind}{'_coalescing' if name in SHARED else ''}"]
     return float(row["policies"][name]["qps"] / bound) if bound else float("nan")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from common import ROOT
-from deeprecsys.api.experiment import Job
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.trials import measure_profile
 from deeprecsys.cli.output import write_json
 from deeprecsys.core.profile import LatencyProfile
@@ -30,7 +30,7 @@ def machine_name(profile: LatencyProfile) -> str:
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name in sys.argv[1:] or MODELS:
-        job = Job.resolve(
+        job = Experiment.resolve(
             model_name=name, rows_scale=1.0, engine="eager", precision="fp32", threads=1, workers=None,
             seed=0, locality="zipf:0.9",
         )  # fmt: skip

@@ -44,7 +44,7 @@ from deeprecsys.node.service.backend import Backend, BatchRecord, OperatingPoint
 from deeprecsys.node.service.hosted_model import ModelConfig
 from deeprecsys.node.service.service import Service, ServiceConfig
 from deeprecsys.serve.extra import without_fork_handlers
-from deeprecsys.serve.load.client import Pool
+from deeprecsys.serve.load.client import ConnectionPool
 from deeprecsys.serve.load.offer import Requests
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
@@ -176,7 +176,10 @@ async def client(
     port: int, name: str, rows_scale: float, sizes: Sequence[int], connections: int
 ) -> dict[str, Any]:
     """Send queries from so many connections, each one after the other."""
-    requests, pool = Requests(model(name).scaled(rows_scale).schema, MAX_ITEMS, 0), Pool("127.0.0.1", port)
+    requests, pool = (
+        Requests(model(name).scaled(rows_scale).schema, MAX_ITEMS, 0),
+        ConnectionPool("127.0.0.1", port),
+    )
     path, waiting, taken = f"/v2/models/{name}/infer", iter(sizes), []
     bodies = {size: requests.body(size, 0) for size in set(sizes)}
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from deeprecsys.bounds import (
     Bound,
-    Kind,
+    BoundKind,
     Path,
     bounds_of,
     least_span,
@@ -83,8 +83,8 @@ RATES = st.floats(0.3, 3)
 def test_no_fixed_batch_size_exceeds_o_drop_on_any_path(case: Case, share: float) -> None:
     bounds = bounds_of(case.times_s, case.cores, case.target, case.arrival_s, case.size)
     mixed = bounds_of(case.times_s, case.cores, case.target, case.arrival_s, case.size, coalescing=True)
-    bound = bounds[Kind.O_DROP].rate_qps
-    assert bound <= mixed[Kind.O_DROP].rate_qps * (1 + 1e-3)
+    bound = bounds[BoundKind.O_DROP].rate_qps
+    assert bound <= mixed[BoundKind.O_DROP].rate_qps * (1 + 1e-3)
     anywhere = share * case.cores / float(case.times_s[case.size - 1].mean())
     for rate in {anywhere, bound * 1.0001} - {0.0, np.inf}:  # the second is where it is hardest
         if case.meets(case.log(rate / case.rate_qps)):
@@ -96,7 +96,7 @@ def test_no_fixed_batch_size_exceeds_o_drop_on_any_path(case: Case, share: float
 @given(cases(), st.floats(0.5, 1.1))
 def test_no_fixed_batch_size_exceeds_capacity(case: Case, share: float) -> None:
     """A path that ends within one target of its last arrival has run all its work by then."""
-    capacity = bounds_of(case.times_s, case.cores, case.target, case.arrival_s, case.size)[Kind.CAPACITY]
+    capacity = bounds_of(case.times_s, case.cores, case.target, case.arrival_s, case.size)[BoundKind.CAPACITY]
     speed = max(share * capacity.rate_qps, 1e-9) / case.rate_qps
     log = case.log(speed)
     within_s = float(case.arrival_s[-1]) / speed + case.target.latency_s
@@ -146,7 +146,7 @@ class AnyPolicy(NamedTuple):
     arrival_s: NDArray[np.float64]
     size: NDArray[np.int64]
 
-    def bounds(self) -> dict[Kind, Bound]:
+    def bounds(self) -> dict[BoundKind, Bound]:
         """With mixed batches only where the policy mixes: without, the bounds are tighter."""
         mixes = self.policy.mixes
         times = self.times_s if mixes else self.times_s[:LARGEST]
@@ -188,7 +188,7 @@ def any_policies(draw: st.DrawFn, name: str) -> AnyPolicy:
 def test_no_policy_exceeds_its_o_drop_nor_its_capacity(name: str, data: st.DataObject, share: float) -> None:
     case = data.draw(any_policies(name))
     bounds = case.bounds()
-    drop, capacity = bounds[Kind.O_DROP].rate_qps, bounds[Kind.CAPACITY].rate_qps
+    drop, capacity = bounds[BoundKind.O_DROP].rate_qps, bounds[BoundKind.CAPACITY].rate_qps
     anywhere = share * case.cores / float(case.times_s[case.size - 1].mean())
     for rate in {anywhere, drop * 1.0001} - {0.0, np.inf}:  # the second is where it is hardest
         log = case.log(rate)
@@ -208,16 +208,16 @@ def test_a_policy_that_mixes_exceeds_the_bounds_of_those_that_do_not() -> None:
     arrival_s = np.cumsum(np.random.default_rng(1).exponential(1e-3, 300))
     case = AnyPolicy(Coalescing(120, 1), times, 1, Target(0.03), arrival_s, np.ones(300, int))
     alone = bounds_of(times, 1, case.target, arrival_s, case.size)
-    rate = 1.5 * alone[Kind.O_DROP].rate_qps
+    rate = 1.5 * alone[BoundKind.O_DROP].rate_qps
     assert case.meets(case.log(rate))
-    assert rate <= case.bounds()[Kind.O_DROP].rate_qps
+    assert rate <= case.bounds()[BoundKind.O_DROP].rate_qps
 
 
 def test_one_core_and_one_size_reach_o_fcfs_exactly() -> None:
     rng = np.random.default_rng(1)
     case = Case(np.full(1, 0.01), 1, 1, Target(0.05), np.cumsum(rng.exponential(1, 5000)), np.ones(5000, int))
     bounds = bounds_of(case.times_s, 1, case.target, case.arrival_s, case.size)
-    rate = bounds[Kind.O_FCFS].rate_qps
+    rate = bounds[BoundKind.O_FCFS].rate_qps
     assert case.meets(case.log(rate * (1 - 2e-4) / case.rate_qps))
     assert not case.meets(case.log(rate * (1 + 2e-4) / case.rate_qps))
 
@@ -230,7 +230,7 @@ def test_overtaking_a_long_batch_beats_o_fcfs() -> None:
     case = Case(times, 2, 1000, Target(1.0), arrival_s, np.array([1000] * 3 + [1] * 30))
     assert case.meets(case.log(1.0))
     bounds = bounds_of(times, 2, case.target, case.arrival_s, case.size)
-    assert bounds[Kind.O_FCFS].rate_qps < case.rate_qps <= bounds[Kind.O_DROP].rate_qps
+    assert bounds[BoundKind.O_FCFS].rate_qps < case.rate_qps <= bounds[BoundKind.O_DROP].rate_qps
 
 
 def test_a_late_query_in_batches_longer_than_the_target_beats_o_fcfs() -> None:
@@ -240,9 +240,9 @@ def test_a_late_query_in_batches_longer_than_the_target_beats_o_fcfs() -> None:
     case = Case(times, 1, 1000, Target(1.6), 1.55 * np.arange(1, 501), size)
     assert case.meets(case.log(1.0))
     bounds = bounds_of(times, 1, case.target, case.arrival_s, size)
-    assert bounds[Kind.O_FCFS].rate_qps < 0.95 * case.rate_qps
-    assert case.rate_qps <= bounds[Kind.O_DROP].rate_qps
-    assert case.rate_qps <= bounds[Kind.CAPACITY].rate_qps
+    assert bounds[BoundKind.O_FCFS].rate_qps < 0.95 * case.rate_qps
+    assert case.rate_qps <= bounds[BoundKind.O_DROP].rate_qps
+    assert case.rate_qps <= bounds[BoundKind.CAPACITY].rate_qps
 
 
 def test_an_accelerator_stays_within_the_two_pools() -> None:
@@ -268,9 +268,9 @@ def test_an_accelerator_stays_within_the_two_pools() -> None:
 def test_targets_out_of_reach_and_paths_that_nothing_binds(coalescing: bool) -> None:
     arrival_s, size = np.arange(1.0, 41.0), np.full(40, 4)
     none = bounds_of([1.0, 1.0, 1.0, 1.0], 2, Target(0.5), arrival_s, size, coalescing=coalescing)
-    assert none[Kind.O_FCFS].rate_qps == none[Kind.O_DROP].rate_qps == 0
+    assert none[BoundKind.O_FCFS].rate_qps == none[BoundKind.O_DROP].rate_qps == 0
     free = bounds_of([1e-3] * 4, 2, Target(0.5), arrival_s, size, coalescing=coalescing)
-    assert free[Kind.O_FCFS].rate_qps == free[Kind.O_DROP].rate_qps == np.inf
+    assert free[BoundKind.O_FCFS].rate_qps == free[BoundKind.O_DROP].rate_qps == np.inf
     at_once = np.full(40, 1.0)
     burst = bounds_of([1.0] * 4, 2, Target(1.5), at_once, size, coalescing=coalescing)
-    assert burst[Kind.O_FCFS].rate_qps == burst[Kind.O_DROP].rate_qps == 0
+    assert burst[BoundKind.O_FCFS].rate_qps == burst[BoundKind.O_DROP].rate_qps == 0

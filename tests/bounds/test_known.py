@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from deeprecsys.bounds import Bound, Kind, Path, bounds_of, capacity, o_drop, o_fcfs, planning_estimate
+from deeprecsys.bounds import Bound, BoundKind, Path, bounds_of, capacity, o_drop, o_fcfs, planning_estimate
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile, Point
@@ -49,12 +49,12 @@ def test_the_small_check(sla_ms: int, facts: tuple[float, ...], ours: tuple[floa
     bounds = bounds_of(TIMES_S, CORES, target, arrival_s, size)
     static = highest(Static.baseline(700, CORES).batch_size)
     best = max(highest(b) for b in (50, 59, 70, 100, 140, 200, 234, 250, 300, 350, 500))
-    found = (bounds[Kind.O_FCFS].rate_qps / whole, static, best)
+    found = (bounds[BoundKind.O_FCFS].rate_qps / whole, static, best)
     np.testing.assert_allclose(found, ours, atol=0.003)
     np.testing.assert_allclose(found, facts, atol=0.016)
-    assert best < bounds[Kind.O_FCFS].rate_qps / whole < bounds[Kind.CAPACITY].rate_qps / whole
+    assert best < bounds[BoundKind.O_FCFS].rate_qps / whole < bounds[BoundKind.CAPACITY].rate_qps / whole
     # The estimate comes within a few per cent of O_fcfs.
-    assert bounds[Kind.ESTIMATE].rate_qps == pytest.approx(bounds[Kind.O_FCFS].rate_qps, rel=0.03)
+    assert bounds[BoundKind.ESTIMATE].rate_qps == pytest.approx(bounds[BoundKind.O_FCFS].rate_qps, rel=0.03)
 
 
 def test_capacity_and_fraction_name_the_bound() -> None:
@@ -62,7 +62,7 @@ def test_capacity_and_fraction_name_the_bound() -> None:
     assert (bound.name, bound.rate_qps) == ("capacity", 1600)
     assert bound.fraction(800).to_json() == {"bound": "capacity", "value": 0.5}
     assert capacity(0.01, 16, coalescing=True).name == "capacity_coalescing"
-    assert math.isnan(Bound(Kind.O_FCFS, 0.0).fraction(1).value)
+    assert math.isnan(Bound(BoundKind.O_FCFS, 0.0).fraction(1).value)
 
 
 def test_planning_estimate_of_one_size() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from deeprecsys.bounds import Kind, two_pools
+from deeprecsys.bounds import BoundKind, two_pools
 from deeprecsys.core.errors import InputError
 
 
@@ -63,7 +63,7 @@ def test_an_accelerator_that_pays_with_size_takes_what_is_above_a_threshold() ->
     n = np.arange(1, 1001)
     pmf = np.full(1000, 1e-3)
     found = two_pools(0.3e-3 + 0.05e-3 * n, 2e-3 + 0.002e-3 * n, pmf, 16)
-    assert found.bound.kind is Kind.TWO_POOLS
+    assert found.bound.kind is BoundKind.TWO_POOLS
     threshold = found.offload_above
     assert threshold is not None
     assert 0 < threshold < 1000

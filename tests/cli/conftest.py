@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from deeprecsys.api.experiment import Job
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.cli import cli, errors
 from deeprecsys.core.profile import LatencyProfile, Point
 
@@ -36,9 +36,9 @@ def write_profile(file: Path, batch_s: float, item_s: float, model: str = "ncf",
 
 
 @pytest.fixture
-def job() -> Job:
+def job() -> Experiment:
     """One worker, small tables."""
-    return Job.resolve(
+    return Experiment.resolve(
         model_name="ncf", rows_scale=0.01, engine="eager", precision="fp32", threads=1, workers=1, seed=0,
         locality="zipf:0.9",
     )  # fmt: skip

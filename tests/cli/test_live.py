@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deeprecsys.api.experiment import Job
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.trials import TRIALS, baseline, in_open_loop, sample_sizes
 from deeprecsys.cli.tune import today
 from deeprecsys.core.dispatcher import Command, Event, Finish, Start
@@ -19,7 +19,7 @@ from deeprecsys.core.runlog import RunLog, Status
 from deeprecsys.core.target import Target, percentile
 from deeprecsys.node.trial import Recording
 from deeprecsys.search.saturation import saturation_qps
-from deeprecsys.simulate.driver import Service, simulate
+from deeprecsys.simulate.driver import ServiceTimes, simulate
 from deeprecsys.simulate.fast import run
 from deeprecsys.workload.stream import Stream
 
@@ -56,7 +56,7 @@ class Slower:
     trials: int = 0
     measured: int = 0
 
-    def service(self) -> Service | LatencyProfile:
+    def service(self) -> ServiceTimes | LatencyProfile:
         """What its batches take."""
         return CLOSED.slowed(self.by)
 
@@ -84,7 +84,7 @@ class Slower:
         return np.full(repeats, CLOSED.seconds(batch))
 
 
-def test_times_become_those_of_the_trial(job: Job) -> None:
+def test_times_become_those_of_the_trial(job: Experiment) -> None:
     node = Slower()
     found = in_open_loop(node, job, CLOSED)  # type: ignore[arg-type]
     assert found.detail["open_loop_ratio"] == pytest.approx(1.25, rel=1e-6)
@@ -92,11 +92,11 @@ def test_times_become_those_of_the_trial(job: Job) -> None:
     assert (found.host_s, node.trials) == (0.0, 1)
 
 
-def test_a_trial_that_lost_queries_changes_nothing(job: Job) -> None:
+def test_a_trial_that_lost_queries_changes_nothing(job: Experiment) -> None:
     assert in_open_loop(Slower(serves=False), job, CLOSED) == CLOSED  # type: ignore[arg-type]
 
 
-def test_a_load_that_swamps_a_slower_node_is_halved_until_it_is_served(job: Job) -> None:
+def test_a_load_that_swamps_a_slower_node_is_halved_until_it_is_served(job: Experiment) -> None:
     full = saturation_qps(CLOSED, baseline(Slower(), job).batch_size, sample_sizes(job), 1)  # type: ignore[arg-type]
     node = Slower(by=2.5, most_qps=0.4 * full)
     found = in_open_loop(node, job, CLOSED)  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ def test_a_load_that_swamps_a_slower_node_is_halved_until_it_is_served(job: Job)
     assert found.seconds(500) == pytest.approx(2.5 * CLOSED.seconds(500), rel=1e-6)
 
 
-def test_a_profile_of_another_run_is_set_right(job: Job) -> None:
+def test_a_profile_of_another_run_is_set_right(job: Experiment) -> None:
     node = Slower(by=1.5)
     found, warnings = today(node, job, CLOSED, True, 1.0)  # type: ignore[arg-type]
     assert found.seconds(500) == pytest.approx(1.5 * CLOSED.seconds(500), rel=1e-6)
@@ -114,7 +114,7 @@ def test_a_profile_of_another_run_is_set_right(job: Job) -> None:
     assert quiet == []
 
 
-def test_a_profile_of_this_run_is_kept_while_it_holds_and_else_measured_again(job: Job) -> None:
+def test_a_profile_of_this_run_is_kept_while_it_holds_and_else_measured_again(job: Experiment) -> None:
     assert today(Slower(by=1.1), job, CLOSED, False, 1.0) == (CLOSED, [])  # type: ignore[arg-type]
     node = Slower(by=1.5)
     found, warnings = today(node, job, CLOSED, False, 0.1)  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ def test_a_profile_of_this_run_is_kept_while_it_holds_and_else_measured_again(jo
     ]
 
 
-def test_a_trial_that_the_machine_disturbed_is_repeated(job: Job) -> None:
+def test_a_trial_that_the_machine_disturbed_is_repeated(job: Experiment) -> None:
     node = Slower(stalled_s=10.0)
     in_open_loop(node, job, CLOSED)  # type: ignore[arg-type]
     assert node.trials == TRIALS
@@ -134,7 +134,7 @@ def test_a_trial_that_the_machine_disturbed_is_repeated(job: Job) -> None:
 class Moody(Slower):
     """A node that is slow for a while and quick for a while, whatever it runs."""
 
-    def service(self) -> Service:
+    def service(self) -> ServiceTimes:
         started = 0
 
         def moody(items: int, busy: int, u: float) -> float:
@@ -145,7 +145,7 @@ class Moody(Slower):
         return moody
 
 
-def test_a_machine_that_is_slow_for_a_while_is_simulated_as_one(job: Job) -> None:
+def test_a_machine_that_is_slow_for_a_while_is_simulated_as_one(job: Experiment) -> None:
     """Batches that are slow together make longer lines than as many slow ones among quick ones."""
     node = Moody()
     points = (

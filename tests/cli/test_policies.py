@@ -10,17 +10,17 @@ from deeprecsys.api.policies import FORMS, POLICIES, policy_of
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import (
     Adaptive,
-    AdditiveIncrease,
-    CoalescedOffload,
+    BentoML,
+    Clipper,
     Coalescing,
-    DeadlineOrder,
+    Deadline,
     DeepRecSched,
-    DynamicBatching,
-    EarliestFinish,
-    FixedSplit,
-    LeastSquares,
+    Earliest,
+    Offload,
     Policy,
     Static,
+    TFServing,
+    Triton,
 )
 from deeprecsys.core.target import Target
 from tests.core.policies import BY_NAME
@@ -43,16 +43,16 @@ def policy(
         ("adaptive:5", Adaptive(25, 5), Adaptive(64, 5)),
         ("coalescing", Coalescing(25, 6), Coalescing(64, 16)),
         ("Coalescing:25", Coalescing(25, 25), Coalescing(64, 25)),
-        ("deadline", DeadlineOrder(25, 0.1), DeadlineOrder(64, 0.1)),
-        ("triton", DynamicBatching(1000, 0.0), DynamicBatching(64, 0.0)),
-        ("triton:2.5", DynamicBatching(1000, 0.0025), DynamicBatching(64, 0.0025)),
-        ("tf-serving", FixedSplit(25, 0.0), FixedSplit(64, 0.0)),
-        ("tf-serving:3", FixedSplit(25, 0.003), FixedSplit(64, 0.003)),
-        ("bentoml", LeastSquares(1000), LeastSquares(64)),
-        ("offload", CoalescedOffload(25, 25, 2000), CoalescedOffload(64, 64, 2000)),
-        ("offload:512", CoalescedOffload(25, 25, 512), CoalescedOffload(64, 64, 512)),
-        ("earliest", EarliestFinish(25, 25, 2000), EarliestFinish(64, 64, 2000)),
-        ("earliest:1", EarliestFinish(25, 25, 1), EarliestFinish(64, 64, 1)),
+        ("deadline", Deadline(25, 0.1), Deadline(64, 0.1)),
+        ("triton", Triton(1000, 0.0), Triton(64, 0.0)),
+        ("triton:2.5", Triton(1000, 0.0025), Triton(64, 0.0025)),
+        ("tf-serving", TFServing(25, 0.0), TFServing(64, 0.0)),
+        ("tf-serving:3", TFServing(25, 0.003), TFServing(64, 0.003)),
+        ("bentoml", BentoML(1000), BentoML(64)),
+        ("offload", Offload(25, 25, 2000), Offload(64, 64, 2000)),
+        ("offload:512", Offload(25, 25, 512), Offload(64, 64, 512)),
+        ("earliest", Earliest(25, 25, 2000), Earliest(64, 64, 2000)),
+        ("earliest:1", Earliest(25, 25, 1), Earliest(64, 64, 1)),
     ],
 )
 def test_every_name_with_and_without_a_batch_size(text: str, by_default: Policy, of_64: Policy) -> None:
@@ -61,8 +61,8 @@ def test_every_name_with_and_without_a_batch_size(text: str, by_default: Policy,
 
 
 def test_clipper_finds_its_own_batch_size() -> None:
-    assert policy("clipper") == AdditiveIncrease(0.1, 16)
-    assert policy("clipper:4") == AdditiveIncrease(0.1, 4)
+    assert policy("clipper") == Clipper(0.1, 16)
+    assert policy("clipper:4") == Clipper(0.1, 4)
     with pytest.raises(InputError, match=r"--batch-size: expected none with policy clipper.*, got 64"):
         policy("clipper", 64)
 
@@ -80,8 +80,8 @@ def test_a_finest_cut_is_at_least_one_item() -> None:
 
 def test_an_offload_threshold_is_for_the_policy_that_has_one() -> None:
     assert policy("deeprecsched", 64, 300) == DeepRecSched(64, 300)
-    assert policy("offload:700", 64, 300) == CoalescedOffload(64, 300, 700)
-    assert policy("earliest:700", 64, 300) == EarliestFinish(64, 300, 700)
+    assert policy("offload:700", 64, 300) == Offload(64, 300, 700)
+    assert policy("earliest:700", 64, 300) == Earliest(64, 300, 700)
     with pytest.raises(InputError, match=r"--offload-above: expected policy deeprecsched, .*, got adaptive"):
         policy("adaptive", 64, 300)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deeprecsys.api.experiment import Job
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.predict import prediction
 from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile, Point
@@ -22,7 +22,7 @@ PROFILE = LatencyProfile("ncf", tuple(Point(1, b, (2e-4 + 4e-6 * b,)) for b in (
 POLICY = Static(500)
 
 
-def confirmed(job: Job, by: float, qps: float, trials: int = 3, says: bool = True) -> Confirmed:
+def confirmed(job: Experiment, by: float, qps: float, trials: int = 3, says: bool = True) -> Confirmed:
     """A point that ran on a node whose batches take `by` times what the profile says."""
 
     def trial(policy: Any, rate_qps: float, duration_s: float, seed: int) -> RunLog:
@@ -41,14 +41,14 @@ def confirmed(job: Job, by: float, qps: float, trials: int = 3, says: bool = Tru
     return Confirmed(POLICY, found, runner.probe(qps, 0.95), True, 1)
 
 
-def test_the_very_trials_run_again_are_what_they_were(job: Job) -> None:
+def test_the_very_trials_run_again_are_what_they_were(job: Experiment) -> None:
     found = prediction(PROFILE, job, 1, confirmed(job, 1.0, 800.0))
     assert found["simulator_error"] == pytest.approx(0, abs=1e-9)
     assert found["pace"] == pytest.approx(1)
     assert found["paced_simulator_error"] == pytest.approx(0, abs=1e-9)
 
 
-def test_a_machine_that_became_slower_is_told_from_a_wrong_simulator(job: Job) -> None:
+def test_a_machine_that_became_slower_is_told_from_a_wrong_simulator(job: Experiment) -> None:
     """Few short trials: what an item takes depends on the sizes that came, and that is no pace."""
     for qps in (150.0, 800.0):
         found = prediction(PROFILE, job, 1, confirmed(job, 1.3, qps, trials=1))
@@ -57,13 +57,13 @@ def test_a_machine_that_became_slower_is_told_from_a_wrong_simulator(job: Job) -
         assert found["paced_simulator_error"] == pytest.approx(0, abs=1e-9)
 
 
-def test_bounds_are_of_that_pace(job: Job) -> None:
+def test_bounds_are_of_that_pace(job: Experiment) -> None:
     same, slower = (prediction(PROFILE, job, 1, confirmed(job, by, 600.0)) for by in (1.0, 1.3))
     at = [found["bounds"]["capacity_qps"] for found in (same, slower)]
     assert at[0] / at[1] == pytest.approx(1.3, rel=0.02)
 
 
-def test_where_a_trial_does_not_say_what_items_took_there_is_no_pace(job: Job) -> None:
+def test_where_a_trial_does_not_say_what_items_took_there_is_no_pace(job: Experiment) -> None:
     found = prediction(PROFILE, job, 1, confirmed(job, 1.3, 600.0, says=False))
     assert found["pace"] is found["paced_simulator_error"] is None
     assert np.isfinite(found["simulator_error"])

@@ -119,7 +119,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(faces, tmp_path, argum
         serve(*arguments, *options)
 
 
-LISTWISE = "tests.own.models:ListwiseAlone"
+LISTWISE = "tests.custom.models:ListwiseAlone"
 
 
 def test_a_model_that_scores_items_together_is_served_whole(faces, tmp_path, capsys) -> None:

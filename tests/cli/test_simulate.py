@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from deeprecsys.api.policies import POLICIES
-from deeprecsys.bounds import Kind, bounds_of
+from deeprecsys.bounds import BoundKind, bounds_of
 from deeprecsys.core.target import Target
 from deeprecsys.report.rundir import read_run
 from tests.cli.conftest import Answered, Refused, call
 from tests.core.policies import OFFLOADING
-from tests.tune.queues import theory_qps, wait_tail
+from tests.search.queues import theory_qps, wait_tail
 
 SERVICE_S = 0.010
 
@@ -111,7 +111,7 @@ def test_bounds_of_shared_batches_allow_for_batches_beyond_the_largest_query(
         np.ones(1000, int),
         coalescing=True,
     )
-    assert doc["bounds"]["capacity_coalescing_qps"] == pytest.approx(bound[Kind.CAPACITY].rate_qps)
+    assert doc["bounds"]["capacity_coalescing_qps"] == pytest.approx(bound[BoundKind.CAPACITY].rate_qps)
     assert doc["fraction_of_bound"]["bound"] == "o_fcfs_coalescing"
     assert doc["fraction_of_bound"]["value"] < 1
 

@@ -4,16 +4,16 @@ from hypothesis import strategies as st
 
 from deeprecsys.core.policy import (
     Adaptive,
-    AdditiveIncrease,
-    CoalescedOffload,
+    BentoML,
+    Clipper,
     Coalescing,
-    DeadlineOrder,
+    Deadline,
     DeepRecSched,
-    DynamicBatching,
-    EarliestFinish,
-    FixedSplit,
-    LeastSquares,
+    Earliest,
+    Offload,
     Static,
+    TFServing,
+    Triton,
 )
 
 SIZES = st.integers(1, 40)
@@ -26,8 +26,8 @@ def pairs(kind):
 
 
 OFFLOADING = {
-    "offload": st.builds(CoalescedOffload, SIZES, st.integers(0, 60), st.integers(1, 200)),
-    "earliest": st.builds(EarliestFinish, SIZES, st.integers(0, 60), st.integers(1, 200)),
+    "offload": st.builds(Offload, SIZES, st.integers(0, 60), st.integers(1, 200)),
+    "earliest": st.builds(Earliest, SIZES, st.integers(0, 60), st.integers(1, 200)),
 }
 """Policies that need an accelerator, whatever their knobs."""
 BY_NAME = {
@@ -35,11 +35,11 @@ BY_NAME = {
     "deeprecsched": st.builds(DeepRecSched, SIZES, st.none() | st.integers(0, 60)),
     "adaptive": pairs(Adaptive),
     "coalescing": pairs(Coalescing),
-    "deadline": st.builds(DeadlineOrder, SIZES, st.floats(1e-3, 0.1)),
-    "triton": st.builds(DynamicBatching, SIZES, WAITS),
-    "tf-serving": st.builds(FixedSplit, SIZES, WAITS),
-    "bentoml": st.builds(LeastSquares, SIZES),
-    "clipper": st.builds(AdditiveIncrease, st.floats(1e-3, 0.1), st.integers(1, 20)),
+    "deadline": st.builds(Deadline, SIZES, st.floats(1e-3, 0.1)),
+    "triton": st.builds(Triton, SIZES, WAITS),
+    "tf-serving": st.builds(TFServing, SIZES, WAITS),
+    "bentoml": st.builds(BentoML, SIZES),
+    "clipper": st.builds(Clipper, st.floats(1e-3, 0.1), st.integers(1, 20)),
     **OFFLOADING,
 }
 POLICIES = st.one_of(*BY_NAME.values())

@@ -13,13 +13,13 @@ from deeprecsys.core.dispatcher import Start
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import (
     Adaptive,
-    AdditiveIncrease,
+    BentoML,
+    Clipper,
     Coalescing,
-    DeadlineOrder,
+    Deadline,
     DeepRecSched,
-    DynamicBatching,
-    FixedSplit,
-    LeastSquares,
+    TFServing,
+    Triton,
 )
 from deeprecsys.core.policy.learnt import LinearTime
 from deeprecsys.core.runlog import Status
@@ -121,7 +121,7 @@ def test_coalescing_fills_a_batch_across_queries_and_cuts_where_it_is_full():
 
 
 def test_triton_waits_for_a_full_batch_at_most_the_delay_and_never_cuts():
-    policy = DynamicBatching(100, delay_s=0.5)
+    policy = Triton(100, delay_s=0.5)
     found, _ = batches(policy, [0.0, 0.25, 2.0, 2.125], [60, 30, 60, 300])
     assert found[0] == (0.5, 0, (0, 0, 60), (1, 0, 30))
     assert found[1] == (2.125, 0, (2, 0, 60)), "full as the next does not fit"
@@ -129,7 +129,7 @@ def test_triton_waits_for_a_full_batch_at_most_the_delay_and_never_cuts():
 
 
 def test_tensorflow_serving_cuts_at_the_edge_of_the_open_batch():
-    policy = FixedSplit(100, timeout_s=0.5)
+    policy = TFServing(100, timeout_s=0.5)
     found, _ = batches(policy, [0.0, 0.25], [60, 150], workers=4)
     assert found == [
         (0.25, 0, (0, 0, 60), (1, 0, 40)),
@@ -139,16 +139,16 @@ def test_tensorflow_serving_cuts_at_the_edge_of_the_open_batch():
 
 
 def test_bentoml_waits_only_as_long_as_it_is_cheaper_than_a_batch():
-    eager, _ = batches(LeastSquares(100), [0.0], [10])
+    eager, _ = batches(BentoML(100), [0.0], [10])
     assert eager[0][0] == 0.0, "nothing learnt yet: nothing to save"
     # Two lengths teach it the overhead of 125 ms; alone in line, a query then waits about that long.
     arrivals, sizes = [0.0, 1.0, 2.0, 3.0], [10, 50, 10, 10]
-    found, _ = batches(LeastSquares(100), arrivals, sizes)
+    found, _ = batches(BentoML(100), arrivals, sizes)
     assert 2.0 + 0.1 < found[2][0] < 2.0 + 0.15
 
 
 def test_clipper_raises_its_batch_until_the_objective_and_backs_off():
-    policy = AdditiveIncrease(latency_s=0.1875, step=16)  # 125 ms + 64 items
+    policy = Clipper(latency_s=0.1875, step=16)  # 125 ms + 64 items
     found, _ = batches(policy, np.zeros(3000), np.ones(3000, int), workers=1)
     lengths = [len(b) - 2 for b in found]
     assert lengths[:5] == [1, 16, 32, 48, 64]
@@ -158,7 +158,7 @@ def test_clipper_raises_its_batch_until_the_objective_and_backs_off():
 
 
 def test_deadline_order_lets_those_in_time_pass_those_who_are_late():
-    policy = DeadlineOrder(1000, latency_s=0.5)
+    policy = Deadline(1000, latency_s=0.5)
     # The first teaches it a time; then two arrive of which the second would be late behind the first.
     arrivals, sizes = [0.0, 1.0, 1.0, 1.125, 1.25], [100, 300, 300, 10, 10]
     _, log = batches(policy, arrivals, sizes)
@@ -189,10 +189,10 @@ def test_learnt_line_finds_overhead_and_slope_and_stays_above_zero():
     [
         (lambda: Adaptive(10, 20), "finest batch: expected at most the batch size of 10, got 20"),
         (lambda: Coalescing(0, 0), "finest batch: expected at least 1 item, got 0"),
-        (lambda: DynamicBatching(10, -1.0), "delay: expected a number of at least 0, got -1.0"),
-        (lambda: FixedSplit(10, float("nan")), "timeout: expected a number of at least 0, got nan"),
-        (lambda: DeadlineOrder(10, 0.0), "latency: expected a number above 0, got 0.0"),
-        (lambda: AdditiveIncrease(0.1, 0), "step: expected at least 1 item, got 0"),
+        (lambda: Triton(10, -1.0), "delay: expected a number of at least 0, got -1.0"),
+        (lambda: TFServing(10, float("nan")), "timeout: expected a number of at least 0, got nan"),
+        (lambda: Deadline(10, 0.0), "latency: expected a number above 0, got 0.0"),
+        (lambda: Clipper(0.1, 0), "step: expected at least 1 item, got 0"),
         (lambda: DeepRecSched(10, -1), "offload above: expected at least 0 items, got -1"),
     ],
 )

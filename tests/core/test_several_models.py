@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deeprecsys.core.dispatcher import Adopt, Arrive, Cancel, Dispatcher, Finish, Limits, Retire, Start, Tick
 from deeprecsys.core.forecast import Forecast, LateBudget
-from deeprecsys.core.policy import CPU, Coalescing, DynamicBatching, Static
+from deeprecsys.core.policy import CPU, Coalescing, Static, Triton
 from deeprecsys.core.query import Query
 from tests.core.policies import BY_NAME, OFFLOADING
 from tests.core.test_dispatcher import Driver
@@ -121,7 +121,7 @@ def test_batches_that_mix_queries_do_not_mix_models():
 
 
 def test_a_line_that_is_held_lets_the_other_model_pass():
-    d = Dispatcher(DynamicBatching(10, 1.0), {CPU: 1})
+    d = Dispatcher(Triton(10, 1.0), {CPU: 1})
     d.handle(Adopt(1, Static(10)), 0.0)
     assert starts(d.handle(Arrive(Query(0, 5, 0.0)), 0.0)) == []
     assert d.wake_s == 1.0

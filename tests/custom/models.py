@@ -44,7 +44,7 @@ class Full(nn.Module):
         return self.dense(self.goods(seen), self.goods(pair).flatten(1), self.user(user).flatten(1), price)
 
 
-class Plain(OwnModel):
+class PolicyBase(OwnModel):
     schema = SCHEMA
     dense_prefix = "dense."
 
@@ -52,7 +52,7 @@ class Plain(OwnModel):
         return Scorer()
 
 
-class NeverFits(Plain):
+class NeverFits(PolicyBase):
     """Its batches are of a size that Python asked for: cannot be exported, runs eagerly."""
 
     def dense_stage(self):
@@ -63,7 +63,7 @@ class NeverFits(Plain):
         return ByLength()
 
 
-class Listwise(Plain):
+class Listwise(PolicyBase):
     def dense_stage(self):
         class Softmax(Scorer):
             def forward(self, seen, pair, user, price):
@@ -107,7 +107,7 @@ class WrongInputs(OwnModel):
         return nn.Linear(4, 1)  # its input is called `input`
 
 
-class WrongOutputs(Plain):
+class WrongOutputs(PolicyBase):
     schema = Schema(SCHEMA.tables, SCHEMA.inputs, outputs=3)
 
 
@@ -127,10 +127,10 @@ class NoOwnModel(nn.Linear):
     pass
 
 
-class WithArguments(Plain):
+class WithArguments(PolicyBase):
     def __init__(self, width):
         self.width = width
 
 
 def instance():
-    return Plain()
+    return PolicyBase()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import answered, call, refused  # noqa: F401 - fixtures
-from tests.own.conftest import EXAMPLE
+from tests.custom.conftest import EXAMPLE
 
-LISTWISE = "tests.own.models:ListwiseAlone"
+LISTWISE = "tests.custom.models:ListwiseAlone"
 NULL = ["--engine", "null", "--sizes", "fixed:50", "--workers", "1"]
 
 
@@ -50,10 +50,10 @@ def test_a_listwise_model_is_served_whole_with_a_message(capsys: pytest.CaptureF
             ["examples/own_model/nowhere.py:Ranker"],
             "model: expected a file, got examples/own_model/nowhere.py",
         ),
-        (["tests.own.models:Plane"], "expected a class 'Plane'"),
+        (["tests.custom.models:Plane"], "expected a class 'Plane'"),
         (["ncf", "--weights", "/nowhere.pt"], "--weights: expected a model of your own"),
         (
-            ["tests.own.models:Plain", "--weights", "/nowhere.pt"],
+            ["tests.custom.models:Plain", "--weights", "/nowhere.pt"],
             "--weights: expected a file, got /nowhere.pt",
         ),
         (["ncf.py"], "expected package.module:Class, FILE.py:Class, FILE.onnx or FILE.pt2, got 'ncf.py'"),

@@ -24,11 +24,11 @@ from deeprecsys.zoo.custom.fill import fill
 from deeprecsys.zoo.custom.prepare import shape
 from deeprecsys.zoo.custom.spec import is_own, with_weights
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, SparseInput
-from tests.own.models import Full
+from tests.custom.models import Full
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch.export's own
 
-MODELS = "tests.own.models"
+MODELS = "tests.custom.models"
 MAX_ITEMS = 90
 
 
@@ -147,7 +147,7 @@ def test_a_listwise_model_is_found_out_and_its_queries_never_meet(name: str, eng
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("tests.own.nowhere:Plain", "expected an importable module, got ModuleNotFoundError"),
+        ("tests.custom.nowhere:Plain", "expected an importable module, got ModuleNotFoundError"),
         (f"{MODELS}:Plane", "expected a class 'Plane'"),
         (f"{MODELS}:NoOwnModel", "deeprecsys.zoo.custom.OwnModel, got the class NoOwnModel"),
         (f"{MODELS}:instance", "got a function"),

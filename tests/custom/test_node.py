@@ -14,8 +14,8 @@ import torch
 
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.node.node import Node, NodeConfig
+from tests.custom.conftest import EXAMPLE
 from tests.node.test_node import Collect, stream
-from tests.own.conftest import EXAMPLE
 
 CLASS = f"{EXAMPLE / 'model.py'}:ServedRanker"
 WORKERS = 2

@@ -13,7 +13,7 @@ import pytest
 
 from deeprecsys.core.dispatcher import Dispatcher, Limits
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import GPU, CoalescedOffload, DeepRecSched, EarliestFinish, Policy
+from deeprecsys.core.policy import GPU, DeepRecSched, Earliest, Offload, Policy
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import Status
 from deeprecsys.core.target import Target
@@ -104,7 +104,7 @@ def test_a_profile_that_is_none_or_of_another_model_is_refused(profile_file):
     assert factory("emulated")
 
 
-OFFLOADING_LIVE = [CoalescedOffload(16, 20, 400), EarliestFinish(16, 20, 400)]
+OFFLOADING_LIVE = [Offload(16, 20, 400), Earliest(16, 20, 400)]
 
 
 @pytest.mark.parametrize("policy", OFFLOADING_LIVE, ids=lambda p: p.describe()["policy"])

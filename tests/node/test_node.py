@@ -19,15 +19,15 @@ from deeprecsys.core.dispatcher import Dispatcher, Limits, Start
 from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.core.policy import (
     Adaptive,
-    AdditiveIncrease,
+    BentoML,
+    Clipper,
     Coalescing,
-    DeadlineOrder,
+    Deadline,
     DeepRecSched,
-    DynamicBatching,
-    FixedSplit,
-    LeastSquares,
     Policy,
     Static,
+    TFServing,
+    Triton,
 )
 from deeprecsys.core.runlog import Status, summarise
 from deeprecsys.core.target import Target
@@ -135,11 +135,11 @@ POLICIES = [
     DeepRecSched(20),
     Adaptive(50, 5),
     Coalescing(64, 8),
-    DeadlineOrder(20, latency_s=0.005),
-    DynamicBatching(64, delay_s=0.002),
-    FixedSplit(32, timeout_s=0.002),
-    LeastSquares(64),
-    AdditiveIncrease(latency_s=0.01),
+    Deadline(20, latency_s=0.005),
+    Triton(64, delay_s=0.002),
+    TFServing(32, timeout_s=0.002),
+    BentoML(64),
+    Clipper(latency_s=0.01),
 ]
 
 

@@ -13,9 +13,9 @@ import pytest
 from deeprecsys.engine import SliceView
 from deeprecsys.node.runtime import mailbox
 from deeprecsys.node.runtime import page_walk as warmth
-from deeprecsys.node.runtime.page_walk import EVERY_S, MOST_SHARE, PIECE, Walker
+from deeprecsys.node.runtime.page_walk import EVERY_S, MOST_SHARE, PIECE, PageWalker
 from deeprecsys.node.runtime.segment import Segment
-from deeprecsys.node.runtime.worker import Desk, attend
+from deeprecsys.node.runtime.worker import ModelRunner, attend
 
 SIZE = 2 * PIECE + 5000
 
@@ -54,7 +54,7 @@ def resident(segment: Segment) -> int:
 
 def test_a_walk_reads_every_page_and_is_due_again_some_seconds_later(segment: Segment) -> None:
     clock = Clock()
-    walker = Walker(lambda: [segment], clock)
+    walker = PageWalker(lambda: [segment], clock)
     assert (walker.wait_s, resident(segment)) == (0.0, 0)
     walker.walk()
     assert resident(segment) >= SIZE
@@ -66,7 +66,7 @@ def test_a_walk_reads_every_page_and_is_due_again_some_seconds_later(segment: Se
 
 
 def test_a_walk_that_is_stopped_goes_on_where_it_was(segment: Segment) -> None:
-    walker = Walker(lambda: [segment], Clock())
+    walker = PageWalker(lambda: [segment], Clock())
     for pages in (PIECE, 2 * PIECE):
         walker.walk(lambda: True)
         assert pages <= resident(segment) <= pages + (4 << 20)  # the kernel may map neighbours too
@@ -79,7 +79,7 @@ def test_a_walk_that_is_stopped_goes_on_where_it_was(segment: Segment) -> None:
 def test_long_walks_take_no_more_than_their_share(segment: Segment) -> None:
     clock, cpu = Clock(), Clock()
     cpu.step = 1.0
-    walker = Walker(lambda: [segment], clock, cpu)
+    walker = PageWalker(lambda: [segment], clock, cpu)
     walker.walk(lambda: True)
     walker.walk()
     assert walker.wait_s == pytest.approx(2.0 / MOST_SHARE)
@@ -95,7 +95,7 @@ def test_a_walk_has_the_usual_weight_and_gives_it_back(segment: Segment) -> None
     except PermissionError:
         pytest.skip("only a privileged process may take precedence")
     try:
-        Walker(lambda: [segment]).walk(lambda: bool(seen.append(weight())))
+        PageWalker(lambda: [segment]).walk(lambda: bool(seen.append(weight())))
         assert (set(seen), weight()) == ({max(before - 5, 0)}, before - 5)
     finally:
         os.setpriority(os.PRIO_PROCESS, 0, before)
@@ -104,7 +104,7 @@ def test_a_walk_has_the_usual_weight_and_gives_it_back(segment: Segment) -> None
 def test_what_was_closed_meanwhile_is_not_walked_over(segment: Segment) -> None:
     other = Segment.create("other", SIZE)
     held = [other, segment]
-    walker = Walker(lambda: held, Clock())
+    walker = PageWalker(lambda: held, Clock())
     walker.walk(lambda: True)
     held.remove(other)
     walker.forget()
@@ -148,13 +148,13 @@ def test_a_request_ends_a_walk_and_is_answered() -> None:
     box = mailbox.Mailbox(memoryview(bytearray(8 * mailbox.WORDS)).cast("q"))
     out = np.zeros((1, 1), np.float32)
     walker = Endless()
-    desks = {0: Desk(Nothing(), lambda part: SliceView({}, part.start, part.stop, out))}
+    desks = {0: ModelRunner(Nothing(), lambda part: SliceView({}, part.start, part.stop, out))}
     worker = threading.Thread(target=attend, args=(bell, done, box, desks), kwargs={"walker": walker})
     worker.start()
     try:
         assert walker.started.wait(10)
         for seq in (1, 2):
-            box.post(seq, (mailbox.Part(0, 0, 0, 1),))
+            box.post(seq, (mailbox.SliceAddress(0, 0, 0, 1),))
             os.eventfd_write(bell, 1)
             os.eventfd_read(done)
             assert (box.done, out[0, 0]) == (seq, 7)

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from deeprecsys.paper import sensitivity
-from deeprecsys.paper.crew import Crew, crew
+from deeprecsys.paper.crew import FigureRunner, crew
 from deeprecsys.paper.networks import bert_base, lstm, resnet50
 from deeprecsys.paper.platforms import SKYLAKE
 from deeprecsys.paper.published import MODELS, RATIOS, SHARES
 from deeprecsys.paper.recipes import RECIPES
-from deeprecsys.paper.result import Verdict, direction
+from deeprecsys.paper.result import ClaimVerdict, direction
 from deeprecsys.paper.study import Case, Study
-from deeprecsys.paper.trial import Found
+from deeprecsys.paper.trial import FigureCapacity
 from deeprecsys.paper.variants import VARIANTS
 from tests.cli.conftest import Refused, call
 
@@ -147,7 +147,7 @@ class Kept:
 
 def test_what_workers_are_sent_does_not_change_under_way() -> None:
     pool, study = Kept(), Study(quick=True)
-    Crew(study, pool).prepare(14, lambda share, what: None)  # type: ignore[arg-type]
+    FigureRunner(study, pool).prepare(14, lambda share, what: None)  # type: ignore[arg-type]
     assert len(study.notes) == len(pool.sent) == len(MODELS)
     assert all(len(notes) == before for notes, before in pool.sent)
 
@@ -156,11 +156,11 @@ def test_a_larger_batch_is_wanted_where_no_size_fits_both(study: Study) -> None:
     low, high = Case("mt-wnd", "low", "Broadwell"), Case("mt-wnd", "high", "Broadwell")
     assert study.batch_rises(low, low) == 0
     assert study.batch_rises(low, high) == -study.batch_rises(high, low)
-    study.notes["curve", low] = (Found(32, None, 100.0), Found(128, None, 97.0))
-    study.notes["curve", high] = (Found(32, None, 99.0), Found(128, None, 99.9))
+    study.notes["curve", low] = (FigureCapacity(32, None, 100.0), FigureCapacity(128, None, 97.0))
+    study.notes["curve", high] = (FigureCapacity(32, None, 99.0), FigureCapacity(128, None, 99.9))
     try:
         assert study.batch_rises(low, high) == 0  # 32 is within 2 % of the best for both
-        study.notes["curve", high] = (Found(32, None, 97.0), Found(128, None, 99.9))
+        study.notes["curve", high] = (FigureCapacity(32, None, 97.0), FigureCapacity(128, None, 99.9))
         assert study.batch_rises(low, high) == 1
     finally:
         del study.notes["curve", low], study.notes["curve", high]
@@ -168,16 +168,21 @@ def test_a_larger_batch_is_wanted_where_no_size_fits_both(study: Study) -> None:
 
 @pytest.mark.parametrize(
     ("up", "down", "verdict"),
-    [(8, 0, Verdict.AGREES), (0, 8, Verdict.DIFFERS), (3, 0, Verdict.ALIKE), (4, 4, Verdict.ALIKE)],
+    [
+        (8, 0, ClaimVerdict.AGREES),
+        (0, 8, ClaimVerdict.DIFFERS),
+        (3, 0, ClaimVerdict.ALIKE),
+        (4, 4, ClaimVerdict.ALIKE),
+    ],
 )
-def test_a_direction_takes_half_of_the_pairs(up: int, down: int, verdict: Verdict) -> None:
+def test_a_direction_takes_half_of_the_pairs(up: int, down: int, verdict: ClaimVerdict) -> None:
     assert direction(up, down, 8) is verdict
 
 
 def test_a_threshold_moves_only_where_the_other_is_not_as_good() -> None:
     study, costly, free = Study(quick=True), Case("wnd"), Case("wnd", transfer=False)
-    study.notes["card", 1, costly] = Found(100, None, 100.0)
-    study.notes["card", 1, free] = Found(100, 120, 110.0)
+    study.notes["card", 1, costly] = FigureCapacity(100, None, 100.0)
+    study.notes["card", 1, free] = FigureCapacity(100, 120, 110.0)
     for as_good, move in ((True, 0), (False, -1)):
         study.notes["as good", 1, costly, free] = as_good
         assert study.threshold_rises(costly, free) == move

@@ -17,8 +17,8 @@ from deeprecsys.core.runlog import RunLog, Status
 from deeprecsys.core.target import Target
 from deeprecsys.report.breakdown import breakdown, by_size
 from deeprecsys.report.plots import (
-    Candidate,
     Curve,
+    PlottedCandidate,
     latency_by_rate,
     latency_tail,
     png,
@@ -51,12 +51,23 @@ def probe(rate: float, *ms: float | None) -> dict:
 def cases() -> Iterator[tuple[str, Callable[[], Figure]]]:
     yield "no candidates", lambda: qps_by_batch_size({})
     yield "empty curve", lambda: qps_by_batch_size({"": []})
-    yield "one candidate", lambda: qps_by_batch_size({"": [Candidate(1, 5.0, 0.0, INF)]}, {"tuned": (1, 4.0)})
-    yield "none reachable", lambda: qps_by_batch_size({"": [Candidate(1, 0.0), Candidate(8, 0.0)]})
-    yield "only bounds", lambda: qps_by_batch_size({"": [Candidate(4, None, 0.0, 9.0)]}, {"static": (4, 9.0)})
+    yield (
+        "one candidate",
+        lambda: qps_by_batch_size({"": [PlottedCandidate(1, 5.0, 0.0, INF)]}, {"tuned": (1, 4.0)}),
+    )
+    yield (
+        "none reachable",
+        lambda: qps_by_batch_size({"": [PlottedCandidate(1, 0.0), PlottedCandidate(8, 0.0)]}),
+    )
+    yield (
+        "only bounds",
+        lambda: qps_by_batch_size({"": [PlottedCandidate(4, None, 0.0, 9.0)]}, {"static": (4, 9.0)}),
+    )
     yield (
         "many runs",
-        lambda: qps_by_batch_size({f"r{i}": [Candidate(2**k, 9.0 + i) for k in range(9)] for i in range(9)}),
+        lambda: qps_by_batch_size(
+            {f"r{i}": [PlottedCandidate(2**k, 9.0 + i) for k in range(9)] for i in range(9)}
+        ),
     )
     yield "no curves", lambda: latency_tail([])
     yield "no curves but a target", lambda: latency_tail([], TARGET)

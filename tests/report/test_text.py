@@ -8,7 +8,7 @@ import pytest
 
 from deeprecsys.report import format as f
 from deeprecsys.report import text
-from deeprecsys.report.tables import Table
+from deeprecsys.report.tables import TextTable
 from deeprecsys.report.warnings import warnings
 
 POINT = {"batch_size": 128, "qps": 214.4, "p50_ms": 38.2, "p95_ms": 97.1, "p99_ms": 141.0, "served": 1.0}
@@ -143,7 +143,7 @@ def test_compare_names_what_is_the_same_once() -> None:
 
 
 def test_columns_line_up() -> None:
-    lines = str(Table(("name", "figure"), (("a", "1"), ("long name", "1,000")))).splitlines()
+    lines = str(TextTable(("name", "figure"), (("a", "1"), ("long name", "1,000")))).splitlines()
     assert lines == ["name       figure", "a               1", "long name   1,000"]
 
 

@@ -10,7 +10,7 @@ from deeprecsys.core.dispatcher import Command, Event, Finish, Start
 from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.report.slices import BatchTimes
-from deeprecsys.simulate import Service, simulate
+from deeprecsys.simulate import ServiceTimes, simulate
 
 
 def batch_s(items: int, busy: int, u: float) -> float:
@@ -23,7 +23,7 @@ def run(
     size: list[int] | np.ndarray,
     policy: Policy | None = None,
     workers: int | dict[str, int] = 2,
-    service: Service = batch_s,
+    service: ServiceTimes = batch_s,
     seed: int = 0,
     warmup_s: float = 0.0,
 ) -> tuple[RunLog, list[BatchTimes]]:

@@ -11,7 +11,7 @@ import numpy as np
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target
-from deeprecsys.search.history import Known, Search
+from deeprecsys.search.history import KnownCapacity, Search
 
 TARGET = Target(0.1)
 
@@ -84,8 +84,8 @@ def drive(
         found = qps(policy) * float(np.exp(noise * rng.standard_normal()))
         floor = search.floor_qps
         if floor is not None and found * (1 + half) < floor:
-            search.tell(policy, Known(None, 0.0, floor))
+            search.tell(policy, KnownCapacity(None, 0.0, floor))
         else:
-            search.tell(policy, Known(found, found * (1 - half), found * (1 + half)))
+            search.tell(policy, KnownCapacity(found, found * (1 - half), found * (1 + half)))
         assert len(asked) < 1000
     return asked

@@ -30,7 +30,7 @@ from deeprecsys.simulate import VirtualNode
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.workload.sizes import parse
-from tests.tune.fakes import late
+from tests.search.fakes import late
 
 TARGET = Target(0.03)
 WORKERS = 4

@@ -26,8 +26,8 @@ from deeprecsys.search import (
 )
 from deeprecsys.search.capacity import _capped
 from deeprecsys.search.crossing import Crossing
-from tests.tune.fakes import TARGET, Cliff, late, log, shed
-from tests.tune.queues import MDc, theory_qps, wait_tail
+from tests.search.fakes import TARGET, Cliff, late, log, shed
+from tests.search.queues import MDc, theory_qps, wait_tail
 
 POLICY = Static(1)
 QUICK = Settings(trial_s=2.0, budget_s=60.0)

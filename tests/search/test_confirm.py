@@ -10,7 +10,7 @@ import pytest
 from deeprecsys.core.errors import InputError, TrialsVoidError
 from deeprecsys.core.policy import DeepRecSched, Static
 from deeprecsys.search import Candidate, CapacityResult, ConfirmSettings, Outcome, Verdict, confirm
-from tests.tune.fakes import TARGET, Cliff, late
+from tests.search.fakes import TARGET, Cliff, late
 
 POLICY = DeepRecSched(64)
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprecsys.core.policy import Adaptive, Coalescing, DeepRecSched, EarliestFinish, Static
-from deeprecsys.search import HillClimb, Known
-from deeprecsys.search.history import UNREACHABLE, Told
+from deeprecsys.core.policy import Adaptive, Coalescing, DeepRecSched, Earliest, Static
+from deeprecsys.search import HillClimb, KnownCapacity
+from deeprecsys.search.history import UNREACHABLE, Evaluation
 from deeprecsys.search.neighbours import (
     Chain,
     NeighbourClimb,
@@ -32,7 +32,9 @@ def drive(search, qps):
         assert search.outstanding >= 1
         asked.append(policy)
         floor, found = search.floor_qps, qps(policy)
-        search.tell(policy, Known.below(floor) if floor and found < floor else Known.exactly(found))
+        search.tell(
+            policy, KnownCapacity.below(floor) if floor and found < floor else KnownCapacity.exactly(found)
+        )
         assert len(asked) < 500
     assert search.outstanding == 0
     assert len(set(asked)) == len(asked), "nothing is asked for twice"
@@ -73,14 +75,14 @@ def test_a_climb_that_never_meets_the_target_ends_at_its_start():
 def test_only_better_neighbours_need_be_known_well():
     search = NeighbourClimb([Adaptive(8, 8)], two_sizes(Adaptive, SIZES))
     assert search.floor_qps is None, "the start is measured in full"
-    search.tell(search.ask(), Known(100.0, 98.0, 102.0))
+    search.tell(search.ask(), KnownCapacity(100.0, 98.0, 102.0))
     assert search.ask() == Adaptive(16, 8)
     assert search.floor_qps == 98.0
 
 
 def test_a_policy_told_without_being_asked_for_counts_and_is_not_climbed_from():
     search = NeighbourClimb([Adaptive(8, 8)], two_sizes(Adaptive, SIZES))
-    search.tell(Static(500), Known.exactly(1e6))
+    search.tell(Static(500), KnownCapacity.exactly(1e6))
     asked = drive(search, hill(Adaptive, 32, 4))
     assert Adaptive(32, 4) in asked
     assert search.best.policy == Static(500)
@@ -111,7 +113,7 @@ def chain():
 
 def test_a_chain_goes_from_the_best_so_far_and_remembers_all():
     search = chain()
-    search.tell(Static(64), Known.exactly(50.0))
+    search.tell(Static(64), KnownCapacity.exactly(50.0))
 
     def qps(policy):
         if isinstance(policy, DeepRecSched):
@@ -166,7 +168,7 @@ def test_a_top_between_the_rungs_is_found_from_the_best_rung(kind, top):
 
 
 def test_from_a_policy_of_another_sort_there_is_nothing_between():
-    told = Told(EarliestFinish(16, 32, 64), Known.exactly(1.0))
+    told = Evaluation(Earliest(16, 32, 64), KnownCapacity.exactly(1.0))
     assert between(SIZES)(told) is None
 
 

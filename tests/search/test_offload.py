@@ -21,7 +21,7 @@ from deeprecsys.node.node import Node, NodeConfig
 from deeprecsys.search import (
     ConfirmSettings,
     HillClimb,
-    Known,
+    KnownCapacity,
     Settings,
     Sweep,
     batch_sizes,
@@ -38,7 +38,7 @@ from deeprecsys.simulate.table import Tabulated
 from deeprecsys.workload.sizes import parse
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
-from tests.tune.fakes import TARGET, Cliff, drive
+from tests.search.fakes import TARGET, Cliff, drive
 
 PROFILES = Path(__file__).parents[2] / "profiles"
 QUERIES = 4_000
@@ -118,9 +118,9 @@ def test_a_threshold_that_was_never_run_is_never_returned(rates, alone, kind) ->
         qps = alone if above is None else rates[LIMITS.index(above)]
         floor = climb.floor_qps
         if kind == "floor" and floor is not None and qps < floor:
-            climb.tell(policy, Known.below(floor))
+            climb.tell(policy, KnownCapacity.below(floor))
         else:
-            climb.tell(policy, Known.exactly(qps))
+            climb.tell(policy, KnownCapacity.exactly(qps))
     assert [t.policy for t in climb.told] == ran
     if climb.best is not None:
         assert climb.best.policy in ran

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.target import Target
 from deeprecsys.search.sample_path import TOLERANCE, capacity_on_path
-from tests.tune.queues import theory_qps, waits_s
+from tests.search.queues import theory_qps, waits_s
 
 
 class Below:

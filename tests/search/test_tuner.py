@@ -22,7 +22,7 @@ from deeprecsys.search import (
     tune,
 )
 from deeprecsys.simulate import VirtualNode
-from tests.tune.fakes import TARGET, Cliff, log
+from tests.search.fakes import TARGET, Cliff, log
 
 STATIC = Static.baseline(1000, 2)
 SIZES = batch_sizes(1000, STATIC.batch_size)

@@ -8,9 +8,9 @@ from typing import Any
 
 import orjson
 
-from deeprecsys.serve.frontend import Face
+from deeprecsys.serve.frontend import Frontend
 from deeprecsys.serve.http.app import HttpApp
-from deeprecsys.serve.metrics.counters import Watch
+from deeprecsys.serve.metrics.counters import Counters
 from tests.serve.stand_in import StandIn
 
 
@@ -18,9 +18,9 @@ class Direct:
     """Calls the application; `chunks` are how the body comes in."""
 
     def __init__(self, backend: StandIn) -> None:
-        self.backend, self.watch = backend, Watch()
+        self.backend, self.watch = backend, Counters()
         backend.listen(self.watch)
-        self.app = HttpApp(Face(backend, self.watch))
+        self.app = HttpApp(Frontend(backend, self.watch))
         self.read = 0  # chunks that the application took
 
     async def call(

@@ -12,9 +12,9 @@ from google.protobuf.message import DecodeError
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
-from deeprecsys.serve.frontend import Face
+from deeprecsys.serve.frontend import Frontend
 from deeprecsys.serve.grpc import GrpcService
-from deeprecsys.serve.metrics.counters import Watch
+from deeprecsys.serve.metrics.counters import Counters
 from tests.serve.asgi import Direct
 from tests.serve.bodies import arrays, binary_body, json_body
 from tests.serve.stand_in import MAX_ITEMS, SCHEMAS, StandIn
@@ -198,7 +198,7 @@ class DirectRpc:
 
     def __init__(self, backend: StandIn) -> None:
         self.backend = backend
-        service = GrpcService(Face(backend, Watch())).handler()
+        service = GrpcService(Frontend(backend, Counters())).handler()
 
         class Details:
             method = "/inference.GRPCInferenceService/ModelInfer"

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from deeprecsys.core.target import Target
 from deeprecsys.node.service.backend import (
     BatchRecord,
-    Listener,
     OperatingPoint,
-    Outcome,
+    QueryListener,
+    QueryOutcome,
     QueryRecord,
     Reason,
     RefusedError,
@@ -76,7 +76,7 @@ class StandIn:
     open: int = 0
     cancelled: int = 0
     seats: list[Place] = field(default_factory=list)
-    listeners: list[Listener] = field(default_factory=list)
+    listeners: list[QueryListener] = field(default_factory=list)
     ids: int = 0
 
     @classmethod
@@ -96,7 +96,7 @@ class StandIn:
 
     def _refused(self, model: str, items: int, arrival_s: float) -> None:
         if self.refuse:
-            self._tell(model, items, arrival_s, math.nan, math.nan, Outcome.SHED, self.refuse)
+            self._tell(model, items, arrival_s, math.nan, math.nan, QueryOutcome.SHED, self.refuse)
             raise RefusedError(self.refuse, f"refused: {self.refuse}", 0.25)
 
     def admit(self, model: str, items: int, *, arrival_s: float, deadline_s: float | None = None) -> None:
@@ -126,14 +126,16 @@ class StandIn:
             await asyncio.sleep(self.delay_s)
         except asyncio.CancelledError:
             self.cancelled += 1
-            self._tell(seat.model, seat.items, seat.arrival_s, start, math.nan, Outcome.CANCELLED, "")
+            self._tell(seat.model, seat.items, seat.arrival_s, start, math.nan, QueryOutcome.CANCELLED, "")
             raise
         if self.late_after_wait:
-            self._tell(seat.model, seat.items, seat.arrival_s, math.nan, math.nan, Outcome.SHED, Reason.LATE)
+            self._tell(
+                seat.model, seat.items, seat.arrival_s, math.nan, math.nan, QueryOutcome.SHED, Reason.LATE
+            )
             raise RefusedError(Reason.LATE, "waited past its deadline", 0.01)
         if self.fail:
             self._tell(
-                seat.model, seat.items, seat.arrival_s, start, time.monotonic(), Outcome.FAILED, "fault"
+                seat.model, seat.items, seat.arrival_s, start, time.monotonic(), QueryOutcome.FAILED, "fault"
             )
             raise UnscoredError(self.fail, bad_input=False)
         schema = self.models[seat.model].schema
@@ -146,13 +148,13 @@ class StandIn:
         end = time.monotonic()
         for listener in self.listeners:
             listener.batch_ended(BatchRecord(seat.model, 0, seat.items, 1, start, start, end))
-        self._tell(seat.model, seat.items, seat.arrival_s, start, end, Outcome.SERVED, "", seat.id)
+        self._tell(seat.model, seat.items, seat.arrival_s, start, end, QueryOutcome.SERVED, "", seat.id)
         return scores
 
     def release(self, seat: Place) -> None:
         self.open -= 1
 
-    def listen(self, listener: Listener) -> Callable[[], None]:
+    def listen(self, listener: QueryListener) -> Callable[[], None]:
         self.listeners.append(listener)
         return lambda: self.listeners.remove(listener)
 
@@ -163,7 +165,7 @@ class StandIn:
         arrival_s: float,
         start_s: float,
         finish_s: float,
-        outcome: Outcome,
+        outcome: QueryOutcome,
         reason: str,
         query: int = 0,
     ) -> None:

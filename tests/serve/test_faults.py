@@ -12,7 +12,7 @@ import pytest
 from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.node.service import driver
-from deeprecsys.node.service.backend import Outcome, Reason, RefusedError, UnscoredError
+from deeprecsys.node.service.backend import QueryOutcome, Reason, RefusedError, UnscoredError
 from deeprecsys.node.service.service import Service
 from tests.node.faults import DEADLY_SIZE
 from tests.serve.harness import Heard, Reference, ask, ask_any, changed, features, nothing_left, run, service
@@ -49,7 +49,7 @@ def test_killed_workers_lose_no_query_and_are_replaced(spares: int) -> None:
                 await until(s, lambda kills=kills: s._crew._workers.deaths == kills)
             await asyncio.gather(*clients)
             assert wrong == 0
-            assert heard.outcomes == [Outcome.SERVED] * 600
+            assert heard.outcomes == [QueryOutcome.SERVED] * 600
             assert s._crew._workers.deaths == 2
             await until(s, lambda: s._crew.spares == spares and s.workers["cpu"] == 2)
             assert set(s.worker_pids) != before

@@ -16,8 +16,8 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Coalescing
 from deeprecsys.node.service.arena import Weights
 from deeprecsys.node.service.hosted_model import ModelConfig
-from tests.own.conftest import EXAMPLE, exported  # noqa: F401 - a fixture
-from tests.own.test_node import ranker
+from tests.custom.conftest import EXAMPLE, exported  # noqa: F401 - a fixture
+from tests.custom.test_node import ranker
 from tests.serve.harness import SMALL, ask, features, nothing_left, run, service
 
 SIZES = (1, 17, 64, 100)

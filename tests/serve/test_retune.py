@@ -12,11 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprecsys.api.retuning.decision import Found, RetuneSettings, Seen, decide, policy_from, searched, seen
+from deeprecsys.api.retuning.decision import (
+    BestPolicy,
+    RetuneSettings,
+    Seen,
+    decide,
+    policy_from,
+    searched,
+    seen,
+)
 from deeprecsys.api.retuning.resimulate import Question, best_policy
 from deeprecsys.api.retuning.retuner import Retuner
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import Adaptive, Coalescing, DeadlineOrder, DeepRecSched, Static
+from deeprecsys.core.policy import Adaptive, Coalescing, Deadline, DeepRecSched, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
 from tests.core.policies import POLICIES
@@ -44,12 +52,12 @@ def test_too_few_queries_say_nothing():
 @pytest.mark.parametrize(
     ("found", "since_s", "changes"),
     [
-        (Found(THERE, 110.0, 100.0), 0.0, True),
-        (Found(THERE, 104.0, 100.0), 0.0, False),  # not worth it
-        (Found(THERE, 110.0, 100.0), 85.0, False),  # too soon after the last change
-        (Found(HERE, 110.0, 100.0), 0.0, False),  # the same
-        (Found(THERE, 10.0, 0.0), 0.0, True),  # what serves now cannot meet the target at all
-        (Found(THERE, 0.0, 0.0), 0.0, False),
+        (BestPolicy(THERE, 110.0, 100.0), 0.0, True),
+        (BestPolicy(THERE, 104.0, 100.0), 0.0, False),  # not worth it
+        (BestPolicy(THERE, 110.0, 100.0), 85.0, False),  # too soon after the last change
+        (BestPolicy(HERE, 110.0, 100.0), 0.0, False),  # the same
+        (BestPolicy(THERE, 10.0, 0.0), 0.0, True),  # what serves now cannot meet the target at all
+        (BestPolicy(THERE, 0.0, 0.0), 0.0, False),
     ],
 )
 def test_a_change_must_be_worth_it(found, since_s, changes):
@@ -64,8 +72,8 @@ def test_a_change_must_be_worth_it(found, since_s, changes):
 @given(st.floats(1, 1e4), st.floats(1, 1e4))
 def test_two_policies_never_take_turns_on_one_mix(a, b):
     """Hysteresis: what was left for another is not taken back on the same figures."""
-    there = decide(HERE, LOAD, Found(THERE, a, b), 0.0, 1e6, SETTINGS)
-    back = decide(THERE, LOAD, Found(HERE, b, a), 0.0, 1e6, SETTINGS)
+    there = decide(HERE, LOAD, BestPolicy(THERE, a, b), 0.0, 1e6, SETTINGS)
+    back = decide(THERE, LOAD, BestPolicy(HERE, b, a), 0.0, 1e6, SETTINGS)
     assert there is None or back is None
 
 
@@ -76,7 +84,7 @@ def test_policies_that_are_searched_cross_as_their_descriptions(policy):
 
 
 def test_other_policies_are_left_alone():
-    other = DeadlineOrder(10, 0.1)
+    other = Deadline(10, 0.1)
     assert not searched(other)
     assert not searched(DeepRecSched(10, 20))
     with pytest.raises(InputError, match="deadline"):

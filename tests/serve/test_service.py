@@ -12,7 +12,7 @@ import pytest
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Coalescing, DeepRecSched
 from deeprecsys.core.target import Target
-from deeprecsys.node.service.backend import Outcome, Reason, RefusedError, UnscoredError
+from deeprecsys.node.service.backend import QueryOutcome, Reason, RefusedError, UnscoredError
 from tests.serve.harness import Heard, Reference, ask, ask_any, changed, features, nothing_left, run, service
 
 
@@ -27,7 +27,7 @@ def test_concurrent_queries_of_all_sizes_get_their_own_scores() -> None:
                 np.testing.assert_allclose(scores, reference(q), atol=1e-5)
             assert np.std(np.concatenate(found)) > 1e-3, "or a wrong row would hide"
             nothing_left(s)
-            assert heard.outcomes == [Outcome.SERVED] * 120
+            assert heard.outcomes == [QueryOutcome.SERVED] * 120
             for r in heard.queries:
                 assert r.arrival_s <= r.start_s <= r.finish_s
                 assert r.slices == -(-r.items // 16)
@@ -64,7 +64,7 @@ def test_reservations_are_bounded_in_queries_and_in_items() -> None:
                     refused = e
             assert refused.reason is Reason.OVERLOAD
             assert refused.retry_after_s > 0
-            assert [(r.outcome, r.reason) for r in heard.queries] == [(Outcome.SHED, "overload")]
+            assert [(r.outcome, r.reason) for r in heard.queries] == [(QueryOutcome.SHED, "overload")]
             count = len(seats)
             for seat in seats:
                 s.release(seat)
@@ -86,7 +86,7 @@ def test_to_ask_takes_no_place_and_is_refused_like_a_reservation() -> None:
             with pytest.raises(RefusedError) as refused:
                 s.admit("dlrm-rmc1", 1, arrival_s=now, deadline_s=float("inf"))
             assert refused.value.reason is Reason.OVERLOAD
-            assert heard.outcomes == [Outcome.SHED]
+            assert heard.outcomes == [QueryOutcome.SHED]
             s.release(seat)
             with pytest.raises(RefusedError) as refused:
                 s.admit("dlrm-rmc1", 1, arrival_s=now - 1, deadline_s=now)
@@ -124,7 +124,7 @@ def test_a_query_in_front_of_a_full_line_is_refused_at_once_and_a_hopeless_one_d
             assert {r.reason for r in refused} == {Reason.LATE}
             assert 26 <= len(refused) <= 29, "four batches of 50 ms fit, less what is kept back"
             for r in heard.queries:
-                if r.outcome is Outcome.SERVED:
+                if r.outcome is QueryOutcome.SERVED:
                     assert r.finish_s <= within + 0.05
             nothing_left(s)
 
@@ -145,7 +145,7 @@ def test_a_cancelled_query_frees_its_seat_once_its_running_slice_is_back() -> No
             assert len(s._ledger.places) == 1, "a worker still writes its scores"
             await ask_any(s)
             nothing_left(s)
-            assert heard.outcomes == [Outcome.CANCELLED, Outcome.SERVED]
+            assert heard.outcomes == [QueryOutcome.CANCELLED, QueryOutcome.SERVED]
             assert heard.queries[0].slices == 1
 
     run(scenario())

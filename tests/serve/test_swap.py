@@ -12,7 +12,7 @@ import pytest
 from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.node.service import arena
 from deeprecsys.node.service.arena import Weights
-from deeprecsys.node.service.backend import Outcome
+from deeprecsys.node.service.backend import QueryOutcome
 from tests.serve.harness import Heard, Reference, ask, changed, features, nothing_left, run, service
 
 
@@ -57,7 +57,7 @@ def test_a_swap_under_load_loses_nothing_and_changes_the_scores() -> None:
             assert seen[0] == "first"
             assert seen[-1] == "second"
             assert sum(changes) <= 7, "those in flight end on the old weights, the others begin on the new"
-            assert set(heard.outcomes) == {Outcome.SERVED}
+            assert set(heard.outcomes) == {QueryOutcome.SERVED}
             assert len(s._served["dlrm-rmc1"].editions) == 1
             nothing_left(s)
 

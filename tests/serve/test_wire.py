@@ -18,7 +18,7 @@ from deeprecsys.node.service.backend import Reason
 from deeprecsys.serve.http.app import app as http
 from deeprecsys.serve.http.app import bodies
 from deeprecsys.serve.http.app import connection as wire
-from deeprecsys.serve.http.bodies import FullError, Room
+from deeprecsys.serve.http.bodies import BufferPool, FullError
 from deeprecsys.serve.http.connection import LARGE_BYTES
 from deeprecsys.zoo.schema import DenseInput, Schema, SparseInput, Table
 from tests.serve.bodies import arrays, binary_body, json_body
@@ -195,7 +195,7 @@ def test_a_body_too_long_to_be_read_at_once_comes_in_pieces(
     wide: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wire, "LARGEST_BYTES", 1_000_000)
-    monkeypatch.setattr(Room, "memory", None)  # nothing else may ask for it
+    monkeypatch.setattr(BufferPool, "memory", None)  # nothing else may ask for it
     head, raw, scores = query()
     assert len(raw) > 1_000_000
     with closing(connect(wide)) as s:
@@ -293,7 +293,7 @@ def test_bodies_beyond_the_room_for_them_are_refused(wide: Running, monkeypatch:
     head, raw, scores = query()
     with monkeypatch.context() as m:
         m.setattr(http, "MOST", 0)
-        m.setattr(Room, "charge", refuse)
+        m.setattr(BufferPool, "charge", refuse)
         with closing(connect(wide)) as s:
             s.sendall(request(head, raw) + head + raw)
             status, headers, text = s.answer()
@@ -304,12 +304,12 @@ def test_bodies_beyond_the_room_for_them_are_refused(wide: Running, monkeypatch:
         check(s.answer(), scores)
 
 
-def refuse(room: Room, count: int) -> None:
+def refuse(room: BufferPool, count: int) -> None:
     raise FullError(room.most)
 
 
 def test_room_is_bounded_and_its_memory_is_used_again() -> None:
-    room = Room(most=1 << 20, kept=1 << 19)
+    room = BufferPool(most=1 << 20, kept=1 << 19)
     first = room.memory(300_000)
     assert room.taken == len(first) >= 300_000
     room.charge(room.most - room.taken)
@@ -336,7 +336,7 @@ class Taken:
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> Taken:
-    found, charge, give = Taken(), Room.charge, Room.give
+    found, charge, give = Taken(), BufferPool.charge, BufferPool.give
 
     def charged(self: Any, count: int) -> None:
         charge(self, count)
@@ -347,6 +347,6 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Taken:
         give(self, count)
         found.now -= count
 
-    monkeypatch.setattr(Room, "charge", charged)
-    monkeypatch.setattr(Room, "give", given)
+    monkeypatch.setattr(BufferPool, "charge", charged)
+    monkeypatch.setattr(BufferPool, "give", given)
     return found

@@ -18,12 +18,12 @@ from deeprecsys.core.policy import (
     CPU,
     GPU,
     Adaptive,
-    CoalescedOffload,
     Coalescing,
     DeepRecSched,
-    EarliestFinish,
+    Earliest,
+    Offload,
     Placement,
-    Plain,
+    PolicyBase,
     Static,
 )
 from deeprecsys.core.profile import LatencyProfile, Point
@@ -102,7 +102,7 @@ def trials(draw: st.DrawFn) -> dict[str, Any]:
         policy = draw(st.sampled_from([policy, Static(batch_size), *late]))
     else:
         merged = draw(st.integers(1, LARGEST))
-        away = [kind(batch_size, threshold, merged) for kind in (CoalescedOffload, EarliestFinish)]
+        away = [kind(batch_size, threshold, merged) for kind in (Offload, Earliest)]
         policy = draw(st.sampled_from([policy, *away]))
     return {
         "policy": policy,
@@ -165,7 +165,7 @@ def test_late_cuts_are_equal_to_the_reference_on_a_long_heavy_trial(kind: type) 
 
 @pytest.mark.parametrize(
     "policy",
-    [DeepRecSched(32, 500), CoalescedOffload(32, 200, 2000), EarliestFinish(32, 100, 2000)],
+    [DeepRecSched(32, 500), Offload(32, 200, 2000), Earliest(32, 100, 2000)],
     ids=lambda p: p.describe()["policy"],
 )
 def test_equal_to_the_reference_on_a_long_heavy_trial(policy: Any) -> None:
@@ -214,7 +214,7 @@ def test_shed_queries_are_counted() -> None:
     assert np.isnan(log.start_s[3:]).all()
 
 
-class Halves(Plain):
+class Halves(PolicyBase):
     """Half of the query at a time: a policy that is not compiled."""
 
     def place(self, query: Query, view: Any, now_s: float) -> Placement:

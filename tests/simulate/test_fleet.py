@@ -8,11 +8,11 @@ import pytest
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.core.profile import LatencyProfile, Point
-from deeprecsys.paper.fleet import DAY_S, Kind, Pool, day, handfuls
+from deeprecsys.paper.fleet import DAY_S, MachineKind, Pool, day, handfuls
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.workload.arrivals import Diurnal
-from tests.tune.queues import wait_tail
+from tests.search.queues import wait_tail
 
 SERVICE_S = 0.01
 
@@ -22,7 +22,7 @@ def constant(seconds: float = SERVICE_S) -> Tabulated:
 
 
 def pool(load: float = 0.6, machines: int = 4, workers: int = 2, span_s: float = 40.0) -> Pool:
-    kind = Kind("a", constant(), workers, DeepRecSched(1), machines)
+    kind = MachineKind("a", constant(), workers, DeepRecSched(1), machines)
     return Pool("x", (kind,), load * machines * workers / SERVICE_S, np.ones(1, np.int32), span_s)
 
 
@@ -55,8 +55,8 @@ def test_windows_stand_for_the_day() -> None:
 
 def test_routers_that_know_more_wait_less() -> None:
     fast, slow = (
-        Kind("fast", constant(), 4, DeepRecSched(1), 2, 4.0),
-        Kind("slow", constant(), 1, DeepRecSched(1), 2),
+        MachineKind("fast", constant(), 4, DeepRecSched(1), 2, 4.0),
+        MachineKind("slow", constant(), 1, DeepRecSched(1), 2),
     )
     p = Pool("x", (fast, slow), 0.7 * 10 / SERVICE_S, np.ones(1, np.int32), 30.0)
     p95 = {r: day(p, windows=4, router=r).quantile_s(0.95) for r in ("random", "weighted", "least-loaded")}

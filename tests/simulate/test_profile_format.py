@@ -14,7 +14,7 @@ import pytest
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.target import Target
-from tests.tune.queues import theory_qps, wait_tail
+from tests.search.queues import theory_qps, wait_tail
 
 TEXT = (Path(__file__).parents[2] / "docs" / "profile-format.md").read_text()
 

@@ -17,7 +17,7 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.core.query import Query
 from deeprecsys.workload import Stream, Workload
 from deeprecsys.workload.arrivals import parse as arrivals
-from deeprecsys.workload.seeds import Part, generator
+from deeprecsys.workload.seeds import RandomStream, generator
 from deeprecsys.workload.sizes import parse as sizes
 
 ARRIVALS = ["poisson", "constant", "diurnal:3,2", "bursts:5,0.2,1"]
@@ -84,7 +84,9 @@ def test_another_seed_changes_every_part(w: Workload, rate: float) -> None:
 
 def test_no_two_parts_share_a_generator() -> None:
     names = ("ARRIVALS", "SIZES", "FEATURES", "POOL")
-    draws = {generator(5, Part[name], *key).random() for name in names for key in ((), (0,), (1,), (0, 1))}
+    draws = {
+        generator(5, RandomStream[name], *key).random() for name in names for key in ((), (0,), (1,), (0, 1))
+    }
     assert len(draws) == 16
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deeprecsys.api.experiment import Job, check_profile, load_profile
+from deeprecsys.api.experiment import Experiment, check_profile, load_profile
 from deeprecsys.api.trials import measure_profile, sample_sizes, start
 from deeprecsys.api.virtual import SamplePath
 from deeprecsys.core.policy import Policy
@@ -29,19 +29,19 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 @dataclass(frozen=True)
-class Setup:
+class EngineChoice:
     """An engine, its threads and the number of workers: what a search by model may choose from."""
 
-    job: Job
+    job: Experiment
     profile: LatencyProfile | None = None
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Tried:
+class RankedEngine:
     """What a setup can do in virtual time."""
 
-    setup: Setup
+    setup: EngineChoice
     profile: LatencyProfile
     workers: int
     ranking: Ranking
@@ -60,7 +60,7 @@ class Tried:
         }
 
 
-def setups_of(options: dict[str, Any], profile_files: tuple[Path, ...]) -> list[Setup]:
+def setups_of(options: dict[str, Any], profile_files: tuple[Path, ...]) -> list[EngineChoice]:
     """What is to be tried: the given profiles' engines and threads, or those that the options name.
 
     Every precision from the one allowed up to fp32 is tried, the lowest first, with every engine that
@@ -74,7 +74,7 @@ def setups_of(options: dict[str, Any], profile_files: tuple[Path, ...]) -> list[
         return [from_profile(file, options, engines[:1] or ("eager",)) for file in profile_files]
     allowed = PRECISIONS[: PRECISIONS.index(options["precision"]) + 1]
     return [
-        Setup(Job.resolve(**{**options, "precision": p}, engine=e, threads=t))
+        EngineChoice(Experiment.resolve(**{**options, "precision": p}, engine=e, threads=t))
         for p in reversed(allowed)
         for e in engines_at(p, engines)
         for t in threads
@@ -95,17 +95,19 @@ def engines_at(precision: str, named: tuple[str, ...]) -> tuple[str, ...]:
     return usual
 
 
-def from_profile(file: Path, options: dict[str, Any], engine: tuple[str, ...]) -> Setup:
+def from_profile(file: Path, options: dict[str, Any], engine: tuple[str, ...]) -> EngineChoice:
     """The setup that a profile was measured in; one written by hand names no engine, and gets the first."""
     profile = load_profile(file)
     named = engine[0] if profile.engine == "unknown" else profile.engine
-    job = Job.resolve(**{**options, "precision": profile.precision}, engine=named, threads=profile.threads)
+    job = Experiment.resolve(
+        **{**options, "precision": profile.precision}, engine=named, threads=profile.threads
+    )
     check_profile(file, profile, job)
     elsewhere = profile.machine and not same_machine(dict(profile.machine), machine_record())
-    return Setup(job, profile, (f"{file} was measured on another machine",) if elsewhere else ())
+    return EngineChoice(job, profile, (f"{file} was measured on another machine",) if elsewhere else ())
 
 
-def tried_out(setup: Setup, profile_s: float) -> Tried:
+def tried_out(setup: EngineChoice, profile_s: float) -> RankedEngine:
     """Measure a setup's batch times, where they are not known, and find its best policy in virtual time."""
     job, profile = setup.job, setup.profile
     if profile is None:
@@ -120,10 +122,12 @@ def tried_out(setup: Setup, profile_s: float) -> Tried:
     search.tell(static, ranking.score(static, None))
     ranking.finish(search)
     best = search.best
-    return Tried(setup, profile, workers, ranking, best.policy if best else None, best.qps if best else 0.0)
+    return RankedEngine(
+        setup, profile, workers, ranking, best.policy if best else None, best.qps if best else 0.0
+    )
 
 
-def sizes_of(job: Job, workers: int) -> tuple[int, ...]:
+def sizes_of(job: Experiment, workers: int) -> tuple[int, ...]:
     """The batch sizes to try."""
     if not job.splits:
         return (job.workload.sizes.cap,)

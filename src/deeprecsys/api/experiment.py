@@ -25,7 +25,7 @@ UNUSED_MS = 1e3
 
 
 @dataclass(frozen=True)
-class Job:
+class Experiment:
     """What a command is to do, resolved from its options and checked before anything starts.
 
     Attributes:
@@ -39,7 +39,7 @@ class Job:
     splits: bool = True
 
     @classmethod
-    def resolve(cls, **options: Any) -> Job:
+    def resolve(cls, **options: Any) -> Experiment:
         """The job that options of the groups model, node, workload and target describe.
 
         Raises:
@@ -84,7 +84,7 @@ class Job:
         """The static baseline on so many workers: the whole query where it must not be cut."""
         return Static.baseline(self.workload.sizes.cap, workers if self.splits else 1)
 
-    def on_cpu(self) -> Job:
+    def on_cpu(self) -> Experiment:
         """The same without an accelerator."""
         return replace(self, node=replace(self.node, gpu=None))
 
@@ -139,7 +139,7 @@ def load_profile(path: Path) -> LatencyProfile:
         raise InputError(f"--profile {path}: {e}") from e
 
 
-def check_profile(path: Path, profile: LatencyProfile, job: Job) -> None:
+def check_profile(path: Path, profile: LatencyProfile, job: Experiment) -> None:
     """Raise InputError if a profile is not one of the job's model."""
     if profile.model != job.node.model:
         raise InputError(

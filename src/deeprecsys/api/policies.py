@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.core.policy import (
     Adaptive,
-    AdditiveIncrease,
-    CoalescedOffload,
+    BentoML,
+    Clipper,
     Coalescing,
-    DeadlineOrder,
+    Deadline,
     DeepRecSched,
-    DynamicBatching,
-    EarliestFinish,
-    FixedSplit,
-    LeastSquares,
+    Earliest,
+    Offload,
     Policy,
     Static,
+    TFServing,
+    Triton,
 )
 from deeprecsys.core.target import Target
 from deeprecsys.workload import spec
@@ -97,13 +97,13 @@ POLICIES: dict[str, tuple[str | None, Callable[[Knobs], Policy]]] = {
     "static": (None, lambda k: Static(k.cut)),
     "adaptive": ("FINEST", lambda k: Adaptive(k.cut, k.finest)),
     "coalescing": ("FINEST", lambda k: Coalescing(k.cut, k.finest)),
-    "deadline": (None, lambda k: DeadlineOrder(k.cut, k.latency_s)),
-    "triton": ("DELAY_MS", lambda k: DynamicBatching(k.whole, k.wait_s("DELAY_MS"))),
-    "tf-serving": ("TIMEOUT_MS", lambda k: FixedSplit(k.cut, k.wait_s("TIMEOUT_MS"))),
-    "bentoml": (None, lambda k: LeastSquares(k.whole)),
-    "offload": ("DEVICE_BATCH", lambda k: CoalescedOffload(k.cut, k.above, k.device_batch)),
-    "earliest": ("DEVICE_BATCH", lambda k: EarliestFinish(k.cut, k.above, k.device_batch)),
-    "clipper": ("STEP", lambda k: AdditiveIncrease(k.latency_s, k.items("STEP", 16))),
+    "deadline": (None, lambda k: Deadline(k.cut, k.latency_s)),
+    "triton": ("DELAY_MS", lambda k: Triton(k.whole, k.wait_s("DELAY_MS"))),
+    "tf-serving": ("TIMEOUT_MS", lambda k: TFServing(k.cut, k.wait_s("TIMEOUT_MS"))),
+    "bentoml": (None, lambda k: BentoML(k.whole)),
+    "offload": ("DEVICE_BATCH", lambda k: Offload(k.cut, k.above, k.device_batch)),
+    "earliest": ("DEVICE_BATCH", lambda k: Earliest(k.cut, k.above, k.device_batch)),
+    "clipper": ("STEP", lambda k: Clipper(k.latency_s, k.items("STEP", 16))),
 }
 """Name -> what its argument is, and how it is made."""
 OFFLOADING = ("deeprecsched", "offload", "earliest")

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deeprecsys.api.experiment import Job
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.virtual import Accelerators, pools
-from deeprecsys.bounds import Bound, Kind, batch_times, bounds_of
+from deeprecsys.bounds import Bound, BoundKind, batch_times, bounds_of
 from deeprecsys.bounds.pools import two_pools
 from deeprecsys.bounds.work import coalesced_work, least_work, pmf_of
 from deeprecsys.core.policy import GPU, Policy
@@ -30,7 +30,7 @@ MOST_ITEMS = 1 << 13
 
 
 def prediction(
-    profile: LatencyProfile, job: Job, workers: int, point: Confirmed, gpu: Accelerators | None = None
+    profile: LatencyProfile, job: Experiment, workers: int, point: Confirmed, gpu: Accelerators | None = None
 ) -> dict[str, Any]:
     """The parts of the JSON of `tune` that come from the profile.
 
@@ -70,7 +70,7 @@ class Simulated(NamedTuple):
 class _Again:
     """The trials that confirmed a point, to be run again in virtual time."""
 
-    def __init__(self, job: Job, workers: int, point: Confirmed, gpu: Accelerators | None) -> None:
+    def __init__(self, job: Experiment, workers: int, point: Confirmed, gpu: Accelerators | None) -> None:
         self._policy, self._workers, self._gpu = point.policy, workers, gpu
         self._trials = [
             (replace(job.workload, seed=r.seed).stream(point.qps, duration_s=r.offered_s), r)
@@ -127,13 +127,13 @@ def bounds_document(
         )
         for mixes in (False, True)
     }  # fmt: skip
-    bound = found[policy.mixes][Kind.O_FCFS]
+    bound = found[policy.mixes][BoundKind.O_FCFS]
     if gpu:
         for mixes in (False, True):
             both = two_pools_bound(profile, workers, gpu, stream, longest if mixes else largest, mixes)
             found[mixes][both.kind] = both
         if GPU in policy.devices:
-            bound = found[policy.mixes][Kind.TWO_POOLS]
+            bound = found[policy.mixes][BoundKind.TWO_POOLS]
     return {
         "bounds": {f"{b.name}_qps": b.rate_qps for bounds in found.values() for b in bounds.values()},
         "fraction_of_bound": bound.fraction(met_qps).to_json() if met_qps else None,

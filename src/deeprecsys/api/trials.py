@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.api.accelerator import emulated_profile, engine_of, gpu_document, published
-from deeprecsys.api.experiment import Job
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.progress import Bar, TickHooks
 from deeprecsys.core.policy import GPU, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
@@ -45,7 +45,7 @@ DEVICE_BATCHES = tuple(1 << k for k in range(13))
 """Batch sizes of an accelerator's profile: what several queries may share."""
 
 
-def start(job: Job) -> Node:
+def start(job: Experiment) -> Node:
     """The job's node, with a bar while its tables are filled and its workers start."""
     if not job.splits:
         click.echo(f"deeprecsys: {job.node.model}: {LISTWISE}", err=True)
@@ -55,8 +55,8 @@ def start(job: Job) -> Node:
 
 @contextmanager
 def accelerated(
-    job: Job, cpu: LatencyProfile | None = None, budget_s: float = 5.0
-) -> Iterator[tuple[Job, LatencyProfile | None]]:
+    job: Experiment, cpu: LatencyProfile | None = None, budget_s: float = 5.0
+) -> Iterator[tuple[Experiment, LatencyProfile | None]]:
     """The job with an accelerator that can start, and the profile of an emulated one.
 
     A published device goes by the batch times of this machine's CPU, one worker busy: those of `cpu`, or
@@ -75,7 +75,7 @@ def accelerated(
         yield replace(job, node=replace(job.node, gpu=engine)), profile
 
 
-class Keeper(Protocol):
+class TrialRecorder(Protocol):
     """Hears of progress within a trial, and keeps its raw records where somebody wants them."""
 
     def tick(self, share: float) -> None: ...
@@ -88,7 +88,12 @@ class Keeper(Protocol):
 
 
 def run_trial(
-    node: Node, job: Job, policy: Policy, stream: Stream, hooks: Hooks | None, recording: Recording | None
+    node: Node,
+    job: Experiment,
+    policy: Policy,
+    stream: Stream,
+    hooks: Hooks | None,
+    recording: Recording | None,
 ) -> RunLog:
     """One trial, and under `extra["energy"]` what the machine took meanwhile."""
     gpu = job.node.gpu
@@ -103,7 +108,7 @@ def run_trial(
 class LiveTrials:
     """Runs trials of a job on a node. Calling it is `tune.Trial`."""
 
-    def __init__(self, node: Node, job: Job, keeper: Keeper | None = None) -> None:
+    def __init__(self, node: Node, job: Experiment, keeper: TrialRecorder | None = None) -> None:
         self._node, self._job, self._keeper = node, job, keeper
         self._hooks = TickHooks(keeper.tick) if keeper else None
 
@@ -119,12 +124,12 @@ class LiveTrials:
         return log
 
 
-def sample_sizes(job: Job) -> NDArray[np.int32]:
+def sample_sizes(job: Experiment) -> NDArray[np.int32]:
     """A sample of the workload's query sizes."""
     return job.workload.stream(1.0, queries=SAMPLE).size
 
 
-def measure_profile(node: Node, job: Job, budget_s: float, *, alone: bool = False) -> LatencyProfile:
+def measure_profile(node: Node, job: Experiment, budget_s: float, *, alone: bool = False) -> LatencyProfile:
     """s(b) of the job's model on this node, at one, some and all workers busy; or at one alone."""
     largest = job.node.max_query
     sizes = (*(1 << k for k in range(largest.bit_length()) if 1 << k < largest), largest)
@@ -148,7 +153,7 @@ def measure_profile(node: Node, job: Job, budget_s: float, *, alone: bool = Fals
     return measured if alone else in_open_loop(node, job, measured)
 
 
-def in_open_loop(node: Node, job: Job, closed: LatencyProfile) -> LatencyProfile:
+def in_open_loop(node: Node, job: Experiment, closed: LatencyProfile) -> LatencyProfile:
     """A profile of batches in a row, set right by one trial at `TRIAL_LOAD` of the load that it lets expect.
 
     Queries that come when they come find colder caches, sizes in turn and a node process that must be woken:
@@ -185,7 +190,7 @@ def in_open_loop(node: Node, job: Job, closed: LatencyProfile) -> LatencyProfile
     return replace(right, host_s=profile.host_s, detail={**known, "open_loop_ratio": ratio})
 
 
-def host_s(node: Node, job: Job, log: RunLog) -> float:
+def host_s(node: Node, job: Experiment, log: RunLog) -> float:
     """What one query of a trial cost the node's own process in CPU seconds, beyond what batches in a row cost
     it; 0 where the workers leave it a core of its own."""
     if node.workers * job.node.threads < len(usable_cores()):
@@ -197,7 +202,7 @@ def host_s(node: Node, job: Job, log: RunLog) -> float:
     return float(max(spent_s - log.extra["batches"] * batch_s, 0.0) / max(len(log.size), 1))
 
 
-def measure_gpu(node: Node, job: Job, budget_s: float) -> LatencyProfile:
+def measure_gpu(node: Node, job: Experiment, budget_s: float) -> LatencyProfile:
     """s(b) of the job's model on this node's accelerator, through the node's own path."""
     plan = ProfilePlan(batches=DEVICE_BATCHES, budget_s=budget_s)
     measure = partial(node.measure, device=GPU)
@@ -206,7 +211,7 @@ def measure_gpu(node: Node, job: Job, budget_s: float) -> LatencyProfile:
                    machine=machine)  # fmt: skip
 
 
-def quick_hint_qps(node: Node, job: Job, batch_size: int) -> float:
+def quick_hint_qps(node: Node, job: Experiment, batch_size: int) -> float:
     """About what the node can carry, from a second or two of measuring."""
     batches = sorted({1, min(batch_size, job.node.max_query), job.node.max_query})
     plan = ProfilePlan(batches=tuple(batches), busy=(node.workers,), budget_s=1.5, rounds=2)
@@ -214,18 +219,18 @@ def quick_hint_qps(node: Node, job: Job, batch_size: int) -> float:
     return saturation_qps(quick, batch_size, sample_sizes(job), node.workers)
 
 
-def offline_qps(node: Node, job: Job, policy: Policy, about_qps: float) -> float:
+def offline_qps(node: Node, job: Experiment, policy: Policy, about_qps: float) -> float:
     """The node's rate without a target, over about three seconds of queries."""
     count = max(int(OFFLINE_S * about_qps), 50)
     return node.offline_qps(policy, job.workload.stream(1.0, queries=count))
 
 
-def baseline(node: Node, job: Job) -> Static:
+def baseline(node: Node, job: Experiment) -> Static:
     """The static baseline of this node and workload."""
     return job.baseline(node.workers)
 
 
-def document(node: Node, job: Job, gpu: LatencyProfile | None = None) -> dict[str, Any]:
+def document(node: Node, job: Experiment, gpu: LatencyProfile | None = None) -> dict[str, Any]:
     """What every result states: model, target, workload, node and machine; of an accelerator, what it is.
 
     Args:

@@ -20,7 +20,7 @@ batch takes about as long as the target; where it takes a tenth of it they do no
 neither gap.
 """
 
-from deeprecsys.bounds.bound import Bound, Fraction, Kind
+from deeprecsys.bounds.bound import Bound, BoundKind, Fraction
 from deeprecsys.bounds.every import bounds_of
 from deeprecsys.bounds.path import Path, o_drop, o_fcfs
 from deeprecsys.bounds.pools import TwoPools, two_pools
@@ -36,8 +36,8 @@ from deeprecsys.bounds.work import (
 
 __all__ = [
     "Bound",
+    "BoundKind",
     "Fraction",
-    "Kind",
     "Path",
     "TwoPools",
     "batch_times",

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 
-class Kind(StrEnum):
+class BoundKind(StrEnum):
     """Which bound (docs/facts.md §6)."""
 
     CAPACITY = "capacity"
@@ -27,7 +27,7 @@ class Bound:
         coalescing: whether it also holds for policies that put slices of several queries into one batch.
     """
 
-    kind: Kind
+    kind: BoundKind
     rate_qps: float
     coalescing: bool = False
 

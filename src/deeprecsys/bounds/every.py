@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deeprecsys.bounds.bound import Bound, Kind
+from deeprecsys.bounds.bound import Bound, BoundKind
 from deeprecsys.bounds.path import Path, o_drop, o_fcfs
 from deeprecsys.bounds.rates import capacity, planning_estimate
 from deeprecsys.bounds.work import coalesced_work, least_span, least_work, mean_work, pmf_of
@@ -21,7 +21,7 @@ def bounds_of(
     *,
     coalescing: bool = False,
     rate_qps: float | None = None,
-) -> dict[Kind, Bound]:
+) -> dict[BoundKind, Bound]:
     """Capacity, O_fcfs, O_drop and the planning estimate of one sample path on `cores` cores.
 
     Args:

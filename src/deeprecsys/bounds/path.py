@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deeprecsys.bounds.bound import Bound, Kind
+from deeprecsys.bounds.bound import Bound, BoundKind
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.target import Target, percentile
 
@@ -81,7 +81,7 @@ def o_fcfs(
         return int(np.count_nonzero((end - arrival > late_s) | never))
 
     rate = _highest(path, misses, int(np.count_nonzero(never)), cores, target, tolerance)
-    return Bound(Kind.O_FCFS, rate, coalescing)
+    return Bound(BoundKind.O_FCFS, rate, coalescing)
 
 
 def o_drop(
@@ -109,9 +109,9 @@ def o_drop(
         return never + int(late_jobs(release, work, int(late_s / tick_s) + 2, enough - never))
 
     if never >= enough:
-        return Bound(Kind.O_DROP, 0.0, coalescing)
+        return Bound(BoundKind.O_DROP, 0.0, coalescing)
     rate = _highest(path, misses, never, cores, target, tolerance) if len(w) else np.inf
-    return Bound(Kind.O_DROP, rate, coalescing)
+    return Bound(BoundKind.O_DROP, rate, coalescing)
 
 
 def _allowed(queries: int, target: Target) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deeprecsys.bounds.bound import Bound, Kind
+from deeprecsys.bounds.bound import Bound, BoundKind
 from deeprecsys.core.errors import InputError
 
 
@@ -62,7 +62,7 @@ def two_pools(
     used = f > 0
     only_gpu, only_cpu = used & np.isinf(cpu), used & np.isinf(gpu)
     if (only_gpu & only_cpu).any():
-        return TwoPools(Bound(Kind.TWO_POOLS, 0.0, coalescing), np.ones(n), None)
+        return TwoPools(Bound(BoundKind.TWO_POOLS, 0.0, coalescing), np.ones(n), None)
     free = np.flatnonzero(used & ~only_gpu & ~only_cpu)
     free = free[np.lexsort((-free, -cpu[free] / gpu[free]))]
     c, g = f[free] * cpu[free] / cores, f[free] * gpu[free] / accelerators
@@ -77,7 +77,7 @@ def two_pools(
         part = (on_cpu[away] - on_gpu[away]) / (c[away] + g[away])
         share[free[away]] = 1.0 - part
         load = on_gpu[away] + part * g[away]
-    return TwoPools(Bound(Kind.TWO_POOLS, float(1.0 / load), coalescing), share, _threshold(share, used))
+    return TwoPools(Bound(BoundKind.TWO_POOLS, float(1.0 / load), coalescing), share, _threshold(share, used))
 
 
 def _threshold(share: NDArray[np.float64], used: NDArray[np.bool_]) -> int | None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deeprecsys.bounds.bound import Bound, Kind
+from deeprecsys.bounds.bound import Bound, BoundKind
 from deeprecsys.core.target import Target
 
 
@@ -19,7 +19,7 @@ def capacity(mean_work_s: float, cores: int, *, coalescing: bool = False) -> Bou
         cores: workers.
         coalescing: whether the work was that of cross-query batching.
     """
-    return Bound(Kind.CAPACITY, cores / mean_work_s, coalescing)
+    return Bound(BoundKind.CAPACITY, cores / mean_work_s, coalescing)
 
 
 def planning_estimate(
@@ -36,4 +36,4 @@ def planning_estimate(
     theta = -math.log(target.miss_rate) / target.latency_s
     with np.errstate(over="ignore"):  # an exponential beyond all numbers leaves a rate of 0
         growth = float(p[p > 0] @ np.expm1(theta * work[p > 0] / cores))
-    return Bound(Kind.ESTIMATE, float(theta / growth), coalescing)
+    return Bound(BoundKind.ESTIMATE, float(theta / growth), coalescing)

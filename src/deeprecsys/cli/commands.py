@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from deeprecsys.api.experiment import Job
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.policies import check_whole, policy_of
 from deeprecsys.api.progress import Bar, TickHooks
 from deeprecsys.api.trials import (
@@ -26,7 +26,7 @@ from deeprecsys.cli.output import emit, report_on, run_directory, summary_docume
 from deeprecsys.cli.paper import paper
 from deeprecsys.cli.quality import quality_command
 from deeprecsys.cli.remote import bench_url
-from deeprecsys.cli.searching import Listener
+from deeprecsys.cli.searching import SearchProgress
 from deeprecsys.cli.serve import serve_command
 from deeprecsys.cli.simulate import simulate_command
 from deeprecsys.cli.tune import tune_command
@@ -85,7 +85,7 @@ def profile_command(
     budget: float, profile_file: Path | None, json_file: str | None, out_dir: Path | None, **options: Any
 ) -> None:
     """Measure batch times s(b) of MODEL on this machine, with 1 to all workers busy."""
-    job = Job.resolve(**options)
+    job = Experiment.resolve(**options)
     positive("--budget", budget)
     with run_directory(out_dir, job.configuration()) as out, start(job) as node:
         found = measure_profile(node, job, budget).to_json()
@@ -132,7 +132,7 @@ def bench(
     **options: Any,
 ) -> None:
     """Run one live trial of MODEL at a given rate, and say how late its queries were."""
-    job = Job.resolve(**options)
+    job = Experiment.resolve(**options)
     if rate is not None:
         positive("--rate", rate)
     if duration is None and queries is None and options["trace_file"] is None:
@@ -193,7 +193,7 @@ def capacity_command(
     **options: Any,
 ) -> None:
     """Find the highest rate at which MODEL meets the target under one given policy."""
-    job = Job.resolve(**options)
+    job = Experiment.resolve(**options)
     settings = Settings.live(job.target)
     if budget is not None:
         settings = Settings(trial_s=settings.trial_s, budget_s=positive("--budget", budget))
@@ -204,7 +204,7 @@ def capacity_command(
         policy = given_policy(node, job, policy_name, batch_size, offload_above)
         size = policy.describe()["batch_size"] or job.node.max_query
         hint = 0.8 * quick_hint_qps(node, job, size)
-        listener = stack.enter_context(Listener(job.node.model, out))
+        listener = stack.enter_context(SearchProgress(job.node.model, out))
         trials = LiveTrials(node, job, listener)
         found = capacity(
             trials,
@@ -242,7 +242,7 @@ def report(directories: tuple[Path, ...], out_dir: Path | None) -> None:
 
 
 def given_policy(
-    node: Node, job: Job, name: str, batch_size: int | None, offload_above: int | None
+    node: Node, job: Experiment, name: str, batch_size: int | None, offload_above: int | None
 ) -> Policy:
     """The policy that the options name, on this node."""
     whole = job.workload.sizes.cap

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from deeprecsys.api.experiment import Job
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.trials import start
 from deeprecsys.cli import options as opt
 from deeprecsys.cli.output import emit, run_directory
@@ -31,7 +31,7 @@ REFERENCE = "eager"
 @opt.output
 def quality_command(queries: int, json_file: str | None, out_dir: Path | None, **options: Any) -> None:
     """Score queries of MODEL at a lower precision and at fp32 by eager torch, and compare their order."""
-    job = Job.resolve(**options, threads=1)
+    job = Experiment.resolve(**options, threads=1)
     with run_directory(out_dir, job.configuration()) as out:
         found = quality_of(job, queries)
         result = {
@@ -47,7 +47,7 @@ def quality_command(queries: int, json_file: str | None, out_dir: Path | None, *
     emit(text.quality(result), result, json_file)
 
 
-def quality_of(job: Job, queries: int = QUERIES) -> dict[str, Any]:
+def quality_of(job: Experiment, queries: int = QUERIES) -> dict[str, Any]:
     """A job's scores of queries of its workload beside eager torch's at fp32, as JSON values.
 
     The two nodes are started one after the other: both sets of tables might not fit at once.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deeprecsys.api.experiment import Job
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.progress import Bar
 from deeprecsys.cli.output import summary_document
 from deeprecsys.core.runlog import RunLog, summarise
@@ -15,7 +15,7 @@ from deeprecsys.zoo import model
 from deeprecsys.zoo.custom.spec import short_name
 
 
-def bench_url(url: str, job: Job, stream: Stream) -> tuple[RunLog, dict[str, Any]]:
+def bench_url(url: str, job: Experiment, stream: Stream) -> tuple[RunLog, dict[str, Any]]:
     """Offer a stream to a server; the run log, and the result under the names of `bench`.
 
     Raises:

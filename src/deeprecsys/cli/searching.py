@@ -57,7 +57,7 @@ def tune_settings(target: Target, budget_s: float | None) -> TuneSettings:
     )
 
 
-class Listener:
+class SearchProgress:
     """Listens to a search: moves a bar, writes events, and on Ctrl-C says what was found until then."""
 
     def __init__(self, model: str, out: RunWriter | None, settings: TuneSettings | None = None) -> None:
@@ -73,7 +73,7 @@ class Listener:
         self._trials = self._queries = self._voids = 0
         self._energy: dict[str, list[dict[str, Any]]] = {"static": [], "tuned": []}
 
-    def __enter__(self) -> Listener:
+    def __enter__(self) -> SearchProgress:
         return self
 
     def __exit__(

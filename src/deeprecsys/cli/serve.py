@@ -35,7 +35,7 @@ PORTS = (8000, 8001)
 """Of HTTP and of gRPC: those that clients of the protocol expect."""
 
 
-class Face(Protocol):
+class ServeForever(Protocol):
     """The network face: serves a backend until told to stop; `ready` hears the ports it is bound to."""
 
     def __call__(
@@ -129,7 +129,7 @@ def serve_command(
     """
     require_extra()
     without_fork_handlers()
-    face: Face = importlib.import_module("deeprecsys.serve.app").serve_forever
+    face: ServeForever = importlib.import_module("deeprecsys.serve.app").serve_forever
     names = named(model_names, weights)
     profiles = by_model(profile_files, names)
     jobs = [job_of(name, profiles.get(name), options) for name in names]
@@ -150,7 +150,7 @@ def serve_command(
         runner.run(_serve(config, face, Options(host, http_port, grpc_port, spares, retune, drain_s)))
 
 
-async def _serve(config: ServiceConfig, face: Face, options: Options) -> None:
+async def _serve(config: ServiceConfig, face: ServeForever, options: Options) -> None:
     """Serve until a signal says to stop; the second one does not wait for open queries."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     with Bar("starting") as bar:

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from deeprecsys.api.experiment import Job, check_profile, load_profile
+from deeprecsys.api.experiment import Experiment, check_profile, load_profile
 from deeprecsys.api.policies import check_whole, policy_of
-from deeprecsys.api.retuning.decision import Found
+from deeprecsys.api.retuning.decision import BestPolicy
 from deeprecsys.api.retuning.resimulate import Question, Resimulator
 from deeprecsys.api.trials import LISTWISE, measure_profile, sample_sizes, start
 from deeprecsys.core.errors import InputError
@@ -60,13 +60,13 @@ def by_model(files: tuple[Path, ...], names: Sequence[str]) -> dict[str, Latency
     return found
 
 
-def job_of(name: str, profile: LatencyProfile | None, options: dict[str, Any]) -> Job:
+def job_of(name: str, profile: LatencyProfile | None, options: dict[str, Any]) -> Experiment:
     """What is to be served of one model; a profile says with which engine its times were measured."""
     timed = profile.engine if profile and profile.engine != "unknown" else None
     engine = options["engine"] or timed or ENGINE
     if timed and engine != timed:
         raise InputError(f"--engine: expected {timed}, of the profile of {name}, got {engine}")
-    job = Job.resolve(**{**options, "engine": engine}, model_name=name, locality="zipf:0.9")
+    job = Experiment.resolve(**{**options, "engine": engine}, model_name=name, locality="zipf:0.9")
     if profile:
         check_profile(Path("FILE"), profile, job)
         if profile.threads != job.node.threads:
@@ -80,13 +80,13 @@ def job_of(name: str, profile: LatencyProfile | None, options: dict[str, Any]) -
     return job
 
 
-def measured(job: Job) -> LatencyProfile:
+def measured(job: Experiment) -> LatencyProfile:
     with start(job) as node:
         return measure_profile(node, job, PROFILE_S)
 
 
 def configured(
-    job: Job,
+    job: Experiment,
     profile: LatencyProfile,
     workers: int,
     policy_name: str | None,
@@ -124,8 +124,8 @@ def configured(
 
 
 async def _tuned(
-    job: Job, profile: LatencyProfile, workers: int, largest: int, present: Policy | None = None
-) -> Found:
+    job: Experiment, profile: LatencyProfile, workers: int, largest: int, present: Policy | None = None
+) -> BestPolicy:
     """The best policy in virtual time, and what the present one carries; by default the baseline."""
     simulation = Resimulator()
     sizes = sample_sizes(job).tolist()

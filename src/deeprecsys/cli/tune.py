@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from deeprecsys.api.engines import setups_of, sizes_of, tried_out
-from deeprecsys.api.experiment import Job
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.predict import offloaded_share, prediction
 from deeprecsys.api.trials import (
     LiveTrials,
@@ -28,7 +28,7 @@ from deeprecsys.api.virtual import Accelerators, SamplePath, virtual_node
 from deeprecsys.cli import options as opt
 from deeprecsys.cli.output import emit, report_on, run_directory
 from deeprecsys.cli.quality import quality_of
-from deeprecsys.cli.searching import Listener, tune_settings
+from deeprecsys.cli.searching import SearchProgress, tune_settings
 from deeprecsys.core.errors import positive
 from deeprecsys.core.profile import FAR, LatencyProfile
 from deeprecsys.node.node import Node
@@ -91,7 +91,7 @@ def tune_command(
         profile, warnings = today(node, job, known, bool(profile_files), profile_s)
         gpu = accelerators(node, job, emulated, profile_s)
         hint = saturation_qps(profile, baseline(node, job).batch_size, sample_sizes(job), node.workers)
-        listener = stack.enter_context(Listener(job.node.model, out, settings))
+        listener = stack.enter_context(SearchProgress(job.node.model, out, settings))
         if method == "live":
             found = tune(
                 LiveTrials(node, job, listener),
@@ -137,7 +137,7 @@ def tune_command(
 
 
 def today(
-    node: Node, job: Job, known: LatencyProfile | None, before: bool, profile_s: float
+    node: Node, job: Experiment, known: LatencyProfile | None, before: bool, profile_s: float
 ) -> tuple[LatencyProfile, list[str]]:
     """The batch times of a node as it runs now, and what is to be said of them.
 
@@ -162,10 +162,10 @@ def today(
 
 def by_model(
     node: Node,
-    job: Job,
+    job: Experiment,
     profile: LatencyProfile,
     ranking: Ranking,
-    listener: Listener,
+    listener: SearchProgress,
     budget_s: float | None,
     gpu: Accelerators | None = None,
 ) -> TuneResult:
@@ -184,13 +184,13 @@ def by_model(
     )
 
 
-def thresholds_of(job: Job) -> tuple[int, ...]:
+def thresholds_of(job: Experiment) -> tuple[int, ...]:
     """The offload thresholds to try; none where there is no accelerator."""
     return thresholds(job.workload.sizes.cap, sample_sizes(job)) if job.node.gpu else ()
 
 
 def accelerators(
-    node: Node, job: Job, emulated: LatencyProfile | None, budget_s: float
+    node: Node, job: Experiment, emulated: LatencyProfile | None, budget_s: float
 ) -> Accelerators | None:
     """The node's accelerators in virtual time: an emulated one's profile, or what a real one measures."""
     if job.node.gpu is None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import NodeError
-from deeprecsys.node.runtime.mailbox import Part
+from deeprecsys.node.runtime.mailbox import SliceAddress
 from deeprecsys.node.runtime.pool import Down, Replied, WorkerPool
 from deeprecsys.node.trial import no_collection
 
@@ -47,7 +47,7 @@ def measure_batches(
     def post(worker: int) -> None:
         handle = int(rng.integers(0, 1 << 63))
         posted[worker] = clock()
-        pool.post(worker, (Part(worker, handle, 0, batch),))
+        pool.post(worker, (SliceAddress(worker, handle, 0, batch),))
 
     with no_collection():
         for worker in range(first, first + busy):

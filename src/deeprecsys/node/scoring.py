@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import NodeError
-from deeprecsys.node.runtime.mailbox import Part
+from deeprecsys.node.runtime.mailbox import SliceAddress
 from deeprecsys.node.runtime.pool import Down, Replied, WorkerPool
 
 
@@ -33,7 +33,7 @@ def score_queries(
 
     def post(worker: int) -> None:
         running[worker] = q = waiting.pop()
-        pool.post(worker, (Part(worker, int(features[q]), 0, int(sizes[q])),))
+        pool.post(worker, (SliceAddress(worker, int(features[q]), 0, int(sizes[q])),))
 
     for worker in range(min(len(pool), len(sizes))):
         post(worker)

@@ -30,7 +30,7 @@ from deeprecsys.core.dispatcher import (
 from deeprecsys.core.policy import CPU
 from deeprecsys.core.query import Batch, Query
 from deeprecsys.core.runlog import RunLog, Status, stalled_s
-from deeprecsys.node.runtime.mailbox import Part
+from deeprecsys.node.runtime.mailbox import SliceAddress
 from deeprecsys.node.runtime.pool import Down, Replied, Up, WorkerPool
 from deeprecsys.workload.stream import Stream
 
@@ -69,7 +69,7 @@ class Recording:
 
 
 @dataclass(slots=True)
-class Used:
+class DeviceUsage:
     """What the workers of one device did in a trial."""
 
     device: str
@@ -147,7 +147,7 @@ class LiveTrial:
         self._finish = np.full(n, np.nan)
         self._status = np.zeros(n, np.uint8)
         self._open = 0
-        self._used = {device: Used(device, count) for device, count in pool.workers.items()}
+        self._used = {device: DeviceUsage(device, count) for device, count in pool.workers.items()}
         self._failures: list[str] = []
         self._lost = 0
         self._origin = 0.0
@@ -293,7 +293,7 @@ class LiveTrial:
         slot = self._slot
         worker = self._pool.number(batch.device, batch.worker)
         self._pool.post(
-            worker, [Part(slot[s.query.id], s.query.features, s.start, s.stop) for s in batch.slices]
+            worker, [SliceAddress(slot[s.query.id], s.query.features, s.start, s.stop) for s in batch.slices]
         )
         self._running[worker] = (batch, now)
         for part in batch.slices:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import fields
 
 from deeprecsys.paper.platforms import BROADWELL, SKYLAKE, CpuSpec
-from deeprecsys.paper.result import Table
+from deeprecsys.paper.result import FigureTable
 
 
-def table() -> Table:
+def table() -> FigureTable:
     """All fields of the two servers."""
     rows = tuple(
         (
@@ -20,7 +20,9 @@ def table() -> Table:
         for f in fields(CpuSpec)
         if f.name not in ("name", "sources")
     )
-    return Table("Constants of the modelled servers", ("constant", "Broadwell", "Skylake", "source"), rows)
+    return FigureTable(
+        "Constants of the modelled servers", ("constant", "Broadwell", "Skylake", "source"), rows
+    )
 
 
 def _value(spec: CpuSpec, field: str) -> str:

@@ -44,7 +44,7 @@ ASKS: Mapping[int, Callable[[Study, str], None]] = MappingProxyType({
 """What a figure needs of one model. What is not asked for here, it finds itself: later, not otherwise."""
 
 
-class Crew:
+class FigureRunner:
     """Worker processes with a study of their own, which tell what they found.
 
     Args:
@@ -82,16 +82,16 @@ class Crew:
 
 
 @contextmanager
-def crew(study: Study, workers: int | None = None) -> Iterator[Crew]:
+def crew(study: Study, workers: int | None = None) -> Iterator[FigureRunner]:
     """Workers for a study: one for each core, at most one for each model. One alone is this process."""
     count = min(workers or len(os.sched_getaffinity(0)), len(MODELS))
     if count == 1:
-        yield Crew(study, None)
+        yield FigureRunner(study, None)
         return
     spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     pool = ProcessPoolExecutor(count, spawn, _begin, (study.quick, study.profiles))
     try:
-        yield Crew(study, pool)
+        yield FigureRunner(study, pool)
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from deeprecsys.paper.result import Result, Table, Verdict
+from deeprecsys.paper.result import ClaimVerdict, FigureTable, Result
 
 OF = {12: (0, 1, 2), 14: (0,), 10: (0, 1, 2)}
 """Figure → which of its claims are directions."""
 
 WORDS = {
-    Verdict.AGREES: "seen",
-    Verdict.DIFFERS: "not seen",
-    Verdict.ALIKE: "no difference",
-    Verdict.OPEN: "depends on the reading",
+    ClaimVerdict.AGREES: "seen",
+    ClaimVerdict.DIFFERS: "not seen",
+    ClaimVerdict.ALIKE: "no difference",
+    ClaimVerdict.OPEN: "depends on the reading",
 }
 
 
-def table(results: Mapping[int, Result]) -> Table:
+def table(results: Mapping[int, Result]) -> FigureTable:
     """Of the figures that were made."""
     rows = tuple(
         (c.what, WORDS[c.verdict], c.ours, f"figure {n}")
@@ -25,4 +25,4 @@ def table(results: Mapping[int, Result]) -> Table:
         if n in results
         for c in (results[n].claims[i] for i in which)
     )
-    return Table("Directions", ("direction", "verdict", "evidence", "from"), rows, left=1)
+    return FigureTable("Directions", ("direction", "verdict", "evidence", "from"), rows, left=1)

@@ -27,7 +27,7 @@ SETTLE = 0.2
 
 
 @dataclass(frozen=True)
-class Kind:
+class MachineKind:
     """Machines that are alike.
 
     Attributes:
@@ -59,7 +59,7 @@ class Pool:
     """
 
     model: str
-    kinds: tuple[Kind, ...]
+    kinds: tuple[MachineKind, ...]
     mean_qps: float
     size: NDArray[np.int32]
     span_s: float
@@ -191,7 +191,7 @@ def _window(
 
 
 def _machine(
-    kind: Kind, at: NDArray[np.float64], size: NDArray[np.int32], slow: float, span_s: float, seed: int
+    kind: MachineKind, at: NDArray[np.float64], size: NDArray[np.int32], slow: float, span_s: float, seed: int
 ) -> tuple[NDArray[np.float32], float]:
     """Latencies of what was counted, and utilisation. A machine `slow` times as slow is the usual one with a
     clock that runs so much slower: arrivals come closer on it, latencies are read off it."""

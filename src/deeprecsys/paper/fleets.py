@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from deeprecsys.core.policy import DeepRecSched
-from deeprecsys.paper.fleet import DayLog, Kind, Pool, day
+from deeprecsys.paper.fleet import DayLog, MachineKind, Pool, day
 from deeprecsys.paper.published import MODELS
 from deeprecsys.paper.study import Case, Study
 from deeprecsys.workload.arrivals import Diurnal
@@ -80,7 +80,7 @@ class Fleets:
         rng = np.random.default_rng(7)
         size = parse("production").of(rng.random(1 << 17), np.zeros(1 << 17))
         kinds = tuple(
-            Kind(
+            MachineKind(
                 p, study.table(model, p), study.specs[p].cores,
                 DeepRecSched(self.batch(model, p, policy, peak)), counts[p], capacity[p],
             )

@@ -7,13 +7,13 @@ import json
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.paper.platforms import EPYC_64, scaled, work_of
 from deeprecsys.paper.published import MODELS, SHORT
-from deeprecsys.paper.result import Table
+from deeprecsys.paper.result import FigureTable
 from deeprecsys.paper.study import Case, Study
 from deeprecsys.report import format as f
 from deeprecsys.zoo import MODELS as ZOO
 
 
-def table(study: Study) -> Table:
+def table(study: Study) -> FigureTable:
     """Static and tuned batch sizes and capacities at the medium target, or `unavailable`."""
     rows = tuple((SHORT[m], *row(study, m)) for m in MODELS)
     header = (
@@ -21,8 +21,8 @@ def table(study: Study) -> Table:
         "this profile's machine, measured batch times",
         f"{EPYC_64.name}, scaled from them (modelled)",
     )
-    return Table("Machines of today, medium target: static batch, queries/s → tuned batch, queries/s", header,
-                 rows)  # fmt: skip
+    title = "Machines of today, medium target: static batch, queries/s → tuned batch, queries/s"
+    return FigureTable(title, header, rows)
 
 
 def row(study: Study, model: str) -> tuple[str, str]:

@@ -8,11 +8,11 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from deeprecsys.paper import directions
-from deeprecsys.paper.result import Result, Table, Verdict
+from deeprecsys.paper.result import ClaimVerdict, FigureTable, Result
 from deeprecsys.report.plots import svg
 
 
-def page(results: Sequence[Result], after: Sequence[Table], subtitle: str, footer: str) -> str:
+def page(results: Sequence[Result], after: Sequence[FigureTable], subtitle: str, footer: str) -> str:
     """The page as a document.
 
     Args:
@@ -39,7 +39,7 @@ def page(results: Sequence[Result], after: Sequence[Table], subtitle: str, foote
         drawings=drawings,
         after=after,
         directions=found,
-        agree=sum(c.verdict is Verdict.AGREES for c in claims),
+        agree=sum(c.verdict is ClaimVerdict.AGREES for c in claims),
         total=len(claims),
         seen=sum(row[1] == "seen" for row in found.rows),
         subtitle=subtitle,

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 
-class Verdict(StrEnum):
+class ClaimVerdict(StrEnum):
     AGREES = "agrees"
     DIFFERS = "differs"
     ALIKE = "no difference"
@@ -29,7 +29,7 @@ class Claim:
     what: str
     paper: str
     ours: str
-    verdict: Verdict
+    verdict: ClaimVerdict
     why: str = ""
 
     def row(self) -> tuple[str, ...]:
@@ -37,7 +37,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class FigureTable:
     """Rows under a header, the first `left` columns names."""
 
     title: str
@@ -78,7 +78,7 @@ class Result:
     basis: str
     claims: tuple[Claim, ...]
     drawings: tuple[Drawing, ...] = ()
-    tables: tuple[Table, ...] = ()
+    tables: tuple[FigureTable, ...] = ()
     data: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -100,19 +100,19 @@ class Result:
         }
 
 
-def claim_table(result: Result) -> Table:
+def claim_table(result: Result) -> FigureTable:
     """The claims as a table."""
     header = ("claim", "paper", "ours", "verdict", "why")
-    return Table("Beside the paper", header, tuple(c.row() for c in result.claims))
+    return FigureTable("Beside the paper", header, tuple(c.row() for c in result.claims))
 
 
-def seen(is_seen: bool) -> Verdict:
-    return Verdict.AGREES if is_seen else Verdict.DIFFERS
+def seen(is_seen: bool) -> ClaimVerdict:
+    return ClaimVerdict.AGREES if is_seen else ClaimVerdict.DIFFERS
 
 
-def direction(up: int, down: int, of: int) -> Verdict:
+def direction(up: int, down: int, of: int) -> ClaimVerdict:
     """Of so many pairs, how many differ as claimed and how many the other way, beyond what can be resolved: a
     direction takes half of them."""
     if 2 * max(up, down) < of or up == down:
-        return Verdict.ALIKE
+        return ClaimVerdict.ALIKE
     return seen(up > down)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from deeprecsys.paper.figures.figure11 import mean, ratios
-from deeprecsys.paper.result import Table
+from deeprecsys.paper.result import FigureTable
 from deeprecsys.paper.study import SPECS
 from deeprecsys.paper.variants import VARIANTS
 
@@ -33,11 +33,13 @@ def vary(quick: bool, tell: Callable[[float, str], None]) -> dict[str, dict[str,
     return found
 
 
-def table(found: dict[str, dict[str, tuple[float, float]]]) -> Table:
+def table(found: dict[str, dict[str, tuple[float, float]]]) -> FigureTable:
     """The same in words."""
     header = ("varied", *(f"{p}: {what}" for p in SPECS for what in ("CPU", "CPU+GPU")))
     rows = tuple((n, *(f"{x:.2f}" for p in SPECS for x in by[p])) for n, by in found.items())
-    return Table("Throughput over static, medium target, geometric means, one part varied", header, rows)
+    return FigureTable(
+        "Throughput over static, medium target, geometric means, one part varied", header, rows
+    )
 
 
 def document(found: dict[str, dict[str, tuple[float, float]]]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from deeprecsys.core.target import LEVELS, Target
 from deeprecsys.paper.platforms import CpuSpec, gtx_1080_ti, modelled, work_of
 from deeprecsys.paper.platforms.accelerator import TRANSFER_SHARE
 from deeprecsys.paper.platforms.known import BROADWELL, SKYLAKE
-from deeprecsys.paper.trial import Found, Trial
+from deeprecsys.paper.trial import FigureCapacity, FigureTrial
 from deeprecsys.search.history import thresholds
 from deeprecsys.search.sample_path import capacity_on_path
 from deeprecsys.simulate.table import Tabulated
@@ -133,7 +133,9 @@ class Study:
         """The paper's static batch size: 1000 over the cores (facts §4), whatever the distribution."""
         return Static.baseline(1000, self.specs[case.platform].cores).batch_size
 
-    def score(self, case: Case, batch: int, offload_above: int | None = None, floor: float = 0.0) -> Found:
+    def score(
+        self, case: Case, batch: int, offload_above: int | None = None, floor: float = 0.0
+    ) -> FigureCapacity:
         """The capacity of an operating point; 0 queries/s where it does not exceed the floor."""
         policy = DeepRecSched(batch, offload_above)
         trial = self._trial(case)
@@ -141,20 +143,20 @@ class Study:
         qps = capacity_on_path(
             lambda r: trial.meets(policy, r), hint, floor_qps=floor or None, tolerance=TOLERANCE
         )
-        return trial.found(policy, qps) if qps else Found(batch, offload_above, 0.0)
+        return trial.found(policy, qps) if qps else FigureCapacity(batch, offload_above, 0.0)
 
-    def curve(self, case: Case) -> tuple[Found, ...]:
+    def curve(self, case: Case) -> tuple[FigureCapacity, ...]:
         """Every batch size on the CPU alone."""
         return self.noted(lambda: self._curve(case), "curve", case)
 
-    def _curve(self, case: Case) -> tuple[Found, ...]:
+    def _curve(self, case: Case) -> tuple[FigureCapacity, ...]:
         sizes = sorted({*(FEW_BATCHES if self.quick else BATCHES), self.static_batch(case), 1000})
         return tuple(self.score(case, b) for b in sizes)
 
-    def static(self, case: Case) -> Found:
+    def static(self, case: Case) -> FigureCapacity:
         return next(f for f in self.curve(case) if f.batch_size == self.static_batch(case))
 
-    def tuned(self, case: Case) -> Found:
+    def tuned(self, case: Case) -> FigureCapacity:
         """The best of the first climb."""
         return max(self.curve(case), key=lambda f: f.qps)
 
@@ -169,7 +171,7 @@ class Study:
         first, second = self.as_good(of), self.as_good(to)
         return int(second[0] > first[1]) - int(second[1] < first[0])
 
-    def by_threshold(self, case: Case) -> tuple[Found, ...]:
+    def by_threshold(self, case: Case) -> tuple[FigureCapacity, ...]:
         """The second climb: every threshold at the best batch size."""
         batch = self.tuned(replace(case, transfer=True)).batch_size
         limits = thresholds(1000)[:: 4 if self.quick else 1]
@@ -177,7 +179,7 @@ class Study:
             lambda: tuple(self.score(case, batch, n) for n in limits), "thresholds", self._gpu_reference, case
         )
 
-    def with_gpu(self, case: Case) -> Found:
+    def with_gpu(self, case: Case) -> FigureCapacity:
         """The best of the second climb, or the CPU alone: a threshold that does not beat the best so far is
         given up after one run."""
         return self.noted(lambda: self._with_gpu(case), "card", self._gpu_reference, case)
@@ -197,7 +199,7 @@ class Study:
     def _reaches(self, case: Case, batch: int, offload_above: int | None, rate: float) -> bool:
         return self._trial(case).meets(DeepRecSched(batch, offload_above), rate)
 
-    def _with_gpu(self, case: Case) -> Found:
+    def _with_gpu(self, case: Case) -> FigureCapacity:
         best = self.tuned(replace(case, transfer=True))
         for n in reversed(thresholds(1000)[:: 4 if self.quick else 1]):
             found = self.score(case, best.batch_size, n, floor=best.qps)
@@ -220,31 +222,33 @@ class Study:
         mean = float(Workload.parse(sizes=case.sizes).sizes.describe()["mean"])
         return 0.8 * cores / (mean * profile.seconds(128, cores) / 128)
 
-    def measured(self, profile: LatencyProfile, cores: int, case: Case) -> tuple[Found, Found] | None:
+    def measured(
+        self, profile: LatencyProfile, cores: int, case: Case
+    ) -> tuple[FigureCapacity, FigureCapacity] | None:
         """Static and tuned on a measured profile, or one scaled from it; None where static cannot."""
         table = (profile, Tabulated(profile))
         static = Static.baseline(1000, cores).batch_size
         hint = 0.8 * cores / (139 * profile.seconds(128, cores) / 128)
         queries = int(min(max(20 * case.target.latency_s * hint, 1500 if self.quick else 8000), 60_000))
         unit, size = self._path(case.sizes, queries)
-        trial = Trial(unit, size, case.target, table, table, cores, self.seed)
+        trial = FigureTrial(unit, size, case.target, table, table, cores, self.seed)
 
-        def score(batch: int) -> Found:
+        def score(batch: int) -> FigureCapacity:
             policy = DeepRecSched(batch)
             qps = capacity_on_path(lambda r: trial.meets(policy, r), hint, tolerance=TOLERANCE)
-            return trial.found(policy, qps) if qps else Found(batch, None, 0.0)
+            return trial.found(policy, qps) if qps else FigureCapacity(batch, None, 0.0)
 
         found = {b: score(b) for b in sorted({*(FEW_BATCHES if self.quick else BATCHES[2:]), static, 1000})}
         best = max(found.values(), key=lambda f: f.qps)
         return (found[static], best) if found[static].qps else None
 
-    def _trial(self, case: Case) -> Trial:
+    def _trial(self, case: Case) -> FigureTrial:
         spec = self.specs[case.platform]
         spans = 4 if self.quick else 12
         least, most = (1200, 12_000) if self.quick else (8000, 50_000)
         queries = int(min(max(spans * case.target.latency_s * self._hint(case), least), most))
         unit, size = self._path(case.sizes, queries)
-        return Trial(
+        return FigureTrial(
             unit, size, case.target, self._cpu(case.model, case.platform),
             self._gpu(case.model, case.transfer), spec.cores, self.seed,
         )  # fmt: skip

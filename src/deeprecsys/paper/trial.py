@@ -16,7 +16,7 @@ from deeprecsys.simulate.table import Tabulated
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FigureCapacity:
     """An operating point and what it reaches.
 
     Attributes:
@@ -38,7 +38,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class FigureTrial:
     """One sample path on one node, at any rate.
 
     Attributes:
@@ -85,12 +85,12 @@ class Trial:
             gpu_s = float(times[self.size[self.size > policy.offload_above]].sum())
         return (log.busy_s - gpu_s) / (self.cores * span_s), gpu_s / span_s
 
-    def found(self, policy: DeepRecSched, rate: float) -> Found:
+    def found(self, policy: DeepRecSched, rate: float) -> FigureCapacity:
         log = self.log(policy, rate)
         cpu_load, gpu_load = self.loads(policy, log)
         away = self.size > (policy.offload_above if policy.offload_above is not None else 1 << 30)
         p95, p99 = np.quantile(log.latency_s[log.measured], (0.95, 0.99), method="inverted_cdf")
-        return Found(
+        return FigureCapacity(
             policy.batch_size, policy.offload_above, rate, cpu_load, gpu_load,
             float(self.size[away].sum() / self.size.sum()), 1e3 * float(p95), 1e3 * float(p99),
         )  # fmt: skip

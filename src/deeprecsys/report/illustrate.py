@@ -18,7 +18,7 @@ from deeprecsys.report.plots import (
     where_time_goes,
 )
 from deeprecsys.report.tables import policy
-from deeprecsys.report.view import View
+from deeprecsys.report.view import RunView
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Illustration:
     figure: Figure
 
 
-def illustrations(view: View) -> Iterator[Illustration]:
+def illustrations(view: RunView) -> Iterator[Illustration]:
     """The plots of one run: those for which it has what they need."""
     if view.candidates:
         caption = "Bars are the search's intervals; the large marks are the points confirmed by fresh trials."
@@ -70,7 +70,7 @@ def illustrations(view: View) -> Iterator[Illustration]:
     yield from _of_trial(view)
 
 
-def _of_trial(view: View) -> Iterator[Illustration]:
+def _of_trial(view: RunView) -> Iterator[Illustration]:
     if view.main is None or not len(view.main.log.size):
         return
     trial = view.main
@@ -93,7 +93,7 @@ def _of_trial(view: View) -> Iterator[Illustration]:
     )
 
 
-def comparisons(views: Sequence[View]) -> Iterator[Illustration]:
+def comparisons(views: Sequence[RunView]) -> Iterator[Illustration]:
     """The plots that lay several runs over each other."""
     curves = {v.name: v.candidates for v in views if v.candidates}
     if curves:

@@ -16,8 +16,8 @@ from deeprecsys.report.explain import explain, overview
 from deeprecsys.report.illustrate import Illustration
 from deeprecsys.report.plots import svg
 from deeprecsys.report.rundir import Run
-from deeprecsys.report.tables import Table, target
-from deeprecsys.report.view import View
+from deeprecsys.report.tables import TextTable, target
+from deeprecsys.report.view import RunView
 from deeprecsys.report.warnings import simulated, warnings
 
 
@@ -44,7 +44,7 @@ class Titled:
     """A table under a title."""
 
     title: str
-    table: Table
+    table: TextTable
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ def html(page: Page) -> str:
     return environment.get_template("page.html").render(page=page, css=Markup(css))
 
 
-def run_page(run: Run, view: View, plots: Sequence[Illustration]) -> Page:
+def run_page(run: Run, view: RunView, plots: Sequence[Illustration]) -> Page:
     """The page of one run."""
     doc = view.doc
     title = (
@@ -146,7 +146,7 @@ def run_page(run: Run, view: View, plots: Sequence[Illustration]) -> Page:
     )
 
 
-def comparison_page(runs: Sequence[Run], views: Sequence[View], plots: Sequence[Illustration]) -> Page:
+def comparison_page(runs: Sequence[Run], views: Sequence[RunView], plots: Sequence[Illustration]) -> Page:
     """The page of several runs."""
     return Page(
         title=f"{len(runs)} runs compared",
@@ -163,7 +163,7 @@ def comparison_page(runs: Sequence[Run], views: Sequence[View], plots: Sequence[
     )
 
 
-def differences(views: Sequence[View]) -> list[str]:
+def differences(views: Sequence[RunView]) -> list[str]:
     """Why figures of these runs may not be compared."""
     found = []
     machines = [v.doc.get("machine") or {} for v in views]
@@ -179,7 +179,7 @@ def drawn(plot: Illustration) -> Plot:
     return Plot(plot.title, plot.caption, Markup(svg(plot.figure, plot.name, plot.title)))
 
 
-def _subtitle(view: View) -> str:
+def _subtitle(view: RunView) -> str:
     said = {
         "tune": "static baseline and tuned point, confirmed by fresh interleaved trials",
         "capacity": "the highest rate within the target, every query served",
@@ -191,7 +191,7 @@ def _subtitle(view: View) -> str:
     return said[view.kind] if view.complete else "an unfinished run: what was measured until it ended"
 
 
-def _headline(view: View) -> list[Card]:
+def _headline(view: RunView) -> list[Card]:
     doc = view.doc
     if view.kind == "tune" and doc["tuned"]:
         return _tuned_cards(doc)
@@ -234,7 +234,7 @@ def _tuned_cards(doc: Mapping[str, Any]) -> list[Card]:
     ]
 
 
-def _tables(view: View) -> list[Titled]:
+def _tables(view: RunView) -> list[Titled]:
     doc = view.doc
     if view.kind == "tune":
         points = tables.operating_points(tables.points(doc))
@@ -247,7 +247,7 @@ def _tables(view: View) -> list[Titled]:
     return [Titled("Trial", point.turned())] if point else []
 
 
-def _why(view: View) -> Why | None:
+def _why(view: RunView) -> Why | None:
     if view.main is None or not len(view.main.log.size):
         return None
     log, slices = view.main.log, view.main.slices
@@ -255,7 +255,7 @@ def _why(view: View) -> Why | None:
     return Why(f"trial {view.main.name}", tuple(overview(log, slices)), stories)
 
 
-def _beside(view: View) -> list[Facts]:
+def _beside(view: RunView) -> list[Facts]:
     """What stands beside the first table: limits, and what the search took; of a trial, its counts."""
     doc = view.doc
     if view.kind == "bench" and doc.get("offered") is not None:
@@ -279,7 +279,7 @@ def _facts(run: Run, doc: Mapping[str, Any]) -> list[Facts]:
     ]
 
 
-def _machines(runs: Sequence[Run], views: Sequence[View]) -> list[Facts]:
+def _machines(runs: Sequence[Run], views: Sequence[RunView]) -> list[Facts]:
     """Every machine once, with the runs that were made on it."""
     names: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for run, view in zip(runs, views, strict=True):

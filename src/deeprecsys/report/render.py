@@ -13,7 +13,7 @@ from deeprecsys.report.illustrate import comparisons, illustrations
 from deeprecsys.report.page import comparison_page, differences, html, run_page
 from deeprecsys.report.plots import png
 from deeprecsys.report.rundir import Run
-from deeprecsys.report.view import View, view
+from deeprecsys.report.view import RunView, view
 from deeprecsys.report.warnings import simulated
 
 
@@ -54,7 +54,7 @@ def render(runs: Run | Sequence[Run], out: Path) -> list[Path]:
     return written
 
 
-def run_text(shown: View) -> str:
+def run_text(shown: RunView) -> str:
     """One run for a terminal: what is missing, the result, why."""
     said = {"tune": text.tune, "capacity": text.capacity, "bench": text.bench, "profile": text.profile}
     words = text.simulate if simulated(shown.doc) else said[shown.kind]
@@ -66,7 +66,7 @@ def run_text(shown: View) -> str:
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
-def comparison_text(views: Sequence[View]) -> str:
+def comparison_text(views: Sequence[RunView]) -> str:
     """Several runs for a terminal."""
     parts = [
         "\n".join(f"incomplete: {v.name}: {p}" for v in views for p in v.problems),
@@ -76,7 +76,7 @@ def comparison_text(views: Sequence[View]) -> str:
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
-def _named(runs: Sequence[Run]) -> list[View]:
+def _named(runs: Sequence[Run]) -> list[RunView]:
     """Views whose names differ: by directory, with as many parents as that takes."""
     views = [view(r) for r in runs]
     names = [v.name for v in views]

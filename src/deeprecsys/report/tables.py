@@ -13,7 +13,7 @@ GAP = "  "
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TextTable:
     """Columns of text.
 
     Attributes:
@@ -41,7 +41,7 @@ class Table:
 
         return "\n".join(padded(line) for line in lines)
 
-    def without_empty(self, optional: Collection[str]) -> Table:
+    def without_empty(self, optional: Collection[str]) -> TextTable:
         """The same without those columns of `optional` that have no value in any row."""
         kept = [
             i for i, name in enumerate(self.header)
@@ -49,19 +49,19 @@ class Table:
         ]  # fmt: skip
         return self._with(kept)
 
-    def without(self, names: Collection[str]) -> Table:
+    def without(self, names: Collection[str]) -> TextTable:
         """The same without these columns."""
         return self._with([i for i, name in enumerate(self.header) if name not in names])
 
-    def _with(self, kept: Sequence[int]) -> Table:
+    def _with(self, kept: Sequence[int]) -> TextTable:
         rows = tuple(tuple(row[i] for i in kept) for row in self.rows)
-        return Table(tuple(self.header[i] for i in kept), rows, sum(i < self.left for i in kept))
+        return TextTable(tuple(self.header[i] for i in kept), rows, sum(i < self.left for i in kept))
 
-    def turned(self) -> Table:
+    def turned(self) -> TextTable:
         """Rows as columns."""
         columns = zip(self.header, *self.rows, strict=True)
         header, *rows = (tuple(c) for c in columns)
-        return Table(header, tuple(rows))
+        return TextTable(header, tuple(rows))
 
 
 FIXED = (None, "static", "deeprecsched")
@@ -99,13 +99,13 @@ def points(doc: Document) -> list[tuple[str, Document]]:
     return [(role, {**both, **doc[role]}) for role in roles if doc.get(role)]
 
 
-def operating_points(rows: Sequence[tuple[str, Document]]) -> Table:
+def operating_points(rows: Sequence[tuple[str, Document]]) -> TextTable:
     """Operating points by name: rate, knobs, latencies, share served."""
     cells = tuple((name, *(cell(d) for _, cell in _POINT)) for name, d in rows)
-    return Table(("", *(name for name, _ in _POINT)), cells).without_empty(_OPTIONAL)
+    return TextTable(("", *(name for name, _ in _POINT)), cells).without_empty(_OPTIONAL)
 
 
-def comparison(docs: Sequence[tuple[str, Document]]) -> Table:
+def comparison(docs: Sequence[tuple[str, Document]]) -> TextTable:
     """Several results by name, a row for each operating point; model and target where they differ."""
     rows: list[tuple[str, str, Document, Document]] = []
     for name, doc in docs:
@@ -116,7 +116,7 @@ def comparison(docs: Sequence[tuple[str, Document]]) -> Table:
         for name, role, doc, d in rows
     )
     same = [k for k, i in (("model", 2), ("target", 3)) if len({row[i] for row in cells}) == 1]
-    return Table(header, cells, left=4).without(same).without_empty((*_OPTIONAL, "point"))
+    return TextTable(header, cells, left=4).without(same).without_empty((*_OPTIONAL, "point"))
 
 
 def common(docs: Sequence[Document]) -> list[str]:
@@ -125,7 +125,7 @@ def common(docs: Sequence[Document]) -> list[str]:
     return [v.pop() for v in values if len(v) == 1]
 
 
-def setups(doc: Document) -> Table:
+def setups(doc: Document) -> TextTable:
     """The engines and threads that a search by model chose from, and what each would do at its best."""
     rows = tuple(
         (
@@ -138,10 +138,10 @@ def setups(doc: Document) -> Table:
         )
         for s in doc.get("setups") or []
     )
-    return Table(("engine", "threads", "workers", "policy", "batch", "simulated QPS"), rows)
+    return TextTable(("engine", "threads", "workers", "policy", "batch", "simulated QPS"), rows)
 
 
-def candidates(doc: Document) -> Table:
+def candidates(doc: Document) -> TextTable:
     """The operating points that a search tried."""
     given = sorted(doc.get("candidates") or [], key=lambda c: f.number(c.get("batch_size")) or 0)
     rows = tuple(
@@ -156,7 +156,7 @@ def candidates(doc: Document) -> Table:
         for c in given
     )
     header = ("policy", "batch", "finest", "offload above", "capacity QPS", "interval", "trials")
-    table = Table(header, rows, left=1)
+    table = TextTable(header, rows, left=1)
     return table.without_empty(("policy", "finest", "offload above", "interval", "trials"))
 
 
@@ -170,7 +170,7 @@ def _found(candidate: Document) -> tuple[str, str]:
     return f.figure(candidate.get("capacity_qps")), f.interval(low, high)
 
 
-def probes(rows: Sequence[Document]) -> Table:
+def probes(rows: Sequence[Document]) -> TextTable:
     """The rates that a search tried, and what was found at each."""
     header = ("rate QPS", "verdict", "misses", "interval", "p50 ms", "p95 ms", "p99 ms", "queries")
     cells = tuple(
@@ -186,10 +186,10 @@ def probes(rows: Sequence[Document]) -> Table:
         )
         for p in sorted(rows, key=lambda p: f.number(p.get("rate_qps")) or 0.0)
     )
-    return Table(header, cells, left=0)
+    return TextTable(header, cells, left=0)
 
 
-def models(rows: Sequence[Document]) -> Table:
+def models(rows: Sequence[Document]) -> TextTable:
     """The zoo, one row a model."""
     header = ("model", "bottleneck", "p95 target", "tables", "embeddings", "dense weights", "FLOP/item",
               "bytes/item")  # fmt: skip
@@ -206,10 +206,10 @@ def models(rows: Sequence[Document]) -> Table:
         )
         for m in rows
     )
-    return Table(header, cells, left=2)
+    return TextTable(header, cells, left=2)
 
 
-def batch_times(doc: Document) -> Table:
+def batch_times(doc: Document) -> TextTable:
     """A latency profile: for each number of busy workers the median of s(b), its spread and items/s.
 
     Where it was measured, what the median is on a worker that was idle before stands behind.
@@ -234,7 +234,7 @@ def batch_times(doc: Document) -> Table:
                 _, late, _ = rested.get((k, batch), (None, None, None))
                 row.append(f.figure(late and 1e3 * late))
         rows.append(tuple(row))
-    return Table(tuple(header), tuple(rows), left=0)
+    return TextTable(tuple(header), tuple(rows), left=0)
 
 
 def _quantiles(seconds: Sequence[float]) -> tuple[float, float, float]:

@@ -11,7 +11,7 @@ from math import inf
 from deeprecsys.report import energy, tables
 from deeprecsys.report import format as f
 from deeprecsys.report import quality as quality_of
-from deeprecsys.report.tables import GAP, Document, Table, target
+from deeprecsys.report.tables import GAP, Document, TextTable, target
 from deeprecsys.report.warnings import simulated, warnings
 
 
@@ -32,7 +32,7 @@ def bench(doc: Document) -> str:
     rate = doc.get("rate_qps", doc.get("qps"))
     title = f"{_model(doc)}: {f.figure(rate)} queries/s offered, {operating_point(doc)}"
     names = ("mean", "p50", "p95", "p99", "max")
-    latency = Table(("latency", *names), (("ms", *(f.ms(doc.get(f"{k}_ms")) for k in names)),))
+    latency = TextTable(("latency", *names), (("ms", *(f.ms(doc.get(f"{k}_ms")) for k in names)),))
     reached = met(doc)
     verdict = [("target", f"{target(doc)}: {reached}" if reached else target(doc))]
     return _join(title, str(latency), _pairs(verdict + trial(doc)), where(doc), cautions(doc))
@@ -49,7 +49,7 @@ def simulate(doc: Document) -> str:
         ", ".join(words) + ": " + (_capacity(doc) if searched else f"{f.figure(doc.get('qps'))} queries/s")
     )
     names = ("mean", "p50", "p95", "p99", "max")
-    latency = str(Table(("latency", *names), (("ms", *(f.ms(doc.get(f"{k}_ms")) for k in names)),)))
+    latency = str(TextTable(("latency", *names), (("ms", *(f.ms(doc.get(f"{k}_ms")) for k in names)),)))
     if doc.get("stable") is False:
         latency = (
             f"unstable: the arrivals bring at least {f.count(100 * (f.number(doc.get('load')) or 1.0))} % of "

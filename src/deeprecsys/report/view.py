@@ -14,7 +14,7 @@ import numpy as np
 from deeprecsys.core.runlog import summarise
 from deeprecsys.core.target import Target
 from deeprecsys.report.format import number
-from deeprecsys.report.plots import Candidate, Curve
+from deeprecsys.report.plots import Curve, PlottedCandidate
 from deeprecsys.report.rundir import Run
 from deeprecsys.report.tables import FIXED
 from deeprecsys.report.trialfile import TrialRecord
@@ -32,7 +32,7 @@ _LISTS = _ROWS | {"warnings", "interval_qps", "ratio_interval"}
 
 
 @dataclass(frozen=True)
-class View:
+class RunView:
     """A run, sorted by what can be shown of it. What is not known is empty or None.
 
     Attributes:
@@ -55,7 +55,7 @@ class View:
     doc: dict[str, Any]
     complete: bool
     target: Target | None
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[PlottedCandidate, ...]
     marks: dict[str, tuple[int, float]]
     probes: tuple[dict[str, Any], ...]
     interval: tuple[float | None, float | None] | None
@@ -65,7 +65,7 @@ class View:
     problems: tuple[str, ...]
 
 
-def view(run: Run) -> View:
+def view(run: Run) -> RunView:
     """The reading of a run."""
     complete = run.result is not None
     doc, problems = _sound(run.result if run.result is not None else _from_events(run))
@@ -85,7 +85,7 @@ def view(run: Run) -> View:
     main = _main(run, doc, records["tuned"] or records["static"])
     if not curves and main is not None:
         curves = (Curve(main.name, main.log.latency_s[main.log.measured]),)
-    return View(
+    return RunView(
         name=run.name,
         kind=kind,
         doc=doc,
@@ -163,16 +163,16 @@ def _target(doc: Mapping[str, Any]) -> Target | None:
     return Target(ms / 1e3, quantile)
 
 
-def _candidates(doc: Mapping[str, Any]) -> tuple[Candidate, ...]:
+def _candidates(doc: Mapping[str, Any]) -> tuple[PlottedCandidate, ...]:
     """One a fixed batch size on the CPU: what was found last, which is the finer look."""
-    found: dict[int, Candidate] = {}
+    found: dict[int, PlottedCandidate] = {}
     for c in _objects(doc.get("candidates")):
         size = number(c.get("batch_size"))
         if size is None or number(c.get("offload_above")) is not None or c.get("policy") not in FIXED:
             continue
         low, high = _pair(c.get("interval_qps"))
         qps = 0.0 if c.get("outcome") == "unreachable" else number(c.get("capacity_qps", c.get("qps")))
-        found[int(size)] = Candidate(int(size), qps, low, high)
+        found[int(size)] = PlottedCandidate(int(size), qps, low, high)
     return tuple(found[size] for size in sorted(found))
 
 

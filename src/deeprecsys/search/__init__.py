@@ -13,7 +13,7 @@ from deeprecsys.search.events import (
     TrialStarted,
 )
 from deeprecsys.search.hill_climb import HillClimb
-from deeprecsys.search.history import Known, Score, Search, Told, batch_sizes, thresholds
+from deeprecsys.search.history import Evaluation, KnownCapacity, Score, Search, batch_sizes, thresholds
 from deeprecsys.search.probes import Probe, Trial, Verdict
 from deeprecsys.search.profiler import Measure, ProfilePlan, profile
 from deeprecsys.search.sweep import Sweep
@@ -27,9 +27,10 @@ __all__ = [
     "ConfirmSettings",
     "Confirmed",
     "Cost",
+    "Evaluation",
     "Event",
     "HillClimb",
-    "Known",
+    "KnownCapacity",
     "Measure",
     "Outcome",
     "PhaseStarted",
@@ -41,7 +42,6 @@ __all__ = [
     "Search",
     "Settings",
     "Sweep",
-    "Told",
     "Trial",
     "TrialDone",
     "TrialStarted",

@@ -19,7 +19,7 @@ from deeprecsys.core.target import Target
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.confirm import Candidate, ConfirmSettings, confirm
 from deeprecsys.search.events import Event, PhaseStarted, Progress, TrialDone, silent
-from deeprecsys.search.history import UNREACHABLE, Known, Search, Told
+from deeprecsys.search.history import UNREACHABLE, Evaluation, KnownCapacity, Search
 from deeprecsys.search.probes import Trial
 from deeprecsys.search.sample_path import capacity_on_path
 from deeprecsys.search.tuner import Cost, TuneResult, conclude, unreachable
@@ -93,7 +93,7 @@ def tune_by_model(
     """
     settings = settings or ModelSettings.of(target)
     progress(PhaseStarted("simulate", 0.0))
-    baseline = Told(static, ranking.score(static, None))
+    baseline = Evaluation(static, ranking.score(static, None))
     search.tell(baseline.policy, baseline.score)
     ranking.finish(search)
     best = search.best
@@ -124,7 +124,7 @@ def tune_by_model(
 
 
 def _refined(
-    virtual: Trial, point: Told, target: Target, settings: Settings, seed: int, account: _Account
+    virtual: Trial, point: Evaluation, target: Target, settings: Settings, seed: int, account: _Account
 ) -> CapacityResult:
     """The capacity of a point with an interval, from the one that its path gave."""
     return capacity(
@@ -154,13 +154,13 @@ class Ranking:
         while (policy := search.ask()) is not None:
             search.tell(policy, self.score(policy, search.floor_qps))
 
-    def score(self, policy: Policy, floor_qps: float | None) -> Known:
+    def score(self, policy: Policy, floor_qps: float | None) -> KnownCapacity:
         """The capacity on the path, or that there is none, or none above the floor."""
         found = capacity_on_path(self._meets(policy), self._hint_qps, floor_qps=floor_qps)
         if found:
-            return Known.exactly(found)
+            return KnownCapacity.exactly(found)
         if floor_qps is not None:
-            return Known.below(floor_qps)
+            return KnownCapacity.below(floor_qps)
         idle = self._run(policy, IDLE_SHARE * self._hint_qps)
         self.best_latency_s = min(self.best_latency_s, _latency_s(idle, self._target))
         return UNREACHABLE

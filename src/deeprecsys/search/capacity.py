@@ -15,7 +15,7 @@ import numpy as np
 from deeprecsys.core.errors import TargetUnreachableError, TrialsVoidError, positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target, percentile
-from deeprecsys.search.crossing import Crossing, Sample, crossing
+from deeprecsys.search.crossing import Crossing, RateSample, crossing
 from deeprecsys.search.events import CapacityDone, CapacityStarted, ProbeDone, Progress, silent
 from deeprecsys.search.probes import Observation, Probe, Runner, Trial, Verdict
 from deeprecsys.search.result import CapacityResult, Outcome, Settings
@@ -250,8 +250,8 @@ class _Search:
         below = [o.rate_qps for o in usable if self._below(o) and o.rate_qps < unserved]
         return _capped(found, max(below, default=0.5 * unserved), unserved)
 
-    def _sample(self, o: Observation) -> Sample:
-        return Sample(
+    def _sample(self, o: Observation) -> RateSample:
+        return RateSample(
             o.rate_qps,
             o.miss_rate,
             o.summary.measured,

@@ -12,7 +12,7 @@ from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target
 from deeprecsys.search.events import ProbeDone, Progress, silent
 from deeprecsys.search.probes import Probe, Runner, Trial, Verdict
-from deeprecsys.search.rate_steps import Ladder
+from deeprecsys.search.rate_steps import RateSteps
 from deeprecsys.search.result import CapacityResult
 
 CONFIRMATION = 2
@@ -190,7 +190,7 @@ class _Point:
         c = candidate.capacity
         capacity = positive("capacity to confirm", c.capacity_qps or 0.0)
         first_qps = max(c.low_qps, capacity * (1 - settings.margin))
-        self._ladder = Ladder(first_qps, settings.step, settings.upward)
+        self._ladder = RateSteps(first_qps, settings.step, settings.upward)
         self._probes: dict[float, Probe] = {}
         self._attempts = 0
         self._firm = False  # whether this turn is for the rate that stands, and not for another one

@@ -33,7 +33,7 @@ OVERLOAD = 0.5
 FREE = 3.0
 """Degrees of freedom lent to the belief that blocks show all the scatter there is; few trials cannot tell."""
 LONG = 300.0
-"""Trials longer than this (see `Sample.end`) have long forgotten how they began."""
+"""Trials longer than this (see `RateSample.end`) have long forgotten how they began."""
 NODES = 6
 GRID_X, GRID_SLOPE, ZOOMS, FINE = 61, 17, 10, 12
 
@@ -44,7 +44,7 @@ BEYOND = 4.0
 """A crossing lies within this factor of the rates that were tried."""
 
 
-class Sample(NamedTuple):
+class RateSample(NamedTuple):
     """What one trial showed."""
 
     rate_qps: float
@@ -86,7 +86,7 @@ class Crossing:
         return float(np.log(self.high_qps / self.rate_qps))
 
 
-def crossing(samples: Sequence[Sample], allowed: float, confidence: float) -> Crossing:
+def crossing(samples: Sequence[RateSample], allowed: float, confidence: float) -> Crossing:
     """Fit all trials of one policy.
 
     Args:
@@ -130,7 +130,7 @@ class _Curve:
 
     Args:
         allowed: the miss rate at the crossing.
-        begin, end: of the measured part of each trial (see `Sample`).
+        begin, end: of the measured part of each trial (see `RateSample`).
     """
 
     def __init__(self, allowed: float, begin: Array, end: Array) -> None:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import DeepRecSched, Policy
-from deeprecsys.search.history import Memory, Score, Told, batch_size_of
+from deeprecsys.search.history import Evaluation, History, Score, batch_size_of
 
 PATIENCE = 2
 
 
-class HillClimb(Memory):
+class HillClimb(History):
     """DeepRecSched's two climbs, as ask and tell.
 
     A policy that was told without being asked for (the static baseline) takes the place of the climb's own
@@ -57,7 +57,7 @@ class HillClimb(Memory):
         return self._climb.candidate
 
     def tell(self, policy: Policy, score: Score) -> None:
-        told = Told(policy, score)
+        told = Evaluation(policy, score)
         self._told.append(told)
         if policy == self._climb.candidate:
             self._climb.step(told)
@@ -89,7 +89,7 @@ class _Climb:
         self._left = candidates
         self._patience = patience
         self._falls = 0
-        self.best: Told | None = None
+        self.best: Evaluation | None = None
 
     @property
     def candidate(self) -> DeepRecSched | None:
@@ -99,7 +99,7 @@ class _Climb:
     def left(self) -> int:
         return len(self._left) if self.candidate else 0
 
-    def step(self, told: Told) -> None:
+    def step(self, told: Evaluation) -> None:
         self._left = self._left[1:]
         if told.qps > (self.best.qps if self.best else 0.0):
             self.best, self._falls = told, 0

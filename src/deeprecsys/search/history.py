@@ -32,7 +32,7 @@ class Score(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownCapacity:
     """A score given outright, without the statistics of a search: 0 for a policy that meets the target at no
     load."""
 
@@ -41,12 +41,12 @@ class Known:
     high_qps: float
 
     @classmethod
-    def exactly(cls, qps: float) -> Known:
+    def exactly(cls, qps: float) -> KnownCapacity:
         """The score of a capacity that is known."""
         return cls(qps, qps, qps)
 
     @classmethod
-    def below(cls, floor_qps: float) -> Known:
+    def below(cls, floor_qps: float) -> KnownCapacity:
         """The score of a policy that does not reach the floor."""
         return cls(None, 0.0, floor_qps)
 
@@ -59,11 +59,11 @@ class Known:
         return {"outcome": "found", "capacity_qps": self.capacity_qps, "interval_qps": interval}
 
 
-UNREACHABLE = Known.exactly(0.0)
+UNREACHABLE = KnownCapacity.exactly(0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Evaluation:
     """A policy that ran, and what came of it."""
 
     policy: Policy
@@ -87,12 +87,12 @@ class Search(Protocol):
         ...
 
     @property
-    def best(self) -> Told | None:
+    def best(self) -> Evaluation | None:
         """The best policy that was told and met the target at some load."""
         ...
 
     @property
-    def told(self) -> tuple[Told, ...]:
+    def told(self) -> tuple[Evaluation, ...]:
         """All that was told, in order."""
         ...
 
@@ -107,22 +107,22 @@ class Search(Protocol):
         ...
 
 
-class Memory:
+class History:
     """What a search was told: `told` and `best` of the searches that try policies themselves."""
 
     def __init__(self) -> None:
-        self._told: list[Told] = []
+        self._told: list[Evaluation] = []
 
     @property
-    def told(self) -> tuple[Told, ...]:
+    def told(self) -> tuple[Evaluation, ...]:
         return tuple(self._told)
 
     @property
-    def best(self) -> Told | None:
+    def best(self) -> Evaluation | None:
         return best_of(self._told)
 
 
-def best_of(told: list[Told]) -> Told | None:
+def best_of(told: list[Evaluation]) -> Evaluation | None:
     """The one of the highest capacity, the earliest of equals; None where none meets the target."""
     good = [t for t in told if t.qps > 0]
     return max(good, key=lambda t: t.qps) if good else None

@@ -8,16 +8,16 @@ from dataclasses import replace
 from itertools import pairwise
 from math import sqrt
 
-from deeprecsys.core.policy import Adaptive, CoalescedOffload, Coalescing, EarliestFinish, Policy
+from deeprecsys.core.policy import Adaptive, Coalescing, Earliest, Offload, Policy
 from deeprecsys.search.hill_climb import HillClimb
-from deeprecsys.search.history import Memory, Score, Search, Told, batch_size_of, best_of
+from deeprecsys.search.history import Evaluation, History, Score, Search, batch_size_of, best_of
 
 NEAR = 3
 """Rungs of the finer ladder, up and down, that are looked at first: nearly an octave."""
 Neighbours = Callable[[Policy], Sequence[Policy]]
 
 
-class NeighbourClimb(Memory):
+class NeighbourClimb(History):
     """Tries a policy's neighbours, moves to the best one that is better, until none is. Ask and tell.
 
     What others have reached is no floor here: a climb that begins below it may end above.
@@ -32,8 +32,8 @@ class NeighbourClimb(Memory):
         self._neighbours = neighbours
         self._queue = list(dict.fromkeys(starts))
         self._seen = set(self._queue)
-        self._at: Told | None = None
-        self._top: Told | None = None  # the best of those that it asked for
+        self._at: Evaluation | None = None
+        self._top: Evaluation | None = None  # the best of those that it asked for
 
     def ask(self) -> Policy | None:
         if not self._queue and self._top is not self._at:
@@ -44,7 +44,7 @@ class NeighbourClimb(Memory):
         return self._queue[0] if self._queue else None
 
     def tell(self, policy: Policy, score: Score) -> None:
-        told = Told(policy, score)
+        told = Evaluation(policy, score)
         self._told.append(told)
         if policy in self._queue:
             self._queue.remove(policy)
@@ -63,8 +63,8 @@ class NeighbourClimb(Memory):
 class Chain:
     """Searches in turn, each made when the one before has ended, from the best that is known by then."""
 
-    def __init__(self, first: Search, then: Iterable[Callable[[Told], Search | None]]) -> None:
-        self._done: list[Told] = []
+    def __init__(self, first: Search, then: Iterable[Callable[[Evaluation], Search | None]]) -> None:
+        self._done: list[Evaluation] = []
         self._now: Search = first
         self._then = list(then)
 
@@ -82,11 +82,11 @@ class Chain:
         self._now.tell(policy, score)
 
     @property
-    def best(self) -> Told | None:
+    def best(self) -> Evaluation | None:
         return best_of([*self._done, *self._now.told])
 
     @property
-    def told(self) -> tuple[Told, ...]:
+    def told(self) -> tuple[Evaluation, ...]:
         """All that was told, each policy once: a search may have been made with what one before it found."""
         before = {t.policy for t in self._done}
         return (*self._done, *(t for t in self._now.told if t.policy not in before))
@@ -121,14 +121,14 @@ def two_sizes(kind: type[Adaptive] | type[Coalescing], sizes: Sequence[int]) -> 
 
 def beyond_fixed(
     kind: type[Adaptive] | type[Coalescing], sizes: Sequence[int]
-) -> Callable[[Told], Search | None]:
+) -> Callable[[Evaluation], Search | None]:
     """A climb over both sizes of a policy, from the best batch size that is known so far.
 
     It looks at a quarter of every batch size as the finest first: what is best for a policy that cuts on
     arrival, large batches, may be a plateau on which no step betters one that shares batches.
     """
 
-    def make(best: Told) -> Search:
+    def make(best: Evaluation) -> Search:
         known = best.policy
         if isinstance(known, Adaptive | Coalescing):
             start: Policy = kind(known.batch_size, known.finest)
@@ -141,7 +141,7 @@ def beyond_fixed(
     return make
 
 
-def between(sizes: Sequence[int]) -> Callable[[Told], Search | None]:
+def between(sizes: Sequence[int]) -> Callable[[Evaluation], Search | None]:
     """A climb among the batch sizes between the rungs, quarter octaves apart, from the best so far.
 
     Where the longest batch that the target allows lies between two rungs, the best size does too. It looks
@@ -152,7 +152,7 @@ def between(sizes: Sequence[int]) -> Callable[[Told], Search | None]:
     def neighbours(policy: Policy) -> Sequence[Policy]:
         return two_sizes(type(policy), fine)(policy) if isinstance(policy, Adaptive | Coalescing) else ()
 
-    def make(best: Told) -> Search | None:
+    def make(best: Evaluation) -> Search | None:
         known = best.policy
         size = known.batch_size if isinstance(known, Adaptive | Coalescing) else batch_size_of(known)
         if size is None:
@@ -176,8 +176,8 @@ def finer(sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def beyond_threshold(
-    kind: type[CoalescedOffload] | type[EarliestFinish], sizes: Sequence[int], limits: Sequence[int]
-) -> Callable[[Told], Search | None]:
+    kind: type[Offload] | type[Earliest], sizes: Sequence[int], limits: Sequence[int]
+) -> Callable[[Evaluation], Search | None]:
     """A climb over batch size and threshold of a policy whose accelerator merges, from the best so far.
 
     Two of the largest queries may share a device batch: from there on its time is linear.
@@ -188,7 +188,7 @@ def beyond_threshold(
         other_sizes = [replace(policy, batch_size=b) for b in ladder(policy.batch_size, sizes)]
         return other_sizes + [replace(policy, offload_above=n) for n in ladder(policy.offload_above, limits)]
 
-    def make(best: Told) -> Search:
+    def make(best: Evaluation) -> Search:
         known = best.policy.describe()
         above = known.get("offload_above")
         size = batch_size_of(best.policy) or sizes[-1]
@@ -211,7 +211,5 @@ def model_search(sizes: Sequence[int], limits: Sequence[int] = ()) -> Search:
     if len(sizes) == 1:
         return climb
     if limits:
-        return Chain(
-            climb, [beyond_threshold(kind, sizes, limits) for kind in (CoalescedOffload, EarliestFinish)]
-        )
+        return Chain(climb, [beyond_threshold(kind, sizes, limits) for kind in (Offload, Earliest)])
     return Chain(climb, [beyond_fixed(Adaptive, sizes), beyond_fixed(Coalescing, sizes), between(sizes)])

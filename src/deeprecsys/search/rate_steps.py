@@ -10,7 +10,7 @@ MOST = 0.5
 """A step at most, as a share of the rate."""
 
 
-class Ladder:
+class RateSteps:
     """Which rate to try next: down in growing steps until one is met, or up until one is not; then between.
 
     Attributes:

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import DeepRecSched, Policy
-from deeprecsys.search.history import Memory, Score, Told
+from deeprecsys.search.history import Evaluation, History, Score
 
 
-class Sweep(Memory):
+class Sweep(History):
     """Runs a list of policies in order, as ask and tell."""
 
     def __init__(self, policies: Iterable[Policy]) -> None:
@@ -29,7 +29,7 @@ class Sweep(Memory):
         return self._left[0] if self._left else None
 
     def tell(self, policy: Policy, score: Score) -> None:
-        self._told.append(Told(policy, score))
+        self._told.append(Evaluation(policy, score))
         if policy in self._left:
             self._left.remove(policy)
 

@@ -13,7 +13,7 @@ from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.confirm import Candidate, Confirmed, ConfirmSettings, confirm
 from deeprecsys.search.events import Event as Event
 from deeprecsys.search.events import PhaseStarted, Progress, TrialDone, silent
-from deeprecsys.search.history import UNREACHABLE, Search, Told, batch_size_of
+from deeprecsys.search.history import UNREACHABLE, Evaluation, Search, batch_size_of
 from deeprecsys.search.probes import Trial
 
 REFINEMENT = 1
@@ -101,7 +101,7 @@ class TuneResult:
     ratio: float | None
     ratio_low: float | None
     ratio_high: float | None
-    candidates: tuple[Told, ...]
+    candidates: tuple[Evaluation, ...]
     complete: bool
     search: Cost
     confirmation: Cost
@@ -271,7 +271,7 @@ def conclude(
     points: list[Confirmed],
     static: Confirmed | None,
     *,
-    told: tuple[Told, ...],
+    told: tuple[Evaluation, ...],
     complete: bool,
     search: Cost,
     confirmation: Cost,
@@ -318,6 +318,6 @@ def conclude(
     )
 
 
-def _told_json(told: Told) -> dict[str, Any]:
+def _told_json(told: Evaluation) -> dict[str, Any]:
     score = told.score
     return {**told.policy.describe(), "qps": score.capacity_qps, **score.to_json()}

@@ -13,11 +13,11 @@ import uvicorn
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.node.service.backend import Backend
-from deeprecsys.serve.frontend import Face
+from deeprecsys.serve.frontend import Frontend
 from deeprecsys.serve.grpc import GrpcService
 from deeprecsys.serve.http.app import HttpApp
-from deeprecsys.serve.http.connection import Wire
-from deeprecsys.serve.metrics.counters import Watch
+from deeprecsys.serve.http.connection import Connection
+from deeprecsys.serve.metrics.counters import Counters
 
 GRACE_S = 30.0
 """How long open requests may take to end once the server stops; their own deadlines are shorter."""
@@ -45,8 +45,8 @@ async def serve_forever(
     Raises:
         InputError: an address cannot be had.
     """
-    watch = Watch()
-    face = Face(backend, watch)
+    watch = Counters()
+    face = Frontend(backend, watch)
     for name in backend.models:
         watch.point_changed(name, backend.point(name))
     with contextlib.ExitStack() as stack:
@@ -80,10 +80,10 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
-def _uvicorn_config(face: Face) -> uvicorn.Config:
+def _uvicorn_config(face: Frontend) -> uvicorn.Config:
     return uvicorn.Config(
         HttpApp(face),
-        http=Wire,
+        http=Connection,
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -116,7 +116,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _grpc_server(face: Face, host: str, port: int) -> tuple[grpc.aio.Server, int]:
+def _grpc_server(face: Frontend, host: str, port: int) -> tuple[grpc.aio.Server, int]:
     """A server that is bound but not started, and its port."""
     largest = max((face.inputs(m).body_limit for m in face.backend.models.values()), default=1 << 22)
     server = grpc.aio.server(

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from deeprecsys.node.service.backend import Backend, Outcome, QueryRecord, RefusedError, ServedModel
-from deeprecsys.serve.http.header_cache import Heads
-from deeprecsys.serve.http.zero_copy import Straight
-from deeprecsys.serve.metrics.counters import Watch
+from deeprecsys.node.service.backend import Backend, QueryOutcome, QueryRecord, RefusedError, ServedModel
+from deeprecsys.serve.http.header_cache import HeaderCache
+from deeprecsys.serve.http.zero_copy import BodyLayout
+from deeprecsys.serve.metrics.counters import Counters
 from deeprecsys.serve.protocol.errors import GoneError, NotFoundError, shown
 from deeprecsys.serve.protocol.fill import check_finite, fill
-from deeprecsys.serve.protocol.inputs import Binary, Fit, Inputs
+from deeprecsys.serve.protocol.inputs import Binary, Inputs, ValidatedRequest
 from deeprecsys.serve.protocol.reply import check_outputs
 from deeprecsys.serve.protocol.request import Request, parse_head
 
@@ -24,13 +24,13 @@ T = TypeVar("T")
 LARGE_BODY_BYTES = 1 << 16  # what comes in one piece anyhow is not worth a look ahead
 
 
-class Face:
+class Frontend:
     """A backend, as requests see it."""
 
-    def __init__(self, backend: Backend, watch: Watch) -> None:
+    def __init__(self, backend: Backend, watch: Counters) -> None:
         self.backend, self.watch = backend, watch
         self._inputs: dict[str, Inputs] = {}
-        self._heads = Heads()
+        self._heads = HeaderCache()
 
     def model(self, name: str, version: str = "") -> ServedModel:
         """The model of that name.
@@ -68,11 +68,20 @@ class Face:
         """Count a query that was refused before the backend heard of it."""
         self.watch.query_ended(
             QueryRecord(
-                -1, served.name, 0, arrival_s, math.nan, time.monotonic(), 0.0, 0, Outcome.SHED, error.reason
+                -1,
+                served.name,
+                0,
+                arrival_s,
+                math.nan,
+                time.monotonic(),
+                0.0,
+                0,
+                QueryOutcome.SHED,
+                error.reason,
             )
         )
 
-    def read_head(self, served: ServedModel, head: bytes) -> tuple[Request, Fit]:
+    def read_head(self, served: ServedModel, head: bytes) -> tuple[Request, ValidatedRequest]:
         """The JSON part of an HTTP body, held against its model.
 
         Raises:
@@ -86,7 +95,7 @@ class Face:
             self._heads.keep(inputs, head, *found)
         return found
 
-    def fit(self, served: ServedModel, request: Request) -> Fit:
+    def fit(self, served: ServedModel, request: Request) -> ValidatedRequest:
         """A request held against its model.
 
         Raises:
@@ -99,7 +108,7 @@ class Face:
         self,
         served: ServedModel,
         request: Request,
-        fit: Fit,
+        fit: ValidatedRequest,
         binary: Binary | Callable[[Sequence[memoryview]], Awaitable[None]],
         arrival_s: float,
         encode: Callable[[NDArray[Any]], T],
@@ -126,7 +135,7 @@ class Face:
         try:
             if callable(binary):
                 places = seat.blocks
-                straight = Straight(fit, places)
+                straight = BodyLayout(fit, places)
                 await binary(straight.memories)
                 begin = clock()
                 straight.finish()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
 from deeprecsys.node.service.backend import Reason, RefusedError, UnscoredError
-from deeprecsys.serve.frontend import Face, MissedError
+from deeprecsys.serve.frontend import Frontend, MissedError
 from deeprecsys.serve.protocol.describe import (
     config_document,
     index_document,
@@ -47,7 +47,7 @@ _Context = Any  # grpc.aio.ServicerContext, which has no types
 class GrpcService:
     """Answers the protocol's calls. Each method takes a request message and gives the response's."""
 
-    def __init__(self, face: Face) -> None:
+    def __init__(self, face: Frontend) -> None:
         self.face = face
 
     def handler(self) -> grpc.GenericRpcHandler:

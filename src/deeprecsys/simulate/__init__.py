@@ -1,6 +1,6 @@
 """Virtual time: the dispatcher of the live node, driven by a latency profile instead of by workers."""
 
-from deeprecsys.simulate.driver import ProfileService, Service, simulate
-from deeprecsys.simulate.trial import Load, VirtualNode
+from deeprecsys.simulate.driver import ProfileService, ServiceTimes, simulate
+from deeprecsys.simulate.trial import VirtualLoad, VirtualNode
 
-__all__ = ["Load", "ProfileService", "Service", "VirtualNode", "simulate"]
+__all__ = ["ProfileService", "ServiceTimes", "VirtualLoad", "VirtualNode", "simulate"]

@@ -38,7 +38,7 @@ from deeprecsys.simulate.draws import Draws, ranks_of
 AT_ONCE = 4096
 
 
-class Service(Protocol):
+class ServiceTimes(Protocol):
     """How long a batch takes.
 
     A service with an attribute `rested`, another service, has the times of that one on a worker that was
@@ -61,7 +61,7 @@ def simulate(
     policy: Policy,
     arrival_s: ArrayLike,
     size: ArrayLike,
-    service: Service | LatencyProfile | Mapping[str, Service | LatencyProfile],
+    service: ServiceTimes | LatencyProfile | Mapping[str, ServiceTimes | LatencyProfile],
     workers: int | Mapping[str, int],
     *,
     seed: int = 0,
@@ -137,7 +137,7 @@ def simulate(
 class _World:
     """What the commands make true: which batches run, and what became of each query."""
 
-    def __init__(self, queries: int, services: Mapping[str, Service], seed: int) -> None:
+    def __init__(self, queries: int, services: Mapping[str, ServiceTimes], seed: int) -> None:
         self.start: list[float | None] = [None] * queries
         self.finish = [nan] * queries
         self.status = [int(Status.OPEN)] * queries
@@ -241,15 +241,15 @@ def offered_qps(arrivals: NDArray[np.float64]) -> float:
 
 
 def at_rate(
-    service: Service | LatencyProfile | Mapping[str, Service | LatencyProfile],
+    service: ServiceTimes | LatencyProfile | Mapping[str, ServiceTimes | LatencyProfile],
     workers: Mapping[str, int],
     rate_qps: float,
-) -> Service | LatencyProfile | Mapping[str, Service | LatencyProfile]:
+) -> ServiceTimes | LatencyProfile | Mapping[str, ServiceTimes | LatencyProfile]:
     """The batch times at an offered rate: those on the CPU are longer where the node shares its cores."""
     if isinstance(service, Mapping):
         cpu = service.get(CPU)
         return service if cpu is None else {**service, CPU: _slowed(cpu, workers.get(CPU, 1), rate_qps)}
-    slowed: Service = _slowed(service, workers.get(CPU, 1), rate_qps)
+    slowed: ServiceTimes = _slowed(service, workers.get(CPU, 1), rate_qps)
     return slowed
 
 
@@ -259,8 +259,9 @@ def _slowed(service: Any, workers: int, rate_qps: float) -> Any:
 
 
 def checked_services(
-    service: Service | LatencyProfile | Mapping[str, Service | LatencyProfile], workers: Mapping[str, int]
-) -> dict[str, Service]:
+    service: ServiceTimes | LatencyProfile | Mapping[str, ServiceTimes | LatencyProfile],
+    workers: Mapping[str, int],
+) -> dict[str, ServiceTimes]:
     given = service if isinstance(service, Mapping) else dict.fromkeys(workers, service)
     missing = [d for d in workers if d not in given]
     if missing:

@@ -14,10 +14,10 @@ from deeprecsys.core.policy import (
     CPU,
     GPU,
     Adaptive,
-    CoalescedOffload,
     Coalescing,
     DeepRecSched,
-    EarliestFinish,
+    Earliest,
+    Offload,
     Policy,
     Static,
 )
@@ -26,7 +26,7 @@ from deeprecsys.core.runlog import RunLog
 from deeprecsys.simulate.draws import Draws
 from deeprecsys.simulate.driver import (
     Observer,
-    Service,
+    ServiceTimes,
     at_rate,
     checked_load,
     checked_services,
@@ -44,9 +44,9 @@ _NEVER = int(np.iinfo(np.int32).max)
 _LONGEST_TABLE = 1 << 14
 """Items of the largest batch that is worth a table of times."""
 
-COMPILED = (Static, DeepRecSched, CoalescedOffload, EarliestFinish, Adaptive, Coalescing)
+COMPILED = (Static, DeepRecSched, Offload, Earliest, Adaptive, Coalescing)
 
-Services = Service | LatencyProfile | Mapping[str, Service | LatencyProfile]
+Services = ServiceTimes | LatencyProfile | Mapping[str, ServiceTimes | LatencyProfile]
 
 
 class _Job(NamedTuple):
@@ -59,7 +59,7 @@ class _Job(NamedTuple):
     ranks: NDArray[np.float64]
     most_batches: int
     """How many batches there are at most."""
-    loop: Callable[[kernel.Load, kernel.Service, kernel.Batches], tuple[float, int]]
+    loop: Callable[[kernel.LoadArrays, kernel.TimeArrays, kernel.Batches], tuple[float, int]]
     """The compiled loop, with the policy's knobs and the limits."""
     rate_qps: float
 
@@ -158,12 +158,12 @@ def _job(
         services.append(times if isinstance(times, Tabulated) else Tabulated(times))
     if isinstance(policy, Adaptive | Coalescing):
         return _late_cuts(policy, arrivals, sizes, services[0], counts, bounds, rate_qps)
-    assert isinstance(policy, Static | DeepRecSched | CoalescedOffload | EarliestFinish)
+    assert isinstance(policy, Static | DeepRecSched | Offload | Earliest)
     return _fixed(policy, arrivals, sizes, services, counts, bounds, rate_qps)
 
 
 def _fixed(
-    policy: Static | DeepRecSched | CoalescedOffload | EarliestFinish,
+    policy: Static | DeepRecSched | Offload | Earliest,
     arrivals: NDArray[np.float64],
     sizes: NDArray[np.int32],
     services: list[Tabulated],
@@ -174,7 +174,7 @@ def _fixed(
     known = policy.describe()
     above = _NEVER if known["offload_above"] is None else min(known["offload_above"], _NEVER)
     merged = min(known.get("device_batch", 0), int(sizes.sum(dtype=np.int64)))
-    predict = isinstance(policy, EarliestFinish)
+    predict = isinstance(policy, Earliest)
     # A batch size beyond every query changes nothing, and keeps sums within 64 bits.
     batch_size = min(policy.batch_size, _NEVER)
     largest = int(sizes.max(initial=1))
@@ -187,7 +187,7 @@ def _fixed(
         return None
     parts = -(-sizes // batch_size)
 
-    def loop(load: kernel.Load, times: kernel.Service, kept: kernel.Batches) -> tuple[float, int]:
+    def loop(load: kernel.LoadArrays, times: kernel.TimeArrays, kept: kernel.Batches) -> tuple[float, int]:
         from deeprecsys.simulate import kernel
 
         most = limits.slices, limits.queries, _most_items(limits)
@@ -218,7 +218,7 @@ def _late_cuts(
     # A batch holds `finest` items or more, or ends its query, or ends the line.
     most_batches = items // finest + 2 * len(sizes)
 
-    def loop(load: kernel.Load, times: kernel.Service, kept: kernel.Batches) -> tuple[float, int]:
+    def loop(load: kernel.LoadArrays, times: kernel.TimeArrays, kept: kernel.Batches) -> tuple[float, int]:
         from deeprecsys.simulate.late_cuts import run_late_cuts
 
         most = limits.slices, limits.queries, _most_items(limits)
@@ -257,7 +257,7 @@ def _run(job: _Job, seed: int, warmup_s: float, keep_batches: bool) -> RunLog:
     most = job.most_batches if job.tables.spread or keep_batches else 0
     draws = Draws(seed, job.ranks).take(most if job.tables.spread else 0)
     # A read-only array is another type, for which the kernel would be compiled again.
-    load = kernel.Load(
+    load = kernel.LoadArrays(
         arrival=np.require(job.arrivals, requirements=["C", "W"]),
         size=np.require(job.sizes, requirements=["C", "W"]),
         start=np.full(n, np.nan),
@@ -266,7 +266,7 @@ def _run(job: _Job, seed: int, warmup_s: float, keep_batches: bool) -> RunLog:
         left=np.zeros(n, np.int32),
     )
     kept = kernel.no_batches(most if keep_batches else 0)
-    busy_s, batches = job.loop(load, kernel.Service(*job.tables, draws), kept)
+    busy_s, batches = job.loop(load, kernel.TimeArrays(*job.tables, draws), kept)
     return RunLog(
         rate_qps=job.rate_qps,
         arrival_s=job.arrivals,

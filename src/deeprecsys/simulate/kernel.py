@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 SERVED, SHED = 1, 2  # core.runlog.Status
 
 
-class Load(NamedTuple):
+class LoadArrays(NamedTuple):
     """What happens to queries, one entry each; see `core.runlog.RunLog`."""
 
     arrival: Floats
@@ -67,7 +67,7 @@ def no_batches(room: int) -> Batches:
     )
 
 
-class Service(NamedTuple):
+class TimeArrays(NamedTuple):
     """Batch times (`simulate.table.Tables`) and the draws, one for each batch in order of start."""
 
     seconds: NDArray[np.float64]
@@ -113,8 +113,8 @@ def record(
 
 @compiled
 def run(
-    load: Load,
-    service: Service,
+    load: LoadArrays,
+    service: TimeArrays,
     kept: Batches,
     workers: tuple[int, int],
     batch_size: int,

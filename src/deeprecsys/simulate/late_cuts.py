@@ -14,8 +14,8 @@ from deeprecsys.simulate.kernel import (
     SERVED,
     SHED,
     Batches,
-    Load,
-    Service,
+    LoadArrays,
+    TimeArrays,
     enter,
     quantile,
     record,
@@ -24,8 +24,8 @@ from deeprecsys.simulate.kernel import (
 
 @compiled
 def run_late_cuts(
-    load: Load,
-    service: Service,
+    load: LoadArrays,
+    service: TimeArrays,
     kept: Batches,
     workers: int,
     coarsest: int,

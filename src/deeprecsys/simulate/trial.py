@@ -14,13 +14,13 @@ from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
-from deeprecsys.simulate.driver import Service
+from deeprecsys.simulate.driver import ServiceTimes
 from deeprecsys.simulate.fast import run
 
 _SPREAD = 0x5E41  # the stream of service times, apart from that of the load
 
 
-class Load(Protocol):
+class VirtualLoad(Protocol):
     """A seeded source of queries."""
 
     def __call__(
@@ -42,9 +42,9 @@ class VirtualNode:
         limits: of the waiting lines.
     """
 
-    service: Service | LatencyProfile | Mapping[str, Service | LatencyProfile]
+    service: ServiceTimes | LatencyProfile | Mapping[str, ServiceTimes | LatencyProfile]
     workers: int | Mapping[str, int]
-    load: Load
+    load: VirtualLoad
     target: Target | None = None
     limits: Limits = field(default_factory=Limits)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.workload.locality import Locality, Scatter, parse
-from deeprecsys.workload.seeds import Part, generator
+from deeprecsys.workload.seeds import RandomStream, generator
 from deeprecsys.zoo.schema import DenseInput, Input, Per, Schema, SparseInput
 
 ALIGN = 64
@@ -156,13 +156,14 @@ class FeatureLayout:
         law = parse(self.locality)
         tables = {a.table: a.table_rows for a in self.arrays if a.table}
         scatters = {
-            t: Scatter.draw(generator(seed, Part.POOL, 0, _key(t)), rows) for t, rows in tables.items()
+            t: Scatter.draw(generator(seed, RandomStream.POOL, 0, _key(t)), rows)
+            for t, rows in tables.items()
         }
 
         def block(job: tuple[PoolArray, int, int]) -> None:
             array, index, step = job
             out = views[array.name][index * step : (index + 1) * step].reshape(-1)
-            rng = generator(seed, Part.POOL, 1, _key(array.name), index)
+            rng = generator(seed, RandomStream.POOL, 1, _key(array.name), index)
             if array.table is None:
                 rng.standard_normal(dtype=np.float32, out=out)
             else:

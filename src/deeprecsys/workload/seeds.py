@@ -9,7 +9,7 @@ import numpy as np
 from deeprecsys.core.errors import InputError
 
 
-class Part(IntEnum):
+class RandomStream(IntEnum):
     """The parts of a workload that draw random numbers. Its values fix every stream: never reorder."""
 
     ARRIVALS = 0
@@ -18,7 +18,7 @@ class Part(IntEnum):
     POOL = 3
 
 
-def generator(seed: int, part: Part, *key: int) -> np.random.Generator:
+def generator(seed: int, part: RandomStream, *key: int) -> np.random.Generator:
     """A fresh generator for one part (and, below it, for one `key`) of the workload with this seed.
 
     Raises:

@@ -16,7 +16,7 @@ from deeprecsys.workload import arrivals as arrivals_
 from deeprecsys.workload import locality as locality_
 from deeprecsys.workload import sizes as sizes_
 from deeprecsys.workload.arrivals import Arrivals, Replay
-from deeprecsys.workload.seeds import Part, generator
+from deeprecsys.workload.seeds import RandomStream, generator
 from deeprecsys.workload.sizes import Sizes
 from deeprecsys.workload.spec import whole
 from deeprecsys.workload.trace import read
@@ -67,7 +67,7 @@ class Workload:
     """The trace's name, if arrivals or sizes come from one."""
 
     def __post_init__(self) -> None:
-        generator(self.seed, Part.ARRIVALS)
+        generator(self.seed, RandomStream.ARRIVALS)
         locality_.parse(self.locality)
 
     @classmethod
@@ -111,15 +111,15 @@ class Workload:
         if (queries is None) == (duration_s is None):
             got = "neither" if queries is None else "both"
             raise InputError(f"stream: expected either a number of queries or a duration, got {got}")
-        fresh = partial(generator, self.seed, Part.ARRIVALS)
+        fresh = partial(generator, self.seed, RandomStream.ARRIVALS)
         if queries is not None:
             at_s = self.arrivals.times(fresh(), rate, whole("queries", queries))
         else:
             assert duration_s is not None
             at_s = arrivals_.until(self.arrivals, fresh, rate, positive("duration", duration_s))
         n = len(at_s)
-        size = self.sizes.of(generator(self.seed, Part.SIZES).random(n), at_s)
-        handles = generator(self.seed, Part.FEATURES).integers(0, 2**64, n, dtype=np.uint64)
+        size = self.sizes.of(generator(self.seed, RandomStream.SIZES).random(n), at_s)
+        handles = generator(self.seed, RandomStream.FEATURES).integers(0, 2**64, n, dtype=np.uint64)
         return Stream(rate, at_s, size, handles)
 
     def _rate(self, rate_qps: float | None) -> float:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deeprecsys.engine import SliceView
-from deeprecsys.engine.cuda.layout import Arena, Vector, blocks_of, bucket_of, buckets
+from deeprecsys.engine.cuda.layout import StagingArena, Vector, blocks_of, bucket_of, buckets
 from deeprecsys.engine.cuda.passes import MOST_SLICES, passes, slices_together
 from deeprecsys.zoo import MODELS, model
 
@@ -41,7 +41,7 @@ def test_an_arena_holds_every_input_once_and_none_over_another(name):
     blocks, vectors = blocks_of(schema), tuple(Vector(i.name, i.per, i.width) for i in schema.dense)
     names = [n for b in blocks for n in b.names] + [v.name for v in vectors]
     assert sorted(names) == sorted(i.name for i in schema.inputs)
-    arena = Arena.of(blocks, vectors, 64, 16)
+    arena = StagingArena.of(blocks, vectors, 64, 16)
     places = [*arena.blocks, *arena.vectors, arena.owner]
     ends = [0]
     for p in sorted(places, key=lambda p: p.word):

@@ -136,5 +136,5 @@ def test_without_a_place_for_a_cache_it_compiles_all_the_same(monkeypatch: pytes
         return real(signature)
 
     monkeypatch.setattr(jit, "cfunc", no_place)
-    kind = pool.Kind(4, "fp32", spread=False, weighted=False, width=4, stride=16, lines=1)
+    kind = pool.BagKind(4, "fp32", spread=False, weighted=False, width=4, stride=16, lines=1)
     assert pool.pooling.__wrapped__(kind) != 0

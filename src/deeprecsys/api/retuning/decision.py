@@ -53,7 +53,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class BestPolicy:
     """What a simulation of the mix found: the best policy and the load it carries, and the present one's."""
 
     policy: Policy
@@ -86,7 +86,7 @@ def seen(offered: Iterable[tuple[float, int]], now_s: float, settings: RetuneSet
 
 
 def decide(
-    present: Policy, load: Seen, found: Found, since_s: float, now_s: float, settings: RetuneSettings
+    present: Policy, load: Seen, found: BestPolicy, since_s: float, now_s: float, settings: RetuneSettings
 ) -> Change | None:
     """The change that is worth making, if any.
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from deeprecsys.api.retuning.decision import Found, policy_from
+from deeprecsys.api.retuning.decision import BestPolicy, policy_from
 from deeprecsys.core.errors import NodeError
 from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.profile import LatencyProfile
@@ -100,7 +100,7 @@ class Question:
         )
 
 
-def best_policy(q: Question) -> Found:
+def best_policy(q: Question) -> BestPolicy:
     """The policy that carries the most of a mix, by simulation."""
     from deeprecsys.search.by_model import Ranking
     from deeprecsys.search.history import batch_sizes
@@ -117,7 +117,7 @@ def best_policy(q: Question) -> Found:
     ranking.finish(search)
     present_qps = search.told[0].qps
     best = search.best
-    return Found(best.policy, best.qps, present_qps) if best else Found(begin, 0.0, 0.0)
+    return BestPolicy(best.policy, best.qps, present_qps) if best else BestPolicy(begin, 0.0, 0.0)
 
 
 class Resimulator:
@@ -127,7 +127,7 @@ class Resimulator:
         self._process: asyncio.subprocess.Process | None = None
         self._asking = asyncio.Lock()
 
-    async def best(self, question: Question) -> Found:
+    async def best(self, question: Question) -> BestPolicy:
         """`best_policy`, elsewhere.
 
         Raises:
@@ -135,7 +135,7 @@ class Resimulator:
         """
         async with self._asking:
             answer = await self._ask(question.to_json())
-        return Found(policy_from(answer["policy"]), answer["capacity_qps"], answer["present_qps"])
+        return BestPolicy(policy_from(answer["policy"]), answer["capacity_qps"], answer["present_qps"])
 
     async def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         if self._process is None:

@@ -9,7 +9,7 @@ import time
 from deeprecsys.api.retuning.decision import RetuneSettings, decide, searched, seen
 from deeprecsys.api.retuning.resimulate import Question, Resimulator
 from deeprecsys.core.errors import NodeError
-from deeprecsys.node.service.hosted_model import Served
+from deeprecsys.node.service.hosted_model import HostedModel
 from deeprecsys.node.service.service import Service
 
 log = logging.getLogger("deeprecsys.serve")
@@ -36,7 +36,7 @@ class Retuner:
         finally:
             await self._simulation.close()
 
-    async def look(self, served: Served) -> None:
+    async def look(self, served: HostedModel) -> None:
         """Look at one model's load once, and change its policy where that is worth it."""
         settings, config, present = self._settings, served.config, served.policy
         load = seen(served.offered, time.monotonic(), settings)

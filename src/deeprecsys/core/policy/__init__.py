@@ -1,12 +1,12 @@
 """Policies: how queries become batches on devices. Each is a value; the dispatcher carries it out."""
 
 from deeprecsys.core.policy.adaptive import Adaptive
-from deeprecsys.core.policy.bentoml import LeastSquares
-from deeprecsys.core.policy.clipper import AdditiveIncrease
+from deeprecsys.core.policy.bentoml import BentoML
+from deeprecsys.core.policy.clipper import Clipper
 from deeprecsys.core.policy.coalescing import Coalescing
-from deeprecsys.core.policy.deadline import DeadlineOrder
+from deeprecsys.core.policy.deadline import Deadline
 from deeprecsys.core.policy.fixed import DeepRecSched, Static
-from deeprecsys.core.policy.offload import CoalescedOffload, EarliestFinish
+from deeprecsys.core.policy.offload import Earliest, Offload
 from deeprecsys.core.policy.protocol import (
     CPU,
     GPU,
@@ -15,37 +15,37 @@ from deeprecsys.core.policy.protocol import (
     Hold,
     LineView,
     Placement,
-    Plain,
     Policy,
+    PolicyBase,
     Rules,
     Take,
     View,
 )
-from deeprecsys.core.policy.tf_serving import FixedSplit
-from deeprecsys.core.policy.triton import DynamicBatching
+from deeprecsys.core.policy.tf_serving import TFServing
+from deeprecsys.core.policy.triton import Triton
 
 __all__ = [
     "CPU",
     "GPU",
     "Adaptive",
-    "AdditiveIncrease",
-    "CoalescedOffload",
+    "BentoML",
+    "Clipper",
     "Coalescing",
-    "DeadlineOrder",
+    "Deadline",
     "DeepRecSched",
     "Defer",
-    "DynamicBatching",
-    "EarliestFinish",
-    "FixedSplit",
+    "Earliest",
     "Forming",
     "Hold",
-    "LeastSquares",
     "LineView",
+    "Offload",
     "Placement",
-    "Plain",
     "Policy",
+    "PolicyBase",
     "Rules",
     "Static",
+    "TFServing",
     "Take",
+    "Triton",
     "View",
 ]

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeprecsys.core.errors import InputError, at_least
-from deeprecsys.core.policy.protocol import Forming, LineView, Plain, Take, View
+from deeprecsys.core.policy.protocol import Forming, LineView, PolicyBase, Take, View
 
 
 @dataclass(frozen=True, slots=True)
-class Adaptive(Plain):
+class Adaptive(PolicyBase):
     """Cut late: when a worker is free, by what waits then and how many workers are free to share it.
 
     What waits is spread over the idle workers, in batches of at least `finest` and at most `batch_size`

@@ -7,7 +7,17 @@ from typing import Any
 
 from deeprecsys.core.errors import at_least
 from deeprecsys.core.policy.learnt import LinearTime
-from deeprecsys.core.policy.protocol import CPU, WHOLE, Forming, Hold, LineView, Placement, Plain, Take, View
+from deeprecsys.core.policy.protocol import (
+    CPU,
+    WHOLE,
+    Forming,
+    Hold,
+    LineView,
+    Placement,
+    PolicyBase,
+    Take,
+    View,
+)
 from deeprecsys.core.query import Batch, Query
 
 TICK_S = 1e-3
@@ -15,7 +25,7 @@ TICK_S = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class LeastSquares(Plain):
+class BentoML(PolicyBase):
     """Wait for more queries while that costs those in line less than the overhead of a batch.
 
     Overhead and time per item come from a least-squares line through the batches that have finished. Whole

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeprecsys.core.errors import at_least, positive
-from deeprecsys.core.policy.protocol import CPU, WHOLE, Forming, LineView, Placement, Plain, Take, View
+from deeprecsys.core.policy.protocol import CPU, WHOLE, Forming, LineView, Placement, PolicyBase, Take, View
 from deeprecsys.core.query import Batch, Query
 
 BACK_OFF = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class AdditiveIncrease(Plain):
+class Clipper(PolicyBase):
     """Raise the largest batch by `step` items until a batch takes longer than the latency objective.
 
     Then lower it by a tenth (NSDI 2017, §4.3). Whole queries share a batch; one larger than the limit runs

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeprecsys.core.policy.adaptive import rising, share
-from deeprecsys.core.policy.protocol import Forming, LineView, Plain, Take, View
+from deeprecsys.core.policy.protocol import Forming, LineView, PolicyBase, Take, View
 
 
 @dataclass(frozen=True, slots=True)
-class Coalescing(Plain):
+class Coalescing(PolicyBase):
     """Fill batches from the line by items, across queries, and never wait for more.
 
     A free worker takes what waits, spread over all that are free as in `Adaptive`, up to `batch_size` items.

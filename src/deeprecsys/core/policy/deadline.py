@@ -14,7 +14,7 @@ from deeprecsys.core.policy.protocol import (
     Forming,
     LineView,
     Placement,
-    Plain,
+    PolicyBase,
     Take,
     View,
 )
@@ -22,7 +22,7 @@ from deeprecsys.core.query import Batch, Query
 
 
 @dataclass(frozen=True, slots=True)
-class DeadlineOrder(Plain):
+class Deadline(PolicyBase):
     """Queries in order of the time by which they must have started; the late ones go last.
 
     A query is due to start at arrival + `latency_s` - the time of its longest batch, which is learnt from
@@ -53,7 +53,7 @@ class DeadlineOrder(Plain):
 class _Ordered:
     """Deadline order in one run."""
 
-    def __init__(self, policy: DeadlineOrder) -> None:
+    def __init__(self, policy: Deadline) -> None:
         self._batch_size, self._latency_s = policy.batch_size, policy.latency_s
         self._time = LinearTime()
 

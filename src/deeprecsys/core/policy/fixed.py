@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeprecsys.core.errors import at_least
-from deeprecsys.core.policy.protocol import CPU, GPU, Placement, Plain, View
+from deeprecsys.core.policy.protocol import CPU, GPU, Placement, PolicyBase, View
 from deeprecsys.core.query import Query
 
 
 @dataclass(frozen=True, slots=True)
-class Static(Plain):
+class Static(PolicyBase):
     """The baseline: one batch size for good, all work on the CPU, one first-come-first-served line."""
 
     batch_size: int
@@ -32,7 +32,7 @@ class Static(Plain):
 
 
 @dataclass(frozen=True, slots=True)
-class DeepRecSched(Plain):
+class DeepRecSched(PolicyBase):
     """The paper's policy (§IV): cut queries into batches over the cores, offload large ones whole.
 
     Queries of more than `offload_above` items go to the accelerator uncut; None keeps all on the CPU,

@@ -15,7 +15,7 @@ from deeprecsys.core.policy.protocol import (
     Forming,
     LineView,
     Placement,
-    Plain,
+    PolicyBase,
     Rules,
     Take,
     View,
@@ -24,7 +24,7 @@ from deeprecsys.core.query import Batch, Query, cut
 
 
 @dataclass(frozen=True, slots=True)
-class _Offloading(Plain):
+class _Offloading(PolicyBase):
     """The knobs of a policy whose accelerator merges whole queries."""
 
     NAME: ClassVar[str]
@@ -56,7 +56,7 @@ class _Offloading(Plain):
 
 
 @dataclass(frozen=True, slots=True)
-class CoalescedOffload(_Offloading):
+class Offload(_Offloading):
     """`DeepRecSched` whose accelerator merges whole queries that wait into one batch.
 
     An accelerator's time rises slowly with the batch, so two queries in one batch take less of it than one
@@ -76,14 +76,14 @@ class CoalescedOffload(_Offloading):
 
 
 @dataclass(frozen=True, slots=True)
-class EarliestFinish(_Offloading):
+class Earliest(_Offloading):
     """Send a query where it will be done first: CPU workers, or the accelerator.
 
     Queries of more than `offload_above` items may go to either device, smaller ones stay on the CPU: a
     small query is done soon on an idle accelerator too, but takes more of its time than it is worth.
     Both devices' s(b) are learnt, as lines, from batches as they finish. What is predicted: the work that
     was placed on the device and is not done, spread over its workers, and the query's own time after it.
-    The accelerator merges what waits, as in `CoalescedOffload`.
+    The accelerator merges what waits, as in `Offload`.
     """
 
     NAME: ClassVar[str] = "earliest"
@@ -93,9 +93,9 @@ class EarliestFinish(_Offloading):
 
 
 class _Predicted:
-    """`EarliestFinish` in one run."""
+    """`Earliest` in one run."""
 
-    def __init__(self, policy: EarliestFinish) -> None:
+    def __init__(self, policy: Earliest) -> None:
         self._policy = policy
         # Hopeful of the accelerator: what is thought slow is never tried, and never learnt to be fast.
         self._time = {CPU: LinearTime(), GPU: LinearTime(flat=True)}

@@ -142,7 +142,7 @@ WHOLE = 1 << 62
 """A batch size that cuts nothing."""
 
 
-class Plain:
+class PolicyBase:
     """What most policies share: all on the CPU, first come first served, slices alone, nothing learnt."""
 
     __slots__ = ()

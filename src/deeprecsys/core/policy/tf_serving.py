@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeprecsys.core.errors import at_least, not_negative
-from deeprecsys.core.policy.protocol import Forming, Hold, LineView, Plain, Take, View
+from deeprecsys.core.policy.protocol import Forming, Hold, LineView, PolicyBase, Take, View
 
 
 @dataclass(frozen=True, slots=True)
-class FixedSplit(Plain):
+class TFServing(PolicyBase):
     """Batches of exactly the maximum size, cut across queries; a part-filled one leaves after a timeout."""
 
     batch_size: int

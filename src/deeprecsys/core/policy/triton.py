@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeprecsys.core.errors import at_least, not_negative
-from deeprecsys.core.policy.protocol import Forming, Hold, LineView, Plain, Take, View
+from deeprecsys.core.policy.protocol import Forming, Hold, LineView, PolicyBase, Take, View
 
 
 @dataclass(frozen=True, slots=True)
-class DynamicBatching(Plain):
+class Triton(PolicyBase):
     """Merge whole queries up to a maximum batch; wait at most a maximum delay for it to fill.
 
     Triton refuses a request that is larger than `max_batch_size`. Here it runs alone and whole, since a

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError, unknown
-from deeprecsys.engine.cuda.layout import LARGEST, Arena, bucket_of, buckets, view
+from deeprecsys.engine.cuda.layout import LARGEST, StagingArena, bucket_of, buckets, view
 from deeprecsys.engine.cuda.passes import MOST_SLICES, Piece, passes, slices_together
 from deeprecsys.engine.cuda.programs import FLAG, SCORES, Network, program, scores_of
 from deeprecsys.engine.cuda.queues import Mark, queues
@@ -109,7 +109,7 @@ class DeviceEngine:
         self._per_query = any(i.per is Per.QUERY for i in schema.inputs)
         self._largest = buckets(largest)[-1]
         self._queues = queues(where, timed)
-        self._arenas: dict[tuple[int, int], Arena] = {}
+        self._arenas: dict[tuple[int, int], StagingArena] = {}
         self._programs: dict[tuple[int, int, int], Callable[[], object]] = {}
         self._pool = torch.cuda.graph_pool_handle() if where.type == "cuda" else None
         most = max(self._arena(self._largest, s).words for s in self._slice_buckets(self._largest))
@@ -174,7 +174,7 @@ class DeviceEngine:
         )  # fmt: skip
 
     def _fill(
-        self, words: NDArray[np.int32], arena: Arena, pieces: list[Piece], slices: Sequence[SliceView]
+        self, words: NDArray[np.int32], arena: StagingArena, pieces: list[Piece], slices: Sequence[SliceView]
     ) -> None:
         """Lay the pieces' rows into the arena, and zeros behind them."""
         parts = [(slices[p.slice], p) for p in pieces]
@@ -234,15 +234,15 @@ class DeviceEngine:
             return (1,)
         return (1, min(bucket, MOST_SLICES))
 
-    def _arena(self, items: int, slices: int) -> Arena:
+    def _arena(self, items: int, slices: int) -> StagingArena:
         found = self._arenas.get((items, slices))
         if found is None:
             network = self._network
-            found = Arena.of(network.blocks, network.vectors, items, slices)
+            found = StagingArena.of(network.blocks, network.vectors, items, slices)
             self._arenas[items, slices] = found
         return found
 
-    def _program(self, slot: int, arena: Arena) -> Callable[[], object]:
+    def _program(self, slot: int, arena: StagingArena) -> Callable[[], object]:
         key = (slot, arena.items, arena.slices)
         if key not in self._programs:
             words, out = self._device_in[slot], self._device_out[slot]

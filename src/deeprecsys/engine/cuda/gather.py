@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deeprecsys.engine.cuda.layout import Block
+from deeprecsys.engine.cuda.layout import DeviceBlock
 from deeprecsys.engine.cuda.tables import DeviceTables
 from deeprecsys.zoo.schema import Pooling
 
@@ -17,7 +17,7 @@ Gather = Callable[[Tensor, Tensor, torch.dtype], Tensor]
 table (another row is read in its place), to [inputs, rows, dim] pooled or [inputs, rows, look-ups, dim]."""
 
 
-def gather_of(block: Block, tables: DeviceTables) -> Gather:
+def gather_of(block: DeviceBlock, tables: DeviceTables) -> Gather:
     """The fused kernel where there is a CUDA device and Triton's language, torch's kernels elsewhere."""
     if tables.by_dim[block.dim].device.type == "cuda" and triton_importable():
         from deeprecsys.engine.cuda.kernel import FusedGather
@@ -35,7 +35,7 @@ def triton_importable() -> bool:
     return True
 
 
-def pooled(block: Block) -> bool:
+def pooled(block: DeviceBlock) -> bool:
     """Whether a row's look-ups become one vector."""
     return block.pooling in (Pooling.SUM, Pooling.MEAN)
 
@@ -43,7 +43,7 @@ def pooled(block: Block) -> bool:
 class TorchGather:
     """Two or three of torch's kernels over all tables."""
 
-    def __init__(self, block: Block, tables: DeviceTables) -> None:
+    def __init__(self, block: DeviceBlock, tables: DeviceTables) -> None:
         self._block = block
         self._table, first, rows = tables.of(block)
         self._first, self._last = first.view(-1, 1, 1), (rows - 1).view(-1, 1, 1)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deeprecsys.engine.cuda.layout import Block
+from deeprecsys.engine.cuda.layout import DeviceBlock
 from deeprecsys.engine.cuda.tables import DeviceTables
 from deeprecsys.zoo.schema import Pooling
 
@@ -50,7 +50,7 @@ def _pool(  # type: ignore[no-untyped-def] # the language has no types of its ow
 class FusedGather:
     """One launch for all inputs of a block, whatever their tables."""
 
-    def __init__(self, block: Block, tables: DeviceTables) -> None:
+    def __init__(self, block: DeviceBlock, tables: DeviceTables) -> None:
         self._block = block
         self._apart = block.pooling not in (Pooling.SUM, Pooling.MEAN)
         self._table, self._first, rows = tables.of(block)

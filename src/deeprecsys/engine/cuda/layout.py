@@ -32,7 +32,7 @@ def bucket_of(items: int) -> int:
 
 
 @dataclass(frozen=True)
-class Block:
+class DeviceBlock:
     """Sparse inputs of one shape, gathered together.
 
     Attributes:
@@ -61,7 +61,7 @@ class Vector:
     width: int
 
 
-def blocks_of(schema: Schema) -> tuple[Block, ...]:
+def blocks_of(schema: Schema) -> tuple[DeviceBlock, ...]:
     """The schema's sparse inputs, like ones together, in order of first appearance."""
     found: dict[tuple[Per, Pooling, int, int], list[tuple[str, str]]] = {}
     for i in schema.sparse:
@@ -70,12 +70,12 @@ def blocks_of(schema: Schema) -> tuple[Block, ...]:
         key = (i.per, pooling, i.lookups, schema.table(i.table).dim)
         found.setdefault(key, []).append((i.name, i.table))
     return tuple(
-        Block(tuple(n for n, _ in inputs), per, pooling, lookups, dim, tuple(t for _, t in inputs))
+        DeviceBlock(tuple(n for n, _ in inputs), per, pooling, lookups, dim, tuple(t for _, t in inputs))
         for (per, pooling, lookups, dim), inputs in found.items()
     )
 
 
-class Place(NamedTuple):
+class FieldPlace(NamedTuple):
     """Where an array lies in the arena."""
 
     word: int
@@ -87,7 +87,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Arena:
+class StagingArena:
     """The places of one bucket's inputs in an arena of 32-bit words.
 
     Attributes:
@@ -100,18 +100,20 @@ class Arena:
 
     items: int
     slices: int
-    blocks: tuple[Place, ...]
-    vectors: tuple[Place, ...]
-    owner: Place | None
+    blocks: tuple[FieldPlace, ...]
+    vectors: tuple[FieldPlace, ...]
+    owner: FieldPlace | None
     words: int
 
     @classmethod
-    def of(cls, blocks: tuple[Block, ...], vectors: tuple[Vector, ...], items: int, slices: int) -> Arena:
+    def of(
+        cls, blocks: tuple[DeviceBlock, ...], vectors: tuple[Vector, ...], items: int, slices: int
+    ) -> StagingArena:
         at = 0
 
-        def put(*shape: int) -> Place:
+        def put(*shape: int) -> FieldPlace:
             nonlocal at
-            place = Place(at, shape)
+            place = FieldPlace(at, shape)
             at += -(-place.words // ALIGN_WORDS) * ALIGN_WORDS
             return place
 
@@ -128,6 +130,8 @@ class Arena:
         )
 
 
-def view(words: NDArray[np.int32], place: Place, dtype: type[np.int32] | type[np.float32]) -> NDArray[Any]:
+def view(
+    words: NDArray[np.int32], place: FieldPlace, dtype: type[np.int32] | type[np.float32]
+) -> NDArray[Any]:
     """An array in an arena's words."""
     return words[place.word : place.word + place.words].view(dtype).reshape(place.shape)

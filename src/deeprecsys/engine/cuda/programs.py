@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from deeprecsys.engine.cuda.gather import Gather, gather_of, pooled
-from deeprecsys.engine.cuda.layout import ALIGN_WORDS, Arena, Block, Place, Vector, blocks_of
+from deeprecsys.engine.cuda.layout import (
+    ALIGN_WORDS,
+    DeviceBlock,
+    FieldPlace,
+    StagingArena,
+    Vector,
+    blocks_of,
+)
 from deeprecsys.engine.cuda.queues import CudaQueues, NowQueues
 from deeprecsys.engine.cuda.tables import DeviceTables
 from deeprecsys.zoo.schema import Pooling, Schema
@@ -32,7 +39,7 @@ class Network:
         outputs: scores per item.
     """
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[DeviceBlock, ...]
     vectors: tuple[Vector, ...]
     gathers: tuple[Gather, ...]
     dense: nn.Module
@@ -51,7 +58,7 @@ class Network:
             outputs=schema.outputs,
         )
 
-    def forward(self, arena: Arena, words: Tensor, out: Tensor) -> None:
+    def forward(self, arena: StagingArena, words: Tensor, out: Tensor) -> None:
         """Score what lies in `words` by the arena's places; flag and scores go to `out`. No host sync."""
         flag = out[FLAG : FLAG + 1]
         flag.zero_()
@@ -74,12 +81,17 @@ def scores_of(out: Tensor, items: int, outputs: int) -> Tensor:
     return out.view(torch.float32)[SCORES : SCORES + items * outputs].view(items, outputs)
 
 
-def _at(words: Tensor, place: Place) -> Tensor:
+def _at(words: Tensor, place: FieldPlace) -> Tensor:
     return words[place.word : place.word + place.words].view(place.shape)
 
 
 def program(
-    network: Network, arena: Arena, words: Tensor, out: Tensor, queues: CudaQueues | NowQueues, pool: Any
+    network: Network,
+    arena: StagingArena,
+    words: Tensor,
+    out: Tensor,
+    queues: CudaQueues | NowQueues,
+    pool: Any,
 ) -> Callable[[], object]:
     """Runs the network on one bucket; to be called within the queue `compute`.
 

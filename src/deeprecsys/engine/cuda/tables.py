@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.engine.cuda.layout import Block
+from deeprecsys.engine.cuda.layout import DeviceBlock
 from deeprecsys.zoo.schema import Schema
 
 SHARE = 0.9
@@ -61,7 +61,7 @@ class DeviceTables:
                 at += t.rows
             self.by_dim[dim] = whole
 
-    def of(self, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+    def of(self, block: DeviceBlock) -> tuple[Tensor, Tensor, Tensor]:
         """A block's table, and for each input [inputs] int64 the first row and the number of rows."""
         whole = self.by_dim[block.dim]
         first = torch.tensor([self.first_row[t] for t in block.tables], device=whole.device)

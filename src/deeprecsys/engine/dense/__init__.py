@@ -7,14 +7,14 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from deeprecsys.core.errors import InputError, unknown
-from deeprecsys.engine.dense.layout import Buffer, Layout, Place
+from deeprecsys.engine.dense.layout import Buffer, BufferPlace, Layout
 from deeprecsys.engine.dense.protocol import DenseStage
 from deeprecsys.zoo.model import Model
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ROUTES", "Buffer", "DenseStage", "Layout", "Place", "build", "installed", "lowest"]
+__all__ = ["ROUTES", "Buffer", "BufferPlace", "DenseStage", "Layout", "build", "installed", "lowest"]
 
 ROUTES = {
     "eager": ("deeprecsys.engine.dense.reference", "EagerStage", ()),

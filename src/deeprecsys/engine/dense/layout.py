@@ -28,7 +28,7 @@ _LINE = 64  # bytes of a cache line, and of the widest vector
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BufferPlace:
     """Where one input's values lie in a row of its buffer: `width` columns from `column`, at each step."""
 
     column: int
@@ -52,7 +52,7 @@ class Buffer:
     per: Per
     width: int
     steps: int
-    places: Mapping[str, Place]
+    places: Mapping[str, BufferPlace]
     direct: bool
 
     def shape(self, rows: int) -> tuple[int, ...]:
@@ -101,7 +101,7 @@ def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 def _buffer(schema: Schema, name: str, inputs: tuple[str, ...]) -> Buffer:
     by_name = {i.name: i for i in schema.inputs}
-    places: dict[str, Place] = {}
+    places: dict[str, BufferPlace] = {}
     column, pers, steps = 0, set(), set()
     for i in (by_name[n] for n in inputs):
         if isinstance(i, DenseInput):
@@ -111,7 +111,7 @@ def _buffer(schema: Schema, name: str, inputs: tuple[str, ...]) -> Buffer:
         sequence = not isinstance(i, DenseInput) and i.pooling is Pooling.SEQUENCE
         steps.add(i.lookups if sequence else 0)  # type: ignore[union-attr]
         pers.add(i.per)
-        places[i.name] = Place(column, width)
+        places[i.name] = BufferPlace(column, width)
         column += width
     assert len(pers) == len(steps) == 1, f"buffer {name}: inputs of different kinds side by side"
     direct = len(inputs) == 1 and isinstance(by_name[inputs[0]], DenseInput)

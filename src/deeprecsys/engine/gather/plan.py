@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.gather import fields as f
-from deeprecsys.engine.gather.pool import Kind, pooling
+from deeprecsys.engine.gather.pool import BagKind, pooling
 from deeprecsys.zoo.rows import format_of, row_bytes
 from deeprecsys.zoo.schema import DenseInput, Input, Per, Pooling, Schema, SparseInput
 
@@ -131,7 +131,7 @@ def _sparse(
     _put(block, f.ROW_LINES, lines, f.ROW_REACH, size - 1)
     spread = _put_output(block, i, table.dim, out) != 0
     weighted, width = ids.weights is not None, ids.values.itemsize
-    kind = Kind(table.dim, form.value, spread, weighted, width, stride, lines)
+    kind = BagKind(table.dim, form.value, spread, weighted, width, stride, lines)
     _put(block, f.FUNCTION, pooling(kind))
     return InputPlan(i.name, i.per, block, ids, len(out), (rows, ids, out))
 

@@ -16,7 +16,7 @@ from deeprecsys.engine.vectors import load_row, no_rows, plus, put, real, store_
 from deeprecsys.jit import c_function, files
 
 
-class Kind(NamedTuple):
+class BagKind(NamedTuple):
     """What a pooling function is compiled for: all that stays the same for every row of an input.
 
     Attributes:
@@ -41,7 +41,7 @@ class Kind(NamedTuple):
 def _pooling(
     dim: int, form: str, spread: bool, weighted: bool, width: int, stride: int, lines: int
 ) -> Callable[[int, int, int, int], None]:
-    """A function that pools one segment; see `Kind`. Its constants are the arguments here."""
+    """A function that pools one segment; see `BagKind`. Its constants are the arguments here."""
 
     def pool(c: int, d: int, segment: int, out: int) -> None:
         lookups, offsets, mean = word(d + f.LOOKUPS), word(d + f.OFFSETS), word(d + f.MEAN)
@@ -122,7 +122,7 @@ def _pooling(
 
 
 @cache
-def pooling(kind: Kind) -> int:
+def pooling(kind: BagKind) -> int:
     """The address of the function that pools such segments, compiled or found on disk."""
     how = ("spread" if kind.spread else "added") + ("_weighted" if kind.weighted else "")
     name = f"pool_{kind.form}_{kind.dim}_{how}_{kind.width}_{kind.stride}_{kind.lines}"

@@ -28,7 +28,7 @@ WORDS = _ERROR_AT + MAX_SLICES
 STARTING, READY, REFUSED = 0, 1, 2
 
 
-class Part(NamedTuple):
+class SliceAddress(NamedTuple):
     """One slice, as a worker sees it."""
 
     slot: int
@@ -59,7 +59,7 @@ class Mailbox:
         self._words[:_SLICES] = memoryview(bytes(8 * _SLICES)).cast("q")
 
     # The node's side.
-    def post(self, seq: int, parts: list[Part] | tuple[Part, ...], model: int = 0) -> None:
+    def post(self, seq: int, parts: list[SliceAddress] | tuple[SliceAddress, ...], model: int = 0) -> None:
         """Write a request. Handles are unsigned 64-bit, words are signed: the bits are kept."""
         w = self._words
         at = _SLICES
@@ -97,11 +97,14 @@ class Mailbox:
         """Which model the last request is for."""
         return self._words[_MODEL]
 
-    def request(self) -> tuple[int, list[Part]]:
+    def request(self) -> tuple[int, list[SliceAddress]]:
         w = self._words
         ends = _SLICES + w[_COUNT] * _SLICE_WORDS
         mask = (1 << 64) - 1
-        parts = [Part(w[i], w[i + 1] & mask, w[i + 2], w[i + 3]) for i in range(_SLICES, ends, _SLICE_WORDS)]
+        parts = [
+            SliceAddress(w[i], w[i + 1] & mask, w[i + 2], w[i + 3])
+            for i in range(_SLICES, ends, _SLICE_WORDS)
+        ]
         return w[_SEQ], parts
 
     def answer(self, seq: int, started_ns: int, ended_ns: int, errors: list[tuple[int, str]]) -> None:

@@ -31,16 +31,16 @@ def virtual() -> bool:
     return "hypervisor" in cpu_flags()
 
 
-def kept_at_hand(segments: Callable[[], Iterable[Segment]]) -> Walker | None:
+def kept_at_hand(segments: Callable[[], Iterable[Segment]]) -> PageWalker | None:
     """A walker that has walked once; None where nothing that was mapped goes away."""
     if not virtual():
         return None
-    walker = Walker(segments)
+    walker = PageWalker(segments)
     walker.walk()
     return walker
 
 
-class Walker:
+class PageWalker:
     """Reads a byte of every page of some segments, and knows when to do so again.
 
     Args:

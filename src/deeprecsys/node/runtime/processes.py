@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import IO, NamedTuple, Protocol
 
 from deeprecsys.node.runtime import mailbox
-from deeprecsys.node.runtime.mailbox import Mailbox, Part, Reply
+from deeprecsys.node.runtime.mailbox import Mailbox, Reply, SliceAddress
 
 
 class Replied(NamedTuple):
@@ -149,7 +149,7 @@ class Workers:
         self._deaths.register(pidfd, select.EPOLLIN)
         self._starting.add(index)
 
-    def post(self, worker: int, parts: Sequence[Part], model: int = 0) -> int:
+    def post(self, worker: int, parts: Sequence[SliceAddress], model: int = 0) -> int:
         """Hand a batch to a worker that has none; returns its sequence number."""
         self._seq += 1
         self._sent[worker] = self._seq

@@ -24,7 +24,7 @@ from deeprecsys.engine import Assembly, Engine, SliceView, build
 from deeprecsys.node.runtime import mailbox
 from deeprecsys.node.runtime.cores import die_with_parent, go_first
 from deeprecsys.node.runtime.memory import NodeMemory, Plan
-from deeprecsys.node.runtime.page_walk import Walker, kept_at_hand
+from deeprecsys.node.runtime.page_walk import PageWalker, kept_at_hand
 from deeprecsys.zoo import model
 
 SPIN_NS = 50_000 if platform.machine() == "x86_64" else 0
@@ -75,7 +75,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     box.say(str(getattr(engine, "arithmetic", "")))
-    desk = Desk(engine, slice_viewer(memory))
+    desk = ModelRunner(engine, slice_viewer(memory))
     walker = kept_at_hand(lambda: [memory.segments[n] for n in ("tables", "features")])
     box.state = mailbox.READY
     os.eventfd_write(spec.done, 1)
@@ -95,20 +95,20 @@ def _engine(spec: WorkerSpec, memory: NodeMemory) -> Engine:
     return build(spec.engine, assembly)
 
 
-class Desk(NamedTuple):
+class ModelRunner(NamedTuple):
     """Where a worker scores one model: the engine, and what turns a part in the mailbox into its view."""
 
     engine: Engine
-    view: Callable[[mailbox.Part], SliceView]
+    view: Callable[[mailbox.SliceAddress], SliceView]
 
 
 def attend(
     bell: int,
     done: int,
     box: mailbox.Mailbox,
-    desks: Mapping[int, Desk],
+    desks: Mapping[int, ModelRunner],
     drop: Callable[[int], None] = lambda _model: None,
-    walker: Walker | None = None,
+    walker: PageWalker | None = None,
 ) -> None:
     """Score what the mailbox brings until it brings a stop.
 
@@ -152,11 +152,11 @@ def attend(
         ring(done, 1)
 
 
-def slice_viewer(memory: NodeMemory) -> Callable[[mailbox.Part], SliceView]:
+def slice_viewer(memory: NodeMemory) -> Callable[[mailbox.SliceAddress], SliceView]:
     """A function from a part in a mailbox to the engine's view of it."""
     scores, rows_at = memory.scores, memory.rows_at
 
-    def view(part: mailbox.Part) -> SliceView:
+    def view(part: mailbox.SliceAddress) -> SliceView:
         return SliceView(
             rows_at(part.features), part.start, part.stop, scores[part.slot, part.start : part.stop]
         )

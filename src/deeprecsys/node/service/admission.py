@@ -8,10 +8,10 @@ from math import nan
 
 from deeprecsys.core.dispatcher import Dispatcher
 from deeprecsys.core.query import Query
-from deeprecsys.node.service.backend import Outcome, QueryRecord, Reason, RefusedError
+from deeprecsys.node.service.backend import QueryOutcome, QueryRecord, Reason, RefusedError
 from deeprecsys.node.service.crew import Crew
-from deeprecsys.node.service.hosted_model import Served, checked_items
-from deeprecsys.node.service.open_queries import LATER_S, SOON_S, Ledger
+from deeprecsys.node.service.hosted_model import HostedModel, checked_items
+from deeprecsys.node.service.open_queries import LATER_S, SOON_S, OpenQueries
 
 
 class Admission:
@@ -19,7 +19,7 @@ class Admission:
     draining: whether nothing is taken any more.
     """
 
-    def __init__(self, dispatcher: Dispatcher, crew: Crew, ledger: Ledger) -> None:
+    def __init__(self, dispatcher: Dispatcher, crew: Crew, ledger: OpenQueries) -> None:
         self._dispatcher, self._crew, self._ledger = dispatcher, crew, ledger
         self._ids = count()
         self.draining = False
@@ -30,7 +30,7 @@ class Admission:
         return not self.draining and self._crew.alive > 0
 
     def admit(
-        self, served: Served, items: int, arrival_s: float, deadline_s: float | None, priority: int
+        self, served: HostedModel, items: int, arrival_s: float, deadline_s: float | None, priority: int
     ) -> Query:
         """A query that would be taken now.
 
@@ -56,13 +56,22 @@ class Admission:
         return query
 
     def _refused(
-        self, served: Served, query: Query, reason: Reason, why: str, again_s: float
+        self, served: HostedModel, query: Query, reason: Reason, why: str, again_s: float
     ) -> RefusedError:
         now = time.monotonic()
         served.offered.append((query.arrival_s, query.size))
         self._ledger.record(
             QueryRecord(
-                query.id, served.name, query.size, query.arrival_s, nan, now, 0.0, 0, Outcome.SHED, reason
+                query.id,
+                served.name,
+                query.size,
+                query.arrival_s,
+                nan,
+                now,
+                0.0,
+                0,
+                QueryOutcome.SHED,
+                reason,
             )
         )
         return RefusedError(reason, why, min(max(again_s, SOON_S), LATER_S))

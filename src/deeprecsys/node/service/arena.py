@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine import Assembly, SliceView
-from deeprecsys.node.runtime.mailbox import Part
+from deeprecsys.node.runtime.mailbox import SliceAddress
 from deeprecsys.node.runtime.memory import (
     available_bytes,
     load_own,
@@ -163,11 +163,11 @@ class Arena:
             for block, per_item in self._blocks
         ]
 
-    def viewer(self) -> Callable[[Part], SliceView]:
+    def viewer(self) -> Callable[[SliceAddress], SliceView]:
         """A function from a part in a mailbox to the engine's view of it."""
         per_item, scores = self._per_item, self.scores
 
-        def view(part: Part) -> SliceView:
+        def view(part: SliceAddress) -> SliceView:
             row, slot = part.features, part.slot
             first = {name: row if item else slot for name, item in per_item}
             return SliceView(first, part.start, part.stop, scores[row + part.start : row + part.stop])
@@ -232,7 +232,7 @@ def load_tables(plan: ArenaPlan, weights: Weights, progress: Callable[[str, floa
 
 
 @dataclass(frozen=True)
-class EditionSpec:
+class VersionSpec:
     """One version of one model, as a worker is told of it; crosses as JSON.
 
     Attributes:
@@ -250,7 +250,7 @@ class EditionSpec:
 
     def attach(
         self, threads: int, mapped: dict[int, Segment]
-    ) -> tuple[Assembly, Callable[[Part], SliceView]]:
+    ) -> tuple[Assembly, Callable[[SliceAddress], SliceView]]:
         """A worker's view of it: what its engine is built from, and what finds a slice's rows.
 
         Args:

@@ -46,7 +46,7 @@ class UnscoredError(Exception):
         self.bad_input = bad_input
 
 
-class Outcome(StrEnum):
+class QueryOutcome(StrEnum):
     """How a query ended."""
 
     SERVED = "served"
@@ -75,7 +75,7 @@ class QueryRecord:
     finish_s: float
     compute_s: float
     slices: int
-    outcome: Outcome
+    outcome: QueryOutcome
     reason: str = ""
 
 
@@ -150,7 +150,7 @@ class Seat(Protocol):
         rows of one input are contiguous."""
 
 
-class Listener(Protocol):
+class QueryListener(Protocol):
     """Hears what happened; must return at once."""
 
     def query_ended(self, record: QueryRecord) -> None: ...
@@ -213,5 +213,5 @@ class Backend(Protocol):
     def release(self, seat: Seat) -> None:
         """Give the place back. A seat never scored leaves no record."""
 
-    def listen(self, listener: Listener) -> Callable[[], None]:
+    def listen(self, listener: QueryListener) -> Callable[[], None]:
         """Tell a listener from now on; returns what ends that."""

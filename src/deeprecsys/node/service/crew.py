@@ -11,10 +11,10 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 
-from deeprecsys.node.runtime.mailbox import WORDS, Part
+from deeprecsys.node.runtime.mailbox import WORDS, SliceAddress
 from deeprecsys.node.runtime.processes import Down, News, Replied, Up, Workers
 from deeprecsys.node.runtime.segment import Segment
-from deeprecsys.node.service.arena import EditionSpec
+from deeprecsys.node.service.arena import VersionSpec
 from deeprecsys.node.service.worker import CrewSpec
 
 log = logging.getLogger("deeprecsys.serve")
@@ -36,7 +36,7 @@ class Crew:
     def __init__(
         self,
         cores: Sequence[list[int]],
-        editions: Callable[[], Sequence[EditionSpec]],
+        editions: Callable[[], Sequence[VersionSpec]],
         threads: int,
         spares: int,
     ) -> None:
@@ -54,7 +54,7 @@ class Crew:
         self._generation = 0
         self._chores: dict[int, list[int]] = {}  # process -> editions to drop when it is idle
         self._chore: set[int] = set()  # processes that are dropping one
-        self._delayed: dict[int, tuple[Sequence[Part], int]] = {}  # batches for those
+        self._delayed: dict[int, tuple[Sequence[SliceAddress], int]] = {}  # batches for those
         self._settled = False  # nothing is to be reconciled until something but a reply happens
         self._failed = 0
         self.problem = ""
@@ -106,7 +106,7 @@ class Crew:
         """Whether every post's process was started since the last `renew`."""
         return all(p is not None and self._age[p] >= self._generation for p in self._at)
 
-    def post(self, post: int, parts: Sequence[Part], edition: int) -> None:
+    def post(self, post: int, parts: Sequence[SliceAddress], edition: int) -> None:
         """Hand a batch to the process at a post that has none."""
         process = self._at[post]
         assert process is not None, "a batch for a post that nobody stands at"

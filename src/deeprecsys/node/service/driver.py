@@ -25,12 +25,12 @@ from deeprecsys.core.dispatcher import (
 )
 from deeprecsys.core.policy import CPU
 from deeprecsys.core.query import Batch
-from deeprecsys.node.runtime.mailbox import Part
+from deeprecsys.node.runtime.mailbox import SliceAddress
 from deeprecsys.node.runtime.processes import Down, News, Replied, Up
 from deeprecsys.node.service.backend import BatchRecord, Reason
 from deeprecsys.node.service.crew import Crew
-from deeprecsys.node.service.hosted_model import Place
-from deeprecsys.node.service.open_queries import Ledger
+from deeprecsys.node.service.hosted_model import Reservation
+from deeprecsys.node.service.open_queries import OpenQueries
 
 RETRY_S = 30.0
 """How long after workers could not start it is tried once more."""
@@ -39,7 +39,7 @@ RETRY_S = 30.0
 class Driver:
     """Moves a dispatcher, its crew and the ledger of queries; `begin` it, `close` it."""
 
-    def __init__(self, dispatcher: Dispatcher, crew: Crew, ledger: Ledger) -> None:
+    def __init__(self, dispatcher: Dispatcher, crew: Crew, ledger: OpenQueries) -> None:
         self._dispatcher, self._crew, self._ledger = dispatcher, crew, ledger
         self._loop = asyncio.get_running_loop()
         self._running: dict[int, tuple[Batch, float]] = {}  # worker -> batch, when it was posted
@@ -81,7 +81,7 @@ class Driver:
         parts = []
         for s in batch.slices:
             place = self._ledger.places[s.query.id]
-            parts.append(Part(place.slot, place.row, s.start, s.stop))
+            parts.append(SliceAddress(place.slot, place.row, s.start, s.stop))
             place.parts += 1
             if isnan(place.start_s):
                 place.start_s = now
@@ -156,7 +156,7 @@ class Driver:
             case Up(worker):
                 self.tell(Ready(CPU, worker))
 
-    def _places_of(self, batch: Batch) -> Sequence[Place]:
+    def _places_of(self, batch: Batch) -> Sequence[Reservation]:
         """The places of a batch's queries, each once."""
         return [self._ledger.places[i] for i in dict.fromkeys(s.query.id for s in batch.slices)]
 

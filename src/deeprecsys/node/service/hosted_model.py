@@ -19,7 +19,7 @@ from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.query import Query
 from deeprecsys.core.target import Target
 from deeprecsys.node.runtime.segment import Segment
-from deeprecsys.node.service.arena import Arena, ArenaPlan, EditionSpec, Weights, load_tables
+from deeprecsys.node.service.arena import Arena, ArenaPlan, VersionSpec, Weights, load_tables
 from deeprecsys.node.service.backend import OperatingPoint, ServedModel
 from deeprecsys.node.service.rows import Rows
 from deeprecsys.zoo.schema import Schema, SparseInput
@@ -67,7 +67,7 @@ class ModelConfig:
 
 
 @dataclass(eq=False)
-class Edition:
+class ModelVersion:
     """One version of a model's weights, and how many seats it has."""
 
     id: int
@@ -86,7 +86,7 @@ class State(Enum):
 
 
 @dataclass(eq=False, slots=True)
-class Place:
+class Reservation:
     """A query's place: `backend.Seat`.
 
     Attributes:
@@ -95,8 +95,8 @@ class Place:
     """
 
     query: Query
-    served: Served
-    edition: Edition
+    served: HostedModel
+    edition: ModelVersion
     row: int
     slot: int
     state: State = State.RESERVED
@@ -126,7 +126,7 @@ class Place:
 
 
 @dataclass(eq=False)
-class Served:
+class HostedModel:
     """A model in service."""
 
     config: ModelConfig
@@ -134,8 +134,8 @@ class Served:
     rows: Rows
     slots: list[int]
     forecast: Forecast
-    editions: list[Edition]
-    current: Edition
+    editions: list[ModelVersion]
+    current: ModelVersion
     policy: Policy
     point: OperatingPoint
     open: int = 0
@@ -148,7 +148,7 @@ class Served:
     def create(
         cls, config: ModelConfig, edition_id: int, workers: int, now_s: float,
         progress: Callable[[str, float], None],
-    ) -> Served:  # fmt: skip
+    ) -> HostedModel:  # fmt: skip
         """The model with its memory, its tables filled from the seed.
 
         Raises:
@@ -164,7 +164,7 @@ class Served:
         )
         weights = Weights(config.seed)
         tables = load_tables(plan, weights, progress)
-        first = Edition(edition_id, "1", weights, tables)
+        first = ModelVersion(edition_id, "1", weights, tables)
         seconds = batch_seconds(config.profile, workers, config.max_items)
         forecast = Forecast(seconds, None, False, LateBudget(config.target.miss_rate))
         point = point_of(config.policy, config.capacity_qps, now_s, config.why, config.pinned)
@@ -177,10 +177,10 @@ class Served:
     def name(self) -> str:
         return self.config.name
 
-    def spec(self, edition: Edition) -> EditionSpec:
+    def spec(self, edition: ModelVersion) -> VersionSpec:
         """An edition as workers are told of it."""
         fds = {"tables": edition.tables.fd, **{n: s.fd for n, s in self.arena.segments.items()}}
-        return EditionSpec(
+        return VersionSpec(
             edition.id,
             self.arena.plan,
             edition.weights.model or self.config.known_as,
@@ -200,7 +200,7 @@ class Served:
         self.current.seats += 1
         return row, self.slots.pop()
 
-    def give(self, place: Place) -> None:
+    def give(self, place: Reservation) -> None:
         """Take back the place of a query that nobody reads or writes any more."""
         self.rows.give(place.row, place.query.size)
         self.slots.append(place.slot)
@@ -274,7 +274,7 @@ def bad_id(schema: Schema, inputs: Mapping[str, NDArray[Any]]) -> str | None:
     return None
 
 
-def checked_items(served: Served, items: int) -> int:
+def checked_items(served: HostedModel, items: int) -> int:
     """A number of items that a query may have.
 
     Raises:

@@ -8,21 +8,21 @@ from collections.abc import Callable
 
 from deeprecsys.node.service.backend import (
     BatchRecord,
-    Listener,
     OperatingPoint,
-    Outcome,
+    QueryListener,
+    QueryOutcome,
     QueryRecord,
     Reason,
     RefusedError,
     UnscoredError,
 )
-from deeprecsys.node.service.hosted_model import Place, State, bad_id
+from deeprecsys.node.service.hosted_model import Reservation, State, bad_id
 
 SOON_S, LATER_S = 0.05, 10.0
 """The shortest and the longest time that a client is asked to wait before it comes again."""
 
 
-class Happened:
+class Signal:
     """Lets those who wait for a change look again."""
 
     def __init__(self) -> None:
@@ -39,18 +39,18 @@ class Happened:
         await self._event.wait()
 
 
-class Ledger:
+class OpenQueries:
     """Attributes:
     places: of queries, from `reserve` until neither the face nor a worker needs them.
     happened: announced when the last place of all, or of an edition, is given back.
     """
 
-    def __init__(self, happened: Happened) -> None:
-        self.places: dict[int, Place] = {}
+    def __init__(self, happened: Signal) -> None:
+        self.places: dict[int, Reservation] = {}
         self.happened = happened
-        self._listeners: list[Listener] = []
+        self._listeners: list[QueryListener] = []
 
-    def listen(self, listener: Listener) -> Callable[[], None]:
+    def listen(self, listener: QueryListener) -> Callable[[], None]:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
@@ -60,11 +60,11 @@ class Ledger:
         return bool(self._listeners)
 
     @property
-    def open(self) -> list[Place]:
+    def open(self) -> list[Reservation]:
         """Places of queries that wait or run."""
         return [p for p in self.places.values() if p.state is State.OPEN]
 
-    def free(self, place: Place) -> None:
+    def free(self, place: Reservation) -> None:
         """Give a place back once nobody needs it: not the face, and no worker."""
         if place.released and not place.running and place.id in self.places:
             del self.places[place.id]
@@ -73,27 +73,27 @@ class Ledger:
                 self.happened.announce()
 
     # How queries end.
-    def complete(self, place: Place) -> None:
-        self.end(place, Outcome.SERVED, "")
+    def complete(self, place: Reservation) -> None:
+        self.end(place, QueryOutcome.SERVED, "")
         _resolve(place, None)
 
-    def fail(self, place: Place, reason: str) -> None:
+    def fail(self, place: Reservation, reason: str) -> None:
         """A query could not be scored; where its ids are at fault, that is the reason."""
         bad = bad_id(place.served.arena.schema, place.inputs)
-        self.end(place, Outcome.FAILED, bad or reason)
+        self.end(place, QueryOutcome.FAILED, bad or reason)
         _resolve(place, UnscoredError(f"{place.served.name}: {bad or reason}", bad is not None))
 
-    def abandon(self, place: Place, reason: str, why: str) -> None:
+    def abandon(self, place: Reservation, reason: str, why: str) -> None:
         """Nobody is left to score a query."""
-        self.end(place, Outcome.FAILED, reason)
+        self.end(place, QueryOutcome.FAILED, reason)
         _resolve(place, UnscoredError(why, bad_input=False))
 
-    def refuse(self, place: Place, reason: Reason, why: str) -> None:
+    def refuse(self, place: Reservation, reason: Reason, why: str) -> None:
         """A query that was taken is not scored after all."""
-        self.end(place, Outcome.SHED, reason)
+        self.end(place, QueryOutcome.SHED, reason)
         _resolve(place, RefusedError(reason, f"{place.served.name}: {why}", SOON_S))
 
-    def end(self, place: Place, outcome: Outcome, reason: str) -> None:
+    def end(self, place: Reservation, outcome: QueryOutcome, reason: str) -> None:
         place.state = State.ENDED
         place.served.open -= 1
         query = place.query
@@ -118,7 +118,7 @@ class Ledger:
             listener.point_changed(model, point)
 
 
-def _resolve(place: Place, error: Exception | None) -> None:
+def _resolve(place: Reservation, error: Exception | None) -> None:
     """Let whoever awaits the answer go on."""
     answer = place.answer
     if answer is None or answer.done():

@@ -20,13 +20,20 @@ from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.core.policy import CPU, Policy
 from deeprecsys.node.runtime.mailbox import MAX_SLICES
 from deeprecsys.node.service.admission import Admission
-from deeprecsys.node.service.arena import EditionSpec, Weights
-from deeprecsys.node.service.backend import Listener, OperatingPoint, Outcome, Reason, Seat, ServedModel
+from deeprecsys.node.service.arena import VersionSpec, Weights
+from deeprecsys.node.service.backend import (
+    OperatingPoint,
+    QueryListener,
+    QueryOutcome,
+    Reason,
+    Seat,
+    ServedModel,
+)
 from deeprecsys.node.service.crew import Crew
 from deeprecsys.node.service.driver import Driver
-from deeprecsys.node.service.hosted_model import ModelConfig, Place, Served, State, point_of
-from deeprecsys.node.service.open_queries import Happened, Ledger
-from deeprecsys.node.service.weight_swap import Renewal
+from deeprecsys.node.service.hosted_model import HostedModel, ModelConfig, Reservation, State, point_of
+from deeprecsys.node.service.open_queries import OpenQueries, Signal
+from deeprecsys.node.service.weight_swap import WeightSwap
 
 log = logging.getLogger("deeprecsys.serve")
 
@@ -51,7 +58,7 @@ class ServiceConfig:
 class Service:
     """Scores queries of several models on one event loop. Start it by `await Service.start(…)`."""
 
-    def __init__(self, config: ServiceConfig, served: Mapping[str, Served]) -> None:
+    def __init__(self, config: ServiceConfig, served: Mapping[str, HostedModel]) -> None:
         self.config = config
         self._served = served
         first = next(iter(served.values()))
@@ -61,11 +68,11 @@ class Service:
         for s in served.values():
             self._dispatcher.handle(Adopt(s.current.id, s.policy, s.forecast), 0.0)
         self._crew = Crew(config.cores, self._specs, config.threads, config.spares)
-        self._happened = Happened()
-        self._ledger = Ledger(self._happened)
+        self._happened = Signal()
+        self._ledger = OpenQueries(self._happened)
         self._admission = Admission(self._dispatcher, self._crew, self._ledger)
         self._driver = Driver(self._dispatcher, self._crew, self._ledger)
-        self._renewal = Renewal(self._crew, self._driver, self._happened, len(served))
+        self._renewal = WeightSwap(self._crew, self._driver, self._happened, len(served))
         self._closed = False
 
     @classmethod
@@ -79,11 +86,11 @@ class Service:
             NodeError: a worker cannot start.
         """
         say = progress or (lambda _what, _share: None)
-        served: dict[str, Served] = {}
+        served: dict[str, HostedModel] = {}
         try:
             for i, m in enumerate(config.models):
                 served[m.name] = await asyncio.to_thread(
-                    Served.create, m, i, len(config.cores), time.monotonic(), say
+                    HostedModel.create, m, i, len(config.cores), time.monotonic(), say
                 )
             service = cls(config, served)
         except BaseException:
@@ -143,12 +150,12 @@ class Service:
 
     def reserve(
         self, model: str, items: int, *, arrival_s: float, deadline_s: float | None = None, priority: int = 0
-    ) -> Place:
+    ) -> Reservation:
         served = self._served[model]
         query = self._admission.admit(served, items, arrival_s, deadline_s, priority)
         served.offered.append((arrival_s, items))
         row, slot = served.take(items)
-        place = Place(query._replace(features=row), served, served.current, row, slot)
+        place = Reservation(query._replace(features=row), served, served.current, row, slot)
         self._ledger.places[place.id] = place
         return place
 
@@ -175,14 +182,14 @@ class Service:
                 timer.cancel()
         return place.scores
 
-    def _late(self, place: Place) -> None:
+    def _late(self, place: Reservation) -> None:
         """A firm deadline has passed: what has not been begun of the query is dropped."""
         if place.state is State.OPEN:
             self._ledger.refuse(place, Reason.LATE, "the query's deadline has passed")
             self._driver.tell(Cancel(place.query))
 
-    def _cancel(self, place: Place, why: str) -> None:
-        self._ledger.end(place, Outcome.CANCELLED, why)
+    def _cancel(self, place: Reservation, why: str) -> None:
+        self._ledger.end(place, QueryOutcome.CANCELLED, why)
         self._driver.tell(Cancel(place.query))
 
     def release(self, seat: Seat) -> None:
@@ -195,7 +202,7 @@ class Service:
         place.released = True
         self._ledger.free(place)
 
-    def listen(self, listener: Listener) -> Callable[[], None]:
+    def listen(self, listener: QueryListener) -> Callable[[], None]:
         return self._ledger.listen(listener)
 
     # What is changed while it runs.
@@ -222,7 +229,7 @@ class Service:
         s.point = replace(s.point, pinned=pinned)
 
     @property
-    def retunable(self) -> list[Served]:
+    def retunable(self) -> list[HostedModel]:
         """The models whose policy live retuning may change."""
         return [s for s in self._served.values() if s.config.split and not s.point.pinned]
 
@@ -235,7 +242,7 @@ class Service:
         """
         await self._renewal.swap(self._served[model], version, weights)
 
-    def _specs(self) -> Sequence[EditionSpec]:
+    def _specs(self) -> Sequence[VersionSpec]:
         return [s.spec(e) for s in self._served.values() for e in s.editions]
 
     # How it ends.

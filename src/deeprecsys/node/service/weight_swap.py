@@ -11,32 +11,32 @@ from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.node.service.arena import Weights, load_tables
 from deeprecsys.node.service.crew import Crew
 from deeprecsys.node.service.driver import Driver
-from deeprecsys.node.service.hosted_model import Edition, Served
-from deeprecsys.node.service.open_queries import Happened
+from deeprecsys.node.service.hosted_model import HostedModel, ModelVersion
+from deeprecsys.node.service.open_queries import Signal
 from deeprecsys.zoo import model
 from deeprecsys.zoo.custom import Own
 
 log = logging.getLogger("deeprecsys.serve")
 
 
-class Renewal:
+class WeightSwap:
     """Swaps weights, one model after the other.
 
     Args:
         first_id: of the editions that it makes.
     """
 
-    def __init__(self, crew: Crew, driver: Driver, happened: Happened, first_id: int) -> None:
+    def __init__(self, crew: Crew, driver: Driver, happened: Signal, first_id: int) -> None:
         self._crew, self._driver, self._happened = crew, driver, happened
         self._ids = count(first_id)
         self._swapping = asyncio.Lock()
 
-    async def swap(self, s: Served, version: str, weights: Weights) -> None:
+    async def swap(self, s: HostedModel, version: str, weights: Weights) -> None:
         """See `Service.swap`."""
         async with self._swapping:
             _check(s, weights)
             tables = await asyncio.to_thread(load_tables, s.arena.plan, weights, lambda _what, _share: None)
-            new = Edition(next(self._ids), version, weights, tables)
+            new = ModelVersion(next(self._ids), version, weights, tables)
             await self._have_workers_hold(s, new)
             self._driver.tell(Adopt(new.id, s.policy, s.forecast))
             old, s.current = s.current, new
@@ -48,7 +48,7 @@ class Renewal:
             self._crew.drop(old.id)
             old.tables.close()
 
-    async def _have_workers_hold(self, s: Served, new: Edition) -> None:
+    async def _have_workers_hold(self, s: HostedModel, new: ModelVersion) -> None:
         """Replace every worker by one that holds the new edition too.
 
         Raises:
@@ -67,7 +67,7 @@ class Renewal:
             raise NodeError(f"{s.name} version {new.version}: {problem}; version {s.current.version} stays")
 
 
-def _check(s: Served, weights: Weights) -> None:
+def _check(s: HostedModel, weights: Weights) -> None:
     """Raise InputError where nobody would write new tables: an own model's file is read only at the start."""
     if weights.fill is None and isinstance(model(s.config.known_as), Own):
         raise InputError(

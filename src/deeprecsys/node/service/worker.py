@@ -17,8 +17,8 @@ from deeprecsys.node.runtime import mailbox
 from deeprecsys.node.runtime.cores import die_with_parent, go_first
 from deeprecsys.node.runtime.page_walk import kept_at_hand
 from deeprecsys.node.runtime.segment import Segment
-from deeprecsys.node.runtime.worker import Desk, attend
-from deeprecsys.node.service.arena import ArenaPlan, EditionSpec
+from deeprecsys.node.runtime.worker import ModelRunner, attend
+from deeprecsys.node.service.arena import ArenaPlan, VersionSpec
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CrewSpec:
     mail: int
     threads: int
     gentle: bool
-    editions: tuple[EditionSpec, ...]
+    editions: tuple[VersionSpec, ...]
 
     def dump(self) -> str:
         return json.dumps(asdict(self))
@@ -48,7 +48,7 @@ class CrewSpec:
     @classmethod
     def load(cls, text: str) -> CrewSpec:
         data = json.loads(text)
-        editions = tuple(EditionSpec(**{**e, "plan": ArenaPlan(**e["plan"])}) for e in data["editions"])
+        editions = tuple(VersionSpec(**{**e, "plan": ArenaPlan(**e["plan"])}) for e in data["editions"])
         return cls(**{**data, "editions": editions})
 
     @property
@@ -65,12 +65,12 @@ def main() -> None:
         go_first()
     mail = Segment(spec.mail, spec.boxes * mailbox.WORDS * 8, writable=True)
     box = mailbox.Mailbox(mail.words()[spec.index * mailbox.WORDS : (spec.index + 1) * mailbox.WORDS])
-    desks: dict[int, Desk] = {}
+    desks: dict[int, ModelRunner] = {}
     mapped: dict[int, Segment] = {}
     try:
         for edition in spec.editions:
             assembly, view = edition.attach(spec.threads, mapped)
-            desks[edition.id] = Desk(build(edition.engine, assembly), view)
+            desks[edition.id] = ModelRunner(build(edition.engine, assembly), view)
     except Exception as e:
         box.say(f"{type(e).__name__}: {e}")
         box.state = mailbox.REFUSED

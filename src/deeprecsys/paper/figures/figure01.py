@@ -6,7 +6,7 @@ from deeprecsys.paper import draw
 from deeprecsys.paper.networks import bert_base, lstm, resnet50
 from deeprecsys.paper.platforms import Work, work_of
 from deeprecsys.paper.published import CLASS, MODELS, SHORT
-from deeprecsys.paper.result import Claim, Drawing, Result, Table, seen
+from deeprecsys.paper.result import Claim, Drawing, FigureTable, Result, seen
 from deeprecsys.paper.study import Study
 from deeprecsys.report import format as f
 from deeprecsys.zoo import MODELS as ZOO
@@ -62,5 +62,5 @@ def make(study: Study) -> Result:
     return Result(
         1, "Operational intensity and memory", "counted from layers", claims,
         (Drawing("intensity", "Eight models and three others", "weights are read once per batch", plot),),
-        (Table("Counted from layers", header, tuple(rows)),), data,
+        (FigureTable("Counted from layers", header, tuple(rows)),), data,
     )  # fmt: skip

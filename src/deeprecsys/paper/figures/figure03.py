@@ -6,7 +6,7 @@ from deeprecsys.paper import draw
 from deeprecsys.paper.operators import BATCH, shares
 from deeprecsys.paper.platforms import SKYLAKE, batch_time, work_of
 from deeprecsys.paper.published import MODELS, SHARES, SHORT
-from deeprecsys.paper.result import Claim, Drawing, Result, Table, Verdict
+from deeprecsys.paper.result import Claim, ClaimVerdict, Drawing, FigureTable, Result
 from deeprecsys.paper.study import Study
 from deeprecsys.zoo import MODELS as ZOO
 
@@ -37,7 +37,7 @@ def make(study: Study) -> Result:
                 Claim(
                     f"{SHORT[m]}: the operator that takes most", f"{top} {published[top]:.0f} %",
                     f"{ours} {100 * mine[ours]:.0f} %",
-                    Verdict.AGREES if top == ours else Verdict.DIFFERS,
+                    ClaimVerdict.AGREES if top == ours else ClaimVerdict.DIFFERS,
                     "" if top == ours else "eager torch runs many small operators: launches and copies count",
                 )
             )  # fmt: skip
@@ -47,7 +47,7 @@ def make(study: Study) -> Result:
         3, "Operator breakdown on a CPU", "measured here, artefact configurations, eager torch, one thread, "
         "batch 64; beside it the model of a Skylake core", tuple(claims),
         (Drawing("operators", "Measured here", "artefact configurations, batch 64", plot),),
-        (Table("Shares of run time", ("model", "published", "measured here", "modelled Skylake"), tuple(rows)),),
+        (FigureTable("Shares of run time", ("model", "published", "measured here", "modelled Skylake"), tuple(rows)),),
         {"measured": measured, "published": {m: dict(v) for m, v in SHARES.items()}, "batch": BATCH},
     )  # fmt: skip
 

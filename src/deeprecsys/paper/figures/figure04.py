@@ -7,7 +7,7 @@ import numpy as np
 from deeprecsys.paper import draw
 from deeprecsys.paper.platforms import SKYLAKE, batch_time, gtx_roofline, work_of
 from deeprecsys.paper.published import MODELS, SHORT
-from deeprecsys.paper.result import Claim, Drawing, Result, Table, seen
+from deeprecsys.paper.result import Claim, Drawing, FigureTable, Result, seen
 from deeprecsys.paper.study import Study
 from deeprecsys.report import format as f
 from deeprecsys.simulate.published import GTX_1080_TI
@@ -54,8 +54,8 @@ def make(study: Study) -> Result:
             Drawing("roofline", "Data sheets", "GTX 1080 Ti over the modelled Skylake core",
                     draw.lines(model, "batch size, items", "speed-up", log_y=True, level=1.0)),
         ),
-        (Table("Speed-up over one core", header, rows),
-         Table("Batch from which the card is quicker", ("model", "published", "data sheets"),
+        (FigureTable("Speed-up over one core", header, rows),
+         FigureTable("Batch from which the card is quicker", ("model", "published", "data sheets"),
                tuple((SHORT[m], f.count(a) if a else "never", f.count(b) if b else "never")
                      for m, (a, b) in crossing.items()))),
         {"published": {m: list(v) for m, v in SPEED_UP.items()}, "roofline": ours,

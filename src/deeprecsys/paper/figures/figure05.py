@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from deeprecsys.paper import draw
-from deeprecsys.paper.result import Claim, Drawing, Result, Table, seen
+from deeprecsys.paper.result import Claim, Drawing, FigureTable, Result, seen
 from deeprecsys.paper.study import Study
 from deeprecsys.workload.sizes import Discrete, parse
 
@@ -41,6 +41,6 @@ def make(study: Study) -> Result:
     return Result(
         5, "Query sizes", "defined", claims,
         (Drawing("sizes", "Share of queries larger than a size", "both axes logarithmic", plot),),
-        (Table("Size distributions", header, rows),),
+        (FigureTable("Size distributions", header, rows),),
         {n: d.describe() for n, d in found.items()},
     )  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 
 from deeprecsys.paper import draw
 from deeprecsys.paper.published import MODELS, SHORT
-from deeprecsys.paper.result import Claim, Drawing, Result, Table, seen
+from deeprecsys.paper.result import Claim, Drawing, FigureTable, Result, seen
 from deeprecsys.paper.study import Case, Study
 from deeprecsys.workload.sizes import Discrete, parse
 
@@ -28,7 +28,7 @@ def make(study: Study) -> Result:
     return Result(
         6, "Time by query size", "modelled Skylake, static batch size", (claim,),
         (Drawing("quarters", "CPU time by quarter of queries, by size", "production sizes", plot),),
-        (Table("CPU time by quarter of queries", ("model", *names), rows),),
+        (FigureTable("CPU time by quarter of queries", ("model", *names), rows),),
         {"share_by_quarter": found},
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from deeprecsys.paper import draw
 from deeprecsys.paper.fleet import handfuls
 from deeprecsys.paper.fleets import VARIATION, Fleets
 from deeprecsys.paper.published import HANDFUL, SHORT
-from deeprecsys.paper.result import Claim, Drawing, Result, Table, seen
+from deeprecsys.paper.result import Claim, Drawing, FigureTable, Result, seen
 from deeprecsys.paper.study import Study
 
 FEW = (2, 4, 8)
@@ -72,7 +72,7 @@ def make(study: Study) -> Result:
     return Result(
         7, "A handful of machines against the fleet", "simulated, on modelled machines", (claim,),
         (Drawing("handful", f"{SHORT[first]}: four machines and all {sum(fleets.counts(first).values())}", "a day, static batch size", plot),),
-        (Table("Distance from the fleet in per cent: median, 95th of 100 draws",
+        (FigureTable("Distance from the fleet in per cent: median, 95th of 100 draws",
                ("machines", *(SHORT[m] for m in found)), rows),),
         {"distance": found, "machines": fleets.machines},
     )  # fmt: skip

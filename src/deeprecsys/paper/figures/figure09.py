@@ -6,9 +6,9 @@ from itertools import combinations
 
 from deeprecsys.paper import draw, machines
 from deeprecsys.paper.published import LEVELS, MODELS, SHORT
-from deeprecsys.paper.result import Claim, Drawing, Result, Table, direction, seen
+from deeprecsys.paper.result import Claim, Drawing, FigureTable, Result, direction, seen
 from deeprecsys.paper.study import Case, Study
-from deeprecsys.paper.trial import Found
+from deeprecsys.paper.trial import FigureCapacity
 from deeprecsys.report import format as f
 
 LEADING = "wnd"
@@ -60,25 +60,25 @@ def make(study: Study) -> Result:
             Drawing("machine", f"By machine, {SHORT[LEADING]}, medium target", "as a share of the machine's best",
                     draw.lines({n: _relative(c) for n, c in by_machine.items()}, "batch size, items", "% of the best")),
         ),
-        (Table("Queries/s by batch size, Skylake, medium target", header, rows), machines.table(study)),
+        (FigureTable("Queries/s by batch size, Skylake, medium target", header, rows), machines.table(study)),
         {"by_target": _data(by_target), "by_model": _data(by_model), "by_machine": _data(by_machine)},
     )  # fmt: skip
 
 
-def _inner(curve: tuple[Found, ...]) -> bool:
+def _inner(curve: tuple[FigureCapacity, ...]) -> bool:
     """Whether the largest batch size is clearly not the best."""
     return curve[-1].qps < 0.98 * max(c.qps for c in curve)
 
 
-def _series(curve: tuple[Found, ...]) -> tuple[list[float], list[float]]:
+def _series(curve: tuple[FigureCapacity, ...]) -> tuple[list[float], list[float]]:
     return [float(c.batch_size) for c in curve], [c.qps for c in curve]
 
 
-def _relative(curve: tuple[Found, ...]) -> tuple[list[float], list[float]]:
+def _relative(curve: tuple[FigureCapacity, ...]) -> tuple[list[float], list[float]]:
     x, y = _series(curve)
     top = max(y) or 1.0
     return x, [100 * v / top for v in y]
 
 
-def _data(curves: dict[str, tuple[Found, ...]]) -> dict[str, dict[str, float]]:
+def _data(curves: dict[str, tuple[FigureCapacity, ...]]) -> dict[str, dict[str, float]]:
     return {n: {str(c.batch_size): c.qps for c in curve} for n, curve in curves.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deeprecsys.paper import draw
 from deeprecsys.paper.published import MODELS, SHORT
-from deeprecsys.paper.result import Claim, Drawing, Result, Table, Verdict, direction
+from deeprecsys.paper.result import Claim, ClaimVerdict, Drawing, FigureTable, Result, direction
 from deeprecsys.paper.study import WITHIN, Case, Study
 from deeprecsys.paper.variants import card_beside_node
 from deeprecsys.report import format as f
@@ -86,14 +86,14 @@ def make(study: Study) -> Result:
     }
     return Result(
         10, "Throughput against the offload threshold", "simulated; card by published speed-ups", claims, drawings,
-        (Table("Best threshold in items, and queries/s, medium target, Skylake", header, rows),),
+        (FigureTable("Best threshold in items, and queries/s, medium target, Skylake", header, rows),),
         {"columns": list(header[1:]), "best": data},
     )  # fmt: skip
 
 
-def _both(verdicts: list[Verdict]) -> Verdict:
+def _both(verdicts: list[ClaimVerdict]) -> ClaimVerdict:
     """One verdict on both readings: where they differ, it depends on the reading."""
-    return verdicts[0] if len(set(verdicts)) == 1 else Verdict.OPEN
+    return verdicts[0] if len(set(verdicts)) == 1 else ClaimVerdict.OPEN
 
 
 def _words(threshold: int | None) -> str:

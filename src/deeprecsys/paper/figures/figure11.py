@@ -15,9 +15,9 @@ from deeprecsys.paper.published import (
     RATIOS,
     SHORT,
 )
-from deeprecsys.paper.result import Claim, Drawing, Result, Table, Verdict, seen
+from deeprecsys.paper.result import Claim, ClaimVerdict, Drawing, FigureTable, Result, seen
 from deeprecsys.paper.study import Case, Study
-from deeprecsys.paper.trial import Found
+from deeprecsys.paper.trial import FigureCapacity
 from deeprecsys.paper.variants import card_beside_node
 
 NEAR = 0.25
@@ -45,7 +45,7 @@ def per_watt(
     card = NODE_POWER_RATIO * alone.cpu_w - alone.cpu_w if constant else GTX_NODE
     beside = NodePower(alone.cpu_w, card, constant=constant)
 
-    def rate(x: Found, node: NodePower) -> float:
+    def rate(x: FigureCapacity, node: NodePower) -> float:
         return x.qps / node.watts(x.cpu_load, x.gpu_load)
 
     found = {}
@@ -125,7 +125,7 @@ def _table(
     platform: str,
     found: dict[str, dict[str, tuple[float, float]]],
     wider: dict[str, dict[str, tuple[float, float]]],
-) -> Table:
+) -> FigureTable:
     rows = [
         (SHORT[m], *(
             f"{found[lv][m][0]:.2f}, {found[lv][m][1]:.2f} ({wider[lv][m][1]:.2f}) | "
@@ -144,11 +144,11 @@ def _table(
     title = (
         f"{platform}: throughput over static: CPU, CPU+GPU (GPU over the node) vs the paper's CPU, CPU+GPU"
     )
-    return Table(title, ("model", *LEVELS), tuple(rows))
+    return FigureTable(title, ("model", *LEVELS), tuple(rows))
 
 
 def _means(found: dict[str, dict[str, dict[str, tuple[float, float]]]],
-           wider: dict[str, dict[str, dict[str, tuple[float, float]]]]) -> Table:  # fmt: skip
+           wider: dict[str, dict[str, dict[str, tuple[float, float]]]]) -> FigureTable:  # fmt: skip
     rows = []
     for i, what in ((0, "CPU"), (1, "CPU+GPU")):
         rows.append((f"paper, {what}", *(f"{MEAN_RATIO[lv][i]:g}" for lv in LEVELS)))
@@ -157,12 +157,12 @@ def _means(found: dict[str, dict[str, dict[str, tuple[float, float]]]],
         (f"{p}, CPU+GPU, GPU over the node", *(f"{mean(wider[p][lv])[1]:.2f}" for lv in LEVELS))
         for p in wider
     ]
-    return Table("Geometric means of throughput over static", ("", *LEVELS), tuple(rows))
+    return FigureTable("Geometric means of throughput over static", ("", *LEVELS), tuple(rows))
 
 
 def _watts(watts: dict[str, dict[str, dict[str, tuple[float, float]]]],
            wide: dict[str, dict[str, dict[str, tuple[float, float]]]],
-           flat: dict[str, dict[str, dict[str, tuple[float, float]]]]) -> Table:  # fmt: skip
+           flat: dict[str, dict[str, dict[str, tuple[float, float]]]]) -> FigureTable:  # fmt: skip
     rows = []
     for i, what in ((0, "CPU"), (1, "CPU+GPU")):
         rows.append((f"paper, {what}", *(f"{MEAN_RATIO_PER_WATT[lv][i]:g}" for lv in LEVELS)))
@@ -171,7 +171,7 @@ def _watts(watts: dict[str, dict[str, dict[str, tuple[float, float]]]],
         rows.append((f"{p}, CPU+GPU, GPU over the node", *(f"{mean(wide[p][lv])[1]:.2f}" for lv in LEVELS)))
         rows.append((f"{p}, the same at the paper's constant power",
                      *(f"{mean(flat[p][lv])[1]:.2f}" for lv in LEVELS)))  # fmt: skip
-    return Table("Geometric means of throughput per watt over static", ("", *LEVELS), tuple(rows))
+    return FigureTable("Geometric means of throughput per watt over static", ("", *LEVELS), tuple(rows))
 
 
 def _claims(sky: dict[str, tuple[tuple[float, float], tuple[float, float]]]) -> list[Claim]:
@@ -202,6 +202,6 @@ def _energy_claim(watts: dict[str, dict[str, dict[str, tuple[float, float]]]],
     return Claim(
         "the card loses throughput per watt for some models", "RMC1, RMC3 and DIN in several cells",
         f"{len(worse)} of 8; over the node: {named}",
-        Verdict.AGREES if worse else Verdict.DIFFERS,
+        ClaimVerdict.AGREES if worse else ClaimVerdict.DIFFERS,
         "250 W more, for what a few cores do; over the node it pays where the speed-up exceeds its power",
     )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 
 from deeprecsys.paper import draw
 from deeprecsys.paper.published import CLASS, LEVELS, MODELS, OPTIMAL_BATCH, SHORT
-from deeprecsys.paper.result import Claim, Drawing, Result, Table, Verdict, direction
+from deeprecsys.paper.result import Claim, ClaimVerdict, Drawing, FigureTable, Result, direction
 from deeprecsys.paper.study import Case, Study
 
 SIZES = ("production", "lognormal", "normal", "mlperf")
@@ -88,8 +88,8 @@ def make(study: Study) -> Result:
         12, "The best batch size", "simulated, on modelled machines", claims,
         (Drawing("machines", "By machine, medium target", "least batch size within 2 % of the best", plot),
          Drawing("targets", "By target, Skylake", "least batch size within 2 % of the best", targets)),
-        (Table("Batch sizes within 2 % of the best", header, rows, left=2),
-         Table("Least such size by size distribution, Skylake, medium", ("model", *SIZES), size_rows)),
+        (FigureTable("Batch sizes within 2 % of the best", header, rows, left=2),
+         FigureTable("Least such size by size distribution, Skylake, medium", ("model", *SIZES), size_rows)),
         {"least": least, "by_sizes": by_sizes, "by_class": by_class, "by_machine": machine, "by_target": target},
     )  # fmt: skip
 
@@ -101,8 +101,8 @@ def _pairs(study: Study, pairs: list[tuple[Case, Case]]) -> tuple[int, int, int]
     return moves.count(1), moves.count(-1), len(pairs)
 
 
-def _moved(pairs: tuple[int, int, int]) -> Verdict:
-    return Verdict.AGREES if sum(pairs[:2]) else Verdict.ALIKE
+def _moved(pairs: tuple[int, int, int]) -> ClaimVerdict:
+    return ClaimVerdict.AGREES if sum(pairs[:2]) else ClaimVerdict.ALIKE
 
 
 def _counts(pairs: tuple[int, int, int]) -> str:

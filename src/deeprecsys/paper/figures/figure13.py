@@ -12,7 +12,7 @@ from deeprecsys.paper import draw
 from deeprecsys.paper.fleet import DayLog
 from deeprecsys.paper.fleets import PEAK, POLICIES, Fleets
 from deeprecsys.paper.published import PRODUCTION, SHORT
-from deeprecsys.paper.result import Claim, Drawing, Result, Table, seen
+from deeprecsys.paper.result import Claim, Drawing, FigureTable, Result, seen
 from deeprecsys.paper.study import Study
 from deeprecsys.report import format as f
 
@@ -108,7 +108,9 @@ def make(study: Study) -> Result:
     )  # fmt: skip
 
 
-def _tables(fleets: Fleets, days: Mapping[str, ModelsDay], by_peak: Mapping[float, By]) -> tuple[Table, ...]:
+def _tables(
+    fleets: Fleets, days: Mapping[str, ModelsDay], by_peak: Mapping[float, By]
+) -> tuple[FigureTable, ...]:
     rows = tuple(
         (SHORT[m], *(f"{f.figure(d.ms[p]['p95'])}, {f.figure(d.ms[p]['p99'])}" for p in POLICIES),
          f"{d.gain[PEAK]['tuned']['p95']:.2f}, {d.gain[PEAK]['tuned']['p99']:.2f}",
@@ -123,13 +125,13 @@ def _tables(fleets: Fleets, days: Mapping[str, ModelsDay], by_peak: Mapping[floa
     routers = tuple((r, *(f.figure(v) for v in by.values())) for r, by in days[first].routers.items())
     usual = f"{100 * PEAK:.0f} % of static's capacity"
     return (
-        Table(f"p95, p99 of the day in ms, peak at {usual}; static over the others",
+        FigureTable(f"p95, p99 of the day in ms, peak at {usual}; static over the others",
               ("model", *POLICIES, *(f"static over {p}" for p in POLICIES[1:])), rows),
-        Table("static over tuned by load, p95 and p99, geometric means",
+        FigureTable("static over tuned by load, p95 and p99, geometric means",
               ("peak, of static's capacity", *POLICIES[1:]), peak_rows),
-        Table(f"{SHORT[first]}, static, peak at half of static's capacity, by router",
+        FigureTable(f"{SHORT[first]}, static, peak at half of static's capacity, by router",
               ("router", *(f"{n} ms" for n, _ in QUANTILES)), routers),
-        Table("Cost of the day under the three policies", ("machines", "queries", "seconds of one core"),
+        FigureTable("Cost of the day under the three policies", ("machines", "queries", "seconds of one core"),
               ((str(fleets.machines), f"{sum(d.queries for d in days.values()):,}",
                 f"{sum(d.seconds for d in days.values()):.0f}"),)),
     )  # fmt: skip

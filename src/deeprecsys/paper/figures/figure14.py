@@ -6,7 +6,7 @@ from deeprecsys.paper import draw
 from deeprecsys.paper.figures.figure10 import readings
 from deeprecsys.paper.figures.figure11 import mean, per_watt, ratios
 from deeprecsys.paper.published import LEVELS, MODELS, SHORT
-from deeprecsys.paper.result import Claim, Drawing, Result, Table, Verdict, direction
+from deeprecsys.paper.result import Claim, ClaimVerdict, Drawing, FigureTable, Result, direction
 from deeprecsys.paper.study import Case, Study
 
 
@@ -31,7 +31,7 @@ def make(study: Study) -> Result:
     claims = (
         Claim("the accelerator's share of the work falls as the target loosens", "falls",
               "; ".join(f"{n}: falls for {v.count(1)}, rises for {v.count(-1)} of 8 models" for n, v in moves.items()),
-              verdicts.pop() if len(verdicts) == 1 else Verdict.OPEN,
+              verdicts.pop() if len(verdicts) == 1 else ClaimVerdict.OPEN,
               "the CPU meets these targets with whole queries per core even at the low level, so a looser one does not "
               "change what it can take; the share is set by where both devices are full"),
     )  # fmt: skip
@@ -52,7 +52,7 @@ def make(study: Study) -> Result:
     )  # fmt: skip
     return Result(
         14, "The accelerator against the target", "simulated; card by published speed-ups", claims, drawings,
-        (Table("Share of items on the accelerator, low / medium / high target", ("model", *of), rows),
-         Table("CPU+GPU over static, geometric mean, Skylake", ("", *LEVELS), totals)),
+        (FigureTable("Share of items on the accelerator, low / medium / high target", ("model", *of), rows),
+         FigureTable("CPU+GPU over static, geometric mean, Skylake", ("", *LEVELS), totals)),
         {"share": share, "ratio": gain, "per_watt": watts},
     )  # fmt: skip

@@ -19,7 +19,7 @@ from deeprecsys.zoo.wnd import Wnd
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class DenseLayer:
     """A fully connected layer, or what amounts to one.
 
     Attributes:
@@ -55,7 +55,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Gather:
+class GatherWork:
     """Rows of one table that each item (or slice) reads."""
 
     rows: int
@@ -78,8 +78,8 @@ class Work:
     """
 
     name: str
-    layers: tuple[Layer, ...]
-    gathers: tuple[Gather, ...]
+    layers: tuple[DenseLayer, ...]
+    gathers: tuple[GatherWork, ...]
     operators: int
     table_bytes: int
     input_bytes: int
@@ -98,87 +98,87 @@ class Work:
         return sum(x.activation_bytes * (items if x.per is Per.ITEM else 1) for x in self.layers)
 
 
-def chain(*widths: int, **rest: Any) -> list[Layer]:
+def chain(*widths: int, **rest: Any) -> list[DenseLayer]:
     """Fully connected layers one behind the other."""
-    return [Layer(a, b, **rest) for a, b in pairwise(widths)]
+    return [DenseLayer(a, b, **rest) for a, b in pairwise(widths)]
 
 
-def _dlrm(m: Dlrm) -> list[Layer]:
+def _dlrm(m: Dlrm) -> list[DenseLayer]:
     layers = chain(*m.bottom) + chain(m.interaction_width, *m.top)
     if m.interaction == "dot":
-        layers.append(Layer(m.dim, m.vectors, rows=m.vectors, kind="interaction", bare=True))
+        layers.append(DenseLayer(m.dim, m.vectors, rows=m.vectors, kind="interaction", bare=True))
     return layers
 
 
-def _ncf(m: Ncf) -> list[Layer]:
-    user = Layer(m.dim, m.mlp[0], Per.QUERY)
-    return [user, *chain(m.dim, *m.mlp), Layer(m.dim + m.mlp[-1], 1)]
+def _ncf(m: Ncf) -> list[DenseLayer]:
+    user = DenseLayer(m.dim, m.mlp[0], Per.QUERY)
+    return [user, *chain(m.dim, *m.mlp), DenseLayer(m.dim + m.mlp[-1], 1)]
 
 
-def _ncf_artefact(m: NcfArtefact) -> list[Layer]:
-    return [*chain(2 * m.dim, *m.mlp), Layer(m.dim + m.mlp[-1], m.out)]
+def _ncf_artefact(m: NcfArtefact) -> list[DenseLayer]:
+    return [*chain(2 * m.dim, *m.mlp), DenseLayer(m.dim + m.mlp[-1], m.out)]
 
 
-def _wnd(m: Wnd) -> list[Layer]:
-    user = [Layer(m.user_width, m.deep[0], m.user_per)]
+def _wnd(m: Wnd) -> list[DenseLayer]:
+    user = [DenseLayer(m.user_width, m.deep[0], m.user_per)]
     if m.crosses:
-        user.append(Layer(m.dense, 1, m.user_per))
+        user.append(DenseLayer(m.dense, 1, m.user_per))
     return user + chain(m.item_width, *m.deep)
 
 
-def _mtwnd(m: MtWnd) -> list[Layer]:
-    tower = [Layer(m.user_width, m.tower[0], Per.QUERY), *chain(m.item_width, *m.tower)]
+def _mtwnd(m: MtWnd) -> list[DenseLayer]:
+    tower = [DenseLayer(m.user_width, m.tower[0], Per.QUERY), *chain(m.item_width, *m.tower)]
     return tower * m.tasks
 
 
-def _mtwnd_artefact(m: MtWndArtefact) -> list[Layer]:
+def _mtwnd_artefact(m: MtWndArtefact) -> list[DenseLayer]:
     return chain(*m.widths)
 
 
-def _din(m: Din) -> list[Layer]:
+def _din(m: Din) -> list[DenseLayer]:
     t, d, h = m.behaviours, m.width, m.attention
     shared = {"kind": "attention", "rows": t}
     return [
-        Layer(d, h, Per.QUERY, **shared),  # type: ignore[arg-type] # as named
-        Layer(m.profile_width, m.head[0], Per.QUERY),
-        Layer(d, h, **shared),  # type: ignore[arg-type]
-        Layer(h, 1, **shared),  # type: ignore[arg-type]
-        Layer(d, 1, bare=True, **shared),  # type: ignore[arg-type]
+        DenseLayer(d, h, Per.QUERY, **shared),  # type: ignore[arg-type] # as named
+        DenseLayer(m.profile_width, m.head[0], Per.QUERY),
+        DenseLayer(d, h, **shared),  # type: ignore[arg-type]
+        DenseLayer(h, 1, **shared),  # type: ignore[arg-type]
+        DenseLayer(d, 1, bare=True, **shared),  # type: ignore[arg-type]
         *chain(2 * d, *m.head),
     ]
 
 
-def _din_artefact(m: DinArtefact) -> list[Layer]:
+def _din_artefact(m: DinArtefact) -> list[DenseLayer]:
     units = [x for _ in range(m.behaviours) for x in chain(*m.unit, kind="attention")]
     return units + chain(4 * m.dim, *m.head)
 
 
-def _dien(m: Dien) -> list[Layer]:
+def _dien(m: Dien) -> list[DenseLayer]:
     t, h, d = m.behaviours, m.hidden, m.width
     return [
-        Layer(d + h, 3 * h, Per.QUERY, steps=t, kind="recurrent"),
-        Layer(h, 3 * h, Per.QUERY, rows=t, kind="recurrent"),
-        Layer(m.profile_width, m.head[0], Per.QUERY),
-        Layer(d, h, kind="attention"),
-        Layer(h, 1, rows=t, kind="attention", bare=True),
-        Layer(h, 3 * h, steps=t, kind="recurrent"),
+        DenseLayer(d + h, 3 * h, Per.QUERY, steps=t, kind="recurrent"),
+        DenseLayer(h, 3 * h, Per.QUERY, rows=t, kind="recurrent"),
+        DenseLayer(m.profile_width, m.head[0], Per.QUERY),
+        DenseLayer(d, h, kind="attention"),
+        DenseLayer(h, 1, rows=t, kind="attention", bare=True),
+        DenseLayer(h, 3 * h, steps=t, kind="recurrent"),
         *chain(h + d, *m.head),
     ]
 
 
-def _dien_artefact(m: DienArtefact) -> list[Layer]:
+def _dien_artefact(m: DienArtefact) -> list[DenseLayer]:
     h, t = m.hidden, m.steps
     return [
-        Layer(m.dim, h, rows=t, kind="recurrent"),
-        Layer(h, h, steps=t, kind="recurrent"),
-        Layer(h, h, rows=t),
-        Layer(h, h, rows=t, kind="recurrent"),
-        Layer(h, h, steps=t, kind="recurrent"),
+        DenseLayer(m.dim, h, rows=t, kind="recurrent"),
+        DenseLayer(h, h, steps=t, kind="recurrent"),
+        DenseLayer(h, h, rows=t),
+        DenseLayer(h, h, rows=t, kind="recurrent"),
+        DenseLayer(h, h, steps=t, kind="recurrent"),
         *chain(*m.head_widths),
     ]
 
 
-_LAYERS: dict[type, Callable[[Any], list[Layer]]] = {
+_LAYERS: dict[type, Callable[[Any], list[DenseLayer]]] = {
     Dlrm: _dlrm,
     Ncf: _ncf,
     NcfArtefact: _ncf_artefact,
@@ -205,7 +205,7 @@ def work_of(model: Model) -> Work:
     gathers = []
     for i in schema.sparse:
         table = schema.table(i.table)
-        gathers.append(Gather(i.lookups, table.dim * FLOAT_BYTES, table.rows, i.per))
+        gathers.append(GatherWork(i.lookups, table.dim * FLOAT_BYTES, table.rows, i.per))
     operators = len(gathers) + sum(2 * x.steps for x in layers) + 1
     return Work(
         model.name, layers, tuple(gathers), operators, schema.table_bytes, schema.feature_bytes(Per.ITEM)

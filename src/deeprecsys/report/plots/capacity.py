@@ -31,7 +31,7 @@ from deeprecsys.report.plots.look import (
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class PlottedCandidate:
     """One operating point that a search tried.
 
     Attributes:
@@ -49,7 +49,7 @@ class Candidate:
 
 
 def qps_by_batch_size(
-    curves: Mapping[str, Sequence[Candidate]],
+    curves: Mapping[str, Sequence[PlottedCandidate]],
     marks: Mapping[str, tuple[int, float]] | None = None,
 ) -> Figure:
     """Capacity against batch size, with intervals; marks name the static and the tuned point.
@@ -83,7 +83,7 @@ def qps_by_batch_size(
         return fig
 
 
-def _capacities(ax: Axes, drawn: Sequence[Candidate], at: Mapping[str, Any], first: bool) -> None:
+def _capacities(ax: Axes, drawn: Sequence[PlottedCandidate], at: Mapping[str, Any], first: bool) -> None:
     """One search's candidates: points with intervals, upper bounds as carets, unreachable ones at 0."""
     found = [(c.batch_size, c.qps, c.low_qps, c.high_qps) for c in drawn if c.qps]
     if found:
@@ -126,7 +126,9 @@ def _batch_axis(ax: Axes, sizes: Sequence[int]) -> None:
     ax.minorticks_off()
 
 
-def _label_marks(ax: Axes, marks: Mapping[str, tuple[int, float]], candidates: Sequence[Candidate]) -> None:
+def _label_marks(
+    ax: Axes, marks: Mapping[str, tuple[int, float]], candidates: Sequence[PlottedCandidate]
+) -> None:
     """Role, size and rate: above the interval of the higher mark, below that of the lower."""
     values = [v for c in candidates for v in (c.qps, c.low_qps, c.high_qps) if v and np.isfinite(v)]
     top = max([*values, *(qps for _, qps in marks.values())], default=1.0)

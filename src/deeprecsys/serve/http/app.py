@@ -13,9 +13,9 @@ import orjson
 from numpy.typing import NDArray
 
 from deeprecsys.node.service.backend import RefusedError, ServedModel, UnscoredError
-from deeprecsys.serve.frontend import Face, unless_gone
-from deeprecsys.serve.http.bodies import Body, FullError, Receive, Room, body_of
-from deeprecsys.serve.http.connection import EXTENSION, Asked
+from deeprecsys.serve.frontend import Frontend, unless_gone
+from deeprecsys.serve.http.bodies import Body, BufferPool, FullError, Receive, body_of
+from deeprecsys.serve.http.connection import EXTENSION, RequestHandle
 from deeprecsys.serve.http.zero_copy import MOST, goes_straight
 from deeprecsys.serve.metrics.pages import Page, pages
 from deeprecsys.serve.protocol.describe import (
@@ -51,10 +51,10 @@ _log = logging.getLogger(__name__)
 class HttpApp:
     """Answers `/v2…`, `/metrics` and the built-in page."""
 
-    def __init__(self, face: Face) -> None:
+    def __init__(self, face: Frontend) -> None:
         self.face = face
         self.pages = pages(face)
-        self._room = Room()
+        self._room = BufferPool()
         self._coming = 0  # bodies that are read into places of queries
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,7 +79,7 @@ class HttpApp:
         headers.append((b"content-length", b"%d" % len(body)))
         if scope["method"] == "HEAD":
             body = b""
-        asked: Asked | None = scope.get("extensions", {}).get(EXTENSION)
+        asked: RequestHandle | None = scope.get("extensions", {}).get(EXTENSION)
         if asked is None or not asked.reply(status, headers, body):
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})

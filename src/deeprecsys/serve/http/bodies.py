@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from deeprecsys.node.service.backend import Reason, RefusedError
-from deeprecsys.serve.http.connection import EXTENSION, Asked
-from deeprecsys.serve.http.incoming_body import Coming
+from deeprecsys.serve.http.connection import EXTENSION, RequestHandle
+from deeprecsys.serve.http.incoming_body import IncomingBody
 from deeprecsys.serve.protocol.errors import GoneError, RequestError, SlowError, TooLargeError
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -30,7 +30,7 @@ class FullError(RefusedError):
         super().__init__(Reason.OVERLOAD, f"bodies that are being read already take {most} bytes", 0.1)
 
 
-class Room:
+class BufferPool:
     """The memory that bodies may take while they are read."""
 
     def __init__(self, most: int = ROOM_BYTES, kept: int = KEPT_BYTES) -> None:
@@ -112,7 +112,9 @@ class Body(Protocol):
         """Give its memory back."""
 
 
-def body_of(scope: dict[str, Any], receive: Receive, room: Room, limit: int, length: int | None) -> Body:
+def body_of(
+    scope: dict[str, Any], receive: Receive, room: BufferPool, limit: int, length: int | None
+) -> Body:
     """The body of a request.
 
     Args:
@@ -123,18 +125,18 @@ def body_of(scope: dict[str, Any], receive: Receive, room: Room, limit: int, len
     """
     if length is not None and length > limit:
         raise TooLargeError(f"body: expected at most {limit} bytes, got {length}")
-    asked: Asked | None = scope.get("extensions", {}).get(EXTENSION)
+    asked: RequestHandle | None = scope.get("extensions", {}).get(EXTENSION)
     if asked is None:
-        return Pieces(receive, room, limit)
+        return ChunkedBody(receive, room, limit)
     if asked.coming is None:
-        return AskedPieces(receive, room, limit, asked)
-    return Whole(asked, asked.coming, room)
+        return HandleChunks(receive, room, limit, asked)
+    return LargeBody(asked, asked.coming, room)
 
 
-class Pieces:
+class ChunkedBody:
     """A small body, or one that told no length: ASGI's messages, joined."""
 
-    def __init__(self, receive: Receive, room: Room, limit: int) -> None:
+    def __init__(self, receive: Receive, room: BufferPool, limit: int) -> None:
         self._receive, self._room, self._limit = receive, room, limit
         self._chunks: list[bytes] = []
         self._size = 0
@@ -194,10 +196,10 @@ class Pieces:
         return self._chunks[0]
 
 
-class AskedPieces(Pieces):
+class HandleChunks(ChunkedBody):
     """The same, of a request that is known past ASGI: what is there already costs no wait."""
 
-    def __init__(self, receive: Receive, room: Room, limit: int, asked: Asked) -> None:
+    def __init__(self, receive: Receive, room: BufferPool, limit: int, asked: RequestHandle) -> None:
         super().__init__(receive, room, limit)
         self._asked = asked
 
@@ -213,10 +215,10 @@ class AskedPieces(Pieces):
             self._add(whole, False)
 
 
-class Whole:
+class LargeBody:
     """A large body of known length, read into memory of our own."""
 
-    def __init__(self, asked: Asked, coming: Coming, room: Room) -> None:
+    def __init__(self, asked: RequestHandle, coming: IncomingBody, room: BufferPool) -> None:
         self._asked, self._coming, self._room = asked, coming, room
         self._memory: bytearray | None = None
 

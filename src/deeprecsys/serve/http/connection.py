@@ -17,10 +17,10 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from deeprecsys.serve.http.incoming_body import Coming
+from deeprecsys.serve.http.incoming_body import IncomingBody
 
 EXTENSION = "deeprecsys.asked"
-"""Where a request's scope has its `Asked`, among the extensions."""
+"""Where a request's scope has its `RequestHandle`, among the extensions."""
 LARGE_BYTES, LARGEST_BYTES = 1 << 16, 1 << 24
 """Lengths between which a body is read at once. Beyond, it takes no more memory than has come of it."""
 WAKE_BYTES = 1 << 21
@@ -29,7 +29,7 @@ HEAD_BYTES = 1 << 15
 """Read at once through the parser: a small request whole, and not much of a large one."""
 
 
-class Asked:
+class RequestHandle:
     """A request, past ASGI: an application that does not know of it is served in the usual way.
 
     Attributes:
@@ -38,7 +38,7 @@ class Asked:
 
     __slots__ = ("_cycle", "_wire", "coming")
 
-    def __init__(self, wire: Wire, cycle: RequestResponseCycle, coming: Coming | None) -> None:
+    def __init__(self, wire: Connection, cycle: RequestResponseCycle, coming: IncomingBody | None) -> None:
         self._wire, self._cycle, self.coming = wire, cycle, coming
 
     def body(self) -> bytes | None:
@@ -81,13 +81,13 @@ class Asked:
         return True
 
 
-class Wire(HttpToolsProtocol):
-    """One connection. What is added to uvicorn's is that each request has its `Asked`."""
+class Connection(HttpToolsProtocol):
+    """One connection. What is added to uvicorn's is that each request has its `RequestHandle`."""
 
     gone: Callable[[], None] | None = None
     """Called when the connection is lost."""
 
-    _coming: Coming | None = None
+    _coming: IncomingBody | None = None
     _diverted = False
     _low_water = 1
     _socket: Any = None
@@ -100,8 +100,8 @@ class Wire(HttpToolsProtocol):
         super().on_headers_complete()
         length = _length(self.headers)
         if LARGE_BYTES < length <= LARGEST_BYTES and not self.pipeline and not self.parser.should_upgrade():
-            self._coming = Coming(self, length)
-        asked = Asked(self, self.cycle, self._coming)
+            self._coming = IncomingBody(self, length)
+        asked = RequestHandle(self, self.cycle, self._coming)
         cast(dict[str, Any], self.scope)["extensions"] = {EXTENSION: asked}
 
     def on_body(self, body: bytes) -> None:
@@ -131,7 +131,7 @@ class Wire(HttpToolsProtocol):
         if self.gone is not None:
             self.gone()
 
-    # What a `Coming` asks.
+    # What a `IncomingBody` asks.
     def go_on(self) -> None:
         """Read on; a client that waits to be told so is told."""
         if self.cycle.waiting_for_100_continue and not self.transport.is_closing():
@@ -139,14 +139,14 @@ class Wire(HttpToolsProtocol):
             self.cycle.waiting_for_100_continue = False
         self.flow.resume_reading()
 
-    def divert(self, coming: Coming) -> None:
+    def divert(self, coming: IncomingBody) -> None:
         """Read the rest of a body past the parser."""
         self._diverted = True
         self.transport.set_protocol(_Rest(self, coming))
         self.wake_for(coming)
         self.go_on()
 
-    def wake_for(self, coming: Coming) -> None:
+    def wake_for(self, coming: IncomingBody) -> None:
         """Let the kernel collect what is left of a body, up to a limit, before it wakes us."""
         self._set_low_water(1 if coming.slow else min(coming.length - coming.size, WAKE_BYTES))
 
@@ -182,7 +182,7 @@ class _Reader(asyncio.BufferedProtocol):
     # A loop reads into it and tells us at once, so that all connections may share it.
     _buffer = memoryview(bytearray(HEAD_BYTES))
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Connection) -> None:
         self._wire = wire
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -207,7 +207,7 @@ class _Reader(asyncio.BufferedProtocol):
 class _Rest(_Reader):
     """Reads the rest of one body past the parser."""
 
-    def __init__(self, wire: Wire, coming: Coming) -> None:
+    def __init__(self, wire: Connection, coming: IncomingBody) -> None:
         super().__init__(wire)
         self._coming = coming
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from deeprecsys.serve.protocol.inputs import Fit, Inputs
+from deeprecsys.serve.protocol.inputs import Inputs, ValidatedRequest
 from deeprecsys.serve.protocol.request import Request
 
 KEPT = 1024
@@ -12,13 +12,13 @@ LARGEST_BYTES = 1 << 15
 _ID = b'{"id":"'  # as clients begin that give each request an id of its own
 
 
-class Heads:
+class HeaderCache:
     """The last heads of all-binary requests, by their bytes without a leading id."""
 
     def __init__(self) -> None:
-        self._kept: dict[bytes, tuple[Inputs, Request, Fit]] = {}
+        self._kept: dict[bytes, tuple[Inputs, Request, ValidatedRequest]] = {}
 
-    def find(self, inputs: Inputs, head: bytes) -> tuple[Request, Fit] | None:
+    def find(self, inputs: Inputs, head: bytes) -> tuple[Request, ValidatedRequest] | None:
         """What was read of such a head, for the same model's inputs."""
         id_, rest = _split(head)
         found = self._kept.get(rest)
@@ -32,7 +32,7 @@ class Heads:
         except UnicodeDecodeError:
             return None
 
-    def keep(self, inputs: Inputs, head: bytes, request: Request, fit: Fit) -> None:
+    def keep(self, inputs: Inputs, head: bytes, request: Request, fit: ValidatedRequest) -> None:
         """Remember a head that was read, unless it holds data itself."""
         if len(head) > LARGEST_BYTES or any(t.size is None for t in request.inputs):
             return

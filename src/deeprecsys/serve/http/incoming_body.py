@@ -17,17 +17,17 @@ class Source(Protocol):
     def go_on(self) -> None:
         """Read on; a client that waits to be told so is told."""
 
-    def divert(self, coming: Coming) -> None:
+    def divert(self, coming: IncomingBody) -> None:
         """Read the rest of a body into `coming.left()`, past the parser."""
 
-    def wake_for(self, coming: Coming) -> None:
+    def wake_for(self, coming: IncomingBody) -> None:
         """Let the kernel collect what is left of a body, up to a limit, before it wakes us."""
 
     def take_back(self) -> None:
         """What comes next goes through the parser again."""
 
 
-class Coming:
+class IncomingBody:
     """A large body of known length on its way.
 
     Attributes:

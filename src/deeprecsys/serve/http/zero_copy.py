@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprecsys.serve.protocol.inputs import Fit, Packed
+from deeprecsys.serve.protocol.inputs import InputBlock, ValidatedRequest
 
 MOST = 8
 """Places that are held at a time while their bodies come: a client that dawdles holds one all the while, and
@@ -18,7 +18,7 @@ LARGE_BYTES = 1 << 17
 """A tensor of fewer is read together with its neighbours and copied: less work than a read of its own."""
 
 
-def goes_straight(fit: Fit) -> bool:
+def goes_straight(fit: ValidatedRequest) -> bool:
     """Whether it pays: a tensor is large, and the places hold what the body does, piece after piece."""
     at = 0
     for p in fit.packed or ():
@@ -28,14 +28,14 @@ def goes_straight(fit: Fit) -> bool:
     return any(map(_large, fit.packed or ()))
 
 
-class Straight:
+class BodyLayout:
     """Where the binary part of one body goes.
 
     Attributes:
         memories: of the query's place and of ours, that hold all of it, one after the other.
     """
 
-    def __init__(self, fit: Fit, places: Sequence[NDArray[Any]]) -> None:
+    def __init__(self, fit: ValidatedRequest, places: Sequence[NDArray[Any]]) -> None:
         packed = fit.packed or ()
         self._places, self._small = places, [p for p in packed if not _large(p)]
         self._scratch = np.empty(sum(p.size for p in self._small), np.uint8).data
@@ -57,5 +57,5 @@ class Straight:
             at += p.size
 
 
-def _large(p: Packed) -> bool:
+def _large(p: InputBlock) -> bool:
     return p.tensor_bytes >= LARGE_BYTES

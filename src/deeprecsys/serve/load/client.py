@@ -19,7 +19,7 @@ class Response:
     body: bytes = b""
 
 
-class Pool:
+class ConnectionPool:
     """Connections to one server. An idle one is used again, the last used first."""
 
     def __init__(self, host: str, port: int) -> None:

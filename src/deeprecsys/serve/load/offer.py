@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target
-from deeprecsys.serve.load.client import Pool
-from deeprecsys.workload.seeds import Part, generator
+from deeprecsys.serve.load.client import ConnectionPool
+from deeprecsys.workload.seeds import RandomStream, generator
 from deeprecsys.workload.stream import Stream
 from deeprecsys.zoo.schema import DenseInput, Input, Per, Schema
 
@@ -29,7 +29,7 @@ class Requests:
     """Bodies of queries: rows of features made once, of which each query takes some."""
 
     def __init__(self, schema: Schema, largest: int, seed: int) -> None:
-        rng = generator(seed, Part.FEATURES)
+        rng = generator(seed, RandomStream.FEATURES)
         self._schema, self._rows = schema, 2 * largest
         self._arrays = {i.name: self._made(schema, i, rng) for i in schema.inputs}
 
@@ -75,7 +75,7 @@ async def offer(
         InputError: it is no such URL, or the server does not have the model.
         NodeError: nothing answers there.
     """
-    pool = Pool(*address(url))
+    pool = ConnectionPool(*address(url))
     try:
         await _check(pool, url, model)
         await pool.open(OPEN_AT_FIRST)
@@ -100,7 +100,7 @@ def address(url: str) -> tuple[str, int]:
     return host, port or 80
 
 
-async def _check(pool: Pool, url: str, model: str) -> None:
+async def _check(pool: ConnectionPool, url: str, model: str) -> None:
     try:
         answer = await pool.request("GET", f"/v2/models/{model}/ready")
     except OSError as e:
@@ -111,7 +111,12 @@ async def _check(pool: Pool, url: str, model: str) -> None:
 
 class _Offer:
     def __init__(
-        self, pool: Pool, path: str, requests: Requests, stream: Stream, heard: Callable[[float], None]
+        self,
+        pool: ConnectionPool,
+        path: str,
+        requests: Requests,
+        stream: Stream,
+        heard: Callable[[float], None],
     ) -> None:
         self._pool, self._path, self._requests, self._heard = pool, path, requests, heard
         self._stream = stream

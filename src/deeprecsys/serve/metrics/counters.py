@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from deeprecsys.node.service.backend import BatchRecord, OperatingPoint, Outcome, QueryRecord
+from deeprecsys.node.service.backend import BatchRecord, OperatingPoint, QueryOutcome, QueryRecord
 from deeprecsys.serve.metrics.histogram import FINE_S, SIZES, TIMES_S, Histogram
 
 WINDOW_S = 60
@@ -46,7 +46,7 @@ class Second:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class LoadSample:
     """One query's time line, in seconds: it waited, it ran, its answer was put together."""
 
     id: int
@@ -70,7 +70,7 @@ class Duration:
         self.seconds += seconds
 
 
-class ModelWatch:
+class ModelCounters:
     """One model's counters, from the start of the server, and its last minute."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class ModelWatch:
         self.last_unix_s = 0.0
         self.points: deque[OperatingPoint] = deque(maxlen=POINTS_KEPT)
         self.point_changes = 0
-        self.samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
+        self.samples: deque[LoadSample] = deque(maxlen=SAMPLES_KEPT)
         self._sampled_s = float("-inf")
         self._seconds = [Second.empty() for _ in range(WINDOW_S + 1)]
         self._unanswered: dict[int, QueryRecord] = {}
@@ -111,9 +111,9 @@ class ModelWatch:
         self.ended[key] += 1
         second = self.second(r.finish_s if r.finish_s == r.finish_s else r.arrival_s)
         second.offered += 1
-        if r.outcome is not Outcome.SERVED:
+        if r.outcome is not QueryOutcome.SERVED:
             second.not_served[r.reason or r.outcome] += 1
-            if r.outcome is Outcome.FAILED:
+            if r.outcome is QueryOutcome.FAILED:
                 self.failed.add(max(0.0, r.finish_s - r.arrival_s) if r.finish_s == r.finish_s else 0.0)
             return
         latency = r.finish_s - r.arrival_s
@@ -143,7 +143,7 @@ class ModelWatch:
         if encoded_s >= self._sampled_s + SAMPLE_EVERY_S:
             self._sampled_s = encoded_s
             queue_s, run_s = r.start_s - r.arrival_s, r.finish_s - r.start_s
-            self.samples.append(Sample(r.id, r.items, r.slices, r.finish_s, queue_s, run_s, merge_s))
+            self.samples.append(LoadSample(r.id, r.items, r.slices, r.finish_s, queue_s, run_s, merge_s))
 
     def batch_ended(self, r: BatchRecord) -> None:
         self.batch_items.observe(r.items)
@@ -153,7 +153,7 @@ class ModelWatch:
         second.batch_items.observe(r.items)
 
 
-class Watch:
+class Counters:
     """Hears everything; a `Listener`.
 
     What is heard is only noted, and counted when somebody looks or many notes are there: beside workers that
@@ -162,19 +162,19 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._models: dict[str, ModelWatch] = {}
+        self._models: dict[str, ModelCounters] = {}
         self._heard: list[tuple[str, Callable[..., None], tuple[Any, ...]]] = []
 
-    def of(self, model: str) -> ModelWatch:
+    def of(self, model: str) -> ModelCounters:
         """A model's counters, up to now."""
         self._count()
         return self._of(model)
 
     def query_ended(self, record: QueryRecord) -> None:
-        self._note(record.model, ModelWatch.query_ended, record)
+        self._note(record.model, ModelCounters.query_ended, record)
 
     def batch_ended(self, record: BatchRecord) -> None:
-        self._note(record.model, ModelWatch.batch_ended, record)
+        self._note(record.model, ModelCounters.batch_ended, record)
 
     def point_changed(self, model: str, point: OperatingPoint) -> None:
         found = self._of(model)
@@ -188,12 +188,12 @@ class Watch:
             fill_s: how long its inputs took to be put in place.
             back_s: when its scores were there; encoded_s: when they were encoded.
         """
-        self._note(model, ModelWatch.answered, query, fill_s, back_s, encoded_s)
+        self._note(model, ModelCounters.answered, query, fill_s, back_s, encoded_s)
 
-    def _of(self, model: str) -> ModelWatch:
+    def _of(self, model: str) -> ModelCounters:
         found = self._models.get(model)
         if found is None:
-            found = self._models[model] = ModelWatch()
+            found = self._models[model] = ModelCounters()
         return found
 
     def _note(self, model: str, count: Callable[..., None], *heard: Any) -> None:

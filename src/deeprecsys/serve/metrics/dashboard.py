@@ -10,14 +10,14 @@ from typing import Any
 
 from deeprecsys import __version__
 from deeprecsys.node.service.backend import Backend, OperatingPoint, ServedModel
-from deeprecsys.serve.metrics.counters import WINDOW_S, ModelWatch, Second, Watch
+from deeprecsys.serve.metrics.counters import WINDOW_S, Counters, ModelCounters, Second
 from deeprecsys.serve.metrics.histogram import SIZES, quantile
 
 RECENT_S = 10
 """What rates and percentiles at the page's head are of."""
 
 
-def live_document(backend: Backend, watch: Watch, now_s: float | None = None) -> dict[str, Any]:
+def live_document(backend: Backend, watch: Counters, now_s: float | None = None) -> dict[str, Any]:
     """All that the page shows, as JSON values; times in milliseconds, null where there is nothing.
 
     Args:
@@ -33,12 +33,12 @@ def live_document(backend: Backend, watch: Watch, now_s: float | None = None) ->
     }
 
 
-def recent_quantile_s(w: ModelWatch, q: float, now_s: float) -> float | None:
+def recent_quantile_s(w: ModelCounters, q: float, now_s: float) -> float | None:
     """That quantile of the latencies of the last `RECENT_S` seconds."""
     return quantile([s.latency_s for s in w.last(RECENT_S, now_s)], q)
 
 
-def _model(backend: Backend, m: ServedModel, w: ModelWatch, now: float) -> dict[str, Any]:
+def _model(backend: Backend, m: ServedModel, w: ModelCounters, now: float) -> dict[str, Any]:
     recent, minute = w.last(RECENT_S, now), w.last(WINDOW_S, now)
     waiting, items = backend.waiting(m.name)
     return {

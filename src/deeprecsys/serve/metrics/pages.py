@@ -7,14 +7,14 @@ from importlib.resources import files
 
 import orjson
 
-from deeprecsys.serve.frontend import Face
+from deeprecsys.serve.frontend import Frontend
 from deeprecsys.serve.metrics.dashboard import live_document
 from deeprecsys.serve.metrics.prometheus import exposition
 
 Page = Callable[[], tuple[str, bytes]]
 
 
-def pages(face: Face) -> Mapping[str, Page]:
+def pages(face: Frontend) -> Mapping[str, Page]:
     """By path, what makes a page's content type and body."""
     css = files("deeprecsys.report").joinpath("page.css").read_text()
     html = (

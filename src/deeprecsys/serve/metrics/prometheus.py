@@ -1,4 +1,4 @@
-"""Prometheus metrics, made when they are asked for from the counters of a `Watch`."""
+"""Prometheus metrics, made when they are asked for from the counters of a `Counters`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from deeprecsys.node.service.backend import Backend
-from deeprecsys.serve.metrics.counters import ModelWatch, Watch
+from deeprecsys.serve.metrics.counters import Counters, ModelCounters
 from deeprecsys.serve.metrics.dashboard import recent_quantile_s
 from deeprecsys.serve.metrics.histogram import Histogram
 
@@ -27,7 +27,7 @@ _HISTOGRAMS = (
 )
 
 
-def exposition(backend: Backend, watch: Watch) -> tuple[str, bytes]:
+def exposition(backend: Backend, watch: Counters) -> tuple[str, bytes]:
     """Content type and text of all metrics, as Prometheus scrapes them."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collected(backend, watch))
@@ -35,7 +35,7 @@ def exposition(backend: Backend, watch: Watch) -> tuple[str, bytes]:
 
 
 class _Collected(Collector):
-    def __init__(self, backend: Backend, watch: Watch) -> None:
+    def __init__(self, backend: Backend, watch: Counters) -> None:
         self.backend, self.watch = backend, watch
 
     def describe(self) -> Iterable[Metric]:
@@ -51,7 +51,7 @@ class _Collected(Collector):
         yield from self._counters(models)
         yield from self._gauges(models)
 
-    def _counters(self, models: list[tuple[str, ModelWatch]]) -> Iterator[Metric]:
+    def _counters(self, models: list[tuple[str, ModelCounters]]) -> Iterator[Metric]:
         ended = CounterMetricFamily(
             "deeprecsys_queries", "Queries that ended, by how and why", labels=["model", "outcome", "reason"]
         )
@@ -68,7 +68,7 @@ class _Collected(Collector):
         yield items
         yield changes
 
-    def _gauges(self, models: list[tuple[str, ModelWatch]]) -> Iterator[Metric]:
+    def _gauges(self, models: list[tuple[str, ModelCounters]]) -> Iterator[Metric]:
         backend, now = self.backend, time.monotonic()
         workers = GaugeMetricFamily("deeprecsys_workers", "Workers alive", labels=["device"])
         for device, count in backend.workers.items():

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from deeprecsys.node.service.backend import Seat
 from deeprecsys.serve.protocol.errors import RequestError, shown
-from deeprecsys.serve.protocol.inputs import IDS, REALS, Binary, Fit, Placed
+from deeprecsys.serve.protocol.inputs import IDS, REALS, Binary, InputTensor, ValidatedRequest
 from deeprecsys.serve.protocol.request import Tensor
 
 _ID_RANGE = np.iinfo(np.int32)
 
 
-def fill(fit: Fit, binary: Binary, seat: Seat) -> None:
+def fill(fit: ValidatedRequest, binary: Binary, seat: Seat) -> None:
     """Write a request's values into a query's place.
 
     Args:
@@ -38,7 +38,7 @@ def fill(fit: Fit, binary: Binary, seat: Seat) -> None:
     check_finite(fit, places)
 
 
-def _fill_one(p: Placed, binary: Binary, into: NDArray[Any]) -> None:
+def _fill_one(p: InputTensor, binary: Binary, into: NDArray[Any]) -> None:
     """Write one tensor's values."""
     slot, tensor = p.slot, p.tensor
     if p.lengths is not None:
@@ -57,7 +57,7 @@ def _fill_one(p: Placed, binary: Binary, into: NDArray[Any]) -> None:
             raise RequestError(_out_of_range(tensor.name, into, source))
 
 
-def check_finite(fit: Fit, places: Sequence[NDArray[Any]]) -> None:
+def check_finite(fit: ValidatedRequest, places: Sequence[NDArray[Any]]) -> None:
     """Look at the numbers in a query's place.
 
     Args:
@@ -123,7 +123,7 @@ def _flat(tensor: Tensor) -> Sequence[Any]:
     return list(chain.from_iterable(data))
 
 
-def _check_lengths(p: Placed, binary: Binary) -> None:
+def _check_lengths(p: InputTensor, binary: Binary) -> None:
     assert p.lengths is not None
     lengths = _numbers(IDS, p.lengths, binary)
     if (lengths != p.slot.width).any():

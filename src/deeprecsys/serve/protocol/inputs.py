@@ -34,7 +34,7 @@ _INPUT_HEAD_BYTES = 512  # what one tensor needs in the JSON part, generously
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class InputSpec:
     """One input of a model, ready to be checked against.
 
     Attributes:
@@ -51,10 +51,10 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class InputTensor:
     """A tensor that fits a slot: its data go into `rows` rows of it; `lengths` where it came jagged."""
 
-    slot: Slot
+    slot: InputSpec
     tensor: Tensor
     rows: int
     lengths: Tensor | None = None
@@ -69,7 +69,7 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class InputBlock:
     """The tensors of a block, one after the other in a body as in the schema, nothing to convert.
 
     Attributes:
@@ -89,7 +89,7 @@ class Packed:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class ValidatedRequest:
     """A request that fits its model, but for its values.
 
     Attributes:
@@ -98,9 +98,9 @@ class Fit:
     """
 
     items: int
-    placed: Sequence[Placed]
+    placed: Sequence[InputTensor]
     blocks: Sequence[Block]
-    packed: Sequence[Packed] | None
+    packed: Sequence[InputBlock] | None
 
 
 class Inputs:
@@ -125,7 +125,7 @@ class Inputs:
         """The least number of items that a body with that many bytes of binary data can hold."""
         return max(1, (body_bytes - self.query_bytes) // max(1, self.item_bytes))
 
-    def fit(self, request: Request) -> Fit:
+    def fit(self, request: Request) -> ValidatedRequest:
         """The request's tensors, each with its place, and the number of items.
 
         Raises:
@@ -142,9 +142,9 @@ class Inputs:
             raise RequestError(
                 f"input {shown(next(iter(given)))}: expected only {', '.join(self.slots)[:400]}"
             )
-        return Fit(self._items(placed), placed, self.blocks, self._pack(placed))
+        return ValidatedRequest(self._items(placed), placed, self.blocks, self._pack(placed))
 
-    def _pack(self, placed: Sequence[Placed]) -> Sequence[Packed] | None:
+    def _pack(self, placed: Sequence[InputTensor]) -> Sequence[InputBlock] | None:
         """The tensors by blocks, if those of each lie together and all are stored as they come."""
         if not all(p.plain for p in placed):
             return None
@@ -154,10 +154,10 @@ class Inputs:
             offset, each = tensors[0].offset, tensors[0].size or 0
             if any(t.offset != offset + k * each for k, t in enumerate(tensors)):
                 return None
-            found.append(Packed(number, offset, each * len(tensors), block.dtype, each))
+            found.append(InputBlock(number, offset, each * len(tensors), block.dtype, each))
         return sorted(found, key=lambda p: p.offset)
 
-    def _place(self, slot: Slot, given: dict[str, Tensor]) -> Placed:
+    def _place(self, slot: InputSpec, given: dict[str, Tensor]) -> InputTensor:
         """Take a slot's tensor from those given."""
         tensor = given.pop(slot.name, None)
         if tensor is None:
@@ -169,9 +169,9 @@ class Inputs:
                 f"input {slot.name!r}: expected shape [{first}, {width}], got {shown(list(tensor.shape))}"
             )
         _check_type(slot.datatypes, tensor, width * tensor.shape[0])
-        return Placed(slot, tensor, tensor.shape[0])
+        return InputTensor(slot, tensor, tensor.shape[0])
 
-    def _jagged(self, slot: Slot, given: dict[str, Tensor]) -> Placed:
+    def _jagged(self, slot: InputSpec, given: dict[str, Tensor]) -> InputTensor:
         values, lengths = given.pop(slot.name + VALUES, None), given.pop(slot.name + LENGTHS, None)
         if slot.dense or (values is None and lengths is None):
             raise RequestError(f"input {slot.name!r}: expected a tensor of that name, got none")
@@ -190,9 +190,9 @@ class Inputs:
                 f"input {values.name!r}: expected {rows} × {slot.width} ids ({slot.width} per row, "
                 f"for the model takes no other length), got {values.shape[0]}"
             )
-        return Placed(slot, values, rows, lengths)
+        return InputTensor(slot, values, rows, lengths)
 
-    def _items(self, placed: Sequence[Placed]) -> int:
+    def _items(self, placed: Sequence[InputTensor]) -> int:
         """How many items all inputs agree on."""
         items: int | None = None
         by = ""
@@ -215,9 +215,11 @@ class Inputs:
         return items
 
 
-def _slot(i: Any) -> Slot:
+def _slot(i: Any) -> InputSpec:
     dense = isinstance(i, DenseInput)
-    return Slot(i.name, width(i), i.per is Per.QUERY, dense, *((REALS, "FP32") if dense else (IDS, "INT32")))
+    return InputSpec(
+        i.name, width(i), i.per is Per.QUERY, dense, *((REALS, "FP32") if dense else (IDS, "INT32"))
+    )
 
 
 def _check_type(accepted: Mapping[str, np.dtype[Any]], tensor: Tensor, count: int) -> None:

@@ -1,4 +1,4 @@
-"""Triton's statistics extension, from the counters of a `Watch`."""
+"""Triton's statistics extension, from the counters of a `Counters`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from deeprecsys.node.service.backend import ServedModel
-from deeprecsys.serve.metrics.counters import Duration, ModelWatch, Watch
+from deeprecsys.serve.metrics.counters import Counters, Duration, ModelCounters
 
 
-def statistics_document(watch: Watch, models: Iterable[ServedModel]) -> dict[str, Any]:
+def statistics_document(watch: Counters, models: Iterable[ServedModel]) -> dict[str, Any]:
     """Counts and nanoseconds since the server started.
 
     `inference_count` counts items and `execution_count` batches, as there. `queue` lasts until a query's
@@ -19,7 +19,7 @@ def statistics_document(watch: Watch, models: Iterable[ServedModel]) -> dict[str
     return {"model_stats": [_model(m, watch.of(m.name)) for m in models]}
 
 
-def _model(model: ServedModel, w: ModelWatch) -> dict[str, Any]:
+def _model(model: ServedModel, w: ModelCounters) -> dict[str, Any]:
     none = {"count": 0, "ns": 0}
     return {
         "name": model.name,

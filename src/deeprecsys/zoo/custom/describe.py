@@ -21,7 +21,7 @@ from deeprecsys.zoo.custom.graph import lift
 from deeprecsys.zoo.custom.model import Own
 from deeprecsys.zoo.custom.prepare import REFUSED, answer
 from deeprecsys.zoo.custom.probe import Rows, random_rows, splittable
-from deeprecsys.zoo.custom.spec import Kind, Spec, parse
+from deeprecsys.zoo.custom.spec import FileKind, Spec, parse
 from deeprecsys.zoo.custom.stage import SCORES, GraphStage, OwnDense
 from deeprecsys.zoo.schema import Per, Schema
 
@@ -33,10 +33,10 @@ def describe(name: str) -> Own:
         InputError: it cannot be loaded, or not be served.
     """
     spec = parse(name)
-    if spec.kind is Kind.CLASS:
+    if spec.kind is FileKind.CLASS:
         return _class(spec)
     try:
-        lifted = lift(_onnx(spec) if spec.kind is Kind.ONNX else _exported(spec))
+        lifted = lift(_onnx(spec) if spec.kind is FileKind.ONNX else _exported(spec))
         return Own(
             name=name,
             kind=spec.kind,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from deeprecsys.core.errors import InputError
 from deeprecsys.zoo.custom import weights
 from deeprecsys.zoo.custom.describe import child
-from deeprecsys.zoo.custom.spec import Kind, Spec, parse
+from deeprecsys.zoo.custom.spec import FileKind, Spec, parse
 
 Tables = dict[str, tuple[int, int, int, str]]
 """By table name: its offset in the memory, rows, dim, and its key in the weights."""
@@ -43,7 +43,7 @@ def fill(name: str, fd: int, tables: Tables) -> None:
 
 def _source(spec: Spec) -> Callable[[str, str, tuple[int, int]], NDArray[Any]]:
     """A function from a table's name, key and shape to its weights."""
-    if spec.kind is Kind.ONNX:
+    if spec.kind is FileKind.ONNX:
         import onnx_ir as ir
 
         initialisers = ir.load(spec.where).graph.initializers
@@ -55,7 +55,7 @@ def _source(spec: Spec) -> Callable[[str, str, tuple[int, int]], NDArray[Any]]:
             return held.numpy()
 
         return from_graph
-    if spec.kind is Kind.EXPORTED:
+    if spec.kind is FileKind.EXPORTED:
         weights.check_archive(spec.where)
         tensors, where = torch.export.load(spec.where).state_dict, f"model {spec.text}"
     else:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from deeprecsys.core.errors import InputError, positive
-from deeprecsys.zoo.custom.spec import Kind
+from deeprecsys.zoo.custom.spec import FileKind
 from deeprecsys.zoo.model import scale_rows
 from deeprecsys.zoo.schema import DenseInput, Input, Per, Pooling, Schema, SparseInput, Table
 
@@ -35,7 +35,7 @@ class Own:
     """
 
     name: str
-    kind: Kind
+    kind: FileKind
     full: Schema
     dense_parameters: int
     costs: Mapping[str, int]
@@ -84,7 +84,7 @@ class Own:
         head, graph = _HEAD.unpack_from(data)
         at = _HEAD.size + head
         values = json.loads(data[_HEAD.size : at])
-        values |= {"kind": Kind(values["kind"]), "full": schema_of(values["full"])}
+        values |= {"kind": FileKind(values["kind"]), "full": schema_of(values["full"])}
         return cls(**values, graph=data[at : at + graph])
 
 

@@ -11,7 +11,7 @@ from deeprecsys.core.errors import InputError
 FORMS = "package.module:Class, FILE.py:Class, FILE.onnx or FILE.pt2"
 
 
-class Kind(StrEnum):
+class FileKind(StrEnum):
     """What holds the model."""
 
     CLASS = "class"
@@ -30,7 +30,7 @@ class Spec:
     """
 
     text: str
-    kind: Kind
+    kind: FileKind
     where: str
     attribute: str = ""
     weights: str = ""
@@ -73,7 +73,7 @@ def parse(text: str) -> Spec:
     if suffix in (".onnx", ".pt2"):
         if weights:
             raise InputError(f"--weights: expected none with {name}, which carries its own, got {weights}")
-        return Spec(text, Kind.ONNX if suffix == ".onnx" else Kind.EXPORTED, _file("model", name))
+        return Spec(text, FileKind.ONNX if suffix == ".onnx" else FileKind.EXPORTED, _file("model", name))
     where, _, attribute = name.rpartition(":")
     if not where or not attribute.isidentifier():
         raise InputError(f"model: expected {FORMS}, got {name!r}")
@@ -81,7 +81,7 @@ def parse(text: str) -> Spec:
         _file("model", where)
     if weights:
         _file("--weights", weights)
-    return Spec(text, Kind.CLASS, where, attribute, weights)
+    return Spec(text, FileKind.CLASS, where, attribute, weights)
 
 
 def _file(field: str, path: str) -> str:

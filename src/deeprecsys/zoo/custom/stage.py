@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.zoo.custom.model import Own
-from deeprecsys.zoo.custom.spec import Kind, parse
+from deeprecsys.zoo.custom.spec import FileKind, parse
 from deeprecsys.zoo.networks.layers import Rows
 from deeprecsys.zoo.schema import Per, Schema
 
@@ -89,7 +89,7 @@ def session(graph: bytes, threads: int = 1) -> Any:
 
 def dense_stage(own: Own) -> nn.Module:
     """The dense stage of an own model, its weights in place."""
-    if own.kind is Kind.CLASS:
+    if own.kind is FileKind.CLASS:
         from deeprecsys.zoo.custom import python
 
         spec = parse(own.name)
