@@ -50,11 +50,11 @@ def test_flags_come_from_the_kernels_list(tmp_path: Path) -> None:
 
 SUM = """
 import numpy as np
-from deeprecsys.engine.gather.pool import Kind, _pooling
+from deeprecsys.engine.gather.pool import BagKind, _pooling
 from deeprecsys.jit import identity
 from numba import cfunc
 from numba.core import types
-pool = cfunc(types.void(*[types.int64] * 4))(_pooling(*Kind(32, "fp32", False, False, 4, 128, 2)))
+pool = cfunc(types.void(*[types.int64] * 4))(_pooling(*BagKind(32, "fp32", False, False, 4, 128, 2)))
 text = pool.inspect_asm() if hasattr(pool, "inspect_asm") else pool._library.get_asm_str()
 print("ymm" in text, "zmm" in text, identity(()))
 """

@@ -15,9 +15,9 @@ import pytest
 import uvloop
 
 from deeprecsys.node.service.backend import Reason
-from deeprecsys.serve.http.app import app as http
-from deeprecsys.serve.http.app import bodies
-from deeprecsys.serve.http.app import connection as wire
+from deeprecsys.serve.http import app as http
+from deeprecsys.serve.http import bodies
+from deeprecsys.serve.http import connection as wire
 from deeprecsys.serve.http.bodies import BufferPool, FullError
 from deeprecsys.serve.http.connection import LARGE_BYTES
 from deeprecsys.zoo.schema import DenseInput, Schema, SparseInput, Table
