@@ -86,8 +86,8 @@ def two(policy=None):
 def test_the_earlier_deadline_goes_first_whatever_the_model():
     d = two()
     (first,) = starts(d.handle(Arrive(Query(0, 5, 0.0)), 0.0))
-    d.handle(Arrive(Query(1, 5, 0.0, model=0, deadline_s=9.0)), 0.0)
-    d.handle(Arrive(Query(2, 5, 0.1, model=1, deadline_s=5.0)), 0.1)
+    d.handle(Arrive(Query(1, 5, 0.0, version=0, deadline_s=9.0)), 0.0)
+    d.handle(Arrive(Query(2, 5, 0.1, version=1, deadline_s=5.0)), 0.1)
     (second,) = starts(d.handle(Finish(first), 1.0))
     assert second.slices[0].query.id == 2
 
@@ -96,9 +96,9 @@ def test_a_smaller_priority_goes_first_whatever_the_deadline():
     d = two()
     (first,) = starts(d.handle(Arrive(Query(0, 5, 0.0)), 0.0))
     for q in (
-        Query(1, 5, 0.0, model=0, deadline_s=1.0),
-        Query(2, 5, 0.1, model=1, deadline_s=5.0, priority=-1),
-        Query(3, 5, 0.1, model=0, deadline_s=9.0, priority=-2),
+        Query(1, 5, 0.0, version=0, deadline_s=1.0),
+        Query(2, 5, 0.1, version=1, deadline_s=5.0, priority=-1),
+        Query(3, 5, 0.1, version=0, deadline_s=9.0, priority=-2),
     ):
         d.handle(Arrive(q), 0.1)
     order = []
@@ -113,7 +113,7 @@ def test_batches_that_mix_queries_do_not_mix_models():
     d = two(Coalescing(100, 1))
     (first,) = starts(d.handle(Arrive(Query(0, 5, 0.0)), 0.0))
     for i in range(1, 7):
-        d.handle(Arrive(Query(i, 5, 0.0, model=i % 2)), 0.0)
+        d.handle(Arrive(Query(i, 5, 0.0, version=i % 2)), 0.0)
     (second,) = starts(d.handle(Finish(first), 1.0))
     (third,) = starts(d.handle(Finish(second), 2.0))
     found = [sorted(s.query.id for s in b.slices) for b in (second, third)]
@@ -125,7 +125,7 @@ def test_a_line_that_is_held_lets_the_other_model_pass():
     d.handle(Adopt(1, Static(10)), 0.0)
     assert starts(d.handle(Arrive(Query(0, 5, 0.0)), 0.0)) == []
     assert d.wake_s == 1.0
-    (batch,) = starts(d.handle(Arrive(Query(1, 5, 0.1, model=1)), 0.1))
+    (batch,) = starts(d.handle(Arrive(Query(1, 5, 0.1, version=1)), 0.1))
     assert batch.slices[0].query.id == 1
     d.check()
     d.handle(Finish(batch), 0.5)

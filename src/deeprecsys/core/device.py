@@ -23,7 +23,7 @@ class Limits:
 
 
 class Device:
-    """A pool of like workers with one waiting line for each model."""
+    """A pool of like workers with one waiting line for each model version."""
 
     __slots__ = ("again", "alive", "held", "idle", "lines", "name", "wake_s")
 
@@ -31,7 +31,7 @@ class Device:
         self.name = name
         self.lines: dict[int, Line] = {0: Line(name)}
         self.held: set[int] = set()
-        """Models whose lines the policy holds until `wake_s` at the latest."""
+        """Versions whose lines the policy holds until `wake_s` at the latest."""
         self.again: deque[Slice] = deque()
         """Slices whose worker died: each runs again first of all, and alone, so that a bad one shows."""
         self.wake_s = inf
@@ -52,7 +52,7 @@ class Device:
         if len(self.lines) == 1 and not self.held:
             (line,) = self.lines.values()
             return line or None
-        lines = [line for line in self.lines.values() if line and line.model not in self.held]
+        lines = [line for line in self.lines.values() if line and line.version not in self.held]
         if len(lines) < 2:
             return lines[0] if lines else None
         return min(lines, key=lambda line: line.urgency)
@@ -85,9 +85,9 @@ class Device:
 
     def check(self) -> None:
         """Raise AssertionError if its lines, or its workers beside them, are not as they must be."""
-        waits = self.again or any(n for m, n in self.lines.items() if m not in self.held)
+        waits = self.again or any(n for v, n in self.lines.items() if v not in self.held)
         assert not (waits and self.idle), f"{self.name}: a worker idles beside a line"
         assert not self.held or self.wake_s < inf, "held for ever"
-        for model, line in self.lines.items():
+        for version, line in self.lines.items():
             assert line.items == sum(s.items for s in line)
-            assert all(s.query.model == model for s in line)
+            assert all(s.query.version == version for s in line)

@@ -60,7 +60,7 @@ class Dispatcher:
     """Applies a policy to a stream of events (paper §IV; the vocabulary is in docs/glossary.md).
 
     Args:
-        policy: how queries of model 0 become batches; other models come by `Adopt`.
+        policy: how queries of model version 0 become batches; other versions come by `Adopt`.
         workers: how many workers each device has.
         limits: bounds of each device's waiting line.
 
@@ -96,9 +96,9 @@ class Dispatcher:
     def waiting_items(self, device: str) -> int:
         return self._devices[device].waiting_items
 
-    def line_items(self, model: int) -> int:
-        """Items of one model that no worker has begun."""
-        return sum(device.lines[model].items for device in self._devices.values())
+    def line_items(self, version: int) -> int:
+        """Items of one model version that no worker has begun."""
+        return sum(device.lines[version].items for device in self._devices.values())
 
     @property
     def open(self) -> int:
@@ -125,10 +125,10 @@ class Dispatcher:
                 return self._start_all(now_s)
             case Cancel(query):
                 return self._cancel(query, now_s)
-            case Adopt(model, policy, forecast):
-                return self._adopt(model, policy, forecast, now_s)
-            case Retire(model):
-                return self._retire(model)
+            case Adopt(version, policy, forecast):
+                return self._adopt(version, policy, forecast, now_s)
+            case Retire(version):
+                return self._retire(version)
 
     def late_by_s(self, query: Query, now_s: float) -> float:
         """By how much a query that comes now would miss its deadline, as far as can be told; below 0: not.
@@ -147,7 +147,7 @@ class Dispatcher:
 
     def _arrive(self, query: Query, now_s: float) -> list[Command]:
         self.arrived += 1
-        place, batch_size, due_s = self._rules[query.model].place(query, self, now_s)
+        place, batch_size, due_s = self._rules[query.version].place(query, self, now_s)
         device = self._devices[place]
         if len(self._open) >= self.limits.queries:
             return self._refuse(query, f"{self.limits.queries} queries are open")
@@ -159,7 +159,7 @@ class Dispatcher:
             self._outlook.promise(query)
         self._open[query.id] = query.size
         self._outlook.count(query, query.size)
-        device.lines[query.model].put(cut(query, batch_size), due_s)
+        device.lines[query.version].put(cut(query, batch_size), due_s)
         return self._start(device, now_s)
 
     def _refuse(self, query: Query, reason: str, late: bool = False) -> list[Command]:
@@ -185,11 +185,11 @@ class Dispatcher:
                 if hopeless := self._hopeless(line.head.query, now_s):
                     commands += hopeless
                     continue
-                wanted = self._rules[line.model].form(line, self, now_s)
+                wanted = self._rules[line.version].form(line, self, now_s)
                 if isinstance(wanted, Hold):
                     assert wanted.until_s > now_s, "held until a time that has passed"
                     device.wake_s = min(wanted.until_s, device.wake_s)
-                    device.held.add(line.model)
+                    device.held.add(line.version)
                     continue
                 if isinstance(wanted, Defer):
                     line.defer()
@@ -222,8 +222,8 @@ class Dispatcher:
         del self._running[key]
         device = self._devices[batch.device]
         device.idle.append(batch.worker)
-        model = batch.slices[0].query.model
-        self._rules[model].finished(batch, now_s - started_s)
+        version = batch.slices[0].query.version
+        self._rules[version].finished(batch, now_s - started_s)
         self._outlook.learn(batch, now_s - started_s)
         commands = self._start(device, now_s)
         for query_id, reason in errors:
@@ -278,14 +278,14 @@ class Dispatcher:
         self._forget(query.id)
         return self._start_all(now_s)
 
-    def _adopt(self, model: int, policy: Policy, forecast: Forecast | None, now_s: float) -> list[Command]:
+    def _adopt(self, version: int, policy: Policy, forecast: Forecast | None, now_s: float) -> list[Command]:
         unknown = [d for d in policy.devices if d not in self._devices]
         assert not unknown, f"policy wants devices that are not there: {unknown}"
-        self._rules[model] = policy.begin()
+        self._rules[version] = policy.begin()
         for device in self._devices.values():
-            device.lines.setdefault(model, Line(device.name, model))
-        waits = [s for s in self._unscored() if s.query.model == model and s.query.id in self._open]
-        self._outlook.adopt(model, policy, forecast, waits)
+            device.lines.setdefault(version, Line(device.name, version))
+        waits = [s for s in self._unscored() if s.query.version == version and s.query.id in self._open]
+        self._outlook.adopt(version, policy, forecast, waits)
         return self._start_all(now_s)
 
     def _unscored(self) -> list[Slice]:
@@ -294,14 +294,14 @@ class Dispatcher:
         lines = [s for d in self._devices.values() for line in d.lines.values() for s in line]
         return [*running, *lines, *(s for d in self._devices.values() for s in d.again)]
 
-    def _retire(self, model: int) -> list[Command]:
+    def _retire(self, version: int) -> list[Command]:
         for device in self._devices.values():
-            assert not device.lines[model], "a model with a line cannot be retired"
-        assert not any(s.query.model == model for s in self._unscored()), "its batches must have ended"
+            assert not device.lines[version], "a version with a line cannot be retired"
+        assert not any(s.query.version == version for s in self._unscored()), "its batches must have ended"
         for device in self._devices.values():
-            del device.lines[model]
-        del self._rules[model]
-        self._outlook.retire(model)
+            del device.lines[version]
+        del self._rules[version]
+        self._outlook.retire(version)
         return []
 
     def _lost(self, name: str, worker: int, now_s: float) -> list[Command]:
@@ -348,4 +348,4 @@ class Dispatcher:
                 left[part.query.id] += part.items
         assert left == self._open, "items of an open query are neither waiting nor running, or are so twice"
         for batch, _ in self._running.values():
-            assert len({s.query.model for s in batch.slices}) == 1, "a batch of two models"
+            assert len({s.query.version for s in batch.slices}) == 1, "a batch of two versions"

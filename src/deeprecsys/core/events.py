@@ -48,21 +48,21 @@ class Cancel(NamedTuple):
 
 
 class Adopt(NamedTuple):
-    """From now on a model, which may be new, is served under this policy.
+    """From now on a model version, which may be new, is served under this policy.
 
     What waits stays as it was placed and cut; what is formed of it is the new policy's choice.
     """
 
-    model: int
+    version: int
     policy: Policy
     forecast: Forecast | None = None
-    """Of a model whose queries have deadlines."""
+    """Predicts the batch times of a version whose queries have deadlines."""
 
 
 class Retire(NamedTuple):
-    """A model that has no open queries is served no more."""
+    """A model version that has no open queries is no longer served."""
 
-    model: int
+    version: int
 
 
 Event = Arrive | Finish | Lost | Ready | Tick | Cancel | Adopt | Retire

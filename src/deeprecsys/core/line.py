@@ -14,17 +14,17 @@ LAST = 1 << 62
 
 
 class Line:
-    """The slices of one model that wait for a device, and how many items they hold.
+    """The slices of one model version that wait for a device, and how many items they hold.
 
     A heap of (priority, due, number, slice). With one priority and due time for all, numbers rise, and the
     heap is a plain queue.
     """
 
-    __slots__ = ("_heap", "_number", "device", "items", "model", "newest_s")
+    __slots__ = ("_heap", "_number", "device", "items", "newest_s", "version")
 
-    def __init__(self, device: str, model: int = 0) -> None:
+    def __init__(self, device: str, version: int = 0) -> None:
         self.device = device
-        self.model = model
+        self.version = version
         self.items = 0
         self.newest_s = 0.0
         self._heap: list[tuple[int, float, int, Slice]] = []

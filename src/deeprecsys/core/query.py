@@ -15,8 +15,8 @@ class Query(NamedTuple):
     """The *intended* arrival, in seconds on the driver's clock; latency counts from here."""
     features: int = 0
     """A handle that the driver turns into feature rows; the core never looks at it."""
-    model: int = 0
-    """Which of the node's models scores it: batches are of one model."""
+    version: int = 0
+    """Id of the model version that scores it: a batch is of one version. A node with one model has only 0."""
     deadline_s: float = inf
     """By when its answer is wanted; infinite for never late."""
     firm: bool = False

@@ -88,7 +88,7 @@ class Driver:
         for place in self._places_of(batch):
             place.running += 1
         self._running[batch.worker] = (batch, now)
-        self._crew.post(batch.worker, parts, batch.slices[0].query.model)
+        self._crew.post(batch.worker, parts, batch.slices[0].query.version)
 
     def _set_timer(self, now: float) -> None:
         """Have the loop wake us when the dispatcher wants to be."""
