@@ -24,8 +24,8 @@ import torch
 from common import ROOT, load, put_in, save
 from deeprecsys.engine.dense import DenseStage, build, installed
 from deeprecsys.zoo import MODELS, Model
-from deeprecsys.zoo.dien import DienArtefact
-from deeprecsys.zoo.networks import initialise
+from deeprecsys.zoo.interest import DienArtefact
+from deeprecsys.zoo.networks import weighted
 from deeprecsys.zoo.schema import Per
 from fma import peak_gflops
 
@@ -106,8 +106,7 @@ def flops(model: Model, items: int) -> float:
 
 def measure(model: Model, batches: list[int], rounds: int) -> list[dict[str, Any]]:
     """Seconds of eager and every route at each batch size."""
-    network = model.dense_stage()
-    initialise(network, 0)
+    network = weighted(model, 0)
     stages: dict[str, DenseStage] = {r: build(r, model, network) for r in installed() if r != "eager"}
     rng = np.random.default_rng(1)
     found = []

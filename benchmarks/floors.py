@@ -12,12 +12,10 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from deeprecsys.zoo import Model
-from deeprecsys.zoo.dien import Dien, DienArtefact
-from deeprecsys.zoo.din import Din, DinArtefact
 from deeprecsys.zoo.dlrm import Dlrm
-from deeprecsys.zoo.mtwnd import MtWnd, MtWndArtefact
+from deeprecsys.zoo.interest import Dien, DienArtefact, Din, DinArtefact
 from deeprecsys.zoo.ncf import Ncf, NcfArtefact
-from deeprecsys.zoo.wnd import Wnd
+from deeprecsys.zoo.wnd import MtWnd, MtWndArtefact, Wnd
 
 
 class Product(NamedTuple):

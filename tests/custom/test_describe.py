@@ -23,6 +23,7 @@ from deeprecsys.zoo.custom.describe import describe
 from deeprecsys.zoo.custom.fill import fill
 from deeprecsys.zoo.custom.prepare import shape
 from deeprecsys.zoo.custom.spec import is_own, with_weights
+from deeprecsys.zoo.networks import dense_stage
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, SparseInput
 from tests.custom.models import Full
 
@@ -108,7 +109,7 @@ def test_what_is_found_out_of_a_class(described: Own) -> None:
 def test_without_weights_tables_can_be_scaled_and_the_dense_stage_is_the_same_each_time() -> None:
     own = describe(f"{MODELS}:Plain")
     assert own.scaled(2.0).schema.table("goods").rows == 100
-    first, second = (own.dense_stage().state_dict() for _ in range(2))
+    first, second = (dense_stage(own).state_dict() for _ in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 

@@ -14,7 +14,7 @@ from deeprecsys.engine import Assembly, Engine, SliceView, build, check, compute
 from deeprecsys.engine.dense import installed, lowest
 from deeprecsys.workload.features import FeatureLayout
 from deeprecsys.zoo import MODELS, model
-from deeprecsys.zoo.networks import initialise
+from deeprecsys.zoo.networks import weighted
 from deeprecsys.zoo.networks.sparse import SparseStage
 from deeprecsys.zoo.rows import RowFormat, convert, restore
 from deeprecsys.zoo.schema import Per
@@ -67,8 +67,7 @@ def in_double(about: Assembly, layout: FeatureLayout, items: int) -> np.ndarray:
         count = items if per is Per.ITEM else 1
         return torch.from_numpy(about.inputs[name][first[name] : first[name] + count].copy())
 
-    network = about.model.dense_stage()
-    initialise(network, about.seed)
+    network = weighted(about.model, about.seed)
     x = SparseStage(schema, tables)({i.name: rows(i.name, i.per) for i in schema.sparse})
     x |= {i.name: rows(i.name, i.per).double() for i in schema.dense}
     found: np.ndarray = network.double()(x, None).numpy()

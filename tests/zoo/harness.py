@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprecsys.zoo import Model, model
-from deeprecsys.zoo.networks import initialise
+from deeprecsys.zoo.networks import weighted
 from deeprecsys.zoo.networks.sparse import SparseStage
 from deeprecsys.zoo.schema import Per, Schema
 from deeprecsys.zoo.tables import fill
@@ -80,9 +80,7 @@ class Instance:
 
 def instantiate(config: Model, rows_scale: float = 1e-4) -> Instance:
     small = config.scaled(rows_scale)
-    dense = small.dense_stage()
-    initialise(dense, seed=3)
-    return Instance(small, SparseStage(small.schema, make_tables(small.schema)), dense)
+    return Instance(small, SparseStage(small.schema, make_tables(small.schema)), weighted(small, seed=3))
 
 
 @cache

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from deeprecsys.zoo import model
-from deeprecsys.zoo.networks.dien import Augru
+from deeprecsys.zoo.networks.interest import Augru
 from deeprecsys.zoo.networks.layers import SplitLayer, initialise, spread
 from deeprecsys.zoo.schema import Per
 from tests.zoo.harness import TOLERANCE, Instance, error, instance, instantiate

@@ -4,15 +4,13 @@ import pytest
 import torch
 
 from deeprecsys.zoo import MODELS, model
-from deeprecsys.zoo.networks import initialise
+from deeprecsys.zoo.networks import weighted
 from deeprecsys.zoo.networks.layers import Layer, columns, input_std
 from tests.zoo.harness import instance
 
 
 def weights(name: str, seed: int) -> dict[str, torch.Tensor]:
-    dense = model(name).dense_stage()
-    initialise(dense, seed)
-    return dict(dense.named_parameters())
+    return dict(weighted(model(name), seed).named_parameters())
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -28,15 +28,14 @@ def shares(name: str, *, rounds: int = 5, batch: int = BATCH, seed: int = 0) -> 
     import torch
 
     from deeprecsys.paper.clocked import Clocked
-    from deeprecsys.zoo.networks import initialise
+    from deeprecsys.zoo.networks import weighted
     from deeprecsys.zoo.networks.sparse import SparseStage
 
     torch.set_num_threads(1)
     model = model_of(name).scaled(_ROWS_SCALE.get(name.removesuffix("-artefact"), 0.3))
     rng = np.random.default_rng(seed)
     tables = {t.name: torch.ones(t.rows, t.dim) for t in model.schema.tables}
-    sparse, dense = SparseStage(model.schema, tables), model.dense_stage()
-    initialise(dense, seed)
+    sparse, dense = SparseStage(model.schema, tables), weighted(model, seed)
 
     def inputs() -> dict[str, torch.Tensor]:
         found = {}

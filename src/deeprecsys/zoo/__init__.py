@@ -1,12 +1,12 @@
 """The zoo: the paper's eight models and, as `<model>-artefact`, what its published artefact builds.
 
-Importing this package does not load torch; only `Model.dense_stage()` does.
+Importing this package does not load torch; `zoo.networks`, which builds the dense stages, does.
 """
 
 from __future__ import annotations
 
 from deeprecsys.core.errors import unknown
-from deeprecsys.zoo import dien, din, dlrm, mtwnd, ncf, wnd
+from deeprecsys.zoo import dlrm, interest, ncf, wnd
 from deeprecsys.zoo.custom import is_own, own_model
 from deeprecsys.zoo.model import Model
 
@@ -18,9 +18,9 @@ _PRIMARY: tuple[Model, ...] = (
     dlrm.RMC3,
     ncf.NCF,
     wnd.WND,
-    mtwnd.MT_WND,
-    din.DIN,
-    dien.DIEN,
+    wnd.MT_WND,
+    interest.DIN,
+    interest.DIEN,
 )
 _ARTEFACT: tuple[Model, ...] = (
     dlrm.RMC1_ARTEFACT,
@@ -28,9 +28,9 @@ _ARTEFACT: tuple[Model, ...] = (
     dlrm.RMC3_ARTEFACT,
     ncf.NCF_ARTEFACT,
     wnd.WND_ARTEFACT,
-    mtwnd.MT_WND_ARTEFACT,
-    din.DIN_ARTEFACT,
-    dien.DIEN_ARTEFACT,
+    wnd.MT_WND_ARTEFACT,
+    interest.DIN_ARTEFACT,
+    interest.DIEN_ARTEFACT,
 )
 
 MODELS: dict[str, Model] = {m.name: m for m in _PRIMARY + _ARTEFACT}
@@ -38,7 +38,7 @@ MODELS: dict[str, Model] = {m.name: m for m in _PRIMARY + _ARTEFACT}
 
 
 def model(name: str) -> Model:
-    """The model of that name, or a user's own where the name is a file's or a class's (`zoo.own`).
+    """The model of that name, or a user's own where the name is a file's or a class's (`zoo.custom`).
 
     Raises:
         InputError: there is none; the message names the nearest. An own one cannot be loaded or served.

@@ -9,19 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal
 
-from deeprecsys.core.errors import positive
-from deeprecsys.zoo.cost import multiply_adds, parameters
-from deeprecsys.zoo.model import scale_rows
-from deeprecsys.zoo.schema import DenseInput, Per, Schema, SparseInput, Table
-
-if TYPE_CHECKING:
-    import torch
+from deeprecsys.zoo.model import PaperModel, multiply_adds, numbered, parameters, scale_rows
+from deeprecsys.zoo.schema import DenseInput, Per, Schema
 
 
-@dataclass(frozen=True)
-class Dlrm:
+@dataclass(frozen=True, kw_only=True)
+class Dlrm(PaperModel):
     """A DLRM.
 
     Attributes:
@@ -29,25 +24,20 @@ class Dlrm:
         top: widths of the top MLP, without its input (the interaction).
         tables, rows, dim, lookups: `tables` tables of `rows` x `dim`, each with `lookups` ids summed.
         interaction: `cat` concatenates bottom output and pooled features, as in the paper's artefact;
-            `dot` is DLRM's own: the pairwise dot products beside the bottom output (1906.00091 §2.1).
+            `dot` is DLRM's own: the pairwise dot products next to the bottom output (1906.00091 §2.1).
     """
 
-    name: str
     bottom: tuple[int, ...]
     top: tuple[int, ...]
     tables: int
     rows: int
     dim: int
     lookups: int
-    medium_target_ms: float
-    bottleneck: str
     interaction: Literal["cat", "dot"] = "cat"
-    rows_scale: float = 1.0
 
     @cached_property
     def schema(self) -> Schema:
-        tables = (Table(f"table_{i}", self.rows, self.dim) for i in range(self.tables))
-        features = (SparseInput(f"sparse_{i}", f"table_{i}", self.lookups) for i in range(self.tables))
+        tables, features = numbered((self.rows,) * self.tables, self.dim, self.lookups)
         return Schema(
             tables=scale_rows(tables, self.rows_scale),
             inputs=(DenseInput("dense", self.bottom[0]), *features),
@@ -76,14 +66,6 @@ class Dlrm:
         # All pairs are computed in one matrix product, both triangles, and one triangle is kept.
         pairs = self.vectors**2 * self.dim if self.interaction == "dot" else 0
         return 2 * (layers + pairs)
-
-    def scaled(self, rows_scale: float) -> Self:
-        return replace(self, rows_scale=self.rows_scale * positive("rows scale", rows_scale))
-
-    def dense_stage(self) -> torch.nn.Module:
-        from deeprecsys.zoo.networks.dlrm import DlrmDense
-
-        return DlrmDense(self).eval()
 
 
 # The paper gives at most 10, 40 and 10 tables, about 80, 80 and 20 look-ups: we take the limits. It gives no

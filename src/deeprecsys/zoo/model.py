@@ -1,26 +1,24 @@
-"""What every model of the zoo offers. No torch here: a node's parent plans without loading it."""
+"""What every model of the zoo offers, and the arithmetic of its cost. No torch: nodes plan without it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, Self
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Protocol, Self
 
-from deeprecsys.core.errors import InputError
-from deeprecsys.zoo.schema import Per, Schema, Table
-
-if TYPE_CHECKING:
-    import torch
+from deeprecsys.core.errors import InputError, positive
+from deeprecsys.zoo.schema import Per, Schema, SparseInput, Table
 
 MIN_ROWS = 16
-"""No scaled table is smaller: ids must stay able to differ."""
+"""Rows of the smallest scaled table: ids must stay able to differ."""
 
 MAX_ROWS = 2**31 - 1
-"""Ids are int32."""
+"""Rows of the largest table: ids are int32."""
 
 
 class Model(Protocol):
-    """A frozen configuration: what the model reads, what it costs, and how to build its dense stage."""
+    """A frozen configuration: what the model reads and costs. `zoo.networks` builds its dense stage."""
 
     @property
     def name(self) -> str: ...
@@ -38,7 +36,7 @@ class Model(Protocol):
 
     @property
     def dense_parameters(self) -> int:
-        """Weights and biases of the dense stage; embedding tables are not among them."""
+        """Weights and biases of the dense stage, without the embedding tables."""
 
     def flops(self, per: Per) -> int:
         """2 x multiply-adds of dense, attention and recurrent layers, per item or once per slice.
@@ -47,14 +45,29 @@ class Model(Protocol):
         """
 
     def scaled(self, rows_scale: float) -> Self:
-        """The same model with `rows_scale` times the rows in every table, at least `MIN_ROWS`.
+        """The model with `rows_scale` times the rows in every table, at least `MIN_ROWS`.
 
         Raises:
             InputError: `rows_scale` is not a finite number above 0.
         """
 
-    def dense_stage(self) -> torch.nn.Module:
-        """A new dense stage, its weights still to be set by `networks.initialise`. Imports torch."""
+
+@dataclass(frozen=True, kw_only=True)
+class PaperModel:
+    """What the configurations of the paper's models share; see `Model` for the attributes.
+
+    Attributes:
+        rows_scale: factor on the rows of every table.
+    """
+
+    name: str
+    medium_target_ms: float
+    bottleneck: str
+    rows_scale: float = 1.0
+
+    def scaled(self, rows_scale: float) -> Self:
+        """See `Model.scaled`."""
+        return replace(self, rows_scale=self.rows_scale * positive("rows scale", rows_scale))
 
 
 def splittable(model: Model) -> bool:
@@ -75,3 +88,24 @@ def scale_rows(tables: Iterable[Table], rows_scale: float) -> tuple[Table, ...]:
         if t.rows > MAX_ROWS:
             raise InputError(f"rows scale: table {t.name!r} would have {t.rows} rows, at most {MAX_ROWS} fit")
     return scaled
+
+
+def numbered(
+    rows: Sequence[int], dim: int, lookups: int = 1
+) -> tuple[tuple[Table, ...], tuple[SparseInput, ...]]:
+    """Tables `table_0`, `table_1`, … of these rows, and for each a per-item input `sparse_i`, summed."""
+    tables = tuple(Table(f"table_{i}", r, dim) for i, r in enumerate(rows))
+    return tables, tuple(SparseInput(f"sparse_{i}", t.name, lookups) for i, t in enumerate(tables))
+
+
+def multiply_adds(*widths: int) -> int:
+    """Multiply-adds per row of a chain of fully connected layers, `widths[0]` being its input.
+
+    FLOPs are twice that; element-wise work is not counted.
+    """
+    return sum(a * b for a, b in pairwise(widths))
+
+
+def parameters(*widths: int) -> int:
+    """Weights and biases of a chain of fully connected layers."""
+    return sum((a + 1) * b for a, b in pairwise(widths))

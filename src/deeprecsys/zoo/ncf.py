@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
 
-from deeprecsys.core.errors import positive
-from deeprecsys.zoo.cost import multiply_adds, parameters
-from deeprecsys.zoo.model import scale_rows
+from deeprecsys.zoo.model import PaperModel, multiply_adds, numbered, parameters, scale_rows
 from deeprecsys.zoo.schema import Per, Schema, SparseInput, Table
 
-if TYPE_CHECKING:
-    import torch
 
-
-@dataclass(frozen=True)
-class Ncf:
+@dataclass(frozen=True, kw_only=True)
+class Ncf(PaperModel):
     """NeuMF: a GMF branch (user times item) and an MLP branch, each with its own two tables.
 
     The user's two ids are per query, the item's two per item, so the user's half of the MLP's first
@@ -35,7 +29,6 @@ class Ncf:
     mlp: tuple[int, ...] = (256, 256, 128)
     medium_target_ms: float = 5
     bottleneck: str = "MLP"
-    rows_scale: float = 1.0
 
     @cached_property
     def schema(self) -> Schema:
@@ -60,17 +53,9 @@ class Ncf:
             return 2 * self.dim * self.mlp[0]
         return 2 * (multiply_adds(self.dim, *self.mlp) + self.dim + self.mlp[-1])
 
-    def scaled(self, rows_scale: float) -> Self:
-        return replace(self, rows_scale=self.rows_scale * positive("rows scale", rows_scale))
 
-    def dense_stage(self) -> torch.nn.Module:
-        from deeprecsys.zoo.networks.ncf import NcfDense
-
-        return NcfDense(self).eval()
-
-
-@dataclass(frozen=True)
-class NcfArtefact:
+@dataclass(frozen=True, kw_only=True)
+class NcfArtefact(PaperModel):
     """What the artefact builds: the MF branch *sums* its two tables, and nothing ends in one score.
 
     MF: tables 0 + 1 (dim). MLP: tables 2 and 3 concatenated -> `mlp`. Both concatenated -> `out`. Every
@@ -84,12 +69,10 @@ class NcfArtefact:
     out: int = 64
     medium_target_ms: float = 5
     bottleneck: str = "MLP"
-    rows_scale: float = 1.0
 
     @cached_property
     def schema(self) -> Schema:
-        tables = tuple(Table(f"table_{i}", rows, self.dim) for i, rows in enumerate(self.rows))
-        inputs = tuple(SparseInput(f"sparse_{i}", t.name) for i, t in enumerate(tables))
+        tables, inputs = numbered(self.rows, self.dim)
         return Schema(scale_rows(tables, self.rows_scale), inputs, outputs=self.out)
 
     @property
@@ -101,14 +84,6 @@ class NcfArtefact:
             return 0
         last = multiply_adds(self.dim + self.mlp[-1], self.out)
         return 2 * (multiply_adds(2 * self.dim, *self.mlp) + last)
-
-    def scaled(self, rows_scale: float) -> Self:
-        return replace(self, rows_scale=self.rows_scale * positive("rows scale", rows_scale))
-
-    def dense_stage(self) -> torch.nn.Module:
-        from deeprecsys.zoo.networks.ncf import NcfArtefactDense
-
-        return NcfArtefactDense(self).eval()
 
 
 NCF = Ncf()

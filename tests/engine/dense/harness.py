@@ -11,7 +11,7 @@ from torch import nn
 
 from deeprecsys.engine.dense import DenseStage, Layout, build
 from deeprecsys.zoo import Model, model
-from deeprecsys.zoo.networks import initialise
+from deeprecsys.zoo.networks import dense_stage, weighted
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling
 
 
@@ -22,9 +22,7 @@ def small(name: str) -> Model:
 
 @cache
 def network(name: str) -> nn.Module:
-    net = small(name).dense_stage()
-    initialise(net, seed=3)
-    return net
+    return weighted(small(name), seed=3)
 
 
 @cache
@@ -35,7 +33,7 @@ def stage(route: str, name: str) -> DenseStage:
 @cache
 def double(name: str) -> nn.Module:
     """The same weights in float64, what every route is an approximation of."""
-    net = small(name).dense_stage()
+    net = dense_stage(small(name))
     net.load_state_dict(network(name).state_dict())
     return net.double()
 

@@ -13,9 +13,9 @@ from deeprecsys.engine.dense import build
 from deeprecsys.engine.dense.attention import MOST_VECTORS, PANEL, Attention
 from deeprecsys.engine.dense.din import DinStage, suits
 from deeprecsys.engine.dense.recurrent import lanes
-from deeprecsys.zoo.din import DIN
+from deeprecsys.zoo.interest import DIN
 from deeprecsys.zoo.ncf import NCF
-from deeprecsys.zoo.networks.din import ActivationUnit
+from deeprecsys.zoo.networks.interest import ActivationUnit
 from tests.engine.dense.harness import network, small
 
 WIDTH = 32

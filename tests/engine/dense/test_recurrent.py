@@ -11,7 +11,7 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.engine.dense import build
 from deeprecsys.engine.dense.dien import DienStage, suits
 from deeprecsys.engine.dense.recurrent import BLOCK, Gates, Recurrence, lanes, padded
-from deeprecsys.zoo.dien import DIEN
+from deeprecsys.zoo.interest import DIEN
 from deeprecsys.zoo.ncf import NCF
 from tests.engine.dense.harness import network, small
 

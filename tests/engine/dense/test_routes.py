@@ -68,11 +68,10 @@ def test_dlrms_dot_interaction(route: str) -> None:
 
     import torch
 
-    from deeprecsys.zoo.networks import initialise
+    from deeprecsys.zoo.networks import weighted
 
     config = replace(small("dlrm-rmc1"), interaction="dot")  # type: ignore[type-var]
-    net = config.dense_stage()
-    initialise(net, seed=1)
+    net = weighted(config, seed=1)
     s = build(route, config, net)
     x = rows("dlrm-rmc1", 33, 1, seed=4)
     with torch.inference_mode():

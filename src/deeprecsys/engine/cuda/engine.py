@@ -20,7 +20,7 @@ from deeprecsys.engine.cuda.queues import Mark, queues
 from deeprecsys.engine.cuda.tables import DeviceTables, free_bytes
 from deeprecsys.engine.placement import CudaOptions, cuda_options
 from deeprecsys.engine.protocol import Assembly, SliceView
-from deeprecsys.zoo.networks import initialise
+from deeprecsys.zoo.networks import weighted
 from deeprecsys.zoo.schema import Per
 
 SLOTS = 2
@@ -99,9 +99,7 @@ class DeviceEngine:
         schema, dtype = assembly.model.schema, DTYPES[precision]
         self._schema, self._inputs = schema, assembly.inputs
         tables = DeviceTables(schema, assembly.tables, where, dtype, free or free_bytes(where))
-        dense = assembly.model.dense_stage()
-        initialise(dense, assembly.seed)
-        dense = dense.eval().to(device=where, dtype=dtype)
+        dense = weighted(assembly.model, assembly.seed).to(device=where, dtype=dtype)
         if compiled:
             dense = torch.compile(dense, dynamic=True)  # type: ignore[assignment] # it is callable alike
         self._network = Network.of(schema, tables, dense, dtype)

@@ -26,7 +26,7 @@ from deeprecsys.engine.dense.recurrent import lanes
 from deeprecsys.engine.tiles import add_row, blank_tile, multiply_add, outer, store_tile, weigh
 from deeprecsys.engine.vectors import word
 from deeprecsys.jit import c_function, files
-from deeprecsys.zoo.networks.din import ActivationUnit
+from deeprecsys.zoo.networks.interest import ActivationUnit
 
 Floats = NDArray[np.float32]
 PANEL = 3

@@ -10,16 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deeprecsys.engine.dense.graph import OWNER, SCORES, Graph
-from deeprecsys.engine.dense.graphs.dien import attention
-from deeprecsys.engine.dense.graphs.parts import click_head
+from deeprecsys.engine.dense.graphs.interest import attention, click_head
 from deeprecsys.engine.dense.layout import Buffer, Layout, aligned
 from deeprecsys.engine.dense.ort import bind, only_fp32, session
 from deeprecsys.engine.dense.protocol import Arrays
 from deeprecsys.engine.dense.recurrent import ROWS, Gates, Recurrence, fits, padded
 from deeprecsys.engine.dense.stage import BufferedStage, Span
-from deeprecsys.zoo.dien import Dien
+from deeprecsys.zoo.interest import Dien
 from deeprecsys.zoo.model import Model
-from deeprecsys.zoo.networks.dien import Augru, DienDense
+from deeprecsys.zoo.networks.interest import Augru, DienDense
 from deeprecsys.zoo.schema import Per
 
 _MOST_BINDINGS = 4096

@@ -10,14 +10,14 @@ from torch import nn
 
 from deeprecsys.engine.dense.attention import Attention, fits
 from deeprecsys.engine.dense.graph import OWNER, SCORES, Graph
-from deeprecsys.engine.dense.graphs.parts import click_head
+from deeprecsys.engine.dense.graphs.interest import click_head
 from deeprecsys.engine.dense.layout import Buffer, Layout, aligned
 from deeprecsys.engine.dense.ort import bind, only_fp32, session
 from deeprecsys.engine.dense.protocol import Arrays
 from deeprecsys.engine.dense.stage import BufferedStage, Span
-from deeprecsys.zoo.din import Din
+from deeprecsys.zoo.interest import Din
 from deeprecsys.zoo.model import Model
-from deeprecsys.zoo.networks.din import DinDense
+from deeprecsys.zoo.networks.interest import DinDense
 from deeprecsys.zoo.schema import Per
 
 _MOST_BINDINGS = 4096

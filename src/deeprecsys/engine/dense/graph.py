@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from deeprecsys.engine.dense.layout import Layout
+from deeprecsys.zoo.networks.layers import SplitLayer
 from deeprecsys.zoo.schema import Per
 
 OPSET = 18
@@ -83,6 +84,14 @@ class Graph:
     def linear(self, x: str, layer: nn.Linear) -> str:
         """A fully connected layer."""
         return self.gemm(x, layer.weight, layer.bias)
+
+    def split_layer(self, layer: SplitLayer, user: str, item: str) -> str:
+        """A layer over [user, item] columns, the user's product once per slice.
+
+        [S, user], [n, item] -> [n, outputs].
+        """
+        once = self.gemm(user, layer.weight[:, : layer.user], layer.bias)
+        return self.gemm(item, layer.weight[:, layer.user :], self.spread(once))
 
     def chain(self, x: str, layers: nn.Sequential) -> str:
         """Fully connected layers and their activations."""

@@ -15,14 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.zoo.custom import Own
-from deeprecsys.zoo.dien import Dien, DienArtefact
-from deeprecsys.zoo.din import Din, DinArtefact
 from deeprecsys.zoo.dlrm import Dlrm
+from deeprecsys.zoo.interest import Dien, DienArtefact, Din, DinArtefact
 from deeprecsys.zoo.model import Model
-from deeprecsys.zoo.mtwnd import MtWnd, MtWndArtefact
 from deeprecsys.zoo.ncf import Ncf, NcfArtefact
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, Schema
-from deeprecsys.zoo.wnd import Wnd
+from deeprecsys.zoo.wnd import MtWnd, MtWndArtefact, Wnd
 
 _LINE = 64  # bytes of a cache line, and of the widest vector
 

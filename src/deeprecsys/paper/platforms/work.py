@@ -8,14 +8,12 @@ from itertools import pairwise
 from typing import Any
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.zoo.dien import Dien, DienArtefact
-from deeprecsys.zoo.din import Din, DinArtefact
 from deeprecsys.zoo.dlrm import Dlrm
+from deeprecsys.zoo.interest import Dien, DienArtefact, Din, DinArtefact
 from deeprecsys.zoo.model import Model
-from deeprecsys.zoo.mtwnd import MtWnd, MtWndArtefact
 from deeprecsys.zoo.ncf import Ncf, NcfArtefact
 from deeprecsys.zoo.schema import FLOAT_BYTES, Per
-from deeprecsys.zoo.wnd import Wnd
+from deeprecsys.zoo.wnd import MtWnd, MtWndArtefact, Wnd
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,12 @@ import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from deeprecsys.core.errors import InputError, positive
 from deeprecsys.zoo.custom.spec import FileKind
 from deeprecsys.zoo.model import scale_rows
 from deeprecsys.zoo.schema import DenseInput, Input, Per, Pooling, Schema, SparseInput, Table
-
-if TYPE_CHECKING:
-    import torch
 
 _HEAD = struct.Struct("=qq")
 
@@ -65,12 +62,6 @@ class Own:
         if factor != 1 and self.keys:
             raise InputError(f"--rows-scale: expected 1, as {self.name} has its own weights, got {factor:g}")
         return replace(self, rows_scale=factor)
-
-    def dense_stage(self) -> torch.nn.Module:
-        """The dense stage with its weights in place."""
-        from deeprecsys.zoo.custom.stage import dense_stage
-
-        return dense_stage(self)
 
     def pack(self) -> bytes:
         """All of it as bytes, for other processes."""

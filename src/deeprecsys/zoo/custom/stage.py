@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from deeprecsys.core.errors import InputError
 from deeprecsys.zoo.custom.model import Own
 from deeprecsys.zoo.custom.spec import FileKind, parse
-from deeprecsys.zoo.networks.layers import Rows
 from deeprecsys.zoo.schema import Per, Schema
 
 SCORES = "scores"
@@ -33,7 +33,7 @@ class OwnDense(nn.Module):
         self._outputs = schema.outputs
         self._together = splittable and Per.QUERY not in self._per.values()
 
-    def forward(self, x: Rows, owner: Tensor | None) -> Tensor:
+    def forward(self, x: Mapping[str, Tensor], owner: Tensor | None) -> Tensor:
         """Rows by input name -> [n, outputs]."""
         if owner is None or self._together:
             return self._scores(x)
@@ -45,7 +45,7 @@ class OwnDense(nn.Module):
         ]
         return torch.cat([self._scores(part) for part in parts])
 
-    def _scores(self, x: Rows) -> Tensor:
+    def _scores(self, x: Mapping[str, Tensor]) -> Tensor:
         y: Tensor = self.inner(**{name: x[name] for name in self._per})
         return y.reshape(-1, 1) if y.ndim == 1 and self._outputs == 1 else y
 
@@ -87,7 +87,7 @@ def session(graph: bytes, threads: int = 1) -> Any:
         ) from e
 
 
-def dense_stage(own: Own) -> nn.Module:
+def custom_stage(own: Own) -> nn.Module:
     """The dense stage of an own model, its weights in place."""
     if own.kind is FileKind.CLASS:
         from deeprecsys.zoo.custom import python

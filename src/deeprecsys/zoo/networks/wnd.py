@@ -1,4 +1,4 @@
-"""Wide & Deep's dense stage (arXiv 1606.07792 §3)."""
+"""Dense stages of Wide & Deep (arXiv 1606.07792 §3), of its multi-task form, and the artefact's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from deeprecsys.zoo.networks.layers import (
     spread,
 )
 from deeprecsys.zoo.schema import Per
-from deeprecsys.zoo.wnd import Wnd
+from deeprecsys.zoo.wnd import MtWnd, MtWndArtefact, Wnd
+
+
+def _input_stds(config: Wnd | MtWnd | MtWndArtefact) -> Tensor:
+    """Standard deviations of the concatenated input's columns: dense features first, then a field each."""
+    fields = [i.name for i in config.schema.sparse if i.table != "cross"]
+    return columns((config.dense, 1.0), *((config.dim, input_std(config.schema, f)) for f in fields))
 
 
 class WndDense(nn.Module):
@@ -27,10 +33,7 @@ class WndDense(nn.Module):
         self.user = ("dense", *config.user_features)
         self.item = config.item_features
         self.shared = config.user_per is Per.QUERY
-        std = columns(
-            (config.dense, 1.0),
-            *((config.dim, input_std(config.schema, f)) for f in self.user[1:] + self.item),
-        )
+        std = _input_stds(config)
         widths, first = config.deep, config.deep[0]
         self.first: Layer = (
             SplitLayer(config.user_width, config.item_width, first, std)
@@ -52,3 +55,35 @@ class WndDense(nn.Module):
             linear = self.wide(x["dense"])
             logit = logit + x["cross"] + (spread(linear, owner, len(logit)) if self.shared else linear)
         return torch.sigmoid(logit)
+
+
+class MtWndDense(nn.Module):
+    """Parallel towers. Their first layers read the same input, so they are one matrix product."""
+
+    def __init__(self, config: MtWnd) -> None:
+        super().__init__()
+        self.user = ("dense", *config.user_features)
+        self.item = config.item_features
+        std = _input_stds(config)
+        first = config.tasks * config.tower[0]
+        self.first = SplitLayer(config.user_width, config.item_width, first, std)
+        self.towers = nn.ModuleList(mlp(config.tower, last=nn.Sigmoid()) for _ in range(config.tasks))
+
+    def forward(self, x: Rows, owner: Tensor | None) -> Tensor:
+        """dense and user fields [S, ...], item fields [n, dim] -> [n, tasks]."""
+        hidden = self.first(concat(x, self.user), concat(x, self.item), owner).relu_()
+        parts = hidden.chunk(len(self.towers), dim=1)
+        return torch.cat([tower(h) for tower, h in zip(self.towers, parts, strict=True)], dim=1)
+
+
+class MtWndArtefactDense(nn.Module):
+    """Shared layers and one task head on the concatenated input; see `MtWndArtefact`."""
+
+    def __init__(self, config: MtWndArtefact) -> None:
+        super().__init__()
+        self.inputs = tuple(i.name for i in config.schema.inputs)
+        self.layers = mlp(config.widths, _input_stds(config), nn.Sigmoid())
+
+    def forward(self, x: Rows, owner: Tensor | None) -> Tensor:
+        """dense [n, dense], each sparse input [n, dim] -> [n, 128]."""
+        return self.layers(concat(x, self.inputs))  # type: ignore[no-any-return]

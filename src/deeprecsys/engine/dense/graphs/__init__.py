@@ -1,4 +1,4 @@
-"""The dense stages as ONNX graphs, a file per family."""
+"""The dense stages as ONNX graphs."""
 
 from __future__ import annotations
 
@@ -9,22 +9,16 @@ from torch import nn
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.dense.graph import Graph
-from deeprecsys.engine.dense.graphs.dien import dien, dien_artefact
-from deeprecsys.engine.dense.graphs.din import din, din_artefact
-from deeprecsys.engine.dense.graphs.dlrm import dlrm
-from deeprecsys.engine.dense.graphs.mtwnd import mtwnd, mtwnd_artefact
-from deeprecsys.engine.dense.graphs.ncf import ncf, ncf_artefact
-from deeprecsys.engine.dense.graphs.wnd import wnd
+from deeprecsys.engine.dense.graphs.feedforward import dlrm, mtwnd, mtwnd_artefact, ncf, ncf_artefact, wnd
+from deeprecsys.engine.dense.graphs.interest import dien, dien_artefact, din, din_artefact
 from deeprecsys.engine.dense.layout import Layout
 from deeprecsys.zoo.custom import Own
 from deeprecsys.zoo.custom.stage import OwnDense
 from deeprecsys.zoo.model import Model
-from deeprecsys.zoo.networks.dien import DienArtefactDense, DienDense
-from deeprecsys.zoo.networks.din import DinArtefactDense, DinDense
 from deeprecsys.zoo.networks.dlrm import DlrmDense
-from deeprecsys.zoo.networks.mtwnd import MtWndArtefactDense, MtWndDense
+from deeprecsys.zoo.networks.interest import DienArtefactDense, DienDense, DinArtefactDense, DinDense
 from deeprecsys.zoo.networks.ncf import NcfArtefactDense, NcfDense
-from deeprecsys.zoo.networks.wnd import WndDense
+from deeprecsys.zoo.networks.wnd import MtWndArtefactDense, MtWndDense, WndDense
 
 __all__ = ["block_items", "few_items", "merges", "onnx_model"]
 

@@ -1,51 +1,39 @@
-"""Deep Interest Network (arXiv 1706.06978), and what the artefact builds of it."""
+"""Deep Interest Network (arXiv 1706.06978), Deep Interest Evolution Network (arXiv 1809.03672), and what the
+artefact builds of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
 
-from deeprecsys.core.errors import positive
-from deeprecsys.zoo.cost import multiply_adds, parameters
-from deeprecsys.zoo.model import scale_rows
+from deeprecsys.zoo.model import PaperModel, multiply_adds, numbered, parameters, scale_rows
 from deeprecsys.zoo.schema import Per, Pooling, Schema, SparseInput, Table
 
-if TYPE_CHECKING:
-    import torch
 
-
-@dataclass(frozen=True)
-class Din:
-    """Weights each of the user's behaviours by its relevance to the candidate, then an MLP.
+@dataclass(frozen=True, kw_only=True)
+class InterestModel(PaperModel):
+    """Compares the user's past behaviours with each candidate item, then an MLP over all that is known.
 
     Goods and categories have one table each, for behaviours and candidates alike (1706.06978 §4.1).
     Behaviours and profile are per query, the candidate is per item. The two-way softmax is kept and
     its second half, the click probability, returned: one score per item to rank by.
 
     Attributes:
-        behaviours: the user's behaviours T; each looks up goods and category, so 2T look-ups: the
-            paper's "hundreds".
+        behaviours: the user's behaviours T, oldest first; each looks up goods and category, so 2T look-ups.
         goods, categories, users: rows of those tables.
         contexts, context_rows: further profile and context fields, with a table each.
         dim: of all tables.
-        attention: hidden width of the activation unit, the original's 36 (its Figure 2).
         head: widths of the head, without its input.
     """
 
-    name: str = "din"
-    behaviours: int = 100
-    goods: int = 10_000_000
-    categories: int = 100_000
-    users: int = 1_000_000
+    behaviours: int
+    goods: int
+    categories: int
+    users: int
     contexts: int = 11
-    context_rows: int = 100_000
+    context_rows: int
     dim: int = 32
-    attention: int = 36
     head: tuple[int, ...] = (200, 80, 2)
-    medium_target_ms: float = 100
-    bottleneck: str = "embedding + attention"
-    rows_scale: float = 1.0
 
     @property
     def profile_features(self) -> tuple[str, ...]:
@@ -76,6 +64,27 @@ class Din:
     def profile_width(self) -> int:
         return (1 + self.contexts) * self.dim
 
+
+@dataclass(frozen=True, kw_only=True)
+class Din(InterestModel):
+    """Deep Interest Network: weights each behaviour by its relevance to the candidate, and sums them.
+
+    T = 100 behaviours make the paper's "hundreds" of look-ups.
+
+    Attributes:
+        attention: hidden width of the activation unit, the original's 36 (its Figure 2).
+    """
+
+    name: str = "din"
+    behaviours: int = 100
+    goods: int = 10_000_000
+    categories: int = 100_000
+    users: int = 1_000_000
+    context_rows: int = 100_000
+    attention: int = 36
+    medium_target_ms: float = 100
+    bottleneck: str = "embedding + attention"
+
     @property
     def dense_parameters(self) -> int:
         prelus = 1 + len(self.head) - 1
@@ -89,17 +98,9 @@ class Din:
         attention = t * d * h + t * h + t * d  # hidden layer, its output, weighted sum
         return 2 * (attention + multiply_adds(2 * d, *self.head))
 
-    def scaled(self, rows_scale: float) -> Self:
-        return replace(self, rows_scale=self.rows_scale * positive("rows scale", rows_scale))
 
-    def dense_stage(self) -> torch.nn.Module:
-        from deeprecsys.zoo.networks.din import DinDense
-
-        return DinDense(self).eval()
-
-
-@dataclass(frozen=True)
-class DinArtefact:
+@dataclass(frozen=True, kw_only=True)
+class DinArtefact(PaperModel):
     """What the artefact builds: behaviours as *tables*, each with a private unit instead of attention.
 
     Tables in order: user profile, behaviours, candidate, context. Its configuration lists one behaviour
@@ -122,7 +123,6 @@ class DinArtefact:
     head: tuple[int, ...] = (200, 80, 2)
     medium_target_ms: float = 100
     bottleneck: str = "embedding + attention"
-    rows_scale: float = 1.0
 
     @property
     def behaviour_features(self) -> tuple[str, ...]:
@@ -153,16 +153,99 @@ class DinArtefact:
             return 0
         return 2 * (self.behaviours * multiply_adds(*self.unit) + multiply_adds(4 * self.dim, *self.head))
 
-    def scaled(self, rows_scale: float) -> Self:
-        return replace(self, rows_scale=self.rows_scale * positive("rows scale", rows_scale))
 
-    def dense_stage(self) -> torch.nn.Module:
-        from deeprecsys.zoo.networks.din import DinArtefactDense
+@dataclass(frozen=True, kw_only=True)
+class Dien(InterestModel):
+    """Deep Interest Evolution Network: a GRU turns behaviours into interests, and a GRU whose update gate is
+    weighted by attention (AUGRU) evolves them per candidate.
 
-        return DinArtefactDense(self).eval()
+    The GRU and the AUGRU's input gates run once per slice. T = 40 behaviours, the artefact's sequence, make
+    the paper's "tens" of look-ups.
+
+    Attributes:
+        hidden: width of both recurrent layers' state; the width of a behaviour, as in the original.
+    """
+
+    name: str = "dien"
+    behaviours: int = 40
+    goods: int = 5_000_000
+    categories: int = 500_000
+    users: int = 5_000_000
+    context_rows: int = 500_000
+    hidden: int = 64
+    medium_target_ms: float = 35
+    bottleneck: str = "attention-based GRU"
+
+    @property
+    def dense_parameters(self) -> int:
+        h, d = self.hidden, self.width
+        gru = 3 * h * (d + h + 2)
+        augru = 3 * h * (2 * h + 2)
+        prelus = len(self.head) - 1
+        return gru + h * d + augru + parameters(h + d + self.profile_width, *self.head) + prelus
+
+    def flops(self, per: Per) -> int:
+        t, h, d = self.behaviours, self.hidden, self.width
+        if per is Per.QUERY:
+            gru = t * 3 * h * (d + h)
+            return 2 * (gru + t * 3 * h * h + self.profile_width * self.head[0])
+        attention = d * h + t * h
+        augru = t * 3 * h * h
+        return 2 * (attention + augru + multiply_adds(h + d, *self.head))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DienArtefact(PaperModel):
+    """What the artefact builds: two plain tanh RNNs over *tables*, no GRU and no attention.
+
+    Table 0 is the user's profile, tables 1-40 are the sequence (one look-up each is one step), 41 the
+    candidate, 42 the context. RNN dim -> hidden; a fully connected layer hidden -> hidden with softmax on
+    all its states, computed and then overwritten, so unused; RNN hidden -> hidden on the states
+    themselves; [last state, profile, candidate, context] through `head`, ReLU after every layer, the
+    last too. Everything per item.
+    """
+
+    name: str = "dien-artefact"
+    rows: tuple[int, ...] = (500_000,) * 41 + (5_000_000,) * 2
+    dim: int = 32
+    hidden: int = 64
+    head: tuple[int, ...] = (200, 80, 2)
+    medium_target_ms: float = 35
+    bottleneck: str = "attention-based GRU"
+
+    @cached_property
+    def schema(self) -> Schema:
+        tables, inputs = numbered(self.rows, self.dim)
+        return Schema(scale_rows(tables, self.rows_scale), inputs, outputs=self.head[-1])
+
+    @property
+    def steps(self) -> int:
+        """Length of the sequence: every table but profile, candidate and context."""
+        return len(self.rows) - 3
+
+    @property
+    def head_widths(self) -> tuple[int, ...]:
+        return (self.hidden + 3 * self.dim, *self.head)
+
+    @property
+    def dense_parameters(self) -> int:
+        h = self.hidden
+        recurrent = parameters(self.dim, h) + 3 * parameters(h, h)
+        return recurrent + parameters(h, h) + parameters(*self.head_widths)
+
+    def flops(self, per: Per) -> int:
+        if per is Per.QUERY:
+            return 0
+        h = self.hidden
+        step = self.dim * h + 3 * h * h + h * h
+        return 2 * (self.steps * step + multiply_adds(*self.head_widths))
 
 
 # Ten million goods as in the artefact's candidate table; the other sizes are the artefact's too. A dozen
 # profile and context fields: the paper's "tens" of tables, of which the original names about that many.
 DIN = Din()
 DIN_ARTEFACT = DinArtefact()
+
+# Table sizes are the artefact's: 5M where an id identifies a user or a product, 500k elsewhere.
+DIEN = Dien()
+DIEN_ARTEFACT = DienArtefact()

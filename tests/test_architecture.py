@@ -1,0 +1,48 @@
+"""The shape of the source tree: no circle of modules, one meaning for each class name."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+PATHS = {
+    ".".join(p.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__"): p for p in SRC.rglob("*.py")
+}
+LEFT = {("deeprecsys.search.probes", "deeprecsys.search.events")}
+"""Imports, for types alone, that close circles that are still to be cut: this list only gets shorter."""
+TREES = {name: ast.parse(path.read_text()) for name, path in PATHS.items()}
+
+
+def imports(name: str) -> set[str]:
+    """The modules of the package that a module imports anywhere: in functions and for types alone too."""
+    found = set()
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: a relative import, which this test does not follow"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {n if n in TREES else str(node.module) for n in names}
+    return found & set(TREES)
+
+
+def test_no_circle_of_modules():
+    graph = {name: {i for i in imports(name) if (name, i) not in LEFT} for name in TREES}
+    assert sum(map(len, graph.values())) > 500, "the imports were not found"
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as e:
+        raise AssertionError("a circle of modules: " + " -> ".join(reversed(e.args[1]))) from None
+
+
+def test_no_public_class_name_is_defined_twice():
+    places = defaultdict(list)
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(name)
+    assert len(places) > 200, "the classes were not found"
+    assert not {k: v for k, v in places.items() if len(v) > 1}
