@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.zoo.custom import python, weights
+from deeprecsys.zoo.custom import archive, python, weights
 from deeprecsys.zoo.custom.base import OwnModel
 from deeprecsys.zoo.custom.graph import lift
 from deeprecsys.zoo.custom.model import Own
@@ -95,18 +96,14 @@ def _onnx(spec: Spec) -> Any:
     import onnx_ir as ir
 
     try:
-        return ir.load(spec.where)
+        return ir.load(os.path.abspath(spec.where))  # a folder, within which external data must lie
     except Exception as e:
         raise InputError(f"expected an ONNX file, got {_said(e)}") from e
 
 
 def _exported(spec: Spec) -> Any:
     """A `torch.export` archive as ONNX: its embedding tables are found as those of an ONNX file are."""
-    weights.check_archive(spec.where)
-    try:
-        program = torch.export.load(spec.where)
-    except Exception as e:
-        raise InputError(f"expected a torch.export archive, got {_said(e)}") from e
+    program = archive.load(spec.where)
     try:
         made = torch.onnx.export(program, dynamo=True, verbose=False)
         assert made is not None

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.zoo.custom import weights
+from deeprecsys.zoo.custom import archive, weights
 from deeprecsys.zoo.custom.describe import child
 from deeprecsys.zoo.custom.spec import FileKind, Spec, parse
 
@@ -46,18 +46,20 @@ def _source(spec: Spec) -> Callable[[str, str, tuple[int, int]], NDArray[Any]]:
     if spec.kind is FileKind.ONNX:
         import onnx_ir as ir
 
-        initialisers = ir.load(spec.where).graph.initializers
+        initialisers = ir.load(os.path.abspath(spec.where)).graph.initializers
 
         def from_graph(table: str, key: str, shape: tuple[int, int]) -> NDArray[Any]:
             held = initialisers[key].const_value if key in initialisers else None
             if held is None or tuple(held.shape.numpy()) != shape:
                 raise InputError(f"model {spec.text}: table {table!r}: expected it unchanged, got another")
-            return held.numpy()
+            try:
+                return held.numpy()
+            except (OSError, ValueError) as e:  # external data that is not there, or outside the folder
+                raise InputError(f"model {spec.text}: table {table!r}: expected its data, got: {e}") from e
 
         return from_graph
     if spec.kind is FileKind.EXPORTED:
-        weights.check_archive(spec.where)
-        tensors, where = torch.export.load(spec.where).state_dict, f"model {spec.text}"
+        tensors, where = archive.load(spec.where).state_dict, f"model {spec.text}"
     else:
         tensors, where = weights.read(spec.weights), f"--weights {spec.weights}"
 

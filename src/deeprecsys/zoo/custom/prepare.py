@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from deeprecsys.core.errors import InputError
+from deeprecsys.zoo.custom import sandbox
 from deeprecsys.zoo.custom.model import Own
-from deeprecsys.zoo.custom.spec import parse
+from deeprecsys.zoo.custom.spec import FileKind, parse
 from deeprecsys.zoo.schema import Table
 
 _known: dict[str, Own] = {}
@@ -29,7 +30,9 @@ def own_model(name: str) -> Own:
         InputError: it cannot be loaded or served, and why.
     """
     if name not in _known:
-        _known[name] = Own.unpack(_child("describe", parse(name).text))
+        _known[name] = Own.unpack(
+            _child("describe", (spec := parse(name)).text, trusted=spec.kind is FileKind.CLASS)
+        )
     return _known[name]
 
 
@@ -59,13 +62,19 @@ def shape(table: Table) -> tuple[int, int]:
     return table.rows, table.dim
 
 
-def _child(module: str, *args: str, pass_fds: tuple[int, ...] = ()) -> bytes:
-    """Run a module of this package in a process of its own; the bytes that it answers."""
+def _child(module: str, *args: str, pass_fds: tuple[int, ...] = (), trusted: bool = False) -> bytes:
+    """Run a module of this package in a process of its own; the bytes that it answers.
+
+    Args:
+        trusted: it imports the user's own code, and keeps the user's privileges for it.
+    """
+    where = f"deeprecsys.zoo.custom.{module}"
+    start = ["-m", where] if trusted else ["-P", sandbox.__file__, where]
     answer = os.memfd_create("deeprecsys-answer", os.MFD_CLOEXEC)
     try:
         with tempfile.TemporaryFile() as said:
             done = subprocess.run(
-                [sys.executable, "-m", f"deeprecsys.zoo.custom.{module}", str(answer), *args],
+                [sys.executable, *start, str(answer), *args],
                 pass_fds=(answer, *pass_fds),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

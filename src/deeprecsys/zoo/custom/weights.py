@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -110,27 +109,3 @@ def refuse_rest(weights: Mapping[str, Tensor], used: set[str], where: str) -> No
         raise InputError(
             f"{where}: expected no keys but those of tables and dense stage, got also {_some(rest)}"
         )
-
-
-def check_archive(path: str) -> None:
-    """Raise InputError if loading a `torch.export` archive would unpickle anything but tensors."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith("_config.json"):
-                    entries = json.loads(archive.read(name)).get("config", {})
-                    if bad := [key for key, meta in entries.items() if meta.get("use_pickle")]:
-                        raise InputError(f"model {path}: expected plain tensors, got {bad[0]!r} pickled")
-                elif "/data/constants/" in name and not Path(name).name.startswith("tensor_"):
-                    raise InputError(
-                        f"model {path}: expected tensors alone, got the object {Path(name).name}"
-                    )
-                elif "/data/sample_inputs/" in name:
-                    with archive.open(name) as samples:
-                        torch.load(samples, weights_only=True)
-    except InputError:
-        raise
-    except Exception as e:
-        raise InputError(
-            f"model {path}: expected a torch.export archive, got: {str(e).splitlines()[0]}"
-        ) from e
