@@ -44,7 +44,7 @@ class Full(nn.Module):
         return self.dense(self.goods(seen), self.goods(pair).flatten(1), self.user(user).flatten(1), price)
 
 
-class PolicyBase(OwnModel):
+class Plain(OwnModel):
     schema = SCHEMA
     dense_prefix = "dense."
 
@@ -52,7 +52,7 @@ class PolicyBase(OwnModel):
         return Scorer()
 
 
-class NeverFits(PolicyBase):
+class NeverFits(Plain):
     """Its batches are of a size that Python asked for: cannot be exported, runs eagerly."""
 
     def dense_stage(self):
@@ -63,7 +63,7 @@ class NeverFits(PolicyBase):
         return ByLength()
 
 
-class Listwise(PolicyBase):
+class Listwise(Plain):
     def dense_stage(self):
         class Softmax(Scorer):
             def forward(self, seen, pair, user, price):
@@ -107,7 +107,7 @@ class WrongInputs(OwnModel):
         return nn.Linear(4, 1)  # its input is called `input`
 
 
-class WrongOutputs(PolicyBase):
+class WrongOutputs(Plain):
     schema = Schema(SCHEMA.tables, SCHEMA.inputs, outputs=3)
 
 
@@ -127,10 +127,10 @@ class NoOwnModel(nn.Linear):
     pass
 
 
-class WithArguments(PolicyBase):
+class WithArguments(Plain):
     def __init__(self, width):
         self.width = width
 
 
 def instance():
-    return PolicyBase()
+    return Plain()
