@@ -21,7 +21,7 @@ from deeprecsys.core.policy import (
     TFServing,
     Triton,
 )
-from deeprecsys.core.policy.learnt import LinearTime
+from deeprecsys.core.policy.linear_time import LinearTime
 from deeprecsys.core.runlog import Status
 from deeprecsys.simulate.driver import simulate
 from tests.core.policies import BY_NAME, POLICIES

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from math import inf
 
-from deeprecsys.core.policy.protocol import Take
+from deeprecsys.core.policy.base import Take
 from deeprecsys.core.query import Slice
 
 LAST = 1 << 62

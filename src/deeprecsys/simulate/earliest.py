@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprecsys.core.policy.learnt import KEEP
+from deeprecsys.core.policy.linear_time import KEEP
 from deeprecsys.jit import compiled
 
 SUMS = 5
-"""Of a device: weights, items, seconds, items², items x seconds (`core.policy.learnt.LinearTime`)."""
+"""Of a device: weights, items, seconds, items², items x seconds (`core.policy.linear_time.LinearTime`)."""
 LEARNT = 2 * SUMS
 Floats = NDArray[np.float64]
 

@@ -5,9 +5,9 @@ from deeprecsys.core.policy.bentoml import BentoML
 from deeprecsys.core.policy.clipper import Clipper
 from deeprecsys.core.policy.coalescing import Coalescing
 from deeprecsys.core.policy.deadline import Deadline
-from deeprecsys.core.policy.fixed import DeepRecSched, Static
+from deeprecsys.core.policy.deeprecsched import DeepRecSched, Static
 from deeprecsys.core.policy.offload import Earliest, Offload
-from deeprecsys.core.policy.protocol import (
+from deeprecsys.core.policy.base import (
     CPU,
     GPU,
     Defer,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeprecsys.core.errors import at_least, positive
-from deeprecsys.core.policy.protocol import CPU, WHOLE, Forming, LineView, Placement, PolicyBase, Take, View
+from deeprecsys.core.policy.base import CPU, WHOLE, Forming, LineView, Placement, PolicyBase, Take, View
 from deeprecsys.core.query import Batch, Query
 
 BACK_OFF = 0.9

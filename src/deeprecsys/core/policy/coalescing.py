@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeprecsys.core.policy.adaptive import rising, share
-from deeprecsys.core.policy.protocol import Forming, LineView, PolicyBase, Take, View
+from deeprecsys.core.policy.base import Forming, LineView, PolicyBase, Take, View
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeprecsys.core.errors import at_least, positive
-from deeprecsys.core.policy.learnt import LinearTime
-from deeprecsys.core.policy.protocol import (
+from deeprecsys.core.policy.linear_time import LinearTime
+from deeprecsys.core.policy.base import (
     CPU,
     WHOLE,
     Defer,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeprecsys.core.errors import at_least, not_negative
-from deeprecsys.core.policy.protocol import Forming, Hold, LineView, PolicyBase, Take, View
+from deeprecsys.core.policy.base import Forming, Hold, LineView, PolicyBase, Take, View
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeprecsys.core.errors import at_least
-from deeprecsys.core.policy.protocol import CPU, GPU, Placement, PolicyBase, View
+from deeprecsys.core.policy.base import CPU, GPU, Placement, PolicyBase, View
 from deeprecsys.core.query import Query
 
 
