@@ -148,7 +148,7 @@ class AnyPolicy(NamedTuple):
 
     def bounds(self) -> dict[BoundKind, Bound]:
         """With mixed batches only where the policy mixes: without, the bounds are tighter."""
-        mixes = self.policy.mixes
+        mixes = self.policy.merges_queries
         times = self.times_s if mixes else self.times_s[:LARGEST]
         return bounds_of(times, self.cores, self.target, self.arrival_s, self.size, coalescing=mixes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import isclose
 
 import numpy as np
@@ -18,8 +19,11 @@ from deeprecsys.core.policy import (
     Coalescing,
     Deadline,
     DeepRecSched,
+    Knob,
+    PolicyBase,
     TFServing,
     Triton,
+    registry,
 )
 from deeprecsys.core.policy.linear_time import LinearTime
 from deeprecsys.core.runlog import Status
@@ -199,3 +203,41 @@ def test_learnt_line_finds_overhead_and_slope_and_stays_above_zero():
 def test_bad_knobs(make, message):
     with pytest.raises(InputError, match=f"^{message}$"):
         make()
+
+
+def test_the_contract_covers_every_policy_of_the_registry():
+    assert set(BY_NAME) == set(registry.POLICIES)
+
+
+@pytest.mark.parametrize("name", registry.POLICIES)
+def test_name_class_file_and_knobs_agree(name):
+    kind = registry.POLICIES[name]
+    assert kind.__module__ == f"deeprecsys.core.policy.{name.replace('-', '_')}"
+    assert kind.__name__.lower() == name.replace("-", "")
+    assert [knob.name for knob in kind.knobs] == list(kind.__dataclass_fields__)
+    policy = one_of(BY_NAME[name])
+    assert policy.batch_size is None or "batch_size" in kind.__dataclass_fields__
+    assert policy.offload_above is None or "offload_above" in kind.__dataclass_fields__
+
+
+def test_what_is_no_policy_is_not_registered():
+    @dataclass(frozen=True, slots=True)
+    class Second(PolicyBase):
+        name = "triton"
+
+    @dataclass(frozen=True, slots=True)
+    class Knobless(PolicyBase):
+        knobs = (Knob("depth", lambda setting: 1),)
+
+    class Open(PolicyBase):
+        pass
+
+    for kind, message in [
+        (Second, "policy triton: expected a name that is not taken, got that of Triton"),
+        (Knobless, "policy knobless: expected a field for each knob, got none for depth"),
+        (Open, "policy open: expected a frozen dataclass, got Open"),
+        (int, "expected a subclass of deeprecsys.core.policy.PolicyBase, got <class 'int'>"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            registry.register(kind)
+    assert set(registry.POLICIES) == set(BY_NAME)

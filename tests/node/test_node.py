@@ -159,7 +159,7 @@ def test_every_policy_serves_all_and_its_events_replayed_give_the_same_commands(
     assert fresh.completed == 200
     assert len(recording.batches) == fresh._next_batch
     shared = any(len(batch.slices) > 1 for batch, *_ in recording.batches)
-    assert shared == policy.mixes, "or the test shows less than it says"
+    assert shared == policy.merges_queries, "or the test shows less than it says"
 
 
 def test_every_kind_of_policy_runs_live() -> None:

@@ -17,7 +17,6 @@ from deeprecsys.api.retuning.decision import (
     RetuneSettings,
     Seen,
     decide,
-    policy_from,
     searched,
     seen,
 )
@@ -25,6 +24,7 @@ from deeprecsys.api.retuning.resimulate import Question, best_policy
 from deeprecsys.api.retuning.retuner import Retuner
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Adaptive, Coalescing, Deadline, DeepRecSched, Static
+from deeprecsys.core.policy.registry import from_description
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
 from tests.core.policies import POLICIES
@@ -78,17 +78,20 @@ def test_two_policies_never_take_turns_on_one_mix(a, b):
 
 
 @given(POLICIES)
-def test_policies_that_are_searched_cross_as_their_descriptions(policy):
+def test_policies_cross_as_their_descriptions(policy):
+    crossed = from_description(json.loads(json.dumps(policy.describe())))
+    assert type(crossed) is type(policy)
+    assert crossed.describe() == pytest.approx(policy.describe(), rel=1e-12)
     if searched(policy):
-        assert policy_from(policy.describe()) == policy
+        assert crossed == policy
 
 
 def test_other_policies_are_left_alone():
     other = Deadline(10, 0.1)
     assert not searched(other)
     assert not searched(DeepRecSched(10, 20))
-    with pytest.raises(InputError, match="deadline"):
-        policy_from(other.describe())
+    with pytest.raises(InputError, match="unknown policy 'deadlines': did you mean 'deadline'"):
+        from_description({**other.describe(), "policy": "deadlines"})
 
 
 PROFILE = LatencyProfile("any", (Point(1, 1, (2e-3,)), Point(1, 1000, (102e-3,))))

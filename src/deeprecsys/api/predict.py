@@ -118,7 +118,7 @@ def bounds_document(
         gpu: the second pool; what offloads is held against the bound of two pools.
     """
     largest = int(stream.size.max())
-    own = policy.describe()["batch_size"] or MOST_ITEMS
+    own = policy.batch_size or MOST_ITEMS
     longest = max(largest, min(max(own, *(p.batch for p in profile.points)), MOST_ITEMS))
     found = {
         mixes: bounds_of(
@@ -127,13 +127,13 @@ def bounds_document(
         )
         for mixes in (False, True)
     }  # fmt: skip
-    bound = found[policy.mixes][BoundKind.O_FCFS]
+    bound = found[policy.merges_queries][BoundKind.O_FCFS]
     if gpu:
         for mixes in (False, True):
             both = two_pools_bound(profile, workers, gpu, stream, longest if mixes else largest, mixes)
             found[mixes][both.kind] = both
         if GPU in policy.devices:
-            bound = found[policy.mixes][BoundKind.TWO_POOLS]
+            bound = found[policy.merges_queries][BoundKind.TWO_POOLS]
     return {
         "bounds": {f"{b.name}_qps": b.rate_qps for bounds in found.values() for b in bounds.values()},
         "fraction_of_bound": bound.fraction(met_qps).to_json() if met_qps else None,
@@ -160,10 +160,9 @@ def two_pools_bound(
 def offloaded_share(policy: Policy, stream: Stream) -> float | None:
     """The share of a path's items that a policy with a threshold sends to the accelerator, exactly; None
     where the state of the node decides."""
-    known = policy.describe()
-    above = known["offload_above"]
+    above = policy.offload_above
     if above is None:
         return 0.0
-    if known["policy"] == "earliest":
+    if policy.name == "earliest":
         return None
     return float(stream.size[stream.size > above].sum() / stream.size.sum())

@@ -202,7 +202,7 @@ def capacity_command(
         ready, gpu = stack.enter_context(accelerated(job))
         node = stack.enter_context(start(ready))
         policy = given_policy(node, job, policy_name, batch_size, offload_above)
-        size = policy.describe()["batch_size"] or job.node.max_query
+        size = policy.batch_size or job.node.max_query
         hint = 0.8 * quick_hint_qps(node, job, size)
         listener = stack.enter_context(SearchProgress(job.node.model, out))
         trials = LiveTrials(node, job, listener)

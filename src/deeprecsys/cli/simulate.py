@@ -194,7 +194,7 @@ def _search(
     gpu: Accelerators | None,
 ) -> dict[str, Any]:
     sample = workload.stream(1.0, queries=4000).size
-    size = policy.describe().get("batch_size") or workload.sizes.cap
+    size = policy.batch_size or workload.sizes.cap
     found = capacity(
         virtual_node(profile, workload, workers, target, gpu),
         policy,

@@ -29,7 +29,7 @@ from deeprecsys.core.events import (
 from deeprecsys.core.forecast import Forecast
 from deeprecsys.core.line import Line
 from deeprecsys.core.outlook import Outlook
-from deeprecsys.core.policy import Defer, Hold, Policy, Rules
+from deeprecsys.core.policy import Defer, Hold, Policy, PolicyState
 from deeprecsys.core.query import Batch, Query, Slice, cut
 
 __all__ = [
@@ -72,13 +72,13 @@ class Dispatcher:
         missing = [d for d in policy.devices if workers.get(d, 0) < 1]
         if missing:
             raise InputError(
-                f"policy {policy.describe()['policy']}: expected a node with the devices "
+                f"policy {policy.name}: expected a node with the devices "
                 f"{', '.join(policy.devices)}, got one without {', '.join(missing)}"
             )
         self.policy = policy
         self.limits = limits or Limits()
         self._devices = {name: Device(name, count) for name, count in workers.items()}
-        self._rules: dict[int, Rules] = {0: policy.begin()}
+        self._rules: dict[int, PolicyState] = {0: policy.begin()}
         self._outlook = Outlook()
         self._open: dict[int, int] = {}  # query id -> items not yet scored
         self._running: dict[tuple[str, int], tuple[Batch, float]] = {}  # with the time of its start

@@ -28,7 +28,7 @@ class Outlook:
         if forecast:
             self._forecasts[version] = forecast
         if known := self._forecasts.get(version):
-            known.adopt(policy.describe()["batch_size"], policy.mixes)
+            known.adopt(policy.batch_size, policy.merges_queries)
             self._ahead_s[version] = {}
             for part in unscored:
                 self.count(part.query, part.items)

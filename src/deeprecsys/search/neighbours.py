@@ -189,8 +189,7 @@ def beyond_threshold(
         return other_sizes + [replace(policy, offload_above=n) for n in ladder(policy.offload_above, limits)]
 
     def make(best: Evaluation) -> Search:
-        known = best.policy.describe()
-        above = known.get("offload_above")
+        above = best.policy.offload_above
         size = batch_size_of(best.policy) or sizes[-1]
         start = kind(size, limits[-1] if above is None else above, 2 * sizes[-1])
         return NeighbourClimb([start], neighbours)

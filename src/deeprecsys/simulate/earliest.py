@@ -1,4 +1,4 @@
-"""What `core.policy.EarliestFinish` predicts, compiled: the same sums in the same order, so the same bits."""
+"""What `core.policy.Earliest` predicts, compiled: the same sums in the same order, so the same bits."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def simulate_fast(
     if job is None:
         raise InputError(
             f"compiled path: expected one of {', '.join(kind.__name__ for kind in COMPILED)} over latency "
-            f"profiles that have one number of quantiles, got {policy.describe()['policy']} over "
+            f"profiles that have one number of quantiles, got {policy.name} over "
             f"{type(service).__name__}"
         )
     return _run(job, seed, warmup_s, keep_batches)
@@ -171,9 +171,9 @@ def _fixed(
     limits: Limits,
     rate_qps: float,
 ) -> _Job | None:
-    known = policy.describe()
-    above = _NEVER if known["offload_above"] is None else min(known["offload_above"], _NEVER)
-    merged = min(known.get("device_batch", 0), int(sizes.sum(dtype=np.int64)))
+    above = _NEVER if policy.offload_above is None else min(policy.offload_above, _NEVER)
+    device_batch = policy.device_batch if isinstance(policy, Offload) else 0
+    merged = min(device_batch, int(sizes.sum(dtype=np.int64)))
     predict = isinstance(policy, Earliest)
     # A batch size beyond every query changes nothing, and keeps sums within 64 bits.
     batch_size = min(policy.batch_size, _NEVER)

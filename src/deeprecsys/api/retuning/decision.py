@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import Adaptive, Coalescing, DeepRecSched, Policy, Static
+from deeprecsys.core.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,26 +103,6 @@ def decide(
     return Change(found.policy, found.capacity_qps, why)
 
 
-def policy_from(knobs: dict[str, Any]) -> Policy:
-    """The policy that `Policy.describe` describes, of the kinds that are searched in virtual time.
-
-    Raises:
-        InputError: another kind.
-    """
-    size = knobs["batch_size"]
-    match knobs["policy"]:
-        case "static":
-            return Static(size)
-        case "deeprecsched":
-            return DeepRecSched(size, knobs["offload_above"])
-        case "adaptive":
-            return Adaptive(size, knobs["finest"])
-        case "coalescing":
-            return Coalescing(size, knobs["finest"])
-        case other:
-            raise InputError(f"policy: expected one that is searched in virtual time, got {other}")
-
-
 def searched(policy: Policy) -> bool:
     """Whether a policy is of a kind that is searched in virtual time."""
-    return isinstance(policy, Static | DeepRecSched | Adaptive | Coalescing) and len(policy.devices) == 1
+    return policy.searched and len(policy.devices) == 1

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from deeprecsys.api.retuning.decision import BestPolicy, policy_from
+from deeprecsys.api.retuning.decision import BestPolicy
 from deeprecsys.core.errors import NodeError
 from deeprecsys.core.policy import Policy, Static
+from deeprecsys.core.policy.registry import from_description
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import Summary, summarise, warmup_s
 from deeprecsys.core.target import Target
@@ -95,7 +96,7 @@ class Question:
             doc["workers"],
             Target(*doc["target"]),
             doc["largest"],
-            policy_from(doc["present"]) if doc["present"] else None,
+            from_description(doc["present"]) if doc["present"] else None,
             doc["queries"],
         )
 
@@ -135,7 +136,7 @@ class Resimulator:
         """
         async with self._asking:
             answer = await self._ask(question.to_json())
-        return BestPolicy(policy_from(answer["policy"]), answer["capacity_qps"], answer["present_qps"])
+        return BestPolicy(from_description(answer["policy"]), answer["capacity_qps"], answer["present_qps"])
 
     async def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         if self._process is None:

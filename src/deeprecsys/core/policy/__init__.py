@@ -1,26 +1,31 @@
 """Policies: how queries become batches on devices. Each is a value; the dispatcher carries it out."""
 
 from deeprecsys.core.policy.adaptive import Adaptive
-from deeprecsys.core.policy.bentoml import BentoML
-from deeprecsys.core.policy.clipper import Clipper
-from deeprecsys.core.policy.coalescing import Coalescing
-from deeprecsys.core.policy.deadline import Deadline
-from deeprecsys.core.policy.deeprecsched import DeepRecSched, Static
-from deeprecsys.core.policy.offload import Earliest, Offload
 from deeprecsys.core.policy.base import (
     CPU,
     GPU,
+    BatchDecision,
     Defer,
-    Forming,
     Hold,
+    Knob,
+    Ladder,
     LineView,
     Placement,
     Policy,
     PolicyBase,
-    Rules,
+    PolicyState,
+    Setting,
     Take,
     View,
 )
+from deeprecsys.core.policy.bentoml import BentoML
+from deeprecsys.core.policy.clipper import Clipper
+from deeprecsys.core.policy.coalescing import Coalescing
+from deeprecsys.core.policy.deadline import Deadline
+from deeprecsys.core.policy.deeprecsched import DeepRecSched
+from deeprecsys.core.policy.earliest import Earliest
+from deeprecsys.core.policy.offload import Offload
+from deeprecsys.core.policy.static import Static
 from deeprecsys.core.policy.tf_serving import TFServing
 from deeprecsys.core.policy.triton import Triton
 
@@ -28,6 +33,7 @@ __all__ = [
     "CPU",
     "GPU",
     "Adaptive",
+    "BatchDecision",
     "BentoML",
     "Clipper",
     "Coalescing",
@@ -35,14 +41,16 @@ __all__ = [
     "DeepRecSched",
     "Defer",
     "Earliest",
-    "Forming",
     "Hold",
+    "Knob",
+    "Ladder",
     "LineView",
     "Offload",
     "Placement",
     "Policy",
     "PolicyBase",
-    "Rules",
+    "PolicyState",
+    "Setting",
     "Static",
     "TFServing",
     "Take",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from deeprecsys.core.errors import InputError, at_least
-from deeprecsys.core.policy.base import Forming, LineView, PolicyBase, Take, View
+from deeprecsys.core.policy.base import BATCH_SIZE, FINEST, BatchDecision, LineView, PolicyBase, Take, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,24 +18,19 @@ class Adaptive(PolicyBase):
     total work (docs/facts.md §6). `finest` = `batch_size` is one batch size for all.
     """
 
+    name = "adaptive"
+    knobs = (BATCH_SIZE, FINEST)
+
     batch_size: int
     finest: int
 
     def __post_init__(self) -> None:
         rising(self.finest, self.batch_size)
 
-    def form(self, line: LineView, view: View, now_s: float) -> Forming:
+    def form(self, line: LineView, view: View, now_s: float) -> BatchDecision:
         items = line.head.items
         size = share(line, view, self.finest, self.batch_size)
         return Take(-(-items // -(-items // size))) if items > size else Take()
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "policy": "adaptive",
-            "batch_size": self.batch_size,
-            "finest": self.finest,
-            "offload_above": None,
-        }
 
 
 def rising(finest: int, coarsest: int) -> None:

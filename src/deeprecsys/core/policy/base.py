@@ -1,9 +1,13 @@
-"""What a policy is asked, and what it may answer. A policy decides; the dispatcher carries it out."""
+"""The interface of a policy: what it is asked, and what it may answer. The dispatcher carries it out."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from dataclasses import fields
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
+from deeprecsys.core.errors import InputError
 from deeprecsys.core.query import Batch, Query, Slice
 
 CPU = "cpu"
@@ -11,14 +15,14 @@ GPU = "gpu"
 
 
 class View(Protocol):
-    """What a policy may see of a node when it decides."""
+    """The state of a node that a policy may use in a decision."""
 
     def workers(self, device: str) -> int:
         """Workers of the device that are alive."""
         ...
 
     def idle(self, device: str) -> int:
-        """Workers of the device with nothing to do."""
+        """Idle workers of the device."""
         ...
 
     def waiting_items(self, device: str) -> int:
@@ -27,7 +31,7 @@ class View(Protocol):
 
 
 class LineView(Protocol):
-    """What a policy may see of a device's line, which is not empty, when it forms a batch."""
+    """The state of a device's line, which is not empty, when a batch is formed."""
 
     @property
     def device(self) -> str: ...
@@ -59,80 +63,143 @@ class LineView(Protocol):
 
 
 class Placement(NamedTuple):
-    """Where a query goes, and how it waits there."""
+    """Where a query waits, how it is cut, and its place in the line."""
 
     device: str
     batch_size: int
-    """It is cut on arrival into slices of at most so many items."""
+    """The query is cut on arrival into slices of at most this many items."""
     due_s: float = 0.0
-    """Lines are in order of this; by default of arrival."""
+    """Slices of one priority wait in rising order of this value, and of arrival where it is equal. The
+    priority of a query (`Query.priority`) comes first."""
 
 
 class Take(NamedTuple):
-    """Form a batch from the head of the line, now.
+    """Form a batch from the head of the line now.
 
     With `split`, a slice is cut where the batch is full, and its rest stays at the head. Without, slices
     stay whole: the first is taken whatever its length.
+
+    Raises:
+        InputError: when the dispatcher forms the batch, if `items` is below 1.
     """
 
     items: int | None = None
-    """At most so many; None: the head slice as it is."""
+    """The most items of the batch; None: the head slice as it is."""
     merge: bool = False
-    """Whether slices behind the head may fill the batch up."""
+    """Whether slices behind the head may fill the batch."""
     split: bool = True
 
 
 class Hold(NamedTuple):
-    """Start nothing yet: ask again at `until_s`, later than now, or when something happens before."""
+    """Start nothing yet: ask again at `until_s`, later than now, or at the next event before that."""
 
     until_s: float
 
 
 class Defer(NamedTuple):
-    """Let the head's query wait until nothing is left that is not deferred."""
+    """Move the head's query behind all that is not deferred."""
 
 
-Forming = Take | Hold | Defer
+BatchDecision = Take | Hold | Defer
+
+
+class Setting(NamedTuple):
+    """What the default values of knobs follow from.
+
+    Attributes:
+        baseline: batch size of the static baseline, items.
+        largest: items of the largest query.
+        latency_s: the target's; None where there is no target.
+        batch_size: as given; None where it is not.
+    """
+
+    baseline: int
+    largest: int
+    latency_s: float | None = None
+    batch_size: int | None = None
+
+    @property
+    def cut(self) -> int:
+        """The batch size of a policy that cuts: by default the baseline's."""
+        return self.baseline if self.batch_size is None else self.batch_size
+
+
+class Ladder(StrEnum):
+    """Values of a knob that follow from the workload."""
+
+    BATCH_SIZES = "batch sizes"  # powers of two up to the largest query, and the static baseline's
+    THRESHOLDS = "offload thresholds"  # from 0 to the largest query, by half octaves
+
+
+class Knob(NamedTuple):
+    """A parameter of a policy.
+
+    Attributes:
+        name: of the policy's attribute. A name that ends in `_s` is a time: seconds in the attribute,
+            milliseconds on the command line and in reports (`delay_s`, `delay_ms`). Other knobs are items.
+        default: the value where none is given.
+        argument: what `--policy NAME:ARG` calls it; None for a knob that is not given that way.
+        values: what a search tries; empty for a knob that keeps its default.
+    """
+
+    name: str
+    default: Callable[[Setting], float | None]
+    argument: str | None = None
+    values: Ladder | tuple[float, ...] = ()
 
 
 class Policy(Protocol):
-    """Decides where a query runs, how finely it is cut, and what shares a batch.
+    """Decides where a query runs, how finely it is cut, and which slices share a batch.
 
-    A policy is a frozen, hashable value; one that learns as it runs hands out a fresh state by `begin`.
+    A policy is a frozen, hashable value whose knobs are attributes. One that learns as it runs returns a new
+    state from `begin`.
     """
+
+    name: ClassVar[str]
+    searched: ClassVar[bool]
+
+    @property
+    def batch_size(self) -> int | None:
+        """The most items of a batch on the CPU; None where the policy sets no such limit."""
+        ...
+
+    @property
+    def offload_above(self) -> int | None:
+        """Queries of more items than this may go to the accelerator; None where none do."""
+        ...
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The devices that this policy may place queries on."""
+        """The devices on which this policy may place queries."""
         ...
 
     @property
-    def mixes(self) -> bool:
+    def merges_queries(self) -> bool:
         """Whether slices of several queries may share a batch: then other bounds hold."""
         ...
 
-    def begin(self) -> Rules:
-        """The rules of one run; the policy itself where nothing is remembered."""
+    def begin(self) -> PolicyState:
+        """The state of one run; the policy itself where it keeps none."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Name and knobs, for reports; `batch_size` and `offload_above` are always among them."""
+        """Name and knobs as JSON values, for reports; `batch_size` and `offload_above` are always present."""
         ...
 
 
-class Rules(Protocol):
-    """A policy in force."""
+class PolicyState(Protocol):
+    """A policy in one run."""
 
     def place(self, query: Query, view: View, now_s: float) -> Placement:
-        """The placement of a query that arrives at `now_s` at a node that looks like `view`."""
+        """The placement of a query that arrives at `now_s`; `view` is the state of the node."""
         ...
 
-    def form(self, line: LineView, view: View, now_s: float) -> Forming:
+    def form(self, line: LineView, view: View, now_s: float) -> BatchDecision:
         """What a worker of `line.device` that is idle at `now_s` is to do."""
         ...
 
     def finished(self, batch: Batch, took_s: float) -> None:
-        """A batch took so long, from its start to the news of its end."""
+        """A batch ended, `took_s` seconds after its start."""
         ...
 
 
@@ -143,26 +210,96 @@ WHOLE = 1 << 62
 
 
 class PolicyBase:
-    """What most policies share: all on the CPU, first come first served, slices alone, nothing learnt."""
+    """A policy that places all on the CPU, first come first served, slices alone, and learns nothing.
+
+    Derive from it, as a frozen dataclass with slots whose fields are the knobs, and override what differs.
+    `batch_size` and `offload_above` are None in a class that has no such field.
+
+    Attributes:
+        name: by which options ask for the policy, in lower case; by default the class's.
+        knobs: how each field is given, its default and what a search tries; a field without a knob needs a
+            default value.
+        searched: whether `tune` and live retuning try the policy.
+        merges_queries: whether slices of several queries may share a batch.
+        keeps_whole: whether no query is cut that has at most `batch_size` items.
+    """
 
     __slots__ = ()
+    name: ClassVar[str]
+    knobs: ClassVar[tuple[Knob, ...]] = ()
+    searched: ClassVar[bool] = True
+    merges_queries: ClassVar[bool] = False
+    keeps_whole: ClassVar[bool] = False
+
+    if TYPE_CHECKING:
+
+        @property
+        def batch_size(self) -> int | None: ...
+
+        @property
+        def offload_above(self) -> int | None: ...
+
+    def __init_subclass__(cls) -> None:
+        if "name" not in cls.__dict__:
+            cls.name = cls.__name__.lower()
+        # Not set on this class: a dataclass takes an inherited attribute for a field's default value.
+        for knob in ("batch_size", "offload_above"):
+            if not hasattr(cls, knob) and knob not in cls.__annotations__:
+                setattr(cls, knob, None)
 
     @property
     def devices(self) -> tuple[str, ...]:
         return (CPU,)
 
-    @property
-    def mixes(self) -> bool:
-        return False
-
-    def begin(self) -> Rules:
+    def begin(self) -> PolicyState:
         return self
 
     def place(self, query: Query, view: View, now_s: float) -> Placement:
         return Placement(CPU, WHOLE)
 
-    def form(self, line: LineView, view: View, now_s: float) -> Forming:
+    def form(self, line: LineView, view: View, now_s: float) -> BatchDecision:
         return SLICE
 
     def finished(self, batch: Batch, took_s: float) -> None:
         pass
+
+    def describe(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"policy": self.name, "batch_size": self.batch_size}
+        for field in fields(self):  # type: ignore[arg-type] # each policy is a dataclass
+            key, value = described_as(field.name), getattr(self, field.name)
+            found[key] = value if key == field.name else 1e3 * value
+        return found | {"offload_above": self.offload_above}
+
+    @classmethod
+    def from_description(cls, known: dict[str, Any]) -> PolicyBase:
+        """The policy that `describe` describes.
+
+        Raises:
+            InputError: a knob is missing, or its value cannot be.
+        """
+        values = {}
+        for field in fields(cls):  # type: ignore[arg-type] # each policy is a dataclass
+            key = described_as(field.name)
+            if key not in known:
+                raise InputError(f"policy {cls.name}: expected a value of {key}, got none")
+            values[field.name] = known[key] / 1e3 if key != field.name else known[key]
+        return cls(**values)
+
+
+def described_as(knob: str) -> str:
+    """The key of a knob in reports: times, which end in `_s`, are given in milliseconds there."""
+    return f"{knob[:-2]}_ms" if knob.endswith("_s") else knob
+
+
+BATCH_SIZE = Knob("batch_size", lambda s: s.cut, values=Ladder.BATCH_SIZES)
+"""The batch size of a policy that cuts: by default the static baseline's."""
+WHOLE_BATCH = Knob("batch_size", lambda s: s.largest if s.batch_size is None else s.batch_size)
+"""The batch size of a policy that keeps queries whole: by default the largest query."""
+FINEST = Knob("finest", lambda s: max(1, s.cut // 4), "FINEST", Ladder.BATCH_SIZES)
+"""The finest cut: by default a quarter of the batch size."""
+OFFLOAD_ABOVE = Knob("offload_above", lambda s: s.cut, values=Ladder.THRESHOLDS)
+"""The threshold of a policy that must have one: by default the batch size."""
+LATENCY = Knob("latency_s", lambda s: s.latency_s)
+"""A time to go by: the target's latency."""
+DEVICE_BATCH = Knob("device_batch", lambda s: 2 * s.largest, "DEVICE_BATCH")
+"""Items that share a batch of an accelerator: by default twice the largest query."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from deeprecsys.core.errors import at_least
-from deeprecsys.core.policy.linear_time import LinearTime
 from deeprecsys.core.policy.base import (
     CPU,
     WHOLE,
-    Forming,
+    WHOLE_BATCH,
+    BatchDecision,
     Hold,
     LineView,
     Placement,
@@ -18,10 +17,11 @@ from deeprecsys.core.policy.base import (
     Take,
     View,
 )
+from deeprecsys.core.policy.linear_time import LinearTime
 from deeprecsys.core.query import Batch, Query
 
 TICK_S = 1e-3
-"""How long it waits for more before it looks again."""
+"""Seconds between two checks of whether to wait longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +33,23 @@ class BentoML(PolicyBase):
     here all are served, since a capacity counts only then.
     """
 
+    name = "bentoml"
+    knobs = (WHOLE_BATCH,)
+    searched = False
+    merges_queries = True
+    keeps_whole = True
+
     batch_size: int
 
     def __post_init__(self) -> None:
         at_least(1, "batch size", self.batch_size)
 
-    @property
-    def mixes(self) -> bool:
-        return True
-
-    def begin(self) -> _Waiting:
-        return _Waiting(self.batch_size)
-
-    def describe(self) -> dict[str, Any]:
-        return {"policy": "bentoml", "batch_size": self.batch_size, "offload_above": None}
+    def begin(self) -> _State:
+        return _State(self.batch_size)
 
 
-class _Waiting:
-    """The dispatcher in one run."""
+class _State:
+    """The batch times learnt in one run."""
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
@@ -59,7 +58,7 @@ class _Waiting:
     def place(self, query: Query, view: View, now_s: float) -> Placement:
         return Placement(CPU, WHOLE)
 
-    def form(self, line: LineView, view: View, now_s: float) -> Forming:
+    def form(self, line: LineView, view: View, now_s: float) -> BatchDecision:
         batch_s, item_s = self._time.coefficients()
         waited_s = max(now_s - line.newest_s, 0.0)
         costs_s = line.slices * (waited_s + TICK_S + item_s)

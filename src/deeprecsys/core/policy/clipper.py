@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from deeprecsys.core.errors import at_least, positive
-from deeprecsys.core.policy.base import CPU, WHOLE, Forming, LineView, Placement, PolicyBase, Take, View
+from deeprecsys.core.policy.base import (
+    CPU,
+    LATENCY,
+    WHOLE,
+    BatchDecision,
+    Knob,
+    LineView,
+    Placement,
+    PolicyBase,
+    Take,
+    View,
+)
 from deeprecsys.core.query import Batch, Query
 
 BACK_OFF = 0.9
+"""Factor of the batch size after a batch that took too long (NSDI 2017, §4.3)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clipper(PolicyBase):
-    """Raise the largest batch by `step` items until a batch takes longer than the latency objective.
+    """Raise the largest batch by `step` items until a batch takes longer than `latency_s`.
 
     Then lower it by a tenth (NSDI 2017, §4.3). Whole queries share a batch; one larger than the limit runs
     alone. Nothing waits for a batch to fill.
     """
+
+    name = "clipper"
+    knobs = (LATENCY, Knob("step", lambda setting: 16, "STEP"))
+    searched = False
+    merges_queries = True
 
     latency_s: float
     step: int = 16
@@ -27,25 +43,12 @@ class Clipper(PolicyBase):
         positive("latency", self.latency_s)
         at_least(1, "step", self.step)
 
-    @property
-    def mixes(self) -> bool:
-        return True
-
-    def begin(self) -> _Climbing:
-        return _Climbing(self.latency_s, self.step)
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "policy": "clipper",
-            "batch_size": None,
-            "latency_ms": 1e3 * self.latency_s,
-            "step": self.step,
-            "offload_above": None,
-        }
+    def begin(self) -> _State:
+        return _State(self.latency_s, self.step)
 
 
-class _Climbing:
-    """The limit of one run, as it moves."""
+class _State:
+    """The largest batch of one run, as it changes."""
 
     def __init__(self, latency_s: float, step: int) -> None:
         self._latency_s, self._step = latency_s, step
@@ -54,7 +57,7 @@ class _Climbing:
     def place(self, query: Query, view: View, now_s: float) -> Placement:
         return Placement(CPU, WHOLE)
 
-    def form(self, line: LineView, view: View, now_s: float) -> Forming:
+    def form(self, line: LineView, view: View, now_s: float) -> BatchDecision:
         return Take(int(self._limit), merge=True, split=False)
 
     def finished(self, batch: Batch, took_s: float) -> None:

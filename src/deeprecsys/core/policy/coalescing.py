@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from deeprecsys.core.policy.adaptive import rising, share
-from deeprecsys.core.policy.base import Forming, LineView, PolicyBase, Take, View
+from deeprecsys.core.policy.base import BATCH_SIZE, FINEST, BatchDecision, LineView, PolicyBase, Take, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,23 +16,15 @@ class Coalescing(PolicyBase):
     Small queries share a batch's overhead; a large one is cut where a batch is full.
     """
 
+    name = "coalescing"
+    knobs = (BATCH_SIZE, FINEST)
+    merges_queries = True
+
     batch_size: int
     finest: int
 
     def __post_init__(self) -> None:
         rising(self.finest, self.batch_size)
 
-    @property
-    def mixes(self) -> bool:
-        return True
-
-    def form(self, line: LineView, view: View, now_s: float) -> Forming:
+    def form(self, line: LineView, view: View, now_s: float) -> BatchDecision:
         return Take(share(line, view, self.finest, self.batch_size), merge=True)
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "policy": "coalescing",
-            "batch_size": self.batch_size,
-            "finest": self.finest,
-            "offload_above": None,
-        }

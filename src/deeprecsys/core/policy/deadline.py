@@ -1,35 +1,40 @@
-"""Order by deadline: whoever cannot make it any more lets the others pass."""
+"""Deadline order: queries that are late already wait behind those that can still be in time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from deeprecsys.core.errors import at_least, positive
-from deeprecsys.core.policy.linear_time import LinearTime
 from deeprecsys.core.policy.base import (
+    BATCH_SIZE,
     CPU,
+    LATENCY,
     WHOLE,
+    BatchDecision,
     Defer,
-    Forming,
     LineView,
     Placement,
     PolicyBase,
     Take,
     View,
 )
+from deeprecsys.core.policy.linear_time import LinearTime
 from deeprecsys.core.query import Batch, Query
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline(PolicyBase):
-    """Queries in order of the time by which they must have started; the late ones go last.
+    """Queries in order of the time by which they must have started; late ones go last.
 
     A query is due to start at arrival + `latency_s` - the time of its longest batch, which is learnt from
     batches as they finish. One that has not started by then is late whatever is done: it is deferred until
-    nothing else waits, so that one late query does not make the next late too. All are served. What it
-    wins at p95 the slowest queries pay for: look at p99 beside it.
+    nothing else waits, so that one late query does not make the next late too. All are served. The slowest
+    queries pay for the lower p95: compare p99 as well.
     """
+
+    name = "deadline"
+    knobs = (BATCH_SIZE, LATENCY)
+    searched = False
 
     batch_size: int
     latency_s: float
@@ -38,20 +43,12 @@ class Deadline(PolicyBase):
         at_least(1, "batch size", self.batch_size)
         positive("latency", self.latency_s)
 
-    def begin(self) -> _Ordered:
-        return _Ordered(self)
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "policy": "deadline",
-            "batch_size": self.batch_size,
-            "latency_ms": 1e3 * self.latency_s,
-            "offload_above": None,
-        }
+    def begin(self) -> _State:
+        return _State(self)
 
 
-class _Ordered:
-    """Deadline order in one run."""
+class _State:
+    """The batch times learnt in one run."""
 
     def __init__(self, policy: Deadline) -> None:
         self._batch_size, self._latency_s = policy.batch_size, policy.latency_s
@@ -60,7 +57,7 @@ class _Ordered:
     def place(self, query: Query, view: View, now_s: float) -> Placement:
         return Placement(CPU, WHOLE, query.arrival_s + self._latency_s - self._longest_s(query.size))
 
-    def form(self, line: LineView, view: View, now_s: float) -> Forming:
+    def form(self, line: LineView, view: View, now_s: float) -> BatchDecision:
         part = line.head
         if not line.deferred and now_s > part.query.arrival_s + self._latency_s - self._longest_s(part.items):
             return Defer()

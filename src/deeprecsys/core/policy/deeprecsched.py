@@ -1,43 +1,25 @@
-"""The paper's policies: one batch size for all queries, whatever the state of the node."""
+"""The paper's policy: one batch size on the cores, large queries whole on the accelerator."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from deeprecsys.core.errors import at_least
-from deeprecsys.core.policy.base import CPU, GPU, Placement, PolicyBase, View
+from deeprecsys.core.policy.base import BATCH_SIZE, CPU, GPU, OFFLOAD_ABOVE, Placement, PolicyBase, View
 from deeprecsys.core.query import Query
 
 
 @dataclass(frozen=True, slots=True)
-class Static(PolicyBase):
-    """The baseline: one batch size for good, all work on the CPU, one first-come-first-served line."""
-
-    batch_size: int
-
-    def __post_init__(self) -> None:
-        at_least(1, "batch size", self.batch_size)
-
-    @classmethod
-    def baseline(cls, largest_query: int, cores: int) -> Static:
-        """The usual choice: the largest query spread over all cores (paper §V; docs/facts.md §4)."""
-        return cls(batch_size=-(-largest_query // cores))
-
-    def place(self, query: Query, view: View, now_s: float) -> Placement:
-        return Placement(CPU, self.batch_size)
-
-    def describe(self) -> dict[str, Any]:
-        return {"policy": "static", "batch_size": self.batch_size, "offload_above": None}
-
-
-@dataclass(frozen=True, slots=True)
 class DeepRecSched(PolicyBase):
-    """The paper's policy (§IV): cut queries into batches over the cores, offload large ones whole.
+    """Cut queries into batches over the cores, offload large ones whole (paper §IV).
 
     Queries of more than `offload_above` items go to the accelerator uncut; None keeps all on the CPU,
     0 sends all away.
     """
+
+    name = "deeprecsched"
+    knobs = (BATCH_SIZE, OFFLOAD_ABOVE._replace(default=lambda setting: None))
+    keeps_whole = True
 
     batch_size: int
     offload_above: int | None = None
@@ -55,10 +37,3 @@ class DeepRecSched(PolicyBase):
         if self.offload_above is not None and query.size > self.offload_above:
             return Placement(GPU, query.size)
         return Placement(CPU, self.batch_size)
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "policy": "deeprecsched",
-            "batch_size": self.batch_size,
-            "offload_above": self.offload_above,
-        }

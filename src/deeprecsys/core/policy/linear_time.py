@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 KEEP = 0.998
-"""The weight of the past at each new batch: some 500 batches count."""
+"""Weight of the past at each new batch: about 500 batches count."""
 
 
 class LinearTime:
     """Least squares of seconds over items, with exponential forgetting. Both coefficients are at least 0.
 
     Args:
-        flat: what is believed while all batches were of one length: that any takes as long (true), or in
+        flat: the assumption while all batches had one length: any batch takes as long (true), or a time in
             proportion to its items.
     """
 
@@ -37,12 +37,12 @@ class LinearTime:
             return 0.0, 0.0
         x, y = self._x / self._n, self._y / self._n
         variance = self._xx / self._n - x * x
-        if variance <= 1e-9 * x * x:  # all of one length: no slope can be told
+        if variance <= 1e-9 * x * x:  # all of one length: the slope is not known
             return (y, 0.0) if self._flat else (0.0, y / x)
         slope = min(max((self._xy / self._n - x * y) / variance, 0.0), y / x)
         return y - slope * x, slope
 
     def seconds(self, items: int) -> float:
-        """The time of a batch of so many items."""
+        """The predicted time of a batch."""
         batch_s, item_s = self.coefficients()
         return batch_s + item_s * items

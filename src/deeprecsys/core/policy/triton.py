@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from deeprecsys.core.errors import at_least, not_negative
-from deeprecsys.core.policy.base import Forming, Hold, LineView, PolicyBase, Take, View
+from deeprecsys.core.policy.base import (
+    WHOLE_BATCH,
+    BatchDecision,
+    Hold,
+    Knob,
+    LineView,
+    PolicyBase,
+    Take,
+    View,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +25,12 @@ class Triton(PolicyBase):
     capacity counts only where every query is served.
     """
 
+    name = "triton"
+    knobs = (WHOLE_BATCH, Knob("delay_s", lambda setting: 0.0, "DELAY_MS"))
+    searched = False
+    merges_queries = True
+    keeps_whole = True
+
     batch_size: int
     delay_s: float = 0.0
 
@@ -24,20 +38,8 @@ class Triton(PolicyBase):
         at_least(1, "batch size", self.batch_size)
         not_negative("delay", self.delay_s)
 
-    @property
-    def mixes(self) -> bool:
-        return True
-
-    def form(self, line: LineView, view: View, now_s: float) -> Forming:
+    def form(self, line: LineView, view: View, now_s: float) -> BatchDecision:
         until_s = line.head.query.arrival_s + self.delay_s
         if line.items < self.batch_size and now_s < until_s:
             return Hold(until_s)
         return Take(self.batch_size, merge=True, split=False)
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "policy": "triton",
-            "batch_size": self.batch_size,
-            "delay_ms": 1e3 * self.delay_s,
-            "offload_above": None,
-        }

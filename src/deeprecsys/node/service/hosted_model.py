@@ -248,11 +248,10 @@ def point_of(
     policy: Policy, capacity_qps: float | None, now_s: float, why: str, pinned: bool
 ) -> OperatingPoint:
     """The operating point of a policy."""
-    known = policy.describe()
     return OperatingPoint(
-        policy=known["policy"],
-        batch_size=known["batch_size"],
-        offload_above=known["offload_above"],
+        policy=policy.name,
+        batch_size=policy.batch_size,
+        offload_above=policy.offload_above,
         capacity_qps=capacity_qps,
         since_s=now_s,
         why=why,
