@@ -1,0 +1,174 @@
+"""How a frozen class becomes a JSON object and is read back: the one tolerant reader of all documents.
+
+A document is a frozen dataclass whose fields are the keys of a JSON object. Reading never fails: a value of
+the wrong type becomes None and is recorded in `problems`; a key that this version does not have is kept in
+`more` and written again; a key that is missing is not written either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
+
+_LARGEST = 1e300  # integers beyond it have no floating-point number to be shown as
+_WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+
+
+def optional(default: Any = None) -> Any:
+    """A field that is written only where it has a value; other fields are written as null."""
+    return field(default=default, metadata={"with": None})
+
+
+def part_of(name: str) -> Any:
+    """A field that is written where the field `name` has a value, as null if it has none itself."""
+    return field(default=None, metadata={"with": name})
+
+
+class Key(NamedTuple):
+    """One key of a document: its type, and what else must have a value for it to be written as null.
+
+    `rule` is the name of a field, "" for a key that is always written, None for one that never is without a
+    value of its own.
+    """
+
+    type: Any
+    rule: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A JSON object as a frozen class. Every field may be None: an old or damaged object lacks some.
+
+    Attributes:
+        more: keys that this version does not have, such as knobs of a policy from outside the package.
+        absent: keys that the object did not have when it was read; None where it was not read.
+        problems: what was wrong with it, one sentence each; empty unless it was read.
+    """
+
+    more: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    absent: frozenset[str] | None = field(default=None, repr=False, compare=False)
+    problems: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object, of dict, list, str, int, float, bool and None; floats may be infinite or nan."""
+        written = {k: _json(getattr(self, k)) for k, key in self.keys().items() if self._has(k, key.rule)}
+        return written | dict(self.more)
+
+    def _has(self, name: str, rule: str | None) -> bool:
+        if getattr(self, name) not in (None, ()):
+            return True
+        if self.absent is not None:
+            return name not in self.absent
+        return rule == "" or (rule is not None and getattr(self, rule) is not None)
+
+    @classmethod
+    def keys(cls) -> Mapping[str, Key]:
+        """The keys of the object."""
+        own: Any = cls  # mypy takes the hash of the instances for that of the class
+        return _keys(own)
+
+    @classmethod
+    def from_json(cls, value: Any, of: str = "result") -> Self:
+        """The document that a JSON object is; empty where it is none.
+
+        Args:
+            value: from JSON, infinite numbers and nan restored (`json_values.restored`).
+            of: what problems call it.
+        """
+        problems: list[str] = []
+        found = _read(cls, value, of, problems)
+        document = found if isinstance(found, cls) else cls(absent=frozenset(cls.keys()))
+        object.__setattr__(document, "problems", tuple(problems))
+        return document
+
+
+@cache
+def _keys(cls: type[Document]) -> Mapping[str, Key]:
+    hints, own = get_type_hints(cls), len(fields(Document))
+    return {f.name: Key(hints[f.name], f.metadata.get("with", "")) for f in fields(cls)[own:]}
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, Document):
+        return value.to_json()
+    if isinstance(value, list | tuple):
+        return [_json(v) for v in value]
+    if isinstance(value, Mapping):
+        return {k: _json(v) for k, v in value.items()}
+    return value
+
+
+def _read(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
+    """`value` as a `kind`; None and a problem where it is none. Null is always accepted."""
+    if value is None or kind is Any:
+        return value
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return _one_of([a for a in args if a is not NoneType], value, where, problems)
+    if isinstance(kind, type) and issubclass(kind, Document):
+        if isinstance(value, Mapping):
+            return _object(kind, value, where, problems)
+        return _wrong("an object", value, where, problems)
+    if origin is tuple:
+        if isinstance(value, list | tuple):
+            return _list(args, value, where, problems)
+        return _wrong("a list", value, where, problems)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            return _wrong("an object", value, where, problems)
+        read = {str(k): _read(args[1], v, f"{where}.{k}", problems) for k, v in value.items()}
+        return {k: v for k, v in read.items() if v is not None or value.get(k) is None}
+    if not _fits(kind, value):
+        return _wrong(_WORDS[kind], value, where, problems)
+    if kind is str:
+        return value.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be written
+    return int(value) if kind is int else value
+
+
+def _one_of(kinds: list[Any], value: Any, where: str, problems: list[str]) -> Any:
+    """`value` as the first of several kinds that it fits, else as the first of all."""
+    for kind in kinds[: len(kinds) if len(kinds) > 1 else 0]:
+        own: list[str] = []
+        found = _read(kind, value, where, own)
+        if not own:
+            return found
+    return _read(kinds[0], value, where, problems)
+
+
+def _object(cls: type[Document], value: Mapping[str, Any], where: str, problems: list[str]) -> Document:
+    keys, dot = cls.keys(), "." if " " in where else " "
+    known = {k: _read(keys[k].type, v, f"{where}{dot}{k}", problems) for k, v in value.items() if k in keys}
+    return cls(
+        **{name: v for name, v in known.items() if v is not None},
+        more={str(k): v for k, v in value.items() if k not in keys},
+        absent=frozenset(keys.keys() - known.keys()),
+    )
+
+
+def _list(args: tuple[Any, ...], value: Any, where: str, problems: list[str]) -> Any:
+    """A tuple of one kind, without the members that are not of it; or a pair, None where a member is not."""
+    if args[-1] is not Ellipsis:
+        if len(value) != len(args):
+            return _wrong(f"a list of {len(args)}", value, where, problems)
+        pairs = enumerate(zip(args, value, strict=True))
+        return tuple(_read(a, v, f"{where}[{i}]", problems) for i, (a, v) in pairs)
+    read = (_read(args[0], v, f"{where}[{i}]", problems) for i, v in enumerate(value))
+    return tuple(v for v in read if v is not None)
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    if kind is bool or kind is str:
+        return isinstance(value, kind)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return False
+    return kind is float or (math.isfinite(value) and float(value).is_integer())
+
+
+def _wrong(expected: str, value: Any, where: str, problems: list[str]) -> None:
+    problems.append(f"{where}: expected {expected}, got {value!r:.40}: not shown")

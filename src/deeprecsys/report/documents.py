@@ -1,0 +1,527 @@
+"""The documents that commands write: `--json`, and the result of a run directory.
+
+Names are the keys of the JSON objects, units are in the names; a value is None where it is unknown.
+`read_report` reads any of them. How reading and writing work is in `document.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deeprecsys.core.errors import InputError
+from deeprecsys.core.target import Target
+from deeprecsys.report.document import Document, optional, part_of
+
+Unavailable = str
+"""`"unavailable"`: what cannot be measured on this machine."""
+Interval = tuple[float | None, float | None]
+"""Lower and upper end; None where it is open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetDocument(Document):
+    """The latency target: at least `quantile` of all queries within `latency_ms`."""
+
+    quantile: float | None = None
+    latency_ms: float | None = None
+
+    @classmethod
+    def of(cls, target: Target) -> TargetDocument:
+        """The document of a target."""
+        return cls(quantile=target.quantile, latency_ms=1e3 * target.latency_s)
+
+    @property
+    def value(self) -> Target | None:
+        """The target; None where there can be no such target."""
+        quantile = 0.95 if self.quantile is None else self.quantile
+        if self.latency_ms is None:
+            return None
+        try:
+            return Target(latency_s=self.latency_ms / 1e3, quantile=quantile)
+        except InputError:
+            return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizesDocument(Document):
+    """The distribution of query sizes, in items."""
+
+    name: str | None = None
+    mean: float | None = optional()
+    p50: float | None = optional()
+    p75: float | None = optional()
+    p95: float | None = optional()
+    p99: float | None = optional()
+    cap: int | None = optional()
+    top_quarter_share: float | None = optional()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkloadDocument(Document):
+    """The load: arrivals, sizes, locality of ids."""
+
+    arrivals: str | None = None
+    sizes: SizesDocument | None = None
+    locality: str | None = None
+    seed: int | None = None
+    trace: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineDocument(Document):
+    """Where a figure was measured."""
+
+    cpu: str | None = None
+    cpu_family_model: str | None = None
+    cores: int | None = None
+    isa: tuple[str, ...] | None = None
+    memory_bytes: int | None = None
+    transparent_hugepage: str | None = None
+    shmem_huge: str | None = None
+    kernel: str | None = None
+    python: str | None = None
+    versions: Mapping[str, str] | None = None
+    power: str | None = None
+
+    def like(self, other: MachineDocument) -> bool:
+        """Whether figures of both machines can be compared: kind and number of cores are equal."""
+        kinds = ((m.cpu, m.cpu_family_model, m.cores, m.isa) for m in (self, other))
+        return next(kinds) == next(kinds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeDocument(Document):
+    """The node that ran the trials: its workers and its memory."""
+
+    engine: str | None = None
+    precision: str | None = None
+    arithmetic: str | None = None
+    isa: str | None = None
+    isa_not_heeded_by: tuple[str, ...] = ()
+    threads: int | None = None
+    workers: int | None = None
+    cores: tuple[tuple[int, ...], ...] = ()
+    cores_kept_awake: bool | None = None
+    dispatcher: str | None = None
+    worker_nice: int | None = None
+    rows_scale: float | None = None
+    locality: str | None = None
+    gpu: str | None = None
+    gpus: int | None = None
+    pss_bytes: int | None = None
+    table_bytes: int | None = None
+    feature_bytes: int | None = None
+    huge_page_fraction: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyDocument(Document):
+    """What the machine spent during trials."""
+
+    seconds: float | None = None
+    cpu_joules: float | Unavailable | None = optional()
+    gpu_watts: tuple[float, ...] | Unavailable | None = optional()
+    joules: float | Unavailable | None = None
+    served: int | None = None
+    qps_per_watt: float | Unavailable | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileSource(Document):
+    """The profile that a simulation ran on."""
+
+    file: str | None = None
+    machine: MachineDocument | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostDocument(Document):
+    """What a part of a search took."""
+
+    trials: int | None = None
+    seconds: float | None = None
+    queries: int | None = None
+    voids: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchDocument(CostDocument):
+    """What a search took live, and in virtual time; whether it ended by itself."""
+
+    complete: bool | None = optional()
+    simulated: CostDocument | None = part_of("complete")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyDocument(Document):
+    """A policy and its knobs; those of a policy of one's own are in `more`."""
+
+    policy: str | None = optional()
+    batch_size: int | None = part_of("policy")
+    offload_above: int | None = part_of("policy")
+    finest: int | None = optional()
+    device_batch: int | None = optional()
+    step: float | None = optional()
+    delay_ms: float | None = optional()
+    timeout_ms: float | None = optional()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialFigures(Document):
+    """One trial in numbers, or several together; latencies over the queries after the warm-up."""
+
+    rate_qps: float | None = part_of("offered")
+    offered: int | None = optional()
+    completed: int | None = part_of("offered")
+    shed: int | None = part_of("offered")
+    failed: int | None = part_of("offered")
+    mean_ms: float | None = part_of("offered")
+    p50_ms: float | None = part_of("offered")
+    p95_ms: float | None = part_of("offered")
+    p99_ms: float | None = part_of("offered")
+    max_ms: float | None = part_of("offered")
+    lateness_p99_ms: float | None = part_of("offered")
+    utilisation: float | None = part_of("offered")
+    void: bool | None = part_of("offered")
+    stalled_share: float | None = part_of("offered")
+    served: float | None = part_of("offered")
+    misses: int | None = part_of("offered")
+    measured: int | None = part_of("offered")
+    miss_rate: float | None = part_of("offered")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceDocument(Document):
+    """What the workers of one device did in a trial."""
+
+    workers: int | None = None
+    batches: int | None = None
+    items: int | None = None
+    busy_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialExtra(Document):
+    """What the driver of a trial observed in addition; further keys are in `more`."""
+
+    devices: Mapping[str, DeviceDocument] | None = optional()
+    elapsed_s: float | None = optional()
+    energy: EnergyDocument | None = optional()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TouchedDocument(Document):
+    """How much of the tables the queries of a trial looked up, and the size of the last-level cache."""
+
+    bytes: float | None = None
+    fraction_of_tables: float | None = None
+    llc_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeDocument(Document):
+    """What all trials at one rate show."""
+
+    rate_qps: float | None = None
+    verdict: str | None = None
+    miss_rate: float | None = None
+    miss_low: float | None = None
+    miss_high: float | None = None
+    trials: int | None = None
+    seconds: float | None = None
+    queries: int | None = None
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    served: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapacityDocument(Document):
+    """What a capacity search found: the rate, its interval, and every rate that was tried."""
+
+    outcome: str | None = optional()
+    capacity_qps: float | None = part_of("outcome")
+    interval_qps: Interval | None = part_of("outcome")
+    confidence: float | None = part_of("trials")
+    resolved: bool | None = part_of("trials")
+    point: ProbeDocument | None = part_of("trials")
+    probes: tuple[ProbeDocument, ...] = optional(())
+    seconds: float | None = part_of("trials")
+    queries: int | None = part_of("trials")
+    trials: int | None = optional()
+    voids: int | None = part_of("trials")
+
+    @property
+    def interval(self) -> Interval:
+        """Both ends; None where unknown."""
+        return self.interval_qps or (None, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateDocument(CapacityDocument, PolicyDocument):
+    """A policy that a search tried, and its capacity."""
+
+    qps: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedDocument(PolicyDocument):
+    """An engine that a search by model chose from, and its best policy in virtual time."""
+
+    engine: str | None = None
+    precision: str | None = None
+    threads: int | None = None
+    workers: int | None = None
+    simulated_qps: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointDocument(PolicyDocument):
+    """An operating point of `tune`, static or tuned, as it was confirmed."""
+
+    qps: float | None = None
+    mean_ms: float | None = None
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    max_ms: float | None = None
+    served: float | None = None
+    offered: int | None = None
+    completed: int | None = None
+    shed: int | None = None
+    utilisation: float | None = None
+    lateness_p99_ms: float | None = None
+    met: bool | None = None
+    miss_rate: float | None = None
+    miss_interval: Interval | None = None
+    verdict: str | None = None
+    confirmed_by: CostDocument | None = None
+    attempts: int | None = None
+    failed_qps: float | None = None
+    capacity: CapacityDocument | None = None
+    energy: EnergyDocument | None = None
+    engine: str | None = optional()
+    precision: str | None = optional()
+    threads: int | None = optional()
+    workers: int | None = optional()
+    gpu_share: float | None = optional()
+    emulated: bool | None = optional()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FractionDocument(Document):
+    """The share of a named bound that a rate reaches."""
+
+    bound: str | None = None
+    value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityDocument(Document):
+    """Scores at a lower precision compared with those of the reference; see `search.quality.Quality`."""
+
+    reference: str | None = None
+    arithmetic: str | None = None
+    table_bytes: int | None = None
+    queries: int | None = None
+    items: int | None = None
+    largest_difference: float | None = None
+    largest_score: float | None = None
+    spearman: float | None = None
+    spearman_least: float | None = None
+    kendall: float | None = None
+    kendall_least: float | None = None
+    top_10: float | None = None
+    top_10_least: float | None = None
+    first: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDocument(Document):
+    """A model of the zoo, as `models` lists it."""
+
+    name: str | None = None
+    bottleneck: str | None = None
+    target_ms: float | None = None
+    tables: int | None = None
+    table_bytes: int | None = None
+    dense_parameters: int | None = None
+    flops_per_item: float | None = None
+    flops_per_query: float | None = None
+    bytes_per_item: float | None = None
+    bytes_per_query: float | None = None
+    feature_bytes_per_item: float | None = None
+    feature_bytes_per_query: float | None = None
+    outputs: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Document):
+    """What the results of all commands have: the model, what scored it, and where."""
+
+    model: str | None = None
+    engine: str | None = None
+    precision: str | None = optional()
+    threads: int | None = optional()
+    machine: MachineDocument | None = None
+
+    @property
+    def all_simulated(self) -> bool:
+        """Whether all figures come from virtual time."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfilePointDocument(Document):
+    """Times of batches of one size, as equally spaced quantiles."""
+
+    busy: int | None = None
+    batch: int | None = None
+    seconds: tuple[float, ...] | float | None = None
+    after_idle: bool | None = optional()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileDocument(Report):
+    """Batch times s(b): what `profile` writes. `core.profile.LatencyProfile` is the strict reading of it."""
+
+    format: str | None = None
+    detail: Mapping[str, Any] | None = None
+    host_s: float | None = optional()
+    ranks: tuple[float, ...] = optional(())
+    points: tuple[ProfilePointDocument, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuDocument(Document):
+    """The accelerator of a node."""
+
+    engine: str | None = None
+    workers: int | None = None
+    emulated: bool | None = None
+    device: str | None = None
+    profile: ProfileDocument | None = optional()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport(Report):
+    """What the results of commands have that offer load to a node."""
+
+    target: TargetDocument | None = None
+    workload: WorkloadDocument | None = None
+    workers: Mapping[str, int] | None = optional()
+    node: NodeDocument | None = optional()
+    gpu: GpuDocument | None = optional()
+    emulated: bool | None = optional()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundsDocument(Document):
+    """What no policy exceeds, by name, and the share of its own bound that a policy reached."""
+
+    bounds: Mapping[str, float] | None = None
+    fraction_of_bound: FractionDocument | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchReport(RunReport, PolicyDocument, TrialFigures):
+    """One live trial: what `bench` writes."""
+
+    qps: float | None = None
+    offline_qps: float | None = optional()
+    url: str | None = optional()
+    extra: TrialExtra | None = None
+    touched: TouchedDocument | None = optional()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapacityReport(RunReport, PolicyDocument, TrialFigures, CapacityDocument):
+    """The highest rate of one policy within the target: what `capacity` writes."""
+
+    qps: float | None = None
+    search: CostDocument | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateReport(RunReport, PolicyDocument, TrialFigures, CapacityDocument, BoundsDocument):
+    """One trial, or the capacity of a policy, in virtual time: what `simulate` writes."""
+
+    machine: MachineDocument | None = optional()
+    bounds: Mapping[str, float] | None = optional()
+    fraction_of_bound: FractionDocument | None = part_of("bounds")
+    simulated: bool | None = True
+    profile: ProfileSource | None = None
+    qps: float | None = None
+    load: float | None = optional()
+    stable: bool | None = part_of("load")
+    gpu_share: float | None = optional()
+
+    @property
+    def all_simulated(self) -> bool:
+        return True
+
+    @property
+    def searched(self) -> bool:
+        """Whether a capacity was searched, instead of one trial run."""
+        return self.outcome is not None or bool(self.probes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneReport(RunReport, BoundsDocument):
+    """The static baseline and the tuned operating point: what `tune` writes."""
+
+    profile: ProfileDocument | None = None
+    static: PointDocument | None = None
+    tuned: PointDocument | None = None
+    kept_static: bool | None = None
+    ratio: float | None = None
+    ratio_interval: Interval | None = None
+    candidates: tuple[CandidateDocument, ...] = ()
+    method: str | None = None
+    search: SearchDocument | None = None
+    confirmation: CostDocument | None = None
+    precision_allowed: str | None = None
+    quality: QualityDocument | None = None
+    setups: tuple[RankedDocument, ...] = ()
+    warnings: tuple[str, ...] = ()
+    offline_qps: float | None = None
+    simulated: Mapping[str, float] | None = None
+    simulator_error: float | None = None
+    pace: float | None = None
+    paced_simulator_error: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityReport(Report):
+    """What a lower precision did to scores and rankings: what `quality` writes."""
+
+    workload: WorkloadDocument | None = None
+    quality: QualityDocument | None = None
+
+
+AnyReport = BenchReport | CapacityReport | SimulateReport | TuneReport | QualityReport | ProfileDocument
+
+
+def read_report(value: Any, of: str = "result") -> AnyReport:
+    """The result of any command, by the keys that it has.
+
+    Args:
+        value: from JSON; infinite numbers and nan restored.
+        of: what problems call it.
+    """
+    return _kind(value if isinstance(value, Mapping) else {}).from_json(value, of)
+
+
+def _kind(given: Mapping[str, Any]) -> type[AnyReport]:
+    if given.get("simulated") is True:
+        return SimulateReport
+    if given.get("tuned") or given.get("candidates"):
+        return TuneReport
+    if "points" in given:
+        return ProfileDocument
+    if "probes" in given:
+        return CapacityReport
+    return QualityReport if isinstance(given.get("quality"), Mapping) else BenchReport
