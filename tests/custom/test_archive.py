@@ -98,6 +98,35 @@ def test_a_good_archive_is_loaded(small: Entries, tmp_path: Path) -> None:
     assert own_model(str(prepended)).keys == {"goods.weight": "goods.weight"}
 
 
+class Varied(nn.Module):
+    """A buffer, a constant, a branch, sizes that are expressions, arguments in containers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goods, self.constant = nn.Embedding(30, 4), torch.arange(4.0)
+        self.register_buffer("scale", torch.full((4,), 2.0))
+
+    def forward(self, query: dict[str, torch.Tensor], price: torch.Tensor) -> list[torch.Tensor]:
+        with torch.no_grad():
+            scale = self.scale * 2
+        rows = self.goods(query["item"] & 7) * scale + self.constant
+        half = torch.cat([rows, rows]).reshape(-1, 8) * (price.shape[0] // 2)
+        price = torch.cond(price.sum() > 0, lambda x: x + 1, lambda x: x - 1, (price,))
+        return [rows.sum(1) + price.sum() / (price.shape[0] ** 2 + 1), half]
+
+
+def test_a_good_archive_of_many_constructs_computes_what_it_did(tmp_path: Path) -> None:
+    module, n = Varied().eval(), torch.export.Dim("n")
+    example = ({"item": torch.arange(6)}, torch.randn(6, 2))
+    shapes = {"query": {"item": {0: n}}, "price": {0: n}}
+    torch.export.save(torch.export.export(module, example, dynamic_shapes=shapes), tmp_path / "m.pt2")
+    loaded = archive.load(str(tmp_path / "m.pt2")).module()
+    for items in (6, 9):
+        query = ({"item": torch.arange(items)}, torch.randn(items, 2))
+        for found, wanted in zip(loaded(*query), module(*query), strict=True):
+            torch.testing.assert_close(found, wanted)
+
+
 @pytest.mark.parametrize("pickled", ["state_dict", "constants", "example_inputs"])
 def test_a_pickle_in_the_older_layout_does_not_run(
     pickled: str, small: Entries, tmp_path: Path, marker: Path

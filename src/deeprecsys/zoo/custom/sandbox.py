@@ -228,5 +228,6 @@ if __name__ == "__main__":
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.tempdir = (
         "/"  # torch would try to write when it is imported
     )
+    sys.path.append(os.path.abspath(f"{__file__}/../../../.."))  # where this package is, installed or not
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
