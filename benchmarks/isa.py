@@ -24,7 +24,8 @@ from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.trials import measure_profile, sample_sizes, start
 from deeprecsys.api.virtual import SamplePath
 from deeprecsys.core.policy import CPU, DeepRecSched, Static
-from deeprecsys.engine.isa import ISAS, cpu_flags, deaf
+from deeprecsys.engine.isa import ISAS, cpu_flags, ignores_isa
+from deeprecsys.engine.spec import EngineSpec
 from deeprecsys.report import format as f
 from deeprecsys.search.by_model import Ranking
 from deeprecsys.search.saturation import saturation_qps
@@ -102,7 +103,7 @@ def main() -> None:
     quick, kept = "--quick" in sys.argv, bool({"--more", "--tables"} & set(sys.argv))
     results = load("isa").get("models", {}) if kept and not quick else {}
     if "--tables" not in sys.argv:
-        assert not any(deaf(e) for e in ENGINES)
+        assert not any(ignores_isa(EngineSpec.parse(e)) for e in ENGINES)
         if len(widths()) < 2:
             raise SystemExit("this CPU has but one vector width to be held to")
         for name in names:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.engine import ENGINES, Assembly, SliceView, build, check, factory
+from deeprecsys.engine import BUILT_IN, Assembly, EngineSpec, SliceView, build, factory
 from deeprecsys.workload.features import FeatureLayout
 from deeprecsys.zoo import MODELS, model
 from deeprecsys.zoo.tables import fill
 
 MAX_ITEMS = 24
-SCORING = [name for name in ENGINES if name not in ("null", "wait", "emulated", "cuda")]
+SCORING = [name for name in BUILT_IN if name not in ("null", "wait", "emulated", "cuda")]
 """`cuda` is held to the same in tests/engine/cuda, on the CPU too."""
 
 
@@ -82,9 +82,9 @@ def test_the_wait_engine_waits_per_batch_and_per_item() -> None:
 def test_engines_are_named_and_refused_in_one_line() -> None:
     about, _ = assembly("ncf")
     with pytest.raises(InputError, match="did you mean 'eager'"):
-        check("eagr")
+        EngineSpec.parse("eagr")
     with pytest.raises(InputError, match=r"expected an importable module:attribute"):
-        factory("no.such.module:Engine")
+        factory(EngineSpec.parse("no.such.module:Engine"))
     with pytest.raises(InputError, match="BATCH_MS"):
         build("wait:soon", about)
-    assert check("my.module:Engine") == "my.module"
+    assert EngineSpec.parse("my.module:Engine") == EngineSpec("my.module:Engine")

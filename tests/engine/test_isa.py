@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.engine.isa import ISAS, NAMES, cpu_flags, deaf, environment
+from deeprecsys.engine.isa import ISAS, NAMES, cpu_flags, environment, ignores_isa
+from deeprecsys.engine.spec import EngineSpec
 
 AVX2 = frozenset({"sse4_2", "avx2", "fma"})
 
@@ -36,9 +37,12 @@ def test_what_the_cpu_has_not_is_refused_in_one_line() -> None:
 
 
 def test_libraries_without_a_switch_are_named() -> None:
-    assert deaf("compiled") == deaf("compiled:onnxruntime") == ("onnxruntime",)
-    assert deaf("compiled:openvino") == ("openvino",)
-    assert deaf("compiled:eager") == deaf("eager") == ()
+    def ignoring(engine: str) -> tuple[str, ...]:
+        return ignores_isa(EngineSpec.parse(engine))
+
+    assert ignoring("compiled") == ignoring("compiled:onnxruntime") == ("onnxruntime",)
+    assert ignoring("compiled:openvino") == ("openvino",)
+    assert ignoring("compiled:eager") == ignoring("eager") == ()
 
 
 def test_flags_come_from_the_kernels_list(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.engine import Assembly, Engine, SliceView, build, check, computes_in
+from deeprecsys.engine import Assembly, Engine, EngineSpec, SliceView, build
 from deeprecsys.engine.dense import installed, lowest
 from deeprecsys.workload.features import FeatureLayout
 from deeprecsys.zoo import MODELS, model
@@ -146,11 +146,11 @@ def test_an_id_out_of_range_fails_its_slice_alone(form: RowFormat) -> None:
 
 
 def test_engines_say_what_they_compute_in() -> None:
-    assert computes_in("eager") == ("fp32",)
-    assert computes_in("compiled:openvino") == ("fp32", "bf16", "int8")
+    assert EngineSpec.parse("eager").precisions == ("fp32",)
+    assert EngineSpec.parse("compiled:openvino").precisions == ("fp32", "bf16", "int8")
     with pytest.raises(InputError, match="precision of engine eager: expected fp32, got int8"):
-        check("eager", "int8")
-    assert check("compiled:openvino", "bf16") == "compiled"
+        EngineSpec.parse("eager").require("int8")
+    assert EngineSpec.parse("compiled:openvino").require("bf16").name == "compiled"
 
 
 @pytest.mark.parametrize("route", installed())

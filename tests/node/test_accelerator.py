@@ -17,7 +17,7 @@ from deeprecsys.core.policy import GPU, DeepRecSched, Earliest, Offload, Policy
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import Status
 from deeprecsys.core.target import Target
-from deeprecsys.engine import ENGINES, factory
+from deeprecsys.engine import BUILT_IN, EngineSpec, factory
 from deeprecsys.node.node import Node
 from deeprecsys.node.runtime.mailbox import MAX_SLICES
 from deeprecsys.node.trial import Recording
@@ -96,12 +96,12 @@ def test_its_workers_are_no_cpu_workers(node):
 
 
 def test_a_profile_that_is_none_or_of_another_model_is_refused(profile_file):
-    assert set(ENGINES) >= {"cuda", "emulated"}
+    assert set(BUILT_IN) >= {"cuda", "emulated"}
     with pytest.raises(InputError, match=r"emulated:/nowhere\.json: expected a latency profile"):
         Node(replace(SMALL, gpu="emulated:/nowhere.json"))
     with pytest.raises(InputError, match="expected a profile of ncf, got one of dlrm-rmc1"):
         Node(replace(SMALL, model="ncf", gpu=f"emulated:{profile_file}"))
-    assert factory("emulated")
+    assert factory(EngineSpec.parse("emulated"))
 
 
 OFFLOADING_LIVE = [Offload(16, 20, 400), Earliest(16, 20, 400)]

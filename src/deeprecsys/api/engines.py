@@ -11,7 +11,7 @@ from deeprecsys.api.trials import measure_profile, sample_sizes, start
 from deeprecsys.api.virtual import SamplePath
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.engine import PRECISIONS, check, computes_in
+from deeprecsys.engine import PRECISIONS, EngineSpec
 from deeprecsys.engine.dense import installed
 from deeprecsys.engine.isa import cpu_flags
 from deeprecsys.machine.record import machine_record, same_machine
@@ -88,7 +88,7 @@ def engines_at(precision: str, named: tuple[str, ...]) -> tuple[str, ...]:
         InputError: no such engine.
     """
     if named:
-        return tuple(e for e in named if check(e) and precision in computes_in(e))
+        return tuple(e for e in named if precision in EngineSpec.parse(e).precisions)
     usual = ENGINES[precision]
     if precision != "fp32" and BF16_FLAGS & cpu_flags() and "openvino" in installed():
         usual += (BF16_DENSE,)

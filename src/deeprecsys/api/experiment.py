@@ -12,7 +12,7 @@ from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.target import LEVELS, Target
-from deeprecsys.engine import check
+from deeprecsys.engine import EngineSpec
 from deeprecsys.engine.isa import DEFAULT, environment
 from deeprecsys.node.node import NodeConfig
 from deeprecsys.workload.stream import Workload
@@ -47,7 +47,7 @@ class Experiment:
         """
         name = with_weights(options["model_name"], options.get("weights"))
         chosen = model(name).scaled(positive("--rows-scale", options["rows_scale"]))
-        check(options["engine"], options["precision"])
+        EngineSpec.parse(options["engine"]).require(options["precision"])
         isa = options.get("isa", DEFAULT)
         environment(isa)
         check_gpu(options.get("gpu"))

@@ -21,7 +21,7 @@ from deeprecsys.api.progress import Bar, TickHooks
 from deeprecsys.core.policy import GPU, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog, Status, summarise
-from deeprecsys.engine.placement import CUDA
+from deeprecsys.engine import EngineSpec
 from deeprecsys.machine.energy import Energy
 from deeprecsys.machine.record import machine_record
 from deeprecsys.node.node import Node
@@ -97,7 +97,7 @@ def run_trial(
 ) -> RunLog:
     """One trial, and under `extra["energy"]` what the machine took meanwhile."""
     gpu = job.node.gpu
-    real = gpu is not None and gpu.partition(":")[0] == CUDA
+    real = gpu is not None and EngineSpec.parse(gpu).on_gpu
     with Energy(range(job.node.gpus) if real else ()) as spent:
         log = node.run(policy, stream, job.target, hooks, recording)
     served = int((log.status == Status.SERVED).sum())

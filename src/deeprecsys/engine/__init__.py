@@ -1,77 +1,36 @@
-"""Engines: what scores a batch on a device. The registry names them; each is imported when asked for."""
+"""Engines: what scores a batch on a device. `spec` names them; each is imported when asked for."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
+from typing import Any
 
-from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.engine.protocol import Assembly, Engine, SliceView
+from deeprecsys.engine.spec import BUILT_IN, GROUP, PRECISIONS, EngineSpec
+from deeprecsys.plugins import installed, load, load_installed
 
-__all__ = [
-    "ENGINES",
-    "PRECISIONS",
-    "Assembly",
-    "Engine",
-    "SliceView",
-    "build",
-    "check",
-    "computes_in",
-    "factory",
-]
-
-ENGINES = {
-    "compiled": "deeprecsys.engine.compiled:CompiledEngine",
-    "cuda": "deeprecsys.engine.cuda:CudaEngine",
-    "eager": "deeprecsys.engine.eager:EagerEngine",
-    "emulated": "deeprecsys.engine.emulated:EmulatedEngine",
-    "null": "deeprecsys.engine.null:NullEngine",
-    "wait": "deeprecsys.engine.null:WaitEngine",
-}
-"""Engine name -> `module:attribute` of its factory, a callable from an `Assembly` (and its arguments)."""
-
-PRECISIONS = ("fp32", "bf16", "int8")
-"""From the most exact down."""
-_COMPUTES_IN = {"eager": ("fp32",)}
-"""What an engine computes in, if not in all."""
+__all__ = ["BUILT_IN", "PRECISIONS", "Assembly", "Engine", "EngineSpec", "SliceView", "build", "factory"]
 
 
-def check(name: str, precision: str = "fp32") -> str:
-    """The part of an engine's name before its arguments; imports nothing.
+def factory(engine: EngineSpec) -> Callable[..., Engine]:
+    """What makes an engine from an `Assembly`, and from its arguments where the text has some.
 
     Raises:
-        InputError: neither a known engine nor a `module:attribute`, or it does not compute in the precision.
+        InputError: its module or attribute cannot be imported.
     """
-    head = name.split(":", 1)[0]
-    if head not in ENGINES and ":" not in name:
-        raise unknown("engine", name, ENGINES)
-    if precision not in (able := computes_in(name)):
-        raise InputError(f"precision of engine {head}: expected {' or '.join(able)}, got {precision}")
-    return head
-
-
-def computes_in(name: str) -> tuple[str, ...]:
-    """The precisions of an engine, the most exact first."""
-    return _COMPUTES_IN.get(name.split(":", 1)[0], PRECISIONS)
-
-
-def factory(name: str) -> Callable[..., Engine]:
-    """The factory of a named engine, or of one of the user's own given as `module:attribute`.
-
-    Raises:
-        InputError: no such engine, module or attribute.
-    """
-    head = check(name)
-    module, attribute = ENGINES.get(head, name).split(":", 1)
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as e:
-        raise InputError(f"engine {name!r}: expected an importable module:attribute, got: {e}") from e
+    if engine.name not in BUILT_IN and engine.name in installed(GROUP):
+        found = load_installed("engine", GROUP, engine.name)
+    else:
+        found = load("engine", BUILT_IN.get(engine.name, engine.name))
     return found  # type: ignore[no-any-return]
 
 
-def build(name: str, assembly: Assembly) -> Engine:
-    """The engine `NAME` or `NAME:args` over an assembly; args are handed to the factory as text."""
-    make = factory(name)
-    head, _, args = name.partition(":")
-    return make(assembly, args) if head in ENGINES and args else make(assembly)
+def build(text: str, assembly: Assembly) -> Engine:
+    """The engine that a text names, over an assembly; the factory is handed its arguments as text.
+
+    Raises:
+        InputError: no such engine, or it refuses the assembly or its arguments.
+    """
+    engine = EngineSpec.parse(text)
+    args: list[Any] = [engine.args] if engine.args else []
+    return factory(engine)(assembly, *args, **({} if engine.device is None else {"device": engine.device}))

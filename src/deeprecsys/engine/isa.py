@@ -1,6 +1,7 @@
-"""Narrower vectors on demand: what a worker's environment must say before its libraries are loaded.
+"""Narrower vectors on demand: the environment variables that a worker needs before its libraries are loaded.
 
-Each library picks its kernels once, as it is loaded, by its own switch. Some have none, and say so here.
+Each library picks its kernels once, as it is loaded, by a switch of its own; `ignores_isa` names those
+without one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deeprecsys.core.errors import InputError, unknown
+from deeprecsys.engine.spec import EngineSpec
 
 DEFAULT = "default"
 
@@ -30,11 +32,11 @@ class Isa(NamedTuple):
 
 def _isa(bits: int, needs: str, mkl: str, mkl_mode: str, aten: str, onednn: str, cpu: str) -> Isa:
     environment = {
-        "MKL_ENABLE_INSTRUCTIONS": mkl,  # heeded on Intel's CPUs alone
-        "MKL_CBWR": mkl_mode,  # heeded elsewhere too; of those below AVX2 only COMPATIBLE is narrower there
+        "MKL_ENABLE_INSTRUCTIONS": mkl,  # works on Intel's CPUs alone
+        "MKL_CBWR": mkl_mode,  # works elsewhere too; below AVX2 only COMPATIBLE is narrower there
         "ATEN_CPU_CAPABILITY": aten,  # torch's own kernels
         "ONEDNN_MAX_CPU_ISA": onednn,  # torch's copy of oneDNN
-        # Our gather kernel. A name alone would leave the host's features switched on.
+        # The gather kernel. A CPU name alone would leave the host's features switched on.
         "NUMBA_CPU_NAME": cpu,
         "NUMBA_CPU_FEATURES": "+sse4.2",
     }
@@ -48,23 +50,23 @@ ISAS: Mapping[str, Isa] = {
         512, "avx512f avx512bw avx512dq avx512vl", "AVX512", "AVX512", "avx512", "AVX512_CORE", "x86-64-v4"
     ),
 }
-"""What `--isa` can name beside `default`, by rising width."""
+"""What `--isa` can name besides `default`, by rising width."""
 
 NAMES = (DEFAULT, *ISAS)
 
-_OWN_WAY = {"onnxruntime": "onnxruntime", "openvino": "openvino", "": "onnxruntime"}
-"""Dense route of `compiled` -> the library that takes the widest vectors there are, whatever is asked."""
+_WITHOUT_SWITCH = {"onnxruntime": "onnxruntime", "openvino": "openvino", "": "onnxruntime"}
+"""Dense route of `compiled` -> its library, which always takes the widest vectors of the CPU."""
 
 
 def environment(isa: str, flags: frozenset[str] | None = None) -> dict[str, str]:
-    """What a worker's environment must say; nothing for `default`.
+    """A worker's environment variables by name; none for `default`.
 
     Args:
         isa: one of `NAMES`.
         flags: of the CPU, this machine's by default.
 
     Raises:
-        InputError: no such instruction set, or the CPU has it not.
+        InputError: no such instruction set, or the CPU lacks it.
     """
     if isa == DEFAULT:
         return {}
@@ -77,14 +79,14 @@ def environment(isa: str, flags: frozenset[str] | None = None) -> dict[str, str]
     return dict(ISAS[isa].environment)
 
 
-def deaf(engine: str) -> tuple[str, ...]:
+def ignores_isa(engine: EngineSpec) -> tuple[str, ...]:
     """The libraries of an engine that no switch holds to narrower vectors."""
-    head, _, route = engine.partition(":")
-    return (_OWN_WAY[route],) if head == "compiled" and route in _OWN_WAY else ()
+    own_way = engine.name == "compiled" and engine.args in _WITHOUT_SWITCH
+    return (_WITHOUT_SWITCH[engine.args],) if own_way else ()
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """What the CPU can do, in the kernel's words; nothing where it does not say."""
+    """The CPU's flags as the kernel lists them; empty where it lists none."""
     if not cpuinfo.exists():
         return frozenset()
     with cpuinfo.open() as lines:

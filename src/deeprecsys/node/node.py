@@ -17,8 +17,8 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import CPU, GPU, Policy
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
-from deeprecsys.engine.isa import DEFAULT, deaf
-from deeprecsys.engine.placement import one_each
+from deeprecsys.engine.isa import DEFAULT, ignores_isa
+from deeprecsys.engine.spec import EngineSpec
 from deeprecsys.node.closed import measure_batches
 from deeprecsys.node.runtime.cores import (
     awake,
@@ -85,7 +85,7 @@ class NodeConfig:
     @property
     def accelerators(self) -> tuple[str, ...]:
         """The engine of each `gpu` worker."""
-        return one_each(self.gpu, self.gpus) if self.gpu else ()
+        return tuple(map(str, EngineSpec.parse(self.gpu).replicas(self.gpus))) if self.gpu else ()
 
 
 class Node:
@@ -241,12 +241,13 @@ class Node:
 
     def describe(self) -> dict[str, Any]:
         """The node for reports: engine, workers, cores, scheduling, memory."""
+        engine = EngineSpec.parse(self.config.engine)
         return {
             "engine": self.config.engine,
             "precision": self.config.precision,
             "arithmetic": self.arithmetic,
             "isa": self.config.isa,
-            "isa_not_heeded_by": list(deaf(self.config.engine)) if self.config.isa != DEFAULT else [],
+            "isa_not_heeded_by": list(ignores_isa(engine)) if self.config.isa != DEFAULT else [],
             "threads": self.config.threads,
             "workers": self.workers,
             "cores": self.pinning[: self.workers],
@@ -255,7 +256,7 @@ class Node:
             "worker_nice": max(os.getpriority(os.PRIO_PROCESS, pid) for pid in self.pool.pids),
             "rows_scale": self.config.rows_scale,
             "locality": self.config.locality,
-            "gpu": self.config.gpu.partition(":")[0] if self.config.gpu else None,
+            "gpu": EngineSpec.parse(self.config.gpu).name if self.config.gpu else None,
             "gpus": self.pool.workers.get(GPU, 0),
             **self.footprint(),
         }

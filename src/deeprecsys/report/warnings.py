@@ -7,6 +7,7 @@ from typing import Any
 
 from deeprecsys.core.profile import FAR
 from deeprecsys.core.runlog import DISTURBED_SHARE
+from deeprecsys.engine.spec import EngineSpec
 from deeprecsys.machine.record import same_machine
 from deeprecsys.report import format as f
 
@@ -76,11 +77,10 @@ def _order(doc: Document) -> Iterator[str]:
 def _setup(doc: Document) -> Iterator[str]:
     node, profile = _object(doc.get("node")), _object(doc.get("profile"))
     engine = str(doc.get("engine") or node.get("engine") or "")
-    if engine.partition(":")[0] in ("null", "wait"):
+    scorer = EngineSpec.recorded(engine)
+    if not scorer.scores and not scorer.emulated:
         yield f"engine {engine} scores nothing: the figures are of the node, not of a model"
-    if any(_object(d).get("emulated") for d in (doc, node, doc.get("tuned"))) or engine.startswith(
-        "emulated"
-    ):
+    if any(_object(d).get("emulated") for d in (doc, node, doc.get("tuned"))) or scorer.emulated:
         name = _object(doc.get("gpu")).get("device")
         title = f"the accelerator is emulated{f' ({name})' if name else ''}"
         yield f"{title}: its batch times come from a profile, and what ran on it has no scores"

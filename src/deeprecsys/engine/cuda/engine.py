@@ -18,8 +18,8 @@ from deeprecsys.engine.cuda.passes import MOST_SLICES, Piece, passes, slices_tog
 from deeprecsys.engine.cuda.programs import FLAG, SCORES, Network, program, scores_of
 from deeprecsys.engine.cuda.queues import Mark, queues
 from deeprecsys.engine.cuda.tables import DeviceTables, free_bytes
-from deeprecsys.engine.placement import CudaOptions, cuda_options
 from deeprecsys.engine.protocol import Assembly, SliceView
+from deeprecsys.engine.spec import COMPILE
 from deeprecsys.zoo.networks import weighted
 from deeprecsys.zoo.schema import Per
 
@@ -262,24 +262,24 @@ class CudaEngine(DeviceEngine):
         InputError: there is no such CUDA device, or as `DeviceEngine`.
     """
 
-    def __init__(self, assembly: Assembly, args: str = "") -> None:
-        options = cuda_options(args)
+    def __init__(self, assembly: Assembly, args: str = "", device: int = 0) -> None:
+        words = args.split(",")
         super().__init__(
             assembly,
-            cuda_device(options, torch.cuda.device_count()),
-            precision=options.precision,
-            compiled=options.compiled,
+            cuda_device(device, torch.cuda.device_count()),
+            precision=words[0] if words[0] not in ("", COMPILE) else None,
+            compiled=COMPILE in words,
         )
 
 
-def cuda_device(options: CudaOptions, count: int) -> str:
-    """The device that the options name, of `count` that there are.
+def cuda_device(device: int, count: int) -> str:
+    """torch's name of a device, of `count` that there are.
 
     Raises:
         InputError: there is no such device.
     """
     if not count:
         raise InputError("engine cuda: expected a CUDA device and torch built for it, got none")
-    if options.device >= count:
-        raise InputError(f"engine cuda: expected a device below {count}, got device {options.device}")
-    return f"cuda:{options.device}"
+    if device >= count:
+        raise InputError(f"engine cuda: expected a device below {count}, got device {device}")
+    return f"cuda:{device}"

@@ -1,0 +1,75 @@
+"""What users add from outside: `package.module:Name`, `FILE.py:Name`, or an installed entry point."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from deeprecsys.core.errors import InputError
+
+
+@cache
+def installed(group: str) -> dict[str, metadata.EntryPoint]:
+    """The entry points of a group that installed distributions declare, by name; none is loaded."""
+    return {e.name: e for e in metadata.entry_points(group=group)}
+
+
+def load_installed(what: str, group: str, name: str) -> Any:
+    """The object of an installed entry point.
+
+    Raises:
+        InputError: it cannot be imported.
+    """
+    try:
+        return installed(group)[name].load()
+    except Exception as e:
+        raise InputError(
+            f"{what} {name!r}: expected an entry point that can be loaded, got {reason(e)}"
+        ) from e
+
+
+@cache
+def load(what: str, text: str) -> Any:
+    """The object that `package.module:Name` or `FILE.py:Name` names, imported once per process.
+
+    Args:
+        what: what it is to be, for the error: `"engine"`.
+
+    Raises:
+        InputError: no such module, file or name.
+    """
+    where, _, name = text.rpartition(":")
+    try:
+        return getattr(import_module(where), name)
+    except Exception as e:
+        raise InputError(
+            f"{what} {text!r}: expected an importable module:attribute or FILE.py:Class, got: {e}"
+        ) from e
+
+
+def import_module(where: str) -> ModuleType:
+    """A module by its dotted name, or a file `*.py`, its folder on the path as if it were run as a script."""
+    if not where.endswith(".py"):
+        return importlib.import_module(where)
+    path = Path(where)
+    folder = str(path.parent.resolve())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    about = importlib.util.spec_from_file_location(path.stem, path)
+    assert about is not None
+    assert about.loader is not None
+    module = importlib.util.module_from_spec(about)
+    sys.modules[path.stem] = module
+    about.loader.exec_module(module)
+    return module
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
