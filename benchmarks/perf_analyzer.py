@@ -24,7 +24,7 @@ from typing import Any
 
 from common import ROOT, put_in, save
 from deeprecsys.zoo import model
-from deeprecsys.zoo.schema import DenseInput, Per
+from deeprecsys.zoo.schema import Per
 from serving import cores_of_layout, guessed, server
 
 WHEELS = ("tritonclient==2.44.0", "nvidia-cuda-runtime-cu12<13")
@@ -66,7 +66,7 @@ def shapes(name: str) -> list[str]:
     found = []
     for i in schema.inputs:
         if i.per is Per.ITEM:
-            found += ["--shape", f"{i.name}:{ITEMS},{i.width if isinstance(i, DenseInput) else i.lookups}"]
+            found += ["--shape", f"{i.name}:{ITEMS},{i.width}"]
     return found
 
 

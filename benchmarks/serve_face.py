@@ -48,7 +48,6 @@ from deeprecsys.serve.load.client import ConnectionPool
 from deeprecsys.serve.load.offer import Requests
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
-from deeprecsys.zoo.blocks import blocks
 from deeprecsys.zoo.schema import DenseInput, Per, Schema
 from serving import Row, publish, table
 
@@ -67,7 +66,7 @@ async def stand_in(name: str, rows_scale: float) -> AsyncIterator[Backend]:
 
     schema = model(name).scaled(rows_scale).schema
     scores = np.zeros((MAX_ITEMS, schema.outputs), np.float32)
-    arena = [(b, np.zeros((len(b.names), MAX_ITEMS, b.width), b.dtype)) for b in blocks(schema)]
+    arena = [(b, np.zeros((len(b.names), MAX_ITEMS, b.width), b.dtype)) for b in schema.blocks]
 
     class AtOnce(s.StandIn):
         def reserve(self, model: str, items: int, **how: Any) -> Any:

@@ -140,9 +140,8 @@ class Bodies:
         for i in self.schema.inputs:
             count = size if i.per is Per.ITEM else 1
             raw = self._rows[i.name][kind : kind + count].tobytes()
-            datatype = "FP32" if isinstance(i, DenseInput) else "INT32"
             shape = [count, self._rows[i.name].shape[1]]
-            inputs.append({"name": i.name, "shape": shape, "datatype": datatype,
+            inputs.append({"name": i.name, "shape": shape, "datatype": i.datatype,
                            "parameters": {"binary_data_size": len(raw)}})  # fmt: skip
             tensors.append(raw)
         head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()

@@ -24,7 +24,6 @@ from deeprecsys.node.service.backend import (
     ServedModel,
     UnscoredError,
 )
-from deeprecsys.zoo.blocks import blocks
 from deeprecsys.zoo.schema import DenseInput, Per, Schema, SparseInput, Table
 
 MIXED = Schema(
@@ -108,7 +107,7 @@ class StandIn:
         self._refused(model, items, arrival_s)
         inputs: dict[str, NDArray[Any]] = {}
         together = []
-        for block in blocks(self.models[model].schema):
+        for block in self.models[model].schema.blocks:
             rows = 1 if block.per is Per.QUERY else items
             together.append(
                 np.full((len(block.names), rows, block.width), np.nan if block.dense else -77, block.dtype)

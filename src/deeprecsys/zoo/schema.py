@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import groupby
+from typing import Any, ClassVar
+
+import numpy as np
 
 FLOAT_BYTES = 4
 ID_BYTES = 4  # ids are 32-bit: no table has 2**31 rows
@@ -46,6 +50,10 @@ class Table:
 class DenseInput:
     """A float32 vector of `width` per item or per query."""
 
+    dtype: ClassVar[np.dtype[Any]] = np.dtype("<f4")
+    datatype: ClassVar[str] = "FP32"
+    """As the Open Inference Protocol names `dtype`."""
+
     name: str
     width: int
     per: Per = Per.ITEM
@@ -60,11 +68,19 @@ class DenseInput:
 class SparseInput:
     """`lookups` ids into one table, per item or per query, and how their rows are pooled."""
 
+    dtype: ClassVar[np.dtype[Any]] = np.dtype("<i4")
+    datatype: ClassVar[str] = "INT32"
+
     name: str
     table: str
     lookups: int = 1
     pooling: Pooling = Pooling.SUM
     per: Per = Per.ITEM
+
+    @property
+    def width(self) -> int:
+        """Numbers of one row of this input: its ids."""
+        return self.lookups
 
     @property
     def bytes(self) -> int:
@@ -73,6 +89,30 @@ class SparseInput:
 
 
 Input = DenseInput | SparseInput
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Inputs of one type, width and belonging that follow one another: they lie together, written at once.
+
+    A model has many inputs and few kinds of them: to write them one by one costs the interpreter more than
+    the memory.
+
+    Attributes:
+        names: of the inputs, in the schema's order.
+        dense: dense inputs, not sparse ones.
+        width: numbers per row: values or ids.
+    """
+
+    names: tuple[str, ...]
+    dense: bool
+    width: int
+    per: Per
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As the inputs are stored."""
+        return (DenseInput if self.dense else SparseInput).dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +139,21 @@ class Schema:
     @property
     def sparse(self) -> tuple[SparseInput, ...]:
         return tuple(i for i in self.inputs if isinstance(i, SparseInput))
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The inputs in their order, runs of those that are alike together."""
+        runs = groupby(self.inputs, lambda i: (isinstance(i, DenseInput), i.width, i.per))
+        return tuple(Block(tuple(i.name for i in run), *alike) for alike, run in runs)
+
+    def row_shape(self, i: Input) -> tuple[int, ...]:
+        """Shape of one row of an input as the dense stage reads it: dense values or pooled rows."""
+        if isinstance(i, DenseInput):
+            return (i.width,)
+        dim = self.table(i.table).dim
+        if i.pooling is Pooling.SEQUENCE:
+            return (i.lookups, dim)
+        return (dim * (i.lookups if i.pooling is Pooling.CONCAT else 1),)
 
     def table(self, name: str) -> Table:
         return next(t for t in self.tables if t.name == name)

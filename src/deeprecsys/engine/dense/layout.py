@@ -19,7 +19,7 @@ from deeprecsys.zoo.dlrm import Dlrm
 from deeprecsys.zoo.interest import Dien, DienArtefact, Din, DinArtefact
 from deeprecsys.zoo.model import Model
 from deeprecsys.zoo.ncf import Ncf, NcfArtefact
-from deeprecsys.zoo.schema import DenseInput, Per, Pooling, Schema
+from deeprecsys.zoo.schema import DenseInput, Per, Schema
 from deeprecsys.zoo.wnd import MtWnd, MtWndArtefact, Wnd
 
 _LINE = 64  # bytes of a cache line, and of the widest vector
@@ -102,12 +102,8 @@ def _buffer(schema: Schema, name: str, inputs: tuple[str, ...]) -> Buffer:
     places: dict[str, BufferPlace] = {}
     column, pers, steps = 0, set(), set()
     for i in (by_name[n] for n in inputs):
-        if isinstance(i, DenseInput):
-            width = i.width
-        else:
-            width = schema.table(i.table).dim * (i.lookups if i.pooling is Pooling.CONCAT else 1)
-        sequence = not isinstance(i, DenseInput) and i.pooling is Pooling.SEQUENCE
-        steps.add(i.lookups if sequence else 0)  # type: ignore[union-attr]
+        *sequence, width = schema.row_shape(i)
+        steps.add(sequence[0] if sequence else 0)
         pers.add(i.per)
         places[i.name] = BufferPlace(column, width)
         column += width

@@ -29,10 +29,9 @@ from deeprecsys.node.runtime.memory import (
 from deeprecsys.node.runtime.segment import Segment, round_up
 from deeprecsys.node.service.rows import STEP
 from deeprecsys.zoo import Model, model
-from deeprecsys.zoo.blocks import blocks, width
 from deeprecsys.zoo.custom import Own, adopt
 from deeprecsys.zoo.rows import RowFormat
-from deeprecsys.zoo.schema import DenseInput, Per, Schema
+from deeprecsys.zoo.schema import Per, Schema
 from deeprecsys.zoo.tables import fill_rows
 
 _ALIGN = 64
@@ -98,8 +97,7 @@ class ArenaPlan:
         at = 0
         for i in self.schema().inputs:
             rows = self.rows if i.per is Per.ITEM else self.slots
-            kind: type[np.generic] = np.float32 if isinstance(i, DenseInput) else np.int32
-            found[i.name] = (at, (rows, width(i)), kind)
+            found[i.name] = (at, (rows, i.width), i.dtype.type)
             at = round_up(at + rows * i.bytes, _ALIGN)
         return {**found, "": (at, (0, 0), np.float32)}
 
@@ -133,7 +131,7 @@ class Arena:
         }
         self.scores: NDArray[Any] = segments["scores"].array(np.float32, (plan.rows, self.schema.outputs))
         self._per_item = [(i.name, i.per is Per.ITEM) for i in self.schema.inputs]
-        self._blocks = [(self._block(b.names), b.per is Per.ITEM) for b in blocks(self.schema)]
+        self._blocks = [(self._block(b.names), b.per is Per.ITEM) for b in self.schema.blocks]
 
     def _block(self, names: Sequence[str]) -> NDArray[Any]:
         """Inputs that are alike as one array: they follow one another at one distance."""
@@ -157,14 +155,14 @@ class Arena:
         }
 
     def seat_blocks(self, row: int, slot: int, items: int) -> list[NDArray[Any]]:
-        """The same by `blocks` of the schema: of each an array [inputs, rows, width]."""
+        """The same by `Schema.blocks`: of each an array [inputs, rows, width]."""
         return [
             block[:, row : row + items] if per_item else block[:, slot : slot + 1]
             for block, per_item in self._blocks
         ]
 
     def viewer(self) -> Callable[[SliceAddress], SliceView]:
-        """A function from a part in a mailbox to the engine's view of it."""
+        """A function from a slice in a mailbox to the engine's view of it."""
         per_item, scores = self._per_item, self.scores
 
         def view(part: SliceAddress) -> SliceView:

@@ -146,7 +146,7 @@ class Seat(Protocol):
 
     @property
     def blocks(self) -> Sequence[NDArray[Any]]:
-        """The same memory by `blocks.blocks` of the schema: of each block [inputs, rows, width], where the
+        """The same memory by `Schema.blocks`: of each block [inputs, rows, width], where the
         rows of one input are contiguous."""
 
 

@@ -40,9 +40,10 @@ class Requests:
             rows = 1 if i.per is Per.QUERY else size
             first = handle % (self._rows - rows + 1)
             part = self._arrays[i.name][first : first + rows]
-            kind = "FP32" if isinstance(i, DenseInput) else "INT32"
             parameters = {"binary_data_size": part.nbytes}
-            inputs.append({"name": i.name, "shape": part.shape, "datatype": kind, "parameters": parameters})
+            inputs.append(
+                {"name": i.name, "shape": part.shape, "datatype": i.datatype, "parameters": parameters}
+            )
             data.append(part.tobytes())
         head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
         return b"".join((head, *data)), len(head)

@@ -9,7 +9,7 @@ from deeprecsys import __version__
 from deeprecsys.node.service.backend import ServedModel
 from deeprecsys.serve.protocol.reply import OUTPUT
 from deeprecsys.serve.protocol.request import DEFAULT_PRIORITY, PRIORITIES
-from deeprecsys.zoo.schema import DenseInput, Input, Per
+from deeprecsys.zoo.schema import Input, Per
 
 SERVER = "deeprecsys"
 PLATFORM = "deeprecsys"
@@ -35,7 +35,7 @@ def model_document(model: ServedModel) -> dict[str, Any]:
         "versions": [model.version],
         "platform": PLATFORM,
         "inputs": [
-            {"name": i.name, "datatype": _datatype(i), "shape": [_rows(i), _width(i)]}
+            {"name": i.name, "datatype": i.datatype, "shape": [_rows(i), i.width]}
             for i in model.schema.inputs
         ],
         "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, model.schema.outputs]}],
@@ -60,8 +60,8 @@ def config_document(model: ServedModel) -> dict[str, Any]:
         "input": [
             {
                 "name": i.name,
-                "data_type": f"TYPE_{_datatype(i)}",
-                "dims": ([] if batched else [_rows(i)]) + [_width(i)],
+                "data_type": f"TYPE_{i.datatype}",
+                "dims": ([] if batched else [_rows(i)]) + [i.width],
             }
             for i in model.schema.inputs
         ],
@@ -90,13 +90,5 @@ def index_document(models: Mapping[str, ServedModel]) -> list[dict[str, str]]:
     ]
 
 
-def _datatype(i: Input) -> str:
-    return "FP32" if isinstance(i, DenseInput) else "INT32"
-
-
 def _rows(i: Input) -> int:
     return 1 if i.per is Per.QUERY else -1
-
-
-def _width(i: Input) -> int:
-    return i.width if isinstance(i, DenseInput) else i.lookups

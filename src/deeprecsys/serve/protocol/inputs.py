@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.serve.protocol.errors import RequestError, shown
 from deeprecsys.serve.protocol.request import Request, Tensor
-from deeprecsys.zoo.blocks import Block, blocks, width
-from deeprecsys.zoo.schema import DenseInput, Per, Schema
+from deeprecsys.zoo.schema import Block, DenseInput, Per, Schema
 
 IDS: Mapping[str, np.dtype[Any]] = {"INT32": np.dtype("<i4"), "INT64": np.dtype("<i8")}
 REALS: Mapping[str, np.dtype[Any]] = {
@@ -114,7 +113,7 @@ class Inputs:
     def __init__(self, schema: Schema, max_items: int) -> None:
         self.schema, self.max_items = schema, max_items
         self.slots = {i.name: _slot(i) for i in schema.inputs}
-        self.blocks = blocks(schema)
+        self.blocks = schema.blocks
         per_item = sum(s.width for s in self.slots.values() if not s.per_query)
         per_query = sum(s.width for s in self.slots.values() if s.per_query)
         self.item_bytes, self.query_bytes = 8 * per_item, 8 * per_query + _HEAD_BYTES
@@ -217,9 +216,7 @@ class Inputs:
 
 def _slot(i: Any) -> InputSpec:
     dense = isinstance(i, DenseInput)
-    return InputSpec(
-        i.name, width(i), i.per is Per.QUERY, dense, *((REALS, "FP32") if dense else (IDS, "INT32"))
-    )
+    return InputSpec(i.name, i.width, i.per is Per.QUERY, dense, REALS if dense else IDS, i.datatype)
 
 
 def _check_type(accepted: Mapping[str, np.dtype[Any]], tensor: Tensor, count: int) -> None:
