@@ -123,7 +123,7 @@ def figures(
 
 def compare(servers: int, latency: float, seeds: int) -> list[dict[str, Any]]:
     """All rules on one queue, from the same hints."""
-    target = Target(latency)
+    target = Target(latency_s=latency)
     hints = [servers * (0.9 if seed % 2 else 0.3) for seed in range(seeds)]
     found = []
     for step in (0.05, 0.01):

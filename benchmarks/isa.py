@@ -22,12 +22,12 @@ from common import ROOT, load, put_in, save
 from deeprecsys.api.engines import sizes_of
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.trials import measure_profile, sample_sizes, start
-from deeprecsys.api.virtual import SamplePath
+from deeprecsys.api.virtual import sample_path
 from deeprecsys.core.policy import CPU, DeepRecSched, Static
 from deeprecsys.engine.isa import ISAS, cpu_flags, ignores_isa
 from deeprecsys.engine.spec import EngineSpec
 from deeprecsys.report import format as f
-from deeprecsys.search.by_model import Ranking
+from deeprecsys.search.rank import Ranking
 from deeprecsys.search.saturation import saturation_qps
 
 MODELS = ("dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wnd", "mt-wnd", "din", "dien")
@@ -51,7 +51,7 @@ def measure(name: str, engine: str, isa: str, profile_s: float, rows_scale: floa
         profile, workers = measure_profile(node, job, profile_s), node.workers
     static = Static.baseline(job.workload.sizes.cap, workers)
     hint = saturation_qps(profile, static.batch_size, sample_sizes(job), workers)
-    ranking = Ranking(SamplePath(profile, job.workload, workers, job.target), job.target, hint)
+    ranking = Ranking(sample_path(profile, job.workload, workers, job.target), job.target, hint)
     rates = {b: ranking.score(DeepRecSched(b), None).capacity_qps or 0.0 for b in sizes_of(job, workers)}
     best = max(rates, key=lambda b: rates[b])
     return {

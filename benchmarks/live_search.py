@@ -55,7 +55,7 @@ def waiting(workers: int) -> dict[str, Any]:
         sla_ms=1e3 * target_s,
     )  # fmt: skip
     # theory is in units of one service time
-    theory = theory_qps(workers, Target(target_s / SERVICE_S)) / SERVICE_S
+    theory = theory_qps(workers, Target(latency_s=target_s / SERVICE_S)) / SERVICE_S
     runs = []
     with Node(job.node) as node:
         hop_s = float(np.median(node.measure(10, workers, 200))) - SERVICE_S

@@ -60,7 +60,7 @@ def hop() -> dict[str, float]:
         for _ in range(ROUNDS):
             recording = Recording()
             log = node.run(Static(1), stream, recording=recording)
-            rates.append(log.extra["batches"] / log.duration_s)
+            rates.append(log.batches / log.duration_s)
             times.append(np.array([b[1:] for b in recording.batches]))
     posted, started, ended, heard = np.concatenate(times).T
     us = 1e6 * (heard - posted)
@@ -82,7 +82,7 @@ def lateness() -> dict[str, float]:
         for seed in range(ROUNDS):
             log = node.run(Static(1000), Workload.parse(seed=seed).stream(2000, duration_s=3))
             late = log.issued_s - log.arrival_s
-            found.append((summarise(log).lateness_p99_ms, 1e3 * late.max(), log.extra["node_cpu_share"]))
+            found.append((summarise(log).lateness_p99_ms, 1e3 * late.max(), log.node_cpu_share))
     p99, most, cpu = np.median(found, axis=0)
     return {"p99_ms": p99, "max_ms": most, "node_cpu_share": cpu, "p99_ms_rounds": [f[0] for f in found]}
 

@@ -23,14 +23,13 @@ from common import ROOT, load, put_in, save
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
 from deeprecsys.api.trials import sample_sizes
-from deeprecsys.api.virtual import Accelerators, SamplePath
+from deeprecsys.api.virtual import Accelerators, sample_path
 from deeprecsys.core.policy import DeepRecSched, Earliest, Offload, Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.report import format as f
-from deeprecsys.search.by_model import Ranking
 from deeprecsys.search.hill_climb import HillClimb
 from deeprecsys.search.history import batch_sizes, thresholds
-from deeprecsys.search.sample_path import TOLERANCE
+from deeprecsys.search.rank import TOLERANCE, Ranking
 from deeprecsys.search.saturation import saturation_qps
 from deeprecsys.search.sweep import Sweep
 from deeprecsys.simulate.published import GTX_1080_TI, device_profile
@@ -71,7 +70,7 @@ def case(what: tuple[str, str, int]) -> dict[str, Any]:
     gpu = Accelerators(device_profile(cpu, GTX_1080_TI))
     cap, static = job.workload.sizes.cap, job.baseline(CORES).batch_size
     hint, limits = saturation_qps(cpu, static, sample_sizes(job), CORES), thresholds(cap, sample_sizes(job))
-    path = SamplePath(cpu, job.workload, CORES, job.target, queries, gpu)
+    path = sample_path(cpu, job.workload, CORES, job.target, queries, gpu)
     ranking = Ranking(path, job.target, hint)
     climb = HillClimb(batch_sizes(cap, static), limits)
     ranking.finish(climb)
@@ -79,11 +78,11 @@ def case(what: tuple[str, str, int]) -> dict[str, Any]:
     if climb.best is None:
         return found
     chosen = climb.best.policy
-    size = chosen.describe()["batch_size"]
+    size = chosen.batch_size
     sweep = swept(ranking, [DeepRecSched(size, n) for n in (*limits, None)])
     assert sweep.best is not None
     ladder = [*limits, None]
-    tried = [ladder.index(s.best.policy.describe()["offload_above"]) for s in (climb, sweep) if s.best]
+    tried = [ladder.index(s.best.policy.offload_above) for s in (climb, sweep) if s.best]
     beyond = {
         kind: swept(ranking, [make(size, n, DEVICE_QUERIES * cap) for n in limits]).best
         for kind, make in BEYOND.items()

@@ -31,7 +31,7 @@ from common import ROOT, load, measured_on, put_in, save
 from deeprecsys.api.engines import sizes_of
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.trials import LiveTrials, baseline, measure_profile, sample_sizes
-from deeprecsys.api.virtual import SamplePath
+from deeprecsys.api.virtual import sample_path
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile, quantiles_of, slowdown
 from deeprecsys.core.runlog import RunLog, Status, summarise
@@ -39,9 +39,9 @@ from deeprecsys.core.target import percentile
 from deeprecsys.node.node import Node
 from deeprecsys.node.trial import Recording
 from deeprecsys.report import format as f
-from deeprecsys.search.by_model import Ranking
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.hill_climb import HillClimb
+from deeprecsys.search.rank import Ranking
 from deeprecsys.search.saturation import saturation_qps
 from deeprecsys.search.slow_trials import NEAR
 from deeprecsys.simulate.fast import Services, run
@@ -96,7 +96,7 @@ def measure(name: str) -> dict[str, Any]:
     live_item_s = trials.pace_near(live_qps)
     paces = []
     for p in pieces:
-        path = SamplePath(p, job.workload, workers, job.target).log(policy, live_qps)
+        path = sample_path(p, job.workload, workers, job.target)(policy, live_qps)
         paces.append(live_item_s / per_item(path))
     at_pace = [
         predict(p.slowed(pace * slowdown(p.host_s, live_qps, workers)), job, workers, policy, live_qps)
@@ -120,7 +120,7 @@ def measure(name: str) -> dict[str, Any]:
 
 def predict(profile: LatencyProfile, job: Experiment, workers: int, policy: Policy, hint_qps: float) -> float:
     """The capacity by the simulator."""
-    path = SamplePath(profile, job.workload, workers, job.target)
+    path = sample_path(profile, job.workload, workers, job.target)
     found = Ranking(path, job.target, hint_qps).score(policy, None).capacity_qps
     assert found is not None
     return found
@@ -130,7 +130,7 @@ def best_on(profile: LatencyProfile, node: Node, job: Experiment) -> tuple[Polic
     """The batch size that the simulator finds best, and about its capacity."""
     hint = saturation_qps(profile, baseline(node, job).batch_size, sample_sizes(job), node.workers)
     search = HillClimb(sizes_of(job, node.workers))
-    Ranking(SamplePath(profile, job.workload, node.workers, job.target), job.target, hint).finish(search)
+    Ranking(sample_path(profile, job.workload, node.workers, job.target), job.target, hint).finish(search)
     assert search.best is not None
     return search.best.policy, search.best.qps
 
@@ -226,7 +226,7 @@ def inflation(log: RunLog, profile: LatencyProfile, workers: int) -> float:
 
 def occupied_per_item(log: RunLog) -> float:
     """Worker-seconds from dispatch to completion that an item took live: what a profile's times are."""
-    return float(log.extra["occupied_s"]) / int(log.size.sum())
+    return log.occupied_s / int(log.size.sum())
 
 
 def per_item(log: RunLog) -> float:
@@ -244,7 +244,7 @@ class Watched(LiveTrials):
         log = super().__call__(policy, rate_qps, duration_s, seed)
         done = log.status == Status.SERVED
         if done.all():  # of others it is not known what the time went to
-            self.seen.append((rate_qps, log.extra["occupied_s"], float(log.size.sum())))
+            self.seen.append((rate_qps, log.occupied_s, float(log.size.sum())))
         return log
 
     def pace_near(self, rate_qps: float) -> float:

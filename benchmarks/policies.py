@@ -47,7 +47,7 @@ from deeprecsys.report import format as f
 from deeprecsys.search.hill_climb import HillClimb
 from deeprecsys.search.history import UNREACHABLE, KnownCapacity, Search, batch_sizes
 from deeprecsys.search.neighbours import finer, model_search
-from deeprecsys.search.sample_path import capacity_on_path
+from deeprecsys.search.rank import capacity_on_path
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.workload.stream import Workload
@@ -78,7 +78,7 @@ class Case:
 
     @property
     def target(self) -> Target:
-        return Target(model(self.model).medium_target_ms / 1e3 * LEVELS[self.level])
+        return Target(latency_s=model(self.model).medium_target_ms / 1e3 * LEVELS[self.level])
 
 
 class Path:

@@ -18,7 +18,7 @@ from deeprecsys.core.target import Target
 from deeprecsys.workload.stream import Stream, Workload
 from serving import Bench, Extent, Row, bench, load, publish, table
 
-MODEL, TARGET = "wnd", Target(0.025)
+MODEL, TARGET = "wnd", Target(latency_s=0.025)
 FIXED = (64, 128, 256, 512, 1000)
 PEAK = 0.75
 """Of the day in items per second, over what is answered in time when twice the stated load is offered."""

@@ -93,7 +93,7 @@ async def real(name: str, rows_scale: float) -> AsyncIterator[Backend]:
     profile = LatencyProfile(name, (Point(1, 1, (1e-3,)), Point(1, MAX_ITEMS, (2e-2,))))
     config = ModelConfig(
         name,
-        Target(60.0),
+        Target(latency_s=60.0),
         Coalescing(BATCH_SIZE, FINEST),
         profile,
         rows_scale=rows_scale,

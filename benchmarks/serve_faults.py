@@ -18,7 +18,7 @@ from deeprecsys.core.target import Target
 from serving import Extent, Row, Server, bench, publish, table
 from serving_client import After
 
-MODEL, TARGET, SHARE = "wnd", Target(0.025), 0.4
+MODEL, TARGET, SHARE = "wnd", Target(latency_s=0.025), 0.4
 WITHIN_S = 2.0
 
 

@@ -16,7 +16,7 @@ from deeprecsys.core.target import Target
 from serving import Extent, Row, bench, flat, footprints, from_to, publish, table
 from serving_client import After
 
-MODEL, TARGET = "wnd", Target(0.025)
+MODEL, TARGET = "wnd", Target(latency_s=0.025)
 TIMES, SHARE = 3.0, 0.5
 GOODPUT, RECOVERY_S = 0.9, 2.0
 

@@ -25,7 +25,7 @@ from deeprecsys.node.service.hosted_model import ModelConfig
 from deeprecsys.node.service.service import Service, ServiceConfig
 from serving import Bench, Extent, Row, bench, flat, footprints, from_to, publish, table
 
-MODEL, TARGET, SHARE = "wnd", Target(0.025), 0.8
+MODEL, TARGET, SHARE = "wnd", Target(latency_s=0.025), 0.8
 STABLE = 1.5
 
 
@@ -62,7 +62,7 @@ def drain(b: Bench, rate: float) -> dict[str, int]:
 async def swap(scale: float, queries: int) -> dict[str, Any]:
     """New weights while clients ask."""
     profile = LatencyProfile(MODEL, (Point(1, 1, (1e-3,)), Point(1, 1000, (2e-2,))))
-    config = ModelConfig(MODEL, Target(5.0), DeepRecSched(128), profile, rows_scale=scale)
+    config = ModelConfig(MODEL, Target(latency_s=5.0), DeepRecSched(128), profile, rows_scale=scale)
     service = await Service.start(ServiceConfig((config,), tuple(pinning(1, 1)), spares=0))
     lost = asked = 0
     over = False

@@ -70,7 +70,10 @@ def cases(draw: st.DrawFn) -> Case:
     n = draw(st.sampled_from([1, 19, 20, 300, 1500, 1500]))
     big = rng.random(n) < draw(st.sampled_from([0.0, 0.02, 0.045, 0.3, 1.0]))
     size = np.where(big, largest, rng.integers(1, largest // 4 + 2, n)).clip(max=largest)
-    target = Target(float(times.max() * draw(st.floats(0.3, 6))), draw(st.sampled_from([0.5, 0.95, 0.99])))
+    target = Target(
+        latency_s=float(times.max() * draw(st.floats(0.3, 6))),
+        quantile=draw(st.sampled_from([0.5, 0.95, 0.99])),
+    )
     arrival_s = np.cumsum(rng.exponential(1, n))
     return Case(times, draw(st.integers(1, 16)), draw(st.integers(1, largest)), target, arrival_s, size)
 
@@ -114,7 +117,7 @@ def test_no_fixed_batch_size_exceeds_o_fcfs_by_more_than_its_longest_batch(case:
     slack_s = longest_s * (case.cores - 1) / case.cores
     work, span = least_work(case.times_s), least_span(case.times_s, case.cores)
     path = Path.of(case.arrival_s, case.size, work, span)
-    looser = Target(case.target.latency_s + slack_s, case.target.quantile)
+    looser = Target(latency_s=case.target.latency_s + slack_s, quantile=case.target.quantile)
     bound = o_fcfs(path, case.cores, looser)
     if 0 < bound.rate_qps < np.inf:
         event("bounded")
@@ -177,7 +180,7 @@ def any_policies(draw: st.DrawFn, name: str) -> AnyPolicy:
     big = rng.random(n) < draw(st.sampled_from([0.0, 0.045, 0.3]))
     size = np.where(big, LARGEST, rng.integers(1, LARGEST // 4 + 2, n))
     target_s = float(times[:LARGEST].max() * draw(st.floats(0.3, 4)))
-    target = Target(1e-3 * target_s, draw(st.sampled_from([0.5, 0.95])))
+    target = Target(latency_s=1e-3 * target_s, quantile=draw(st.sampled_from([0.5, 0.95])))
     arrival_s = np.cumsum(rng.exponential(1e-3, n))
     return AnyPolicy(draw(ON_CPU[name]), 1e-3 * times, draw(st.integers(1, 8)), target, arrival_s, size)
 
@@ -206,7 +209,7 @@ def test_a_policy_that_mixes_exceeds_the_bounds_of_those_that_do_not() -> None:
     """Or there would be no need for two kinds of bounds."""
     times = 1e-3 * (5.0 + 0.02 * np.arange(1, LONGEST + 1))
     arrival_s = np.cumsum(np.random.default_rng(1).exponential(1e-3, 300))
-    case = AnyPolicy(Coalescing(120, 1), times, 1, Target(0.03), arrival_s, np.ones(300, int))
+    case = AnyPolicy(Coalescing(120, 1), times, 1, Target(latency_s=0.03), arrival_s, np.ones(300, int))
     alone = bounds_of(times, 1, case.target, arrival_s, case.size)
     rate = 1.5 * alone[BoundKind.O_DROP].rate_qps
     assert case.meets(case.log(rate))
@@ -215,7 +218,14 @@ def test_a_policy_that_mixes_exceeds_the_bounds_of_those_that_do_not() -> None:
 
 def test_one_core_and_one_size_reach_o_fcfs_exactly() -> None:
     rng = np.random.default_rng(1)
-    case = Case(np.full(1, 0.01), 1, 1, Target(0.05), np.cumsum(rng.exponential(1, 5000)), np.ones(5000, int))
+    case = Case(
+        np.full(1, 0.01),
+        1,
+        1,
+        Target(latency_s=0.05),
+        np.cumsum(rng.exponential(1, 5000)),
+        np.ones(5000, int),
+    )
     bounds = bounds_of(case.times_s, 1, case.target, case.arrival_s, case.size)
     rate = bounds[BoundKind.O_FCFS].rate_qps
     assert case.meets(case.log(rate * (1 - 2e-4) / case.rate_qps))
@@ -227,7 +237,7 @@ def test_overtaking_a_long_batch_beats_o_fcfs() -> None:
     as the short ones pass; one fast server would have had to finish them."""
     times = 0.001 * np.arange(1, 1001)
     arrival_s = np.array([0, 0.4, 0.45, *[0.5] * 30])
-    case = Case(times, 2, 1000, Target(1.0), arrival_s, np.array([1000] * 3 + [1] * 30))
+    case = Case(times, 2, 1000, Target(latency_s=1.0), arrival_s, np.array([1000] * 3 + [1] * 30))
     assert case.meets(case.log(1.0))
     bounds = bounds_of(times, 2, case.target, case.arrival_s, case.size)
     assert bounds[BoundKind.O_FCFS].rate_qps < case.rate_qps <= bounds[BoundKind.O_DROP].rate_qps
@@ -237,7 +247,7 @@ def test_a_late_query_in_batches_longer_than_the_target_beats_o_fcfs() -> None:
     """One query in 25 takes 2 s whole, and 3 s in two batches that a target of 1.6 s allows."""
     times = 1 + 0.001 * np.arange(1, 1001)
     size = np.where(np.arange(500) % 25 == 24, 1000, 1)
-    case = Case(times, 1, 1000, Target(1.6), 1.55 * np.arange(1, 501), size)
+    case = Case(times, 1, 1000, Target(latency_s=1.6), 1.55 * np.arange(1, 501), size)
     assert case.meets(case.log(1.0))
     bounds = bounds_of(times, 1, case.target, case.arrival_s, size)
     assert bounds[BoundKind.O_FCFS].rate_qps < 0.95 * case.rate_qps
@@ -267,10 +277,10 @@ def test_an_accelerator_stays_within_the_two_pools() -> None:
 @pytest.mark.parametrize("coalescing", [False, True])
 def test_targets_out_of_reach_and_paths_that_nothing_binds(coalescing: bool) -> None:
     arrival_s, size = np.arange(1.0, 41.0), np.full(40, 4)
-    none = bounds_of([1.0, 1.0, 1.0, 1.0], 2, Target(0.5), arrival_s, size, coalescing=coalescing)
+    none = bounds_of([1.0, 1.0, 1.0, 1.0], 2, Target(latency_s=0.5), arrival_s, size, coalescing=coalescing)
     assert none[BoundKind.O_FCFS].rate_qps == none[BoundKind.O_DROP].rate_qps == 0
-    free = bounds_of([1e-3] * 4, 2, Target(0.5), arrival_s, size, coalescing=coalescing)
+    free = bounds_of([1e-3] * 4, 2, Target(latency_s=0.5), arrival_s, size, coalescing=coalescing)
     assert free[BoundKind.O_FCFS].rate_qps == free[BoundKind.O_DROP].rate_qps == np.inf
     at_once = np.full(40, 1.0)
-    burst = bounds_of([1.0] * 4, 2, Target(1.5), at_once, size, coalescing=coalescing)
+    burst = bounds_of([1.0] * 4, 2, Target(latency_s=1.5), at_once, size, coalescing=coalescing)
     assert burst[BoundKind.O_FCFS].rate_qps == burst[BoundKind.O_DROP].rate_qps == 0

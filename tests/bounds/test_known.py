@@ -31,7 +31,7 @@ def test_the_small_check(sla_ms: int, facts: tuple[float, ...], ours: tuple[floa
     rng = np.random.default_rng(1)
     size = parse("mlperf").of(rng.random(QUERIES), np.zeros(QUERIES))
     arrival_s = np.cumsum(rng.exponential(1, QUERIES))
-    target = Target(sla_ms / 1e3)
+    target = Target(latency_s=sla_ms / 1e3)
     whole = CORES / float(TIMES_S[size - 1].mean())
     profile = Tabulated(LatencyProfile("x", (Point(1, 1, (TIMES_S[0],)), Point(1, 700, (TIMES_S[-1],)))))
 
@@ -67,10 +67,10 @@ def test_capacity_and_fraction_name_the_bound() -> None:
 
 def test_planning_estimate_of_one_size() -> None:
     theta = math.log(20) / 0.1
-    found = planning_estimate([0.02], [1.0], 2, Target(0.1))
+    found = planning_estimate([0.02], [1.0], 2, Target(latency_s=0.1))
     assert found.rate_qps == pytest.approx(theta / (math.exp(theta * 0.01) - 1))
-    assert planning_estimate([0.02, np.inf], [0.5, 0.5], 2, Target(0.1)).rate_qps == 0
-    assert planning_estimate([1e9], [1.0], 2, Target(0.1)).rate_qps == 0
+    assert planning_estimate([0.02, np.inf], [0.5, 0.5], 2, Target(latency_s=0.1)).rate_qps == 0
+    assert planning_estimate([1e9], [1.0], 2, Target(latency_s=0.1)).rate_qps == 0
 
 
 def test_o_fcfs_of_an_m_d_1_queue() -> None:
@@ -78,7 +78,7 @@ def test_o_fcfs_of_an_m_d_1_queue() -> None:
     rng = np.random.default_rng(3)
     n, service_s = 400_000, 1.0
     path = Path.of(np.cumsum(rng.exponential(1, n)), np.ones(n), np.array([service_s]), np.array([service_s]))
-    target = Target(6.0)
+    target = Target(latency_s=6.0)
     rate = o_fcfs(path, 1, target).rate_qps
     wait_s, terms = target.latency_s - service_s, np.arange(0, 6)
     shift = rate * (wait_s - terms * service_s)
@@ -93,7 +93,7 @@ def test_o_drop_abandons_exactly_the_share_that_may_be_late() -> None:
     one = np.array([1.0])
     for slots, rate in ((95, np.inf), (94, 0.0)):
         path = Path.of(arrival_s, np.ones(100), one, one)
-        assert o_drop(path, 1, Target(float(slots))).rate_qps == rate
+        assert o_drop(path, 1, Target(latency_s=float(slots))).rate_qps == rate
 
 
 def test_o_drop_leaves_out_the_large() -> None:
@@ -103,7 +103,10 @@ def test_o_drop_leaves_out_the_large() -> None:
     size = np.where(rng.random(n) < 0.04, 100, 1)
     work = 0.01 * np.arange(1, 101)
     path = Path.of(np.cumsum(rng.exponential(1, n)), size, work, work)
-    drop, fcfs = o_drop(path, 1, Target(10.0)).rate_qps, o_fcfs(path, 1, Target(10.0)).rate_qps
+    drop, fcfs = (
+        o_drop(path, 1, Target(latency_s=10.0)).rate_qps,
+        o_fcfs(path, 1, Target(latency_s=10.0)).rate_qps,
+    )
     assert drop == pytest.approx(1 / (0.96 * 0.01), rel=0.05)
     assert fcfs < 0.3 * drop
 

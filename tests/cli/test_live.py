@@ -70,14 +70,10 @@ class Slower:
         )  # fmt: skip
         if not self.serves or stream.rate_qps > self.most_qps:
             log = replace(log, status=np.full_like(log.status, Status.SHED))
-        extra: dict[str, Any] = {
-            "occupied_s": log.busy_s,
-            "elapsed_s": log.duration_s,
-            "node_cpu_share": 0.0,
-            "batches": 0,
-            "stalled_s": self.stalled_s,
-        }
-        return replace(log, extra=extra)
+        return replace(
+            log, occupied_s=log.busy_s, elapsed_s=log.duration_s, node_cpu_share=0.0, batches=0,
+            stalled_s=self.stalled_s,
+        )  # fmt: skip
 
     def measure(self, batch: int, busy: int, repeats: int, rest_s: float = 0.0) -> np.ndarray[Any, Any]:
         self.measured += 1

@@ -25,7 +25,7 @@ from deeprecsys.core.policy import (
 from deeprecsys.core.target import Target
 from tests.core.policies import BY_NAME
 
-TARGET = Target(0.1)
+TARGET = Target(latency_s=0.1)
 
 
 def policy(

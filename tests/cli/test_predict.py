@@ -31,8 +31,7 @@ def confirmed(job: Experiment, by: float, qps: float, trials: int = 3, says: boo
             policy, stream.arrival_s, stream.size, PROFILE.slowed(by), 1,
             warmup_s=warmup_s(duration_s, job.target), rate_qps=rate_qps,
         )  # fmt: skip
-        extra = {"seconds_per_item": log.busy_s / int(stream.size.sum())} if says else {}
-        return replace(log, extra=extra)
+        return replace(log, seconds_per_item=log.busy_s / int(stream.size.sum()) if says else None)
 
     runner = Runner(trial, POLICY, job.target, seed=5)
     for _ in range(trials):

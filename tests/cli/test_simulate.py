@@ -68,7 +68,7 @@ def test_without_a_rate_the_capacity_is_theorys(
     constant: list[str], answered: Answered, workers: int
 ) -> None:
     doc = answered(*constant, "--workers", str(workers), "--batch-size", "1", "--sla-ms", "80")
-    theory = theory_qps(workers, Target(0.080 / SERVICE_S)) / SERVICE_S
+    theory = theory_qps(workers, Target(latency_s=0.080 / SERVICE_S)) / SERVICE_S
     low, high = doc["interval_qps"]
     assert low <= theory <= high
     assert doc["qps"] == doc["capacity_qps"] == pytest.approx(theory, rel=0.01)
@@ -106,7 +106,7 @@ def test_bounds_of_shared_batches_allow_for_batches_beyond_the_largest_query(
     bound = bounds_of(
         np.full(64, SERVICE_S),
         1,
-        Target(0.05),
+        Target(latency_s=0.05),
         np.arange(1, 1001) / 2000,
         np.ones(1000, int),
         coalescing=True,

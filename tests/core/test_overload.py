@@ -30,7 +30,7 @@ from deeprecsys.core.target import Target
 from deeprecsys.simulate.fast import run
 from deeprecsys.workload.stream import Workload
 
-TARGET = Target(0.1)
+TARGET = Target(latency_s=0.1)
 QUANTILES = (0.0, 0.5, 1.0)
 SPAN_S = 12.0
 

@@ -84,7 +84,7 @@ def test_a_killed_accelerator_worker_loses_no_query_and_is_replaced(node):
                 os.kill(node.pool.pids[-1], signal.SIGKILL)
 
     queries = stream([80, 5] * 100, gap_s=0.01)
-    log = node.run(DeepRecSched(100, ABOVE), queries, Target(5.0), hooks=Kill())
+    log = node.run(DeepRecSched(100, ABOVE), queries, Target(latency_s=5.0), hooks=Kill())
     assert node.pool.deaths == deaths + 1
     assert set(log.status.tolist()) == {Status.SERVED}
 

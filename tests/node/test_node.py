@@ -108,8 +108,8 @@ def test_every_query_is_answered_once_with_its_own_scores(node: Node) -> None:
     sizes = np.random.default_rng(1).integers(1, 101, 300).tolist()
     queries = stream(sizes)
     collect = Collect()
-    log = node.run(DeepRecSched(16), queries, Target(1.0), hooks=collect)
-    summary = summarise(log, Target(1.0))
+    log = node.run(DeepRecSched(16), queries, Target(latency_s=1.0), hooks=collect)
+    summary = summarise(log, Target(latency_s=1.0))
     assert (summary.completed, summary.shed, summary.failed, summary.served) == (300, 0, 0, 1.0)
     assert np.all(log.arrival_s <= log.issued_s)
     assert np.all(log.issued_s <= log.start_s)
@@ -211,9 +211,9 @@ def test_an_id_outside_its_table_fails_its_query_alone(node: Node) -> None:
 
 def test_hopeless_overload_is_given_up_and_counted(node: Node) -> None:
     queries = stream([100] * 4000, gap_s=1e-5)
-    log = node.run(Static(100), queries, Target(0.001))
-    summary = summarise(log, Target(0.001))
-    assert log.extra["abandoned"]
+    log = node.run(Static(100), queries, Target(latency_s=0.001))
+    summary = summarise(log, Target(latency_s=0.001))
+    assert log.abandoned
     assert summary.served < 1
     assert summary.p95_ms == float("inf")
     assert summarise(node.run(Static(8), stream([20] * 50))).served == 1.0

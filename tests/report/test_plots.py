@@ -31,7 +31,7 @@ from deeprecsys.report.plots.look import VARIABLES
 from deeprecsys.report.slices import Slices
 from tests.report.trials import poisson, run
 
-TARGET = Target(0.1)
+TARGET = Target(latency_s=0.1)
 INF, NAN = np.inf, np.nan
 
 

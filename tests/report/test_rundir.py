@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ RESULT = {"model": "ncf", "static": {"p99_ms": math.inf, "p50_ms": 1 / 3}, "rati
 def write(path: Path) -> tuple[RunLog, Slices]:
     log, batches = poisson(300, 2, seed=3)
     log.status[5], log.finish_s[5] = 2, np.nan
-    log.extra.update(failures=["query 5: why"], node_cpu_share=0.25)
+    log = replace(log, node_cpu_share=0.25, abandoned=False, extra={"failures": ["query 5: why"]})
     with RunWriter(path, {"node": {"model": "ncf"}}, {"cpu": "test", "cores": 2}) as writer:
         writer.event({"event": "probe", "miss": math.nan})
         assert writer.trial("static", log, batches, {"role": "static"}) == "static"

@@ -76,7 +76,7 @@ def write_tuned(
     sizes: list[int] | None = None,
 ) -> None:
     """Tune in virtual time, as the command does, and keep it all in a run directory."""
-    target = target or Target(0.1)
+    target = target or Target(latency_s=0.1)
     fine = Settings(resolution=0.02, trial_s=seconds, budget_s=10 * seconds)
     settings = TuneSettings(
         candidate=replace(fine, resolution=0.06),

@@ -13,7 +13,7 @@ from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.search.history import KnownCapacity, Search
 
-TARGET = Target(0.1)
+TARGET = Target(latency_s=0.1)
 
 
 def log(

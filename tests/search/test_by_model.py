@@ -12,7 +12,7 @@ import pytest
 from deeprecsys.core.errors import InputError, NotConfirmedError, TargetUnreachableError
 from deeprecsys.core.policy import Adaptive, Coalescing, Policy, Static
 from deeprecsys.core.profile import LatencyProfile, Point
-from deeprecsys.core.runlog import RunLog, Summary, summarise, warmup_s
+from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.search import (
     ConfirmSettings,
@@ -24,15 +24,16 @@ from deeprecsys.search import (
     TrialStarted,
     batch_sizes,
 )
-from deeprecsys.search.by_model import GAIN, ModelSettings, Ranking, tune_by_model
+from deeprecsys.search.by_model import GAIN, ModelSettings, tune_by_model
 from deeprecsys.search.neighbours import Chain, beyond_fixed
+from deeprecsys.search.rank import Ranking
 from deeprecsys.simulate import VirtualNode
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.workload.sizes import parse
 from tests.search.fakes import late
 
-TARGET = Target(0.03)
+TARGET = Target(latency_s=0.03)
 WORKERS = 4
 STATIC = Static.baseline(1000, WORKERS)
 SIZES = batch_sizes(1000, STATIC.batch_size)
@@ -84,15 +85,13 @@ class World:
         self.ran.append((policy, rate_qps, len(log.size)))
         return log
 
-    def path(self, policy: Policy, rate_qps: float) -> Summary:
+    def path(self, policy: Policy, rate_qps: float) -> RunLog:
         self.paths += 1
         unit, size = self.load.path(6000, 1)
         arrival = unit / rate_qps
         warm = warmup_s(float(arrival[-1]), TARGET)
         service = Tabulated(self.profile)
-        return summarise(
-            run(policy, arrival, size, service, WORKERS, warmup_s=warm, rate_qps=rate_qps), TARGET
-        )
+        return run(policy, arrival, size, service, WORKERS, warmup_s=warm, rate_qps=rate_qps)
 
     def tune(
         self, progress: Callable[..., None] = lambda e: None, settings: ModelSettings = QUICK, hint=500.0
@@ -234,10 +233,12 @@ def test_a_hint_that_cannot_be_is_refused():
 
 
 def test_the_default_settings_confirm_within_about_their_budget():
-    s = ModelSettings.of(Target(0.1), 32.0)
+    s = ModelSettings.of(Target(latency_s=0.1), 32.0)
     assert 2 * s.confirm.rounds * s.confirm.trial_s <= 32.0
     assert s.confirm.upward
     assert s.confirm.budget_s < s.confirm.limit_s <= 32.0 - 2 * s.confirm.trial_s, (
         "a round of both comes after"
     )
-    assert ModelSettings.of(Target(2.0), 4.0).confirm.trial_s == 12.0, "never too short to see a queue"
+    assert ModelSettings.of(Target(latency_s=2.0), 4.0).confirm.trial_s == 12.0, (
+        "never too short to see a queue"
+    )

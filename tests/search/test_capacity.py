@@ -42,7 +42,7 @@ def test_the_exact_waits_agree_with_the_classical_m_d_1_sum_and_with_simulation(
     rate, t = 0.8, 4.6  # Erlang's alternating sum, which is accurate at so small a t
     terms = [(rate * (k - t)) ** k / np.prod(np.arange(1, k + 1)) * np.exp(-rate * (k - t)) for k in range(5)]
     assert wait_tail(rate, 1, t) == pytest.approx(1 - (1 - rate) * sum(terms), abs=1e-12)
-    target = Target(5.0)
+    target = Target(latency_s=5.0)
     rate = theory_qps(4, target)
     misses = [summarise(MDc(4, target)(POLICY, rate, 4e5 / rate, s), target).miss_rate for s in range(8)]
     assert abs(np.mean(misses) - 0.05) < 4 * np.std(misses, ddof=1) / np.sqrt(8)
@@ -51,7 +51,7 @@ def test_the_exact_waits_agree_with_the_classical_m_d_1_sum_and_with_simulation(
 @pytest.mark.parametrize(("servers", "latency"), [(1, 10.0), (4, 5.0)], ids=["M/D/1", "M/D/4"])
 def test_the_capacity_is_theorys_and_the_intervals_cover_it(servers, latency):
     """At least 95 of 100 seeds, each within 2 %, from hints on either side."""
-    target = Target(latency)
+    target = Target(latency_s=latency)
     theory = theory_qps(servers, target)
     covered, errors = 0, []
     for seed in range(100):
@@ -70,7 +70,7 @@ def test_the_capacity_is_theorys_and_the_intervals_cover_it(servers, latency):
 
 def test_short_trials_that_begin_empty_do_not_flatter():
     """Trials of 15 targets, where the queue takes 40 to forget that it began empty."""
-    target = Target(50.0)
+    target = Target(latency_s=50.0)
     theory = theory_qps(1, target)
     settings = Settings(trial_s=750.0, budget_s=12 * 750.0)
     found = [
@@ -203,7 +203,7 @@ def test_a_void_trial_is_repeated_and_reported_and_counts_for_nothing():
 
 
 def stalls(record, share):
-    return replace(record, extra={**record.extra, "stalled_s": share * record.workers * record.duration_s})
+    return replace(record, stalled_s=share * record.workers * record.duration_s)
 
 
 def test_a_trial_in_which_the_machine_stood_still_is_repeated():
@@ -228,7 +228,7 @@ def test_a_machine_that_always_stands_still_is_measured_as_it_is():
 
 
 def paced(record, seconds):
-    return replace(record, extra={**record.extra, "seconds_per_item": seconds})
+    return replace(record, seconds_per_item=seconds)
 
 
 def test_trials_on_a_machine_that_was_slow_for_a_while_are_repeated_or_left_out():

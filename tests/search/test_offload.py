@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from deeprecsys.core.errors import TargetUnreachableError
 from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Policy, Static
 from deeprecsys.core.profile import LatencyProfile, Point
-from deeprecsys.core.runlog import Summary, summarise, warmup_s
+from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.node.node import Node, NodeConfig
 from deeprecsys.search import (
@@ -28,9 +28,9 @@ from deeprecsys.search import (
     capacity,
     thresholds,
 )
-from deeprecsys.search.by_model import ModelSettings, Ranking, tune_by_model
+from deeprecsys.search.by_model import ModelSettings, tune_by_model
 from deeprecsys.search.history import MOVES, UNREACHABLE
-from deeprecsys.search.sample_path import TOLERANCE
+from deeprecsys.search.rank import TOLERANCE, Ranking
 from deeprecsys.search.tuner import TuneSettings, tune
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.published import GTX_1080_TI, device_profile
@@ -52,18 +52,17 @@ class Path1080:
         self.cores = cores
         cpu = LatencyProfile.from_json(json.loads((PROFILES / f"amd-avx2-2c-{name}.json").read_text()))
         self.services = {CPU: Tabulated(cpu), GPU: Tabulated(device_profile(cpu, GTX_1080_TI))}
-        self.target = Target(model(name).medium_target_ms / 1e3)
+        self.target = Target(latency_s=model(name).medium_target_ms / 1e3)
         rng = np.random.default_rng(7)
         self.unit = np.cumsum(rng.exponential(size=QUERIES))
         self.size = parse("production").of(rng.random(QUERIES), self.unit)
         self.hint = cores / cpu.seconds(139, cores)
 
-    def __call__(self, policy: Policy, rate_qps: float) -> Summary:
+    def __call__(self, policy: Policy, rate_qps: float) -> RunLog:
         arrivals = self.unit / rate_qps
         warm = warmup_s(float(arrivals[-1]), self.target)
         workers = {CPU: self.cores, GPU: 1}
-        log = run(policy, arrivals, self.size, self.services, workers, warmup_s=warm, rate_qps=rate_qps)
-        return summarise(log, self.target)
+        return run(policy, arrivals, self.size, self.services, workers, warmup_s=warm, rate_qps=rate_qps)
 
 
 def test_steps_that_move_hardly_an_item_are_no_steps() -> None:
@@ -167,7 +166,7 @@ def test_tuning_live_returns_no_threshold_that_never_ran(kind: str, seed: int, b
 def test_tuning_by_model_returns_no_threshold_that_never_ran(kind: str, seed: int) -> None:
     """Neither in virtual time nor live: what is returned was confirmed on the node."""
     model, node = Cliff(landscape(kind, seed)), Cliff(landscape(kind, seed))
-    ranking = Ranking(lambda p, rate: summarise(model(p, rate, 10.0, 0), TARGET), TARGET, 200.0)
+    ranking = Ranking(lambda p, rate: model(p, rate, 10.0, 0), TARGET, 200.0)
     settings = ModelSettings(SHORT, ConfirmSettings(trial_s=2.0, rounds=2, most_rounds=2))
     found = tune_by_model(
         node, model, ranking, TARGET, static=Static(250), search=searched(), settings=settings
@@ -198,7 +197,7 @@ def test_both_knobs_are_tuned_live_against_an_emulated_accelerator(tmp_path: Pat
     )
     workload, target = (
         Workload.parse(None, "normal:100,60,300", trace=None, seed=0, locality="uniform"),
-        Target(0.05),
+        Target(latency_s=0.05),
     )
     climb = HillClimb([40, 300], [0, 90, 200])
     with Node(config) as node:

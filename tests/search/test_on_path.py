@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.target import Target
-from deeprecsys.search.sample_path import TOLERANCE, capacity_on_path
+from deeprecsys.search.rank import TOLERANCE, capacity_on_path
 from tests.search.queues import theory_qps, waits_s
 
 
@@ -36,7 +36,7 @@ def test_from_any_hint_the_crossing_is_found_to_the_tolerance(qps, hint, toleran
 
 
 def test_on_a_path_of_m_d_1_it_is_what_trying_every_rate_finds_and_about_theory():
-    target = Target(10.0)
+    target = Target(latency_s=10.0)
     unit = np.cumsum(np.random.default_rng(3).exponential(size=200_000))
 
     def meets(rate):

@@ -24,7 +24,7 @@ from deeprecsys.zoo.schema import Per, Schema, SparseInput
 
 FAST = LatencyProfile("any", (Point(1, 1, (1e-4,)), Point(1, 100, (1e-3,))))
 SMALL = ModelConfig(
-    "dlrm-rmc1", Target(5.0), DeepRecSched(16), FAST, rows_scale=1e-3, engine="eager", max_items=100
+    "dlrm-rmc1", Target(latency_s=5.0), DeepRecSched(16), FAST, rows_scale=1e-3, engine="eager", max_items=100
 )
 
 

@@ -83,7 +83,15 @@ class StandIn:
         made = cls()
         for name, schema in (schemas or SCHEMAS).items():
             made.models[name] = ServedModel(
-                name, "1", schema, Target(0.1), MAX_ITEMS, "stand-in", True, True, {"policy": "static"}
+                name,
+                "1",
+                schema,
+                Target(latency_s=0.1),
+                MAX_ITEMS,
+                "stand-in",
+                True,
+                True,
+                {"policy": "static"},
             )
         return made
 

@@ -27,7 +27,7 @@ def stream(queries: int = 40, size: str = "fixed:5") -> Stream:
 
 def test_every_query_is_sent_and_scored(running: Running) -> None:
     sent = stream()
-    log = load(f"http://{running.http}", "mixed", MIXED, sent, Target(1.0), seed=1)
+    log = load(f"http://{running.http}", "mixed", MIXED, sent, Target(latency_s=1.0), seed=1)
     assert (log.status == Status.SERVED).all()
     assert log.extra["answers"] == {"200": 40}
     assert (log.issued_s >= log.arrival_s - 1e-3).all()
@@ -36,7 +36,7 @@ def test_every_query_is_sent_and_scored(running: Running) -> None:
 
 def test_the_load_is_open_loop(running: Running) -> None:
     running.backend.delay_s = 0.3
-    log = load(f"http://{running.http}", "mixed", MIXED, stream(20), Target(1.0), seed=1)
+    log = load(f"http://{running.http}", "mixed", MIXED, stream(20), Target(latency_s=1.0), seed=1)
     assert (log.status == Status.SERVED).all()
     assert np.ptp(log.issued_s) < 20 * 0.3 / 2  # nobody waited for an answer before sending
     assert (log.latency_s >= 0.3).all()
@@ -44,19 +44,19 @@ def test_the_load_is_open_loop(running: Running) -> None:
 
 def test_refusals_are_shed_and_failures_failed(running: Running) -> None:
     running.backend.refuse = Reason.OVERLOAD
-    log = load(f"http://{running.http}", "mixed", MIXED, stream(5), Target(1.0), seed=1)
+    log = load(f"http://{running.http}", "mixed", MIXED, stream(5), Target(latency_s=1.0), seed=1)
     assert (log.status == Status.SHED).all()
     running.backend.refuse, running.backend.fail = None, "no"
-    log = load(f"http://{running.http}", "mixed", MIXED, stream(5), Target(1.0), seed=1)
+    log = load(f"http://{running.http}", "mixed", MIXED, stream(5), Target(latency_s=1.0), seed=1)
     assert (log.status == Status.FAILED).all()
     assert log.extra["answers"] == {"500": 5}
 
 
 def test_a_server_that_is_not_there_or_lacks_the_model(running: Running) -> None:
     with pytest.raises(InputError, match="does not have the model 'wnd'"):
-        load(f"http://{running.http}", "wnd", MIXED, stream(1), Target(1.0), seed=1)
+        load(f"http://{running.http}", "wnd", MIXED, stream(1), Target(latency_s=1.0), seed=1)
     with pytest.raises(NodeError, match="nothing answers at http"):
-        load("http://127.0.0.1:1", "wnd", MIXED, stream(1), Target(1.0), seed=1)
+        load("http://127.0.0.1:1", "wnd", MIXED, stream(1), Target(latency_s=1.0), seed=1)
 
 
 def test_addresses() -> None:

@@ -99,7 +99,7 @@ PROFILE = LatencyProfile("any", (Point(1, 1, (2e-3,)), Point(1, 1000, (102e-3,))
 
 @pytest.mark.parametrize("present", [None, Coalescing(64, 8)])
 def test_a_question_crosses_to_another_process_unchanged(present):
-    question = Question(PROFILE, [4, 7], 2, Target(0.06), 1000, present, 500)
+    question = Question(PROFILE, [4, 7], 2, Target(latency_s=0.06), 1000, present, 500)
     crossed = Question.from_json(json.loads(json.dumps(question.to_json())))
     assert replace(crossed, profile=PROFILE) == question
     assert crossed.profile.to_json() == PROFILE.to_json()
@@ -107,7 +107,7 @@ def test_a_question_crosses_to_another_process_unchanged(present):
 
 def test_small_queries_share_batches_and_large_ones_are_cut():
     """A batch costs 2 ms and an item 0.1 ms: merging spares the former, cutting shortens the longest."""
-    target = Target(0.06)
+    target = Target(latency_s=0.06)
     small = best_policy(Question(PROFILE, [4] * 50, 2, target, 1000, DeepRecSched(1000), 4000))
     assert isinstance(small.policy, Coalescing)
     assert small.capacity_qps > 1.5 * small.present_qps
@@ -118,9 +118,22 @@ def test_small_queries_share_batches_and_large_ones_are_cut():
     assert large.policy.batch_size <= 600
 
 
+def test_a_path_with_less_work_than_the_target_has_no_endless_capacity():
+    """10,000 queries of 3 items are 30 ms of work: at any rate all would be answered within 60 ms."""
+    quick = LatencyProfile("any", (Point(1, 1, (1e-6,)), Point(1, 1000, (1e-3,))))
+    found = best_policy(
+        Question(quick, [3] * 50, 2, Target(latency_s=0.06), 1000, DeepRecSched(1000), 10_000)
+    )
+    most_qps = 2 / 3e-6
+    assert 0.9 * most_qps < found.present_qps <= 1.01 * most_qps
+    assert found.capacity_qps <= 1.01 * most_qps
+
+
 def test_a_service_changes_its_policy_by_what_it_sees_and_says_why():
     async def scenario() -> None:
-        config = changed(engine="wait:2,0.1", profile=PROFILE, target=Target(0.06), policy=DeepRecSched(100))
+        config = changed(
+            engine="wait:2,0.1", profile=PROFILE, target=Target(latency_s=0.06), policy=DeepRecSched(100)
+        )
         async with service(config, workers=2) as s:
             heard = Heard(s)
             settings = RetuneSettings(least_queries=20, hold_s=0.0, path_queries=2000)

@@ -112,7 +112,7 @@ def test_seats_that_are_open_at_once_share_no_memory() -> None:
 
 def test_a_query_in_front_of_a_full_line_is_refused_at_once_and_a_hopeless_one_dropped() -> None:
     async def scenario() -> None:
-        slow = changed(engine="wait:50", target=Target(0.2), policy=DeepRecSched(100))
+        slow = changed(engine="wait:50", target=Target(latency_s=0.2), policy=DeepRecSched(100))
         async with service(slow, workers=1) as s:
             heard = Heard(s)
             await ask_any(s)  # after which the pace of batches is known

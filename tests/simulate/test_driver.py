@@ -135,10 +135,10 @@ def test_a_virtual_node_is_a_trial():
         arrivals = np.arange(0, duration_s, 1 / rate_qps)
         return arrivals, np.full(len(arrivals), 10, dtype=np.int32)
 
-    node = VirtualNode(LatencyProfile("m", (Point(1, 10, (0.01, 0.02)),)), 2, load, Target(0.1))
+    node = VirtualNode(LatencyProfile("m", (Point(1, 10, (0.01, 0.02)),)), 2, load, Target(latency_s=0.1))
     log = node(Static(10), 50.0, 4.0, 3)
     assert log.rate_qps == 50.0
-    assert log.warmup_s == warmup_s(4.0, Target(0.1))
+    assert log.warmup_s == warmup_s(4.0, Target(latency_s=0.1))
     assert len(log.arrival_s) == 200
     assert (log.finish_s == node(Static(10), 50.0, 4.0, 3).finish_s).all()
 

@@ -48,7 +48,7 @@ def test_the_commands_run_and_find_what_theory_says(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     trial, found = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("trial", "capacity"))
     assert wait_tail(3.4, 4, trial["p95_ms"] / 10 - 1) == pytest.approx(0.05, rel=0.1)
-    assert found["capacity_qps"] == pytest.approx(100 * theory_qps(4, Target(8.0)), rel=0.01)
+    assert found["capacity_qps"] == pytest.approx(100 * theory_qps(4, Target(latency_s=8.0)), rel=0.01)
 
 
 def test_the_tables_name_every_key() -> None:

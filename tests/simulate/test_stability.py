@@ -9,7 +9,7 @@ from deeprecsys.core.dispatcher import Limits
 from deeprecsys.core.policy import Coalescing, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.simulate.fast import run
-from deeprecsys.simulate.stability import ENOUGH, stability_of
+from deeprecsys.simulate.trial import ENOUGH, stability_of
 from deeprecsys.workload.stream import Workload
 
 SECOND = LatencyProfile("m", (Point(1, 1, (1.0,)),))

@@ -8,7 +8,7 @@ from typing import Any
 
 from deeprecsys.api.experiment import Experiment, check_profile, load_profile
 from deeprecsys.api.trials import measure_profile, sample_sizes, start
-from deeprecsys.api.virtual import SamplePath
+from deeprecsys.api.virtual import sample_path
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.engine import PRECISIONS, EngineSpec
@@ -16,9 +16,9 @@ from deeprecsys.engine.dense import installed
 from deeprecsys.engine.isa import cpu_flags
 from deeprecsys.machine.record import machine_record, same_machine
 from deeprecsys.node.node import default_workers
-from deeprecsys.search.by_model import Ranking
 from deeprecsys.search.history import batch_sizes
 from deeprecsys.search.neighbours import model_search
+from deeprecsys.search.rank import Ranking, rank
 from deeprecsys.search.saturation import saturation_qps
 
 ENGINES = {"fp32": ("eager", "compiled"), "bf16": ("compiled",), "int8": ("compiled",)}
@@ -117,10 +117,9 @@ def tried_out(setup: EngineChoice, profile_s: float) -> RankedEngine:
         workers = job.node.workers or default_workers(job.node)
     static = job.baseline(workers)
     hint = saturation_qps(profile, static.batch_size, sample_sizes(job), workers)
-    ranking = Ranking(SamplePath(profile, job.workload, workers, job.target), job.target, hint)
+    ranking = Ranking(sample_path(profile, job.workload, workers, job.target), job.target, hint)
     search = model_search(sizes_of(job, workers))
-    search.tell(static, ranking.score(static, None))
-    ranking.finish(search)
+    rank(ranking, search, static)
     best = search.best
     return RankedEngine(
         setup, profile, workers, ranking, best.policy if best else None, best.qps if best else 0.0

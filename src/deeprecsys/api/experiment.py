@@ -110,12 +110,12 @@ def target_of(sla_ms: float | None, level: str | None, quantile: float, medium_m
         raise InputError("--sla-ms and --target: expected one of them, got both")
     checked_quantile(quantile)
     if sla_ms is not None:
-        return Target(positive("--sla-ms", sla_ms) / 1e3, quantile / 100)
+        return Target(latency_s=positive("--sla-ms", sla_ms) / 1e3, quantile=quantile / 100)
     if medium_ms is None:
         given = f"--target {level}" if level else "no target"
         raise InputError(f"--sla-ms: expected milliseconds, as a model of your own has no published target, "
                          f"got {given}")  # fmt: skip
-    return Target(medium_ms * LEVELS[level or "medium"] / 1e3, quantile / 100)
+    return Target(latency_s=medium_ms * LEVELS[level or "medium"] / 1e3, quantile=quantile / 100)
 
 
 def checked_quantile(percent: float) -> float:

@@ -119,7 +119,7 @@ class LiveTrials:
         log = run_trial(self._node, self._job, policy, stream, self._hooks, recording)
         if self._keeper:
             self._keeper.keep(policy, log, recording)
-        if log.extra["interrupted"]:
+        if log.interrupted:
             raise KeyboardInterrupt
         return log
 
@@ -181,7 +181,8 @@ def in_open_loop(node: Node, job: Experiment, closed: LatencyProfile) -> Latency
     if not (log.status == Status.SERVED).all():
         return profile  # of a load that was too high it is not known what the time went to
     virtual = run(policy, log.arrival_s, log.size, profile, node.workers, rate_qps=rate)
-    ratio = float(log.extra["occupied_s"]) / virtual.busy_s
+    assert log.occupied_s is not None
+    ratio = log.occupied_s / virtual.busy_s
     known = {k: v for k, v in closed.detail.items() if k != "open_loop_ratio"}
     right = profile.slowed(ratio)
     if len(recording.batches) >= LEAST_BATCHES:
@@ -198,8 +199,11 @@ def host_s(node: Node, job: Experiment, log: RunLog) -> float:
     began = time.process_time()
     batches = len(node.measure(1, node.workers, HOST_BATCHES))
     batch_s = (time.process_time() - began) / max(batches, 1)
-    spent_s = log.extra["node_cpu_share"] * log.extra["elapsed_s"]
-    return float(max(spent_s - log.extra["batches"] * batch_s, 0.0) / max(len(log.size), 1))
+    assert log.node_cpu_share is not None
+    assert log.elapsed_s is not None
+    assert log.batches is not None
+    spent_s = log.node_cpu_share * log.elapsed_s
+    return max(spent_s - log.batches * batch_s, 0.0) / max(len(log.size), 1)
 
 
 def measure_gpu(node: Node, job: Experiment, budget_s: float) -> LatencyProfile:

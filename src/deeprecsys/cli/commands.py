@@ -159,7 +159,7 @@ def bench(
             log = run_trial(node, job, policy, stream, TickHooks(bar.set), recording)
         summary = summarise(log, job.target)
         about = {**document(node, job, gpu), **policy.describe()}
-        found = {**about, **summary_document(summary), "extra": log.extra}
+        found = {**about, **summary_document(summary), "extra": log.observed()}
         found["touched"] = node.touched(stream)
         if out:
             batches = recording.batches if recording else None
@@ -170,7 +170,7 @@ def bench(
             write_json("--trace-out", trace_out, trace_events(log, slices, seed=job.node.seed))
     emit(text.bench(found), found, json_file)
     report_on(out_dir)
-    if log.extra["interrupted"]:
+    if log.interrupted:
         raise KeyboardInterrupt
 
 

@@ -37,5 +37,5 @@ def bench_url(url: str, job: Experiment, stream: Stream) -> tuple[RunLog, dict[s
         "machine": machine_record(),
         **summary_document(summarise(log, job.target)),
         "utilisation": None,
-        "extra": log.extra,
+        "extra": log.observed(),
     }

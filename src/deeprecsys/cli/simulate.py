@@ -11,7 +11,7 @@ from deeprecsys.api.accelerator import check_gpu, emulated_profile, gpu_document
 from deeprecsys.api.experiment import checked_quantile, load_profile, target_of
 from deeprecsys.api.policies import policy_of
 from deeprecsys.api.predict import bounds_document, offloaded_share
-from deeprecsys.api.virtual import Accelerators, pools, virtual_log, virtual_node
+from deeprecsys.api.virtual import Accelerators, pools, virtual_node
 from deeprecsys.cli import options as opt
 from deeprecsys.cli.output import emit, report_on, run_directory, summary_document
 from deeprecsys.core.errors import InputError, positive
@@ -22,7 +22,7 @@ from deeprecsys.core.target import Target
 from deeprecsys.report import text
 from deeprecsys.search.capacity import Settings, capacity
 from deeprecsys.search.saturation import saturation_qps
-from deeprecsys.simulate.stability import stability_of
+from deeprecsys.simulate.trial import stability_of, trial
 from deeprecsys.workload.stream import Stream, Workload
 from deeprecsys.zoo import MODELS
 
@@ -111,7 +111,10 @@ def simulate_command(
             assert target is not None
             found |= _search(profile, workload, count, policy, target, seed, second)
         else:
-            log = virtual_log(policy, stream, *pools(profile, count, second), seed, target)
+            log = trial(
+                policy, stream.arrival_s, stream.size, *pools(profile, count, second),
+                rate_qps=stream.rate_qps, target=target, seed=seed,
+            )  # fmt: skip
             found |= _outcome(log, target)
             if out:
                 out.trial("simulated", log, about={**policy.describe(), "simulated": True})
@@ -181,7 +184,7 @@ def _outcome(log: RunLog, target: Target | None) -> dict[str, Any]:
 
 
 def _met(found: dict[str, Any], target: Target) -> bool:
-    return bool(found["served"] == 1 and found["miss_rate"] <= target.miss_rate)
+    return bool(found["served"] == 1 and target.allows(found["miss_rate"]))
 
 
 def _search(

@@ -24,7 +24,7 @@ from deeprecsys.api.trials import (
     sample_sizes,
     start,
 )
-from deeprecsys.api.virtual import Accelerators, SamplePath, virtual_node
+from deeprecsys.api.virtual import Accelerators, sample_path, virtual_node
 from deeprecsys.cli import options as opt
 from deeprecsys.cli.output import emit, report_on, run_directory
 from deeprecsys.cli.quality import quality_of
@@ -33,10 +33,11 @@ from deeprecsys.core.errors import positive
 from deeprecsys.core.profile import FAR, LatencyProfile
 from deeprecsys.node.node import Node
 from deeprecsys.report import text
-from deeprecsys.search.by_model import ModelSettings, Ranking, tune_by_model
+from deeprecsys.search.by_model import ModelSettings, tune_by_model
 from deeprecsys.search.hill_climb import HillClimb
 from deeprecsys.search.history import thresholds
 from deeprecsys.search.neighbours import model_search
+from deeprecsys.search.rank import Ranking
 from deeprecsys.search.saturation import saturation_qps
 from deeprecsys.search.tuner import TuneResult, tune
 
@@ -104,7 +105,7 @@ def tune_command(
                 progress=listener,
             )
         else:
-            path = SamplePath(profile, job.workload, node.workers, job.target, gpu=gpu)
+            path = sample_path(profile, job.workload, node.workers, job.target, gpu=gpu)
             same = best is not None and gpu is None and profile is best.profile
             ranking = best.ranking if best and same else Ranking(path, job.target, hint)
             found = by_model(node, job, profile, ranking, listener, budget, gpu)

@@ -1,8 +1,9 @@
-"""The run log of a trial: what happened to every query. Whatever is reported is derived from it."""
+"""The run log of a trial, one entry for each query, and the summary derived from it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -12,17 +13,21 @@ from numpy.typing import NDArray
 from deeprecsys.core.target import Target, percentile
 
 VOID_SHARE = 0.05
+"""Share of the target that the source's 99th-percentile lateness may reach before the trial is void."""
 VOID_FLOOR_S = 0.5e-3
+"""Seconds of lateness that never make a trial void."""
 STALL = 4.0
-"""Times the median: a batch that took longer was held up by something other than its work."""
+"""A batch that takes more than this many times the expected time was held up by other work of the machine."""
 STALL_FLOOR_S = 0.02
+"""Seconds beyond that from which a batch counts as held up."""
 DISTURBED_SHARE = 0.002
+"""Share of the worker-seconds lost to held-up batches above which a trial is disturbed."""
 
 
 class Status(IntEnum):
-    """What became of a query."""
+    """The state of a query at the end of a trial."""
 
-    OPEN = 0  # neither of the others when the trial ended
+    OPEN = 0  # not ended
     SERVED = 1
     SHED = 2
     FAILED = 3
@@ -31,6 +36,8 @@ class Status(IntEnum):
 @dataclass(frozen=True, slots=True)
 class RunLog:
     """Every query of a trial, as arrays of one length; times in seconds from the trial's start.
+
+    What a driver does not observe is None.
 
     Attributes:
         rate_qps: the offered rate.
@@ -41,9 +48,17 @@ class RunLog:
         finish_s: when its last slice was scored; nan if it was not.
         status: a `Status` each.
         busy_s: worker-seconds spent on batches, all workers together.
-        workers: how many workers there were.
+        workers: number of workers, of all devices.
         warmup_s: queries that arrived before this are kept, and left out of every summary.
-        extra: what the driver observed besides (its own CPU time, dead workers, ...).
+        batches: number of batches.
+        occupied_s: worker-seconds from the start of each batch until its end was known.
+        seconds_per_item: the same of the CPU's batches, per item.
+        stalled_s: worker-seconds for which batches were held up by other work of the machine.
+        elapsed_s: length of the trial on the driver's clock.
+        node_cpu_share: CPU seconds of the node's own process, over `elapsed_s`.
+        abandoned: whether the trial was given up because queries waited too long.
+        interrupted: whether the user ended it.
+        extra: further observations for reports; no algorithm reads it.
     """
 
     rate_qps: float
@@ -56,7 +71,26 @@ class RunLog:
     busy_s: float
     workers: int
     warmup_s: float
+    batches: int | None = None
+    occupied_s: float | None = None
+    seconds_per_item: float | None = None
+    stalled_s: float | None = None
+    elapsed_s: float | None = None
+    node_cpu_share: float | None = None
+    abandoned: bool | None = None
+    interrupted: bool | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def observed(self) -> dict[str, Any]:
+        """The driver's observations besides the queries, as JSON values: `extra` of results and run files."""
+        known = {name: getattr(self, name) for name in OBSERVED}
+        return {name: value for name, value in known.items() if value is not None} | self.extra
+
+    def observing(self, found: Mapping[str, Any]) -> RunLog:
+        """The run log with observations as `observed` returns them."""
+        known = {name: found[name] for name in OBSERVED if name in found}
+        extra = {name: value for name, value in found.items() if name not in OBSERVED}
+        return replace(self, **known, extra=extra)
 
     @property
     def measured(self) -> NDArray[np.bool_]:
@@ -71,9 +105,38 @@ class RunLog:
 
     @property
     def duration_s(self) -> float:
-        """From the trial's start to the last thing that happened."""
+        """Seconds from the trial's start to the last arrival or answer."""
         last = np.nanmax(self.finish_s, initial=0.0) if len(self.finish_s) else 0.0
         return float(max(last, self.arrival_s[-1] if len(self.arrival_s) else 0.0))
+
+    @property
+    def load(self) -> float:
+        """Worker-seconds of work over those that passed while the queries arrived.
+
+        Above 1 the line grows for as long as such queries arrive.
+        """
+        span_s = float(self.arrival_s[-1]) if len(self.arrival_s) else 0.0
+        return self.busy_s / (self.workers * span_s) if span_s > 0 else 0.0
+
+    def meets(self, target: Target) -> bool:
+        """Whether the measured percentile is within the target and every query was served."""
+        late = int(np.count_nonzero(self.latency_s[self.measured] > target.latency_s))
+        measured = int(np.count_nonzero(self.measured))
+        served = bool((self.status == Status.SERVED).all())
+        return served and measured > 0 and target.allows(late / measured)
+
+    def sustains(self, target: Target) -> bool:
+        """Whether the target was met at a load that can go on.
+
+        A path that holds less work than the target allows to wait meets it at any rate: that is no capacity.
+        """
+        return self.load <= 1.0 and self.meets(target)
+
+
+OBSERVED = (
+    "batches", "occupied_s", "seconds_per_item", "stalled_s", "elapsed_s", "node_cpu_share", "abandoned",
+    "interrupted",
+)  # fmt: skip
 
 
 def warmup_s(duration_s: float, target: Target | None) -> float:
@@ -84,9 +147,14 @@ def warmup_s(duration_s: float, target: Target | None) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One trial in numbers. Latencies in milliseconds, over the queries that arrived after the warm-up.
+    """Trials at one rate in numbers. Latencies in milliseconds, of the queries that came after the warm-up.
 
-    A percentile is infinite where so many queries went unserved that it falls on one of them.
+    A percentile is infinite where it falls on a query that was not served.
+
+    Attributes:
+        stalled_share: share of the worker-seconds for which batches were held up by other work.
+        served: share of all offered queries that were served, the warm-up's included.
+        misses: measured queries later than the target, or not served.
     """
 
     rate_qps: float
@@ -103,11 +171,8 @@ class Summary:
     utilisation: float
     void: bool
     stalled_share: float
-    """Worker-seconds for which batches were held up by something other than their work, of all there were."""
     served: float
-    """Share of all offered queries that were served, the warm-up's included."""
     misses: int
-    """Measured queries later than the target, or not served."""
     measured: int
 
     @property
@@ -116,31 +181,40 @@ class Summary:
 
     @property
     def disturbed(self) -> bool:
-        """Whether the machine stood still in a trial: worth a repetition, though it happened."""
+        """Whether the machine stood still during a trial, which is then worth repeating."""
         return self.stalled_share > DISTURBED_SHARE
 
+    @property
+    def all_served(self) -> bool:
+        """Whether every offered query was served, and there was one."""
+        return 0 < self.completed == self.offered
 
-def summarise(log: RunLog, target: Target | None = None) -> Summary:
-    """The summary of a run log, against a target if there is one.
+    def meets(self, target: Target) -> bool:
+        """Whether the measured percentile is within the target and every query was served."""
+        return self.all_served and target.allows(self.miss_rate)
 
-    The trial is void when the source's 99th-percentile lateness exceeds 5 % of the target or 0.5 ms,
-    whichever is more: then the load was not the load that was asked for.
+
+def summarise(logs: RunLog | Sequence[RunLog], target: Target | None = None) -> Summary:
+    """The summary of one trial, or of several at one rate, against a target if there is one.
+
+    A trial is void when the source's 99th-percentile lateness exceeds 5 % of the target or 0.5 ms,
+    whichever is more: then the load was not the load that was asked for. Of several the greatest counts.
     """
-    keep = log.measured
-    latency = log.latency_s[keep]
-    issued = ~np.isnan(log.issued_s)
-    lateness = percentile((log.issued_s - log.arrival_s)[issued], 0.99)
+    logs = [logs] if isinstance(logs, RunLog) else logs
+    latency = np.concatenate([log.latency_s[log.measured] for log in logs])
+    lateness = max(_lateness_s(log) for log in logs)
     allowed = max(VOID_SHARE * target.latency_s, VOID_FLOOR_S) if target else VOID_FLOOR_S
     finite = latency[np.isfinite(latency)]
-    count = {s: int(np.count_nonzero(log.status == s)) for s in Status}
-    offered = len(log.status)
+    status = np.concatenate([log.status for log in logs])
+    count = {s: int(np.count_nonzero(status == s)) for s in Status}
+    worker_s = sum(log.workers * log.duration_s for log in logs)
 
     def ms(quantile: float) -> float:
         return 1e3 * percentile(latency, quantile)
 
     return Summary(
-        rate_qps=log.rate_qps,
-        offered=offered,
+        rate_qps=logs[0].rate_qps,
+        offered=len(status),
         completed=count[Status.SERVED],
         shed=count[Status.SHED],
         failed=count[Status.FAILED],
@@ -150,17 +224,23 @@ def summarise(log: RunLog, target: Target | None = None) -> Summary:
         p99_ms=ms(0.99),
         max_ms=1e3 * float(latency.max()) if len(latency) else float("nan"),
         lateness_p99_ms=1e3 * lateness,
-        utilisation=log.busy_s / (log.workers * log.duration_s) if log.duration_s else 0.0,
+        utilisation=sum(log.busy_s for log in logs) / worker_s if worker_s else 0.0,
         void=bool(lateness > allowed),
-        stalled_share=log.extra.get("stalled_s", 0.0) / max(log.workers * log.duration_s, 1e-9),
-        served=count[Status.SERVED] / offered if offered else float("nan"),
+        stalled_share=sum(log.stalled_s or 0.0 for log in logs) / max(worker_s, 1e-9),
+        served=count[Status.SERVED] / len(status) if len(status) else float("nan"),
         misses=int(np.count_nonzero(latency > target.latency_s)) if target else 0,
         measured=len(latency),
     )
 
 
+def _lateness_s(log: RunLog) -> float:
+    """The 99th percentile of how late queries were issued."""
+    issued = ~np.isnan(log.issued_s)
+    return percentile((log.issued_s - log.arrival_s)[issued], 0.99)
+
+
 def stalled_s(items: NDArray[np.int64], seconds: NDArray[np.float64]) -> float:
-    """Seconds for which a trial's batches were held up by something other than their work.
+    """Seconds for which a trial's batches were held up by other work of the machine.
 
     A batch of at most the median's items should take about the median's time, and a larger one at most in
     proportion more; what exceeds `STALL` times that by `STALL_FLOOR_S` was held up, from the proportion on.

@@ -13,6 +13,9 @@ from deeprecsys.core.errors import InputError, positive
 LEVELS = {"low": 0.5, "medium": 1.0, "high": 1.5}
 """The paper's three target levels, as factors of a model's medium target (docs/facts.md §2)."""
 
+ROUNDING = 1e-12
+"""How far 1 - quantile may fall below the share that it stands for: 1 - 0.9 is less than 0.1."""
+
 
 def percentile(values: NDArray[Any], quantile: float) -> float:
     """The smallest of `values` such that at least `quantile` of them are no greater; nan when empty.
@@ -24,7 +27,7 @@ def percentile(values: NDArray[Any], quantile: float) -> float:
     return float(np.quantile(values, quantile, method="inverted_cdf"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """At least `quantile` of all offered queries are answered within `latency_s` seconds."""
 
@@ -40,3 +43,7 @@ class Target:
     def miss_rate(self) -> float:
         """The share of queries that may be late."""
         return 1.0 - self.quantile
+
+    def allows(self, miss_rate: float) -> bool:
+        """Whether the target is met when this share of the queries is late; not for nan."""
+        return miss_rate <= self.miss_rate + ROUNDING

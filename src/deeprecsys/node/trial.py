@@ -153,7 +153,7 @@ class LiveTrial:
         self._origin = 0.0
 
     def run(self, warmup_s: float) -> RunLog:
-        """Run the trial to its end, or to a Ctrl-C: `extra["interrupted"]` says which.
+        """Run the trial to its end, or to a Ctrl-C: `RunLog.interrupted` says which.
 
         Raises:
             NodeError: a worker could not be replaced.
@@ -184,16 +184,16 @@ class LiveTrial:
             busy_s=sum(used.busy_s for used in self._used.values()),
             workers=len(self._pool),
             warmup_s=warmup_s,
+            batches=sum(len(used.items) for used in self._used.values()),
+            occupied_s=sum(sum(used.occupied_s) for used in self._used.values()),
+            seconds_per_item=self._used[CPU].seconds_per_item,
+            stalled_s=self._used[CPU].stalled_s,
+            elapsed_s=elapsed,
+            node_cpu_share=(time.process_time() - cpu_before) / max(elapsed, 1e-9),
+            abandoned=abandoned,
+            interrupted=interrupted,
             extra={
-                "batches": sum(len(used.items) for used in self._used.values()),
-                "occupied_s": sum(sum(used.occupied_s) for used in self._used.values()),
-                "seconds_per_item": self._used[CPU].seconds_per_item,
-                "stalled_s": self._used[CPU].stalled_s,
                 "devices": {used.device: used.to_json() for used in self._used.values()},
-                "elapsed_s": elapsed,
-                "node_cpu_share": (time.process_time() - cpu_before) / max(elapsed, 1e-9),
-                "abandoned": abandoned,
-                "interrupted": interrupted,
                 "workers_lost": self._lost,
                 "failures": self._failures[:10],
             },

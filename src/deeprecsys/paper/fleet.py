@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.core.policy import Policy
+from deeprecsys.core.target import percentile
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.workload.arrivals import Diurnal
@@ -87,7 +88,7 @@ class DayLog:
     def quantile_s(self, q: float, keep: NDArray[np.bool_] | None = None) -> float:
         """An observed latency, such that a share `q` of queries took no longer."""
         latency = self.latency_s if keep is None else self.latency_s[keep]
-        return float(np.quantile(latency, q, method="inverted_cdf")) if len(latency) else float("nan")
+        return percentile(latency, q)
 
     def watts(self, power: Callable[[str, float], float]) -> float:
         """Mean of all machines over the day, given the power of a kind at a utilisation."""
@@ -215,7 +216,7 @@ def handfuls(log: DayLog, machines: int, q: float, draws: int, seed: int = 0) ->
     for _ in range(draws):
         chosen = _stratified(by_kind, machines, rng)
         sample = np.concatenate([log.latency_s[order[bounds[m] : bounds[m + 1]]] for m in chosen])
-        found.append(float(np.quantile(sample, q, method="inverted_cdf")) / whole - 1)
+        found.append(percentile(sample, q) / whole - 1)
     return np.array(found)
 
 

@@ -20,7 +20,7 @@ from deeprecsys.paper.platforms.accelerator import TRANSFER_SHARE
 from deeprecsys.paper.platforms.known import BROADWELL, SKYLAKE
 from deeprecsys.paper.trial import FigureCapacity, FigureTrial
 from deeprecsys.search.history import thresholds
-from deeprecsys.search.sample_path import capacity_on_path
+from deeprecsys.search.rank import capacity_on_path
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import MODELS as ZOO
@@ -62,7 +62,7 @@ class Case:
 
     @property
     def target(self) -> Target:
-        return Target(medium_s(self.model) * LEVELS[self.level])
+        return Target(latency_s=medium_s(self.model) * LEVELS[self.level])
 
 
 T = TypeVar("T")

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.policy import CPU, GPU, DeepRecSched
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.core.runlog import RunLog, warmup_s
-from deeprecsys.core.target import Target
-from deeprecsys.simulate.fast import run
+from deeprecsys.core.runlog import RunLog
+from deeprecsys.core.target import Target, percentile
 from deeprecsys.simulate.table import Tabulated
+from deeprecsys.simulate.trial import trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +58,18 @@ class FigureTrial:
     seed: int
 
     def log(self, policy: DeepRecSched, rate: float) -> RunLog:
-        at = self.unit_s / rate
         away = policy.offload_above is not None
         service = {CPU: self.cpu[1], GPU: self.gpu[1]} if away else self.cpu[1]
         workers = {CPU: self.cores, GPU: 1} if away else self.cores
-        return run(
-            policy, at, self.size, service, workers, seed=self.seed, rate_qps=rate,
-            warmup_s=warmup_s(float(at[-1]), self.target),
-        )  # fmt: skip
+        at = self.unit_s / rate
+        return trial(
+            policy, at, self.size, service, workers, rate_qps=rate, target=self.target, seed=self.seed
+        )
 
     def meets(self, policy: DeepRecSched, rate: float) -> bool:
         """Whether the target is met with everything served, and no device is given more than it can do."""
         log = self.log(policy, rate)
-        cpu_load, gpu_load = self.loads(policy, log)
-        if max(cpu_load, gpu_load) > 1 or not bool((log.status == 1).all()):
-            return False
-        latency = log.latency_s[log.measured]
-        return bool(np.count_nonzero(latency > self.target.latency_s) <= self.target.miss_rate * len(latency))
+        return max(self.loads(policy, log)) <= 1 and log.meets(self.target)
 
     def loads(self, policy: DeepRecSched, log: RunLog) -> tuple[float, float]:
         """Work brought over the time in which it came, of CPU and accelerator."""
@@ -89,8 +84,8 @@ class FigureTrial:
         log = self.log(policy, rate)
         cpu_load, gpu_load = self.loads(policy, log)
         away = self.size > (policy.offload_above if policy.offload_above is not None else 1 << 30)
-        p95, p99 = np.quantile(log.latency_s[log.measured], (0.95, 0.99), method="inverted_cdf")
+        p95, p99 = (percentile(log.latency_s[log.measured], q) for q in (0.95, 0.99))
         return FigureCapacity(
             policy.batch_size, policy.offload_above, rate, cpu_load, gpu_load,
-            float(self.size[away].sum() / self.size.sum()), 1e3 * float(p95), 1e3 * float(p99),
+            float(self.size[away].sum() / self.size.sum()), 1e3 * p95, 1e3 * p99,
         )  # fmt: skip

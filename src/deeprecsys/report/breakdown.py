@@ -122,14 +122,19 @@ def by_size(log: RunLog, parts: Breakdown) -> list[Group]:
 
 def slowest(log: RunLog, parts: Breakdown, share: float = SLOWEST) -> Group | None:
     """Mean parts of the slowest queries that were measured and served."""
+    chosen = slowest_queries(log, share)
+    return _group(f"slowest {100 * share:g} %", parts, chosen) if chosen.any() else None
+
+
+def slowest_queries(log: RunLog, share: float = SLOWEST) -> NDArray[np.bool_]:
+    """[queries] whether a query is among the slowest of those that were measured and served.
+
+    Those slower than the percentile; where all are as slow as it, all of them.
+    """
     keep = _counted(log)
-    if not keep.any():
-        return None
     latency = log.latency_s
     chosen = keep & (latency > percentile(latency[keep], 1 - share))
-    if not chosen.any():
-        chosen = keep & (latency == latency[keep].max())
-    return _group(f"slowest {100 * share:g} %", parts, chosen)
+    return chosen if chosen.any() or not keep.any() else keep & (latency == latency[keep].max())
 
 
 def everyone(log: RunLog, parts: Breakdown) -> Group | None:

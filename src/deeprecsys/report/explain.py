@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.runlog import RunLog, Status
 from deeprecsys.core.target import Target
-from deeprecsys.report.breakdown import Breakdown, Group, breakdown, everyone, slowest
+from deeprecsys.report.breakdown import Breakdown, Group, breakdown, everyone, slowest, slowest_queries
 from deeprecsys.report.slices import Slices
 
 BURST = 1.3
@@ -44,7 +44,7 @@ def overview(log: RunLog, slices: Slices | None = None) -> list[str]:
         f"over all queries it is {_shares(rest, parts.split, short=True)}."
     ]
     keep = log.measured & (log.status == Status.SERVED)
-    late = keep & (log.latency_s >= np.quantile(log.latency_s[keep], 0.95))
+    late = slowest_queries(log)
     mean, tail_mean = float(log.size[keep].mean()), float(log.size[late].mean())
     sentences.append(f"Their mean size is {tail_mean:,.0f} items, that of all queries {mean:,.0f}.")
     if lost := int(np.count_nonzero(log.measured & (log.status != Status.SERVED))):

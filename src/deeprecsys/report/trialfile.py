@@ -26,7 +26,7 @@ QUERY_TYPES: dict[str, type] = {
     "finish_s": np.float64,
     "status": np.uint8,
 }
-_SCALARS = ("rate_qps", "busy_s", "workers", "warmup_s", "extra")
+_SCALARS = ("rate_qps", "busy_s", "workers", "warmup_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def write_queries(path: Path, log: RunLog, about: dict[str, Any]) -> None:
     """Write a run log; the file appears whole or not at all."""
     scalars = {name: getattr(log, name) for name in _SCALARS}
     columns = {name: pa.array(np.asarray(getattr(log, name), t)) for name, t in QUERY_TYPES.items()}
-    _write(path, columns, {**scalars, "about": about})
+    _write(path, columns, {**scalars, "extra": log.observed(), "about": about})
 
 
 def write_slices(path: Path, slices: Slices) -> None:
@@ -72,11 +72,11 @@ def read_queries(path: Path) -> tuple[RunLog, dict[str, Any]]:
     """
     table, meta = _read(path)
     columns: dict[str, Any] = {name: _column(table, name, t) for name, t in QUERY_TYPES.items()}
-    missing = [name for name in _SCALARS if name not in meta]
+    missing = [name for name in (*_SCALARS, "extra") if name not in meta]
     if missing:
         raise DamagedError(f"lacks the metadata {', '.join(missing)}")
     scalars = {name: meta[name] for name in _SCALARS}
-    return RunLog(**columns, **scalars), meta.get("about") or {}
+    return RunLog(**columns, **scalars).observing(meta["extra"]), meta.get("about") or {}
 
 
 def read_slices(path: Path) -> Slices:

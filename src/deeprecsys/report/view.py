@@ -160,7 +160,7 @@ def _target(doc: Mapping[str, Any]) -> Target | None:
     ms, quantile = number(t.get("latency_ms")), number(t.get("quantile", 0.95))
     if ms is None or quantile is None or not 0 < ms < float("inf") or not 0 < quantile < 1:
         return None
-    return Target(ms / 1e3, quantile)
+    return Target(latency_s=ms / 1e3, quantile=quantile)
 
 
 def _candidates(doc: Mapping[str, Any]) -> tuple[PlottedCandidate, ...]:

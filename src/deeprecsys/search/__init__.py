@@ -5,6 +5,7 @@ from deeprecsys.search.confirm import Candidate, Confirmed, ConfirmSettings, con
 from deeprecsys.search.events import (
     CapacityDone,
     CapacityStarted,
+    Cost,
     Event,
     PhaseStarted,
     ProbeDone,
@@ -17,7 +18,7 @@ from deeprecsys.search.history import Evaluation, KnownCapacity, Score, Search, 
 from deeprecsys.search.probes import Probe, Trial, Verdict
 from deeprecsys.search.profiler import Measure, ProfilePlan, profile
 from deeprecsys.search.sweep import Sweep
-from deeprecsys.search.tuner import Cost, TuneResult, TuneSettings, tune
+from deeprecsys.search.tuner import TuneResult, TuneSettings, tune
 
 __all__ = [
     "Candidate",

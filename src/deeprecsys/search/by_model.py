@@ -7,33 +7,20 @@ what it chooses is run live, beside the static baseline, with load that nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from math import inf
-from typing import Protocol
 
-from deeprecsys.core.errors import positive
 from deeprecsys.core.policy import Policy
-from deeprecsys.core.runlog import Summary
 from deeprecsys.core.target import Target
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.confirm import Candidate, ConfirmSettings, confirm
-from deeprecsys.search.events import Event, PhaseStarted, Progress, TrialDone, silent
-from deeprecsys.search.history import UNREACHABLE, Evaluation, KnownCapacity, Search
+from deeprecsys.search.events import Cost, Event, PhaseStarted, Progress, TrialDone, silent
+from deeprecsys.search.history import Evaluation, Search
 from deeprecsys.search.probes import Trial
-from deeprecsys.search.sample_path import capacity_on_path
-from deeprecsys.search.tuner import Cost, TuneResult, conclude, unreachable
+from deeprecsys.search.rank import Ranking, rank
+from deeprecsys.search.tuner import TuneResult, conclude, unreachable
 
-IDLE_SHARE = 0.01
-"""Of the hint: a rate at which nothing queues."""
 GAIN = 0.005
-"""What is simulated to be better than the baseline by less than this is not worth another policy."""
-
-
-class PathTrial(Protocol):
-    """Runs one sample path, always the same, at any rate, in virtual time."""
-
-    def __call__(self, policy: Policy, rate_qps: float, /) -> Summary: ...
+"""Relative: another policy is chosen only if it is simulated to carry this much more than the baseline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +80,7 @@ def tune_by_model(
     """
     settings = settings or ModelSettings.of(target)
     progress(PhaseStarted("simulate", 0.0))
-    baseline = Evaluation(static, ranking.score(static, None))
-    search.tell(baseline.policy, baseline.score)
-    ranking.finish(search)
+    baseline = rank(ranking, search, static)
     best = search.best
     if best is None:
         raise unreachable(target, ranking.best_latency_s)
@@ -132,53 +117,6 @@ def _refined(
     )
 
 
-class Ranking:
-    """Capacities on the sample path, and what they took.
-
-    The path is always the same, so a policy at a rate is run once.
-
-    Args:
-        path: runs it.
-        target: what to meet.
-        hint_qps: about what the node can do.
-    """
-
-    def __init__(self, path: PathTrial, target: Target, hint_qps: float) -> None:
-        self._path, self._target, self._hint_qps = path, target, positive("hint", hint_qps)
-        self._ran: dict[tuple[Policy, float], Summary] = {}
-        self.best_latency_s = inf
-        self.cost = Cost()
-
-    def finish(self, search: Search) -> None:
-        """Run whatever the search asks for, to its end."""
-        while (policy := search.ask()) is not None:
-            search.tell(policy, self.score(policy, search.floor_qps))
-
-    def score(self, policy: Policy, floor_qps: float | None) -> KnownCapacity:
-        """The capacity on the path, or that there is none, or none above the floor."""
-        found = capacity_on_path(self._meets(policy), self._hint_qps, floor_qps=floor_qps)
-        if found:
-            return KnownCapacity.exactly(found)
-        if floor_qps is not None:
-            return KnownCapacity.below(floor_qps)
-        idle = self._run(policy, IDLE_SHARE * self._hint_qps)
-        self.best_latency_s = min(self.best_latency_s, _latency_s(idle, self._target))
-        return UNREACHABLE
-
-    def _meets(self, policy: Policy) -> Callable[[float], bool]:
-        def meets(rate_qps: float) -> bool:
-            s = self._run(policy, rate_qps)
-            return s.completed == s.offered and s.miss_rate <= self._target.miss_rate + 1e-12
-
-        return meets
-
-    def _run(self, policy: Policy, rate_qps: float) -> Summary:
-        if (policy, rate_qps) not in self._ran:
-            s = self._ran[policy, rate_qps] = self._path(policy, rate_qps)
-            self.cost = self.cost.with_trial(s.offered / rate_qps, s.offered)
-        return self._ran[policy, rate_qps]
-
-
 class _Account:
     """Adds up trials, and passes events on."""
 
@@ -189,8 +127,3 @@ class _Account:
         if isinstance(event, TrialDone):
             self.cost = self.cost.with_trial(event.seconds, event.queries, event.void)
         self._progress(event)
-
-
-def _latency_s(s: Summary, target: Target) -> float:
-    """About the latency at the target's quantile; only p95 and p99 are kept in a summary."""
-    return (s.p99_ms if target.quantile > 0.97 else s.p95_ms) / 1e3

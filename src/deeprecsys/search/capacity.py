@@ -130,7 +130,7 @@ class _Search:
         return [o for o in self.runner.observations if not self._below(o)]
 
     def _below(self, o: Observation) -> bool:
-        return o.all_served and o.miss_rate <= self.target.miss_rate
+        return o.all_served and self.target.allows(o.miss_rate)
 
     # The floor.
     def _fails(self, floor_qps: float) -> bool:
@@ -146,7 +146,7 @@ class _Search:
             probe = self.runner.probe(self._grid(floor_qps), self.settings.confidence)
             if probe.verdict is Verdict.FAILED and (not glance or probe.miss_rate > 0.5):
                 return True
-            if not glance and probe.miss_rate <= self.target.miss_rate:
+            if not glance and self.target.allows(probe.miss_rate):
                 return False
         return False
 
@@ -212,7 +212,7 @@ class _Search:
         confidence, spent = self.settings.confidence, 0.0
         while True:
             probe = self.runner.probe(o.rate_qps, confidence)
-            if probe.verdict is Verdict.PASSED or probe.miss_rate <= self.target.miss_rate:
+            if probe.verdict is Verdict.PASSED or self.target.allows(probe.miss_rate):
                 return
             if probe.verdict is Verdict.FAILED or spent > max(self.settings.budget_s, o.seconds):
                 break

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from deeprecsys.core.policy import Policy
 
@@ -66,6 +66,23 @@ class CapacityDone:
 
     policy: Policy
     result: CapacityResult
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a part of the job took; `voids` of its trials did not count and were repeated."""
+
+    trials: int = 0
+    seconds: float = 0.0
+    queries: int = 0
+    voids: int = 0
+
+    def with_trial(self, seconds: float, queries: int, void: bool = False) -> Cost:
+        """And one trial more."""
+        return Cost(self.trials + 1, self.seconds + seconds, self.queries + queries, self.voids + void)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 Event = PhaseStarted | CapacityStarted | TrialStarted | TrialDone | ProbeDone | CapacityDone

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from deeprecsys.core.errors import TrialsVoidError
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import RunLog, Summary, summarise
-from deeprecsys.core.target import Target, percentile
+from deeprecsys.core.target import Target
 from deeprecsys.search.events import Progress, TrialDone, TrialStarted, silent
 from deeprecsys.search.intervals import dispersion, miss_bounds
 from deeprecsys.search.slow_trials import Pace, slow
@@ -68,14 +68,20 @@ class Observation:
     """How long queries were offered."""
     summary: Summary
     dispersion: float
-    latency_s: NDArray[np.float64]
-    """Of the measured queries."""
-    unloaded_s: NDArray[np.float64]
-    """Of the measured queries, from the first slice's start: latency without the first wait."""
+    log: RunLog
     pace: Pace
-
     served_qps: float
-    """What the node got done while it was offered load and, where a line was left, until that was done."""
+    """Queries served per second while load was offered and, where a line was left, until that was done."""
+
+    @property
+    def latency_s(self) -> NDArray[np.float64]:
+        """Of the measured queries."""
+        return self.log.latency_s[self.log.measured]
+
+    @property
+    def unloaded_s(self) -> NDArray[np.float64]:
+        """Of the measured queries, from the first slice's start: latency without the first wait."""
+        return (self.log.finish_s - self.log.start_s)[self.log.measured]
 
     @property
     def worth(self) -> float:
@@ -118,8 +124,7 @@ class Probe:
 
     def meets(self, target: Target) -> bool:
         """Whether the measured percentile is within the target and every query was served."""
-        within = self.miss_rate <= target.miss_rate + 1e-12
-        return within and 0 < self.summary.completed == self.summary.offered
+        return self.summary.meets(target)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -192,7 +197,7 @@ class Runner:
             self.seconds += took_s
             self.queries += summary.offered
             self.trials += 1
-            pace = Pace(rate_qps, log.extra.get("seconds_per_item", nan))
+            pace = Pace(rate_qps, nan if log.seconds_per_item is None else log.seconds_per_item)
             odd = summary.disturbed or slow(pace, (o.pace for o in self.observations))
             void = summary.void or (odd and self._max_voids - left < self._max_odd)
             self._progress(TrialDone(self.policy, rate_qps, took_s, summary.offered, summary.miss_rate, void))
@@ -218,8 +223,6 @@ class Runner:
     def _keep(
         self, pace: Pace, log: RunLog, summary: Summary, offered_s: float, took_s: float, seed: int
     ) -> Observation:
-        keep = log.measured
-        latency = log.latency_s[keep]
         observation = Observation(
             rate_qps=pace.rate_qps,
             seed=seed,
@@ -227,9 +230,8 @@ class Runner:
             warmup_s=log.warmup_s,
             offered_s=offered_s,
             summary=summary,
-            dispersion=dispersion(latency, self.target.latency_s),
-            latency_s=latency,
-            unloaded_s=(log.finish_s - log.start_s)[keep],
+            dispersion=dispersion(log.latency_s[log.measured], self.target.latency_s),
+            log=log,
             pace=pace,
             served_qps=summary.completed / self._busy_s(log, offered_s, took_s),
         )
@@ -238,8 +240,8 @@ class Runner:
 
     def _busy_s(self, log: RunLog, offered_s: float, took_s: float) -> float:
         """How long a trial had something to do; a query that came last may take as long as the target."""
-        if log.extra.get("abandoned"):
-            return float(log.extra["elapsed_s"])
+        if log.abandoned and log.elapsed_s is not None:
+            return log.elapsed_s
         return max(offered_s, took_s - self.target.latency_s)
 
     @property
@@ -285,35 +287,6 @@ def judge(trials: Sequence[Observation], target: Target, confidence: float) -> P
         trials=len(trials),
         seconds=sum(o.seconds for o in trials),
         queries=sum(o.summary.offered for o in trials),
-        summary=_together(trials),
+        summary=summarise([o.log for o in trials], target),
         reruns=tuple(Rerun(o.seed, o.offered_s, o.warmup_s, o.pace.seconds_per_item) for o in trials),
-    )
-
-
-def _together(trials: Sequence[Observation]) -> Summary:
-    if len(trials) == 1:
-        return trials[0].summary
-    parts = [o.summary for o in trials]
-    latency = np.concatenate([o.latency_s for o in trials])
-    finite = latency[np.isfinite(latency)]
-    offered, completed = sum(s.offered for s in parts), sum(s.completed for s in parts)
-    span = sum(o.seconds for o in trials)
-    return Summary(
-        rate_qps=parts[0].rate_qps,
-        offered=offered,
-        completed=completed,
-        shed=sum(s.shed for s in parts),
-        failed=sum(s.failed for s in parts),
-        mean_ms=1e3 * float(finite.mean()) if len(finite) else float("nan"),
-        p50_ms=1e3 * percentile(latency, 0.50),
-        p95_ms=1e3 * percentile(latency, 0.95),
-        p99_ms=1e3 * percentile(latency, 0.99),
-        max_ms=1e3 * float(latency.max()) if len(latency) else float("nan"),
-        lateness_p99_ms=max(s.lateness_p99_ms for s in parts),
-        utilisation=sum(s.utilisation * o.seconds for s, o in zip(parts, trials, strict=True)) / span,
-        void=False,
-        stalled_share=sum(s.stalled_share * o.seconds for s, o in zip(parts, trials, strict=True)) / span,
-        served=completed / offered if offered else float("nan"),
-        misses=sum(s.misses for s in parts),
-        measured=len(latency),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from math import exp, hypot, inf, nan
 from typing import Any
 
@@ -11,8 +11,7 @@ from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.confirm import Candidate, Confirmed, ConfirmSettings, confirm
-from deeprecsys.search.events import Event as Event
-from deeprecsys.search.events import PhaseStarted, Progress, TrialDone, silent
+from deeprecsys.search.events import Cost, Event, PhaseStarted, Progress, TrialDone, silent
 from deeprecsys.search.history import UNREACHABLE, Evaluation, Search, batch_size_of
 from deeprecsys.search.probes import Trial
 
@@ -58,23 +57,6 @@ class TuneSettings:
             refine=replace(fine, resolution=0.005),
             confirm=ConfirmSettings(trial_s=10 * fine.trial_s, confidence=0.99, margin=0.01, step=0.01),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a part of the job took; `voids` of its trials did not count and were repeated."""
-
-    trials: int = 0
-    seconds: float = 0.0
-    queries: int = 0
-    voids: int = 0
-
-    def with_trial(self, seconds: float, queries: int, void: bool = False) -> Cost:
-        """And one trial more."""
-        return Cost(self.trials + 1, self.seconds + seconds, self.queries + queries, self.voids + void)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,14 @@
 """Virtual time: the dispatcher of the live node, driven by a latency profile instead of by workers."""
 
 from deeprecsys.simulate.driver import ProfileService, ServiceTimes, simulate
-from deeprecsys.simulate.trial import VirtualLoad, VirtualNode
+from deeprecsys.simulate.trial import SamplePath, VirtualLoad, VirtualNode, trial
 
-__all__ = ["ProfileService", "ServiceTimes", "VirtualLoad", "VirtualNode", "simulate"]
+__all__ = [
+    "ProfileService",
+    "SamplePath",
+    "ServiceTimes",
+    "VirtualLoad",
+    "VirtualNode",
+    "simulate",
+    "trial",
+]

@@ -1,4 +1,4 @@
-"""A node in virtual time, as a callable that runs one trial."""
+"""Trials in virtual time: a seeded load at a rate, and one path of queries at any rate."""
 
 from __future__ import annotations
 
@@ -7,58 +7,140 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from deeprecsys.core.dispatcher import Limits
 from deeprecsys.core.policy import Policy
-from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.core.runlog import RunLog, warmup_s
+from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target
-from deeprecsys.simulate.driver import ServiceTimes
-from deeprecsys.simulate.fast import run
+from deeprecsys.simulate.fast import Services, run
 
-_SPREAD = 0x5E41  # the stream of service times, apart from that of the load
+ENOUGH = 200
+"""Fewer queries than this show nothing of the long run."""
+_SPREAD = 0x5E41  # the random stream of service times, apart from that of the load
+
+Load = tuple[NDArray[np.float64], NDArray[np.int32]]
+"""Rising arrivals in seconds, and sizes in items."""
 
 
 class VirtualLoad(Protocol):
     """A seeded source of queries."""
 
-    def __call__(
-        self, rate_qps: float, duration_s: float, seed: int, /
-    ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-        """Arrivals, rising, in seconds below `duration_s`, and sizes. One seed is one path, scaled."""
+    def __call__(self, rate_qps: float, duration_s: float, seed: int, /) -> Load:
+        """Queries that arrive before `duration_s`. One seed is one path, scaled to the rate."""
         ...
+
+
+class PathLoad(Protocol):
+    """One path of queries."""
+
+    def __call__(self, rate_qps: float, /) -> Load:
+        """The queries of the path, arriving at a rate."""
+        ...
+
+
+def trial(
+    policy: Policy,
+    arrival_s: ArrayLike,
+    size: ArrayLike,
+    service: Services,
+    workers: int | Mapping[str, int],
+    *,
+    rate_qps: float,
+    target: Target | None,
+    duration_s: float | None = None,
+    seed: int = 0,
+    limits: Limits | None = None,
+) -> RunLog:
+    """One trial in virtual time, its warm-up by the rule of `core.runlog.warmup_s`.
+
+    Args:
+        policy, arrival_s, size, service, workers, rate_qps, seed, limits: as of `simulate.fast.run`.
+        target: sets the warm-up.
+        duration_s: for which queries were offered; by default until the last arrival.
+    """
+    arrivals = np.asarray(arrival_s, np.float64)
+    length_s = float(arrivals[-1]) if duration_s is None else duration_s
+    return run(
+        policy, arrivals, size, service, workers,
+        seed=seed, warmup_s=warmup_s(length_s, target), rate_qps=rate_qps, limits=limits,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class VirtualNode:
-    """Workers whose batch times come from a profile; calling it runs a trial (see tune.capacity.Trial).
+    """Workers whose batch times come from a profile; calling it runs a trial (`search.probes.Trial`).
 
     Attributes:
         service: batch times, for all devices or for each.
         workers: of each device.
         load: where the queries come from.
-        target: sets the warm-up, by the rule of `core.runlog.warmup_s`.
+        target: sets the warm-up.
         limits: of the waiting lines.
     """
 
-    service: ServiceTimes | LatencyProfile | Mapping[str, ServiceTimes | LatencyProfile]
+    service: Services
     workers: int | Mapping[str, int]
     load: VirtualLoad
     target: Target | None = None
     limits: Limits = field(default_factory=Limits)
 
     def __call__(self, policy: Policy, rate_qps: float, duration_s: float, seed: int) -> RunLog:
-        arrivals, sizes = self.load(rate_qps, duration_s, seed)
         spread = int(np.random.SeedSequence([seed, _SPREAD]).generate_state(1)[0])
-        return run(
-            policy,
-            arrivals,
-            sizes,
-            self.service,
-            self.workers,
-            seed=spread,
-            warmup_s=warmup_s(duration_s, self.target),
-            rate_qps=rate_qps,
-            limits=self.limits,
-        )
+        return trial(
+            policy, *self.load(rate_qps, duration_s, seed), self.service, self.workers,
+            rate_qps=rate_qps, target=self.target, duration_s=duration_s, seed=spread, limits=self.limits,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SamplePath:
+    """One path of queries on one node, at any rate; calling it runs it (`search.rank.PathTrial`).
+
+    Attributes:
+        service: batch times, for all devices or for each.
+        workers: of each device.
+        load: the queries.
+        target: sets the warm-up.
+        seed: of the spread of batch times, the same for all policies and rates.
+    """
+
+    service: Services
+    workers: int | Mapping[str, int]
+    load: PathLoad
+    target: Target | None = None
+    seed: int = 0
+
+    def __call__(self, policy: Policy, rate_qps: float) -> RunLog:
+        return trial(
+            policy, *self.load(rate_qps), self.service, self.workers,
+            rate_qps=rate_qps, target=self.target, seed=self.seed,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Stability:
+    """What a run says of the long run.
+
+    Attributes:
+        load: `RunLog.load`.
+        stable: False where the line grew all along; None where the run is too short to tell.
+    """
+
+    load: float
+    stable: bool | None
+
+
+def stability_of(log: RunLog) -> Stability:
+    """Whether the workers could follow the arrivals of a run in virtual time.
+
+    Unstable is a load of 1 or more whose last quarter of queries waited clearly longer than its second:
+    bursts may bring a load above 1 for a while, and a line near saturation grows now and then, but not
+    from quarter to quarter without end.
+    """
+    if len(log.arrival_s) < ENOUGH:
+        return Stability(log.load, None)
+    shed = bool((log.status == Status.SHED).any())
+    waits = np.array([float(np.nanmean(part)) for part in np.array_split(log.start_s - log.arrival_s, 4)])
+    grew = bool(waits[3] > 1.5 * waits[1] and waits[3] > waits[2])
+    return Stability(log.load, not (log.load >= 1.0 and (grew or shed)))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deeprecsys.core.policy import Policy
+from deeprecsys.core.target import percentile
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Seen:
 
     @property
     def p95_items(self) -> float:
-        return float(np.quantile(self.sizes, 0.95, method="inverted_cdf"))
+        return percentile(np.asarray(self.sizes), 0.95)
 
 
 @dataclass(frozen=True, slots=True)

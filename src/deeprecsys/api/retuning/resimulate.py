@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,39 +24,10 @@ from deeprecsys.core.errors import NodeError
 from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.policy.registry import from_description
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.core.runlog import Summary, summarise, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.node.runtime.cores import die_with_parent
 
 LINE_BYTES = 1 << 24
-
-
-class MixPath:
-    """Runs one sample path of a mix of sizes at any rate: `tune.by_model.PathTrial`. Arrivals are Poisson.
-
-    Args:
-        sizes: a sample, drawn from with replacement.
-    """
-
-    def __init__(
-        self, profile: LatencyProfile, sizes: Sequence[int], workers: int, target: Target, queries: int
-    ) -> None:
-        from deeprecsys.simulate.table import Tabulated
-
-        rng = np.random.default_rng(0)
-        self._service, self._workers, self._target = Tabulated(profile), workers, target
-        self._sizes = rng.choice(np.asarray(sizes, np.int32), queries)
-        self._at = np.cumsum(rng.exponential(size=queries))
-
-    def __call__(self, policy: Policy, rate_qps: float) -> Summary:
-        from deeprecsys.simulate.fast import run
-
-        arrival_s = self._at / rate_qps
-        warm_s = warmup_s(float(arrival_s[-1]), self._target)
-        log = run(
-            policy, arrival_s, self._sizes, self._service, self._workers, warmup_s=warm_s, rate_qps=rate_qps
-        )
-        return summarise(log, self._target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +53,7 @@ class Question:
             "profile": self.profile.to_json(),
             "sizes": list(self.sizes),
             "workers": self.workers,
-            "target": [self.target.latency_s, self.target.quantile],
+            "target": asdict(self.target),
             "largest": self.largest,
             "present": self.present.describe() if self.present else None,
             "queries": self.queries,
@@ -94,7 +65,7 @@ class Question:
             LatencyProfile.from_json(doc["profile"]),
             doc["sizes"],
             doc["workers"],
-            Target(*doc["target"]),
+            Target(**doc["target"]),
             doc["largest"],
             from_description(doc["present"]) if doc["present"] else None,
             doc["queries"],
@@ -102,23 +73,25 @@ class Question:
 
 
 def best_policy(q: Question) -> BestPolicy:
-    """The policy that carries the most of a mix, by simulation."""
-    from deeprecsys.search.by_model import Ranking
+    """The policy that carries the most of a mix, by simulation of one path with Poisson arrivals."""
     from deeprecsys.search.history import batch_sizes
     from deeprecsys.search.neighbours import model_search
+    from deeprecsys.search.rank import Ranking, rank
     from deeprecsys.search.saturation import saturation_qps
+    from deeprecsys.simulate.table import Tabulated
+    from deeprecsys.simulate.trial import SamplePath
 
+    rng = np.random.default_rng(0)
+    sizes = rng.choice(np.asarray(q.sizes, np.int32), q.queries)
+    unit_s = np.cumsum(rng.exponential(size=q.queries))
+    path = SamplePath(Tabulated(q.profile), q.workers, lambda rate: (unit_s / rate, sizes), q.target)
     static = Static.baseline(q.largest, q.workers)
     hint = saturation_qps(q.profile, static.batch_size, np.asarray(q.sizes, np.int32), q.workers)
-    path = MixPath(q.profile, q.sizes, q.workers, q.target, q.queries)
-    ranking = Ranking(path, q.target, hint)
     search = model_search(batch_sizes(q.largest, static.batch_size))
     begin = q.present or static
-    search.tell(begin, ranking.score(begin, None))
-    ranking.finish(search)
-    present_qps = search.told[0].qps
+    present = rank(Ranking(path, q.target, hint), search, begin)
     best = search.best
-    return BestPolicy(best.policy, best.qps, present_qps) if best else BestPolicy(begin, 0.0, 0.0)
+    return BestPolicy(best.policy, best.qps, present.qps) if best else BestPolicy(begin, 0.0, 0.0)
 
 
 class Resimulator:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from deeprecsys.core.runlog import RunLog
-from deeprecsys.core.target import Target
+from deeprecsys.core.target import Target, percentile
 from deeprecsys.report import format as f
 from deeprecsys.report.breakdown import Group
 from deeprecsys.report.plots.look import (
@@ -91,9 +91,7 @@ def _latency_panel(ax: Axes, log: RunLog, end: float, target: Target | None) -> 
 
 
 def _observed(values: NDArray[np.float64], quantile: float) -> float:
-    if not len(values):
-        return np.nan
-    value = float(np.quantile(values, quantile, method="inverted_cdf"))
+    value = percentile(values, quantile)
     return value if np.isfinite(value) else np.nan
 
 

@@ -157,7 +157,8 @@ class _Offer:
             busy_s=float("nan"),
             workers=1,
             warmup_s=warmup_s(last, target),
-            extra={"interrupted": False, "answers": self._answers},
+            interrupted=False,
+            extra={"answers": self._answers},
         )
 
     async def _query(self, i: int, body: bytes, head_length: int) -> None:
