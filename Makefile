@@ -37,11 +37,11 @@ test: install lint type
 check: test
 
 bench: install ## every benchmark, one after the other; hours on two cores
-	for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
+	$(BIN)/python -m benchmarks
 
 gpu: ## tests and measurements that need a GPU; run it again until it says that all is measured
 	PYTHONPATH=src:. $(GPU_PYTHON) -m pytest -q -m gpu -W default -p no:cacheprovider tests/engine/cuda
-	PYTHONPATH=src:benchmarks $(GPU_PYTHON) benchmarks/gpu.py --seconds $(GPU_SECONDS)
+	PYTHONPATH=src:. $(GPU_PYTHON) -m benchmarks.gpu.cuda_engine --seconds $(GPU_SECONDS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info

@@ -13,6 +13,14 @@ from deeprecsys.report.json_values import plain, restored
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+SKIPPED = 3
+"""Exit status of a script that cannot run here."""
+
+
+def scripts() -> list[str]:
+    """Every script, as FOLDER.NAME."""
+    files = sorted((ROOT / "benchmarks").glob("*/*.py"))
+    return [f"{f.parent.name}.{f.stem}" for f in files if f.parent.name != "lib" and f.stem != "__init__"]
 
 
 def commit() -> str:

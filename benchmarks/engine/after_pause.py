@@ -1,7 +1,7 @@
 """The first batches after a pause, with the walks of an idle worker and without.
 
-    python benchmarks/idle.py [MODEL]       some six minutes (dlrm-rmc1 by default)
-    python benchmarks/idle.py --tables      only write the table from what was measured before
+    python -m benchmarks.engine.after_pause [MODEL]       some six minutes (dlrm-rmc1 by default)
+    python -m benchmarks.engine.after_pause --tables      only write the table from what was measured before
 
 One engine over the model's whole tables, uniform ids. It sleeps through pauses, and in turn walks over its
 memory every few seconds as a worker does (`node.warmth`); then it scores a few batches, each of another query.
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from common import ROOT, load, put_in, save
+from benchmarks.harness import ROOT, load, put_in, save
 from deeprecsys.engine import Assembly, SliceView, build
 from deeprecsys.node.runtime.memory import NodeMemory, Plan
 from deeprecsys.node.runtime.page_walk import EVERY_S, PageWalker, virtual
@@ -95,11 +95,11 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> None:
     names = [a for a in sys.argv[1:] if not a.startswith("-")] or ["dlrm-rmc1"]
-    results = load("idle").get("models", {})
+    results = load("engine_after_pause").get("models", {})
     if "--tables" not in sys.argv:
         for name in names:
             results[name] = measure(name)
-            save("idle", {"models": results})
+            save("engine_after_pause", {"models": results})
     print(table(results))
     put_in(ROOT / "docs" / "results.md", "idle", table(results))
 

@@ -1,9 +1,9 @@
 """Every engine, whole, against the machine's limits, which are measured in the same run.
 
-    python benchmarks/engine.py [--models A,B] [--batches 1,16] [--part one|all|zipf] [--seconds 700]
-    python benchmarks/engine.py --more       keep what was measured before, measure the rest
-    python benchmarks/engine.py --quick      smallest tables and few rounds: to try the script; saves nothing
-    python benchmarks/engine.py --tables     only write table and plot from what was measured before
+    python -m benchmarks.engine.against_limits [--models A,B] [--batches 1,16] [--part one|all|zipf] [--seconds 700]
+    python -m benchmarks.engine.against_limits --more       keep what was measured before, measure the rest
+    python -m benchmarks.engine.against_limits --quick      smallest tables and few rounds: to try the script; saves nothing
+    python -m benchmarks.engine.against_limits --tables     only write table and plot from what was measured before
 
 Part `one`: one core, one thread. Part `all`: as many processes as cores, one thread each, all measuring the
 same at the same time over the same tables. Part `zipf`: one core again, ids drawn by Zipf's law instead of
@@ -31,13 +31,13 @@ from typing import Any
 
 import numpy as np
 
-from common import ROOT, load, put_in, save
-from contenders import BATCHES, JOINED, Contenders, Inside, Node
+from benchmarks.harness import ROOT, load, put_in, save
+from benchmarks.lib.engine_contenders import BATCHES, JOINED, Contenders, Inside, Node
+from benchmarks.lib.engine_goals import table, verdicts
+from benchmarks.lib.engine_tables import GOALS, roofline, tables
+from benchmarks.lib.machine_limits import Call, Products, Rounds, interleaved, random_rows, wise_rates
+from benchmarks.lib.model_work import Work, work
 from deeprecsys.zoo import MODELS, model
-from engine_tables import GOALS, roofline, tables
-from floors import Work, work
-from limits import Call, Products, Rounds, interleaved, random_rows, wise_rates
-from verdicts import table, verdicts
 
 TABLE_BYTES = 2.05e9
 ROUNDS, ROUND_S = 7, 0.006
@@ -126,8 +126,8 @@ def dense_floor(
 
 def machine_limits(how: dict[str, Any]) -> dict[str, Any]:
     """What does not depend on a model: registers, best products, element-wise work, random rows."""
+    from benchmarks.lib.multiply_add import peak_gflops
     from deeprecsys.engine.isa import cpu_flags
-    from fma import peak_gflops
 
     found: dict[str, Any] = {"register_gflops": peak_gflops(16 if "avx512f" in cpu_flags() else 8)}
     for precision in ("fp32", "bf16"):
@@ -234,7 +234,7 @@ def all_cores() -> list[int]:
 
 def run(args: argparse.Namespace) -> None:
     how, began = settings(args), time.monotonic()
-    result = load("engine") if args.more and not args.quick else {}
+    result = load("engine_against_limits") if args.more and not args.quick else {}
     models = result.setdefault("models", {})
     limits = limits_of(result, how)
     batches = [int(b) for b in args.batches.split(",")]
@@ -262,7 +262,7 @@ def run(args: argparse.Namespace) -> None:
                 "models": models,
             }
             if not args.quick:
-                save("engine", about)
+                save("engine_against_limits", about)
     print(f"{time.monotonic() - began:.0f} s; left for --more: {', '.join(left) or 'nothing'}")
     if args.quick:
         print(tables(models, limits, machine={}))
@@ -281,9 +281,9 @@ def line(name: str, part: str, row: dict[str, Any]) -> str:
 
 def write() -> None:
     """Table and plot from what was measured."""
-    saved = load("engine")
+    saved = load("engine_against_limits")
     body = tables(saved["models"], saved["limits"], saved["machine"])
-    goals = table(verdicts(load("gather"), load("dense"), saved))
+    goals = table(verdicts(load("engine_gather_kernel"), load("engine_dense_stages"), saved))
     put_in(ROOT / "docs" / "results.md", "engine", f"{body}\n\n**Goals**\n\n{goals}")
     print(goals)
     roofline(saved["models"], saved["limits"], ROOT / "docs" / "roofline.png")

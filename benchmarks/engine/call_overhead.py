@@ -1,7 +1,7 @@
 """What a call of the compiled engine costs at one item besides its stages, and what of that is cold caches.
 
-    python benchmarks/call.py [MODEL ...]     about two minutes
-    python benchmarks/call.py --tables        only write the table from what was measured before
+    python -m benchmarks.engine.call_overhead [MODEL ...]     about two minutes
+    python -m benchmarks.engine.call_overhead --tables        only write the table from what was measured before
 
 `in place`: the whole call less what it spends in the gather kernel and in the dense route, timed where they happen.
 `warm`: the very same path with both left out, so that nothing but itself has used the caches since the call
@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from common import ROOT, load, put_in, save
-from contenders import Inside
+from benchmarks.harness import ROOT, load, put_in, save
+from benchmarks.lib.engine_contenders import Inside
+from benchmarks.search.eight_models import MODELS
 from deeprecsys.engine import Assembly, SliceView, build
 from deeprecsys.node.runtime.memory import NodeMemory, Plan
 from deeprecsys.report import format as f
 from deeprecsys.zoo import model
 from deeprecsys.zoo.networks import weighted
-from models import MODELS
 
 QUERIES, ROUNDS, CALLS, WARM_CALLS = 4096, 7, 200, 2000
 
@@ -84,12 +84,12 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> None:
     names = [a for a in sys.argv[1:] if not a.startswith("-")] or list(MODELS)
-    results = load("call").get("models", {})
+    results = load("engine_call_overhead").get("models", {})
     if "--tables" not in sys.argv:
         for name in names:
             results[name] = measure(name)
             print(name, {k: round(v, 1) for k, v in results[name].items()}, flush=True)
-            save("call", {"models": results})
+            save("engine_call_overhead", {"models": results})
     print(table(results))
     put_in(ROOT / "docs" / "results.md", "call", table(results))
 

@@ -1,7 +1,7 @@
 """The dense stages alone: eager torch against each route, one thread, beside the machine's matrix rate.
 
-    python benchmarks/dense.py [--models A,B] [--batches 1,16] [--rounds N] [--no-save]
-    python benchmarks/dense.py --tables      only write the table from what was measured before
+    python -m benchmarks.engine.dense_stages [--models A,B] [--batches 1,16] [--rounds N] [--no-save]
+    python -m benchmarks.engine.dense_stages --tables      only write the table from what was measured before
 
 In one run: the best library's matrix product at each layer's shape, and for every model, batch and route the
 median CPU time of interleaved rounds. Eager is the network called on contiguous tensors, one per input, as its own sparse
@@ -21,13 +21,13 @@ import numpy as np
 import onnxruntime
 import torch
 
-from common import ROOT, load, put_in, save
+from benchmarks.harness import ROOT, load, put_in, save
+from benchmarks.lib.multiply_add import peak_gflops
 from deeprecsys.engine.dense import DenseStage, build, installed
 from deeprecsys.zoo import MODELS, Model
 from deeprecsys.zoo.interest import DienArtefact
 from deeprecsys.zoo.networks import weighted
 from deeprecsys.zoo.schema import Per
-from fma import peak_gflops
 
 BATCHES = (1, 16, 64, 256, 1024)
 CLOCK = time.process_time
@@ -153,7 +153,7 @@ def table(saved: dict[str, Any]) -> str:
     about = (
         f"Milliseconds of one thread at fp32, eager → ONNX Runtime, the gain, and the share of the best matrix "
         f"product measured in the same run ({best:.1f} GFLOP/s; fused multiply-adds on registers alone: "
-        f"{saved['register_gflops']:.1f}). {m['cpu']}; `python benchmarks/dense.py` makes this table."
+        f"{saved['register_gflops']:.1f}). {m['cpu']}; `python -m benchmarks.engine.dense_stages` makes this table."
     )
     return "\n".join(lines) + "\n\n" + about
 
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true")
     args = parser.parse_args()
     if args.tables:
-        put_in(ROOT / "docs" / "design" / "0008-dense-stage.md", "dense", table(load("dense")))
+        put_in(ROOT / "docs" / "design" / "0008-dense-stage.md", "dense", table(load("engine_dense_stages")))
         return
     torch.set_num_threads(1)
     limit = matrix_rates(args.rounds)
@@ -203,7 +203,7 @@ def main() -> None:
             "register_gflops": peak,
             "matrix_gflops": limit,
         }
-        print(save("dense", {**about, "models": results}))
+        print(save("engine_dense_stages", {**about, "models": results}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The gather kernel against torch, on one core: ns per looked-up row, by model, locality, batch size.
 
-    python benchmarks/gather.py [MODEL ...]      a few minutes; at most 5 GB of memory
+    python -m benchmarks.engine.gather_kernel [MODEL ...]      a few minutes; at most 5 GB of memory
 
 Tables are scaled to 2 GB, far beyond any cache. Every call reads other rows of the id pool. Contenders
 take turns, call group by call group, and the median of the rounds counts. Two sittings per model, since all
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from common import load, save
+from benchmarks.harness import load, save
 from deeprecsys.engine.gather import Gather, RowFormat, convert
 from deeprecsys.engine.protocol import SliceView
 from deeprecsys.engine.vectors import half_word, prefetch, real
@@ -254,10 +254,10 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    results = load("gather").get("models", {})
+    results = load("engine_gather_kernel").get("models", {})
     for name in sys.argv[1:] or MODELS:
         results[name] = measure(name)
-        save("gather", {"rounds": ROUNDS, "pool_rows": POOL_ROWS, "models": results})
+        save("engine_gather_kernel", {"rounds": ROUNDS, "pool_rows": POOL_ROWS, "models": results})
     print(table(results))
 
 

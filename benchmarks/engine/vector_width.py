@@ -1,9 +1,9 @@
 """How vector width moves the optimum: batch times, best batch size and capacity at every width that the CPU has.
 
-    python benchmarks/isa.py [MODEL ...]     measure (all eight, two widths, two engines: half an hour and more)
-    python benchmarks/isa.py --more ...      keep what was measured before, measure the rest
-    python benchmarks/isa.py --quick ...     smallest tables and budgets: to try the script; saves nothing
-    python benchmarks/isa.py --tables        only write the table from what was measured before
+    python -m benchmarks.engine.vector_width [MODEL ...]     measure (all eight, two widths, two engines: half an hour and more)
+    python -m benchmarks.engine.vector_width --more ...      keep what was measured before, measure the rest
+    python -m benchmarks.engine.vector_width --quick ...     smallest tables and budgets: to try the script; saves nothing
+    python -m benchmarks.engine.vector_width --tables        only write the table from what was measured before
 
 Workers are held to a width by `--isa`, before their libraries are loaded. Only engines all of whose
 libraries heed that are compared: eager torch, and our gather kernel with torch's layers (ONNX Runtime and
@@ -18,7 +18,7 @@ import sys
 from math import exp, log
 from typing import Any
 
-from common import ROOT, load, put_in, save
+from benchmarks.harness import ROOT, load, put_in, save
 from deeprecsys.api.engines import sizes_of
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.trials import measure_profile, sample_sizes, start
@@ -101,7 +101,7 @@ def _ms(found: dict[str, Any], batch: int) -> str:
 def main() -> None:
     names = [a for a in sys.argv[1:] if not a.startswith("-")] or list(MODELS)
     quick, kept = "--quick" in sys.argv, bool({"--more", "--tables"} & set(sys.argv))
-    results = load("isa").get("models", {}) if kept and not quick else {}
+    results = load("engine_vector_width").get("models", {}) if kept and not quick else {}
     if "--tables" not in sys.argv:
         assert not any(ignores_isa(EngineSpec.parse(e)) for e in ENGINES)
         if len(widths()) < 2:
@@ -116,7 +116,7 @@ def main() -> None:
                 told = {w: (r["batch_size"], round(r["qps"], 1)) for w, r in entry[engine].items()}
                 print(f"{name} {engine}: {told}", flush=True)
                 if not quick:
-                    save("isa", {"models": results})
+                    save("engine_vector_width", {"models": results})
     print(table(results))
     if not quick:
         put_in(ROOT / "docs" / "results.md", "isa", table(results))

@@ -1,8 +1,8 @@
 """The CUDA engine on this machine's GPU: s(b) with its shares, floors, power, and tuning with the accelerator.
 
-    python benchmarks/gpu.py --seconds 480    goes on where it stopped; run it until it says that all is measured
-    python benchmarks/gpu.py --again          also what failed before
-    python benchmarks/gpu.py --smoke          one small model through the same code on the CPU; writes nothing
+    python -m benchmarks.gpu.cuda_engine --seconds 480    goes on where it stopped; run it until it says that all is measured
+    python -m benchmarks.gpu.cuda_engine --again          also what failed before
+    python -m benchmarks.gpu.cuda_engine --smoke          one small model through the same code on the CPU; writes nothing
 
 Writes profiles/<gpu>-<model>.json (batch times, as `simulate` reads them; shares, floors and power under
 `detail`) and benchmarks/results/gpu-<model>-<level>.json (what `tune` found with the accelerator).
@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from common import RESULTS, ROOT, commit
+from benchmarks.harness import RESULTS, ROOT, commit
+from benchmarks.search.eight_models import MODELS
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Offload
 from deeprecsys.core.profile import LatencyProfile, Point, quantiles_of
@@ -33,7 +34,6 @@ from deeprecsys.report.json_values import plain
 from deeprecsys.zoo import model
 from deeprecsys.zoo.schema import Per, SparseInput
 from deeprecsys.zoo.tables import fill
-from models import MODELS
 
 BATCHES = tuple(1 << k for k in range(13))
 LEVELS = ("low", "medium", "high")

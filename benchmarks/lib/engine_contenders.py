@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.lib.machine_limits import Call, Products, row_loops
 from deeprecsys.node.runtime.memory import NodeMemory, Plan
 from deeprecsys.node.runtime.page_walk import PageWalker
 from deeprecsys.zoo import model
 from deeprecsys.zoo.rows import RowFormat
 from deeprecsys.zoo.schema import SparseInput
-from limits import Call, Products, row_loops
 
 BATCHES = (1, 16, 64, 256, 1024)
 LEAST_QUERIES, MOST_QUERIES, ITEMS = 64, 4096, 65536

@@ -1,6 +1,6 @@
 """What the engine is held to, each goal beside what was measured: met or not met, and why not where it is known.
 
-python benchmarks/verdicts.py       from the saved results of gather.py, dense.py and engine.py
+python -m benchmarks.lib.engine_goals       from the saved results of gather.py, dense.py and engine.py
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from statistics import geometric_mean
 from typing import Any, NamedTuple
 
-from common import load
-from engine_tables import BEST, GOALS
+from benchmarks.harness import load
+from benchmarks.lib.engine_tables import BEST, GOALS
 
 SPARSE_MODELS, DENSE_MODELS = ("dlrm-rmc1", "dlrm-rmc2"), ("wnd", "mt-wnd", "dlrm-rmc3")
 FROM_SPARSE, FROM_DENSE, FROM_WHOLE = 64, 16, 64
@@ -170,7 +170,11 @@ def table(found: Iterable[Verdict]) -> str:
 
 
 def main() -> None:
-    print(table(verdicts(load("gather"), load("dense"), load("engine"))))
+    print(
+        table(
+            verdicts(load("engine_gather_kernel"), load("engine_dense_stages"), load("engine_against_limits"))
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def _limits(limits: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
         + (f"bf16 {bf16['best']:.0f}, " if bf16 else "no bf16 instructions, ")
         + f"multiply-adds on registers {limits['register_gflops']:.1f}. ns per random row of a table of "
         f"{limits['rows']['table_bytes'] / 1e9:.1f} GB on huge pages: prefetched only {asking}; read {reading}. "
-        "`python benchmarks/engine.py` makes this section."
+        "`python -m benchmarks.engine.against_limits` makes this section."
     )
 
 

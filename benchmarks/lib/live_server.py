@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from common import ROOT, put_in, save
+from benchmarks.harness import ROOT, put_in, save
+from benchmarks.lib.http_load import Answers, Bodies, Events, offer
 from deeprecsys.core.target import Target
 from deeprecsys.node.runtime.cores import awake, pss_bytes, realtime
 from deeprecsys.report.json_values import plain
 from deeprecsys.workload.stream import Stream, Workload
-from serving_client import Answers, Bodies, Events, offer
 
 FLAT = 0.05
 

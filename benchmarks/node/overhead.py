@@ -1,6 +1,6 @@
 """What the node itself costs: batches/s through one worker, hop latency, lateness of the source, memory.
 
-    python benchmarks/node.py
+    python -m benchmarks.node.overhead
 
 The engine computes nothing (`null`), so that all that is left is the node. Keep the machine idle.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from common import ROOT, put_in, save
+from benchmarks.harness import ROOT, put_in, save
 from deeprecsys.core.policy import Static
 from deeprecsys.core.runlog import summarise
 from deeprecsys.node.node import Node, NodeConfig
@@ -22,7 +22,7 @@ TABLES = 0.5  # rows scale of dlrm-rmc1 for the memory figure: 2.56 GB of tables
 
 def main() -> None:
     result = {"hop": hop(), "lateness": lateness(), "memory": memory()}
-    path = save("node", result)
+    path = save("node_overhead", result)
     h, late, m = result["hop"], result["lateness"], result["memory"]
     print(f"batches/s through one worker, dispatcher included: {h['batches_per_s']:.0f} (median of {ROUNDS})")
     print(f"dispatch to completion: p50 {h['p50_us']:.1f} us, p99 {h['p99_us']:.1f} us")

@@ -1,19 +1,19 @@
 """Latency profiles of all eight models on this machine, kept in `profiles/` for simulations.
 
-python benchmarks/profiles.py [MODEL ...]     about half a minute a model; keep the machine idle
+python -m benchmarks.node.profiles [MODEL ...]     about half a minute a model; keep the machine idle
 """
 
 from __future__ import annotations
 
 import sys
 
-from common import ROOT
+from benchmarks.harness import ROOT
+from benchmarks.search.eight_models import MODELS
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.trials import measure_profile
 from deeprecsys.cli.output import write_json
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.node.node import Node
-from models import MODELS
 
 SECONDS = 20.0
 FOLDER = ROOT / "profiles"

@@ -1,6 +1,6 @@
 """How steady the machine is: one trial, the very same queries, again and again.
 
-    python benchmarks/drift.py [MODEL]      by default dlrm-rmc1; 2 minutes
+    python -m benchmarks.node.repeated_trial [MODEL]      by default dlrm-rmc1; 2 minutes
 
 Nothing changes from trial to trial but the machine. What an item costs its worker then is the machine's speed, and
 the p95 at one rate shows what that does to tail latency. Keep the machine idle.
@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from common import ROOT, put_in, save
+from benchmarks.harness import ROOT, put_in, save
+from benchmarks.search.live_capacity import BATCH, job_of
 from deeprecsys.api.trials import quick_hint_qps
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.core.runlog import summarise
 from deeprecsys.node.node import Node
 from deeprecsys.report import format as f
-from live_search import BATCH, job_of
 
 TRIALS = 36
 TRIAL_S = 3.0
@@ -71,7 +71,7 @@ def table(r: dict[str, Any]) -> str:
 def main() -> None:
     names = [a for a in sys.argv[1:] if not a.startswith("-")] or ["dlrm-rmc1"]
     result = measure(names[0])
-    save("drift", result)
+    save("node_repeated_trial", result)
     text = table(result)
     put_in(ROOT / "docs" / "results.md", "drift", text)
     print(text)

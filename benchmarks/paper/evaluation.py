@@ -1,7 +1,7 @@
 """The paper's evaluation at full length, and the tables of docs/paper.md.
 
-python benchmarks/paper.py               within twenty minutes on two cores; keep the machine idle: figure 3 measures
-python benchmarks/paper.py 11 12 rest    these figures alone; rest is directions, sensitivity and constants
+python -m benchmarks.paper.evaluation               within twenty minutes on two cores; keep the machine idle: figure 3 measures
+python -m benchmarks.paper.evaluation 11 12 rest    these figures alone; rest is directions, sensitivity and constants
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 
-from common import ROOT, load, put_in, save
+from benchmarks.harness import ROOT, load, put_in, save
 from deeprecsys.api.progress import Bar
 from deeprecsys.paper import constants, directions, recipes, sensitivity
 from deeprecsys.paper.crew import Tell, crew
@@ -27,9 +27,9 @@ def body(r: Result) -> str:
 
 def keep(marker: str, text: str, seconds: float) -> None:
     """Put a part into the document and the results as soon as it is there."""
-    kept = load("paper")
+    kept = load("paper_evaluation")
     tables, times = kept.get("tables", {}), kept.get("seconds", {})
-    save("paper", {"seconds": {**times, marker: seconds}, "tables": {**tables, marker: text}})
+    save("paper_evaluation", {"seconds": {**times, marker: seconds}, "tables": {**tables, marker: text}})
     put_in(DOCUMENT, marker, text)
     print(f"{marker}: {seconds:.0f} s", flush=True)
 
@@ -61,7 +61,7 @@ def main() -> None:
 
 def cost() -> None:
     """What all parts took when they were last made, and the parts that were never made."""
-    times = load("paper")["seconds"]
+    times = load("paper_evaluation")["seconds"]
     parts = {k: s for k, s in times.items() if s and k != "cost"}
     missing = [k for k in (*(f"figure{n:02d}" for n in recipes.RECIPES), "sensitivity") if k not in parts]
     slowest = ", ".join(f"{k} {s:.0f} s" for k, s in sorted(parts.items(), key=lambda p: -p[1])[:4])

@@ -1,13 +1,13 @@
 """Where a batch's time goes, operator by operator: eager torch, one thread, the artefact's models at batch 64.
 
-python benchmarks/operators.py [--quick]     two minutes; keep the machine idle
+python -m benchmarks.paper.operator_shares [--quick]     two minutes; keep the machine idle
 """
 
 from __future__ import annotations
 
 import sys
 
-from common import save
+from benchmarks.harness import save
 from deeprecsys.paper.operators import BATCH, shares
 from deeprecsys.paper.published import MODELS, SHARES
 
@@ -21,7 +21,7 @@ def main() -> None:
         published = ", ".join(f"{k} {v:g} %" for k, v in SHARES.get(name, {}).items()) or "not published"
         print(f"{name}: {ranked} (published: {published})", flush=True)
     if not quick:
-        print(save("operators", {"batch": BATCH, "measured": found}))
+        print(save("paper_operator_shares", {"batch": BATCH, "measured": found}))
 
 
 if __name__ == "__main__":

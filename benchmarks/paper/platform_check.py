@@ -1,6 +1,6 @@
 """The analytic model of a CPU held against measurements: this machine described by it, beside its measured profiles.
 
-python benchmarks/platform_check.py [--quick]     a minute, or nothing where platform_limits.py has run; keep it idle
+python -m benchmarks.paper.platform_check [--quick]     a minute, or nothing where platform_limits.py has run; keep it idle
 
 The model's constants are measured one by one by `platform_limits.py`; none is fitted to a profile. Compared are times of
 batches while the other cores are idle: two cores say nothing about how forty share memory.
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-import platform_limits
-from common import ROOT, load, put_in, save
+from benchmarks.harness import ROOT, load, put_in, save
+from benchmarks.paper import platform_limits
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.paper.platforms import SKYLAKE, CpuSpec, batch_time, work_of
 from deeprecsys.paper.published import CLASS, MODELS, SHORT
@@ -98,16 +98,16 @@ def tables(found: dict[str, dict[int, tuple[float, float]]]) -> str:
 
 def main() -> None:
     quick = "--quick" in sys.argv
-    limits = platform_limits.measure(0.1) if quick else load("platform_limits")
+    limits = platform_limits.measure(0.1) if quick else load("paper_platform_limits")
     if not limits:
         limits = platform_limits.measure(1.5)
-        save("platform_limits", limits)
+        save("paper_platform_limits", limits)
     found = compare(described(limits))
     text = tables(found)
     print(text)
     if not quick:
         put_in(DOCUMENT, "platform-check", text)
-        save("platform_check", {"limits": limits, "measured_and_modelled_s": found})
+        save("paper_platform_check", {"limits": limits, "measured_and_modelled_s": found})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Limits of this machine that the analytic platform model rests on, one thread.
 
-python benchmarks/platform_limits.py [--quick]     a minute; keep the machine idle
+python -m benchmarks.paper.platform_limits [--quick]     a minute; keep the machine idle
 
 - product: GFLOP/s of a large fp32 matrix product (torch), against its batch size;
 - stream: GB/s at which weights are read again from L2, L3 and memory;
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common import save
+from benchmarks.harness import save
 
 LAYER = (1024, 512)
 TABLE_ROWS, DIM, BAG = {"memory": 4_000_000, "l3": 65_536}, 32, 80
@@ -105,7 +105,7 @@ def main() -> None:
     result = measure(0.1 if quick else 1.5)
     print(result)
     if not quick:
-        print(save("platform_limits", result))
+        print(save("paper_platform_limits", result))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Two ways to find a queue's capacity, side by side: the artefact's rule and the capacity search.
 
-    python benchmarks/artefact_rule.py [--seeds 100]
+    python -m benchmarks.search.artefact_rule [--seeds 100]
 
 Both look for the highest rate with p95 within the target on the same virtual M/D/1 and M/D/c queues, whose capacity
 theory knows exactly. The artefact's rule is as its code runs it (docs/facts.md §4): 128 updates of
@@ -12,15 +12,13 @@ Its faults of another kind (gaps of whole milliseconds, queues drained) are left
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common import ROOT, put_in, save
+from benchmarks.harness import ROOT, put_in, save
 from deeprecsys.core.policy import Static
 from deeprecsys.core.target import Target
 from deeprecsys.search import (
@@ -33,8 +31,6 @@ from deeprecsys.search import (
     capacity,
     confirm,
 )
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.search.queues import MDc, theory_qps, wait_tail  # the tests' own queues and theory
 
 UPDATES, WINDOW, LAST = 128, 64, 50
@@ -181,7 +177,7 @@ def main() -> None:
         found = compare(servers, latency, seeds)
         rows += found
         print("\n".join(line(row) for row in found), flush=True)
-    print(save("artefact_rule", {"excess": EXCESS, "rows": rows}))
+    print(save("search_artefact_rule", {"excess": EXCESS, "rows": rows}))
     put_in(ROOT / "docs" / "results.md", "artefact-rule", table(rows))
 
 

@@ -1,9 +1,9 @@
 """All eight models, live on this machine: static, tuned, every batch size; tables for the documents.
 
-    python benchmarks/models.py [MODEL ...]      measure (all eight: about half an hour)
-    python benchmarks/models.py --no-sweep ...   static and tuned only: half of that
-    python benchmarks/models.py --duels          only the climb's choice beside the sweep's best
-    python benchmarks/models.py --tables         only write the tables from what was measured before
+    python -m benchmarks.search.eight_models [MODEL ...]      measure (all eight: about half an hour)
+    python -m benchmarks.search.eight_models --no-sweep ...   static and tuned only: half of that
+    python -m benchmarks.search.eight_models --duels          only the climb's choice beside the sweep's best
+    python -m benchmarks.search.eight_models --tables         only write the tables from what was measured before
 
 Each model is measured on one node in one go: profile, `tune --method live`, then an exhaustive sweep of the
 batch sizes. Where climb and sweep differ, the two sizes are searched again side by side. Results are kept model by model, so that an interrupted run can go on.
@@ -18,7 +18,8 @@ from dataclasses import replace
 from math import exp, log
 from typing import Any
 
-from common import ROOT, load, measured_on, put_in, save
+from benchmarks.harness import ROOT, load, measured_on, put_in, save
+from benchmarks.lib.interleaved_searches import side_by_side
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.trials import (
     LiveTrials,
@@ -39,7 +40,6 @@ from deeprecsys.search.hill_climb import HillClimb
 from deeprecsys.search.history import batch_sizes
 from deeprecsys.search.saturation import saturation_qps
 from deeprecsys.search.tuner import tune
-from turns import side_by_side
 
 MODELS = ("dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wnd", "mt-wnd", "din", "dien")
 CLIMB_S = {"dlrm-rmc2": 80.0}  # a target of 400 ms makes each trial long
@@ -175,7 +175,7 @@ def write(results: dict[str, Any]) -> None:
     measured = next(iter(results.values()))
     where = (
         f"{measured_on(measured['machine'])}, engine {measured['engine']} {measured['precision']}, sizes `production`, Poisson arrivals; "
-        "every offered query served. `python benchmarks/models.py` makes this table."
+        "every offered query served. `python -m benchmarks.search.eight_models` makes this table."
     )
     put_in(ROOT / "docs" / "results.md", "models", f"{main_table}\n\n{where}")
     swept = any(r["sweep"] for r in results.values())
@@ -184,13 +184,13 @@ def write(results: dict[str, Any]) -> None:
 
 def main() -> None:
     names = [a for a in sys.argv[1:] if not a.startswith("-")] or list(MODELS)
-    results = load("models").get("models", {})
+    results = load("search_eight_models").get("models", {})
     if not {"--tables", "--duels"} & set(sys.argv):
         for name in names:
             r = results[name] = measure(name, "--no-sweep" not in sys.argv)
             print(f"{name}: static {r['static'] and r['static']['qps']}, tuned {r['tuned']['qps']:.1f} "
                   f"at {r['tuned']['batch_size']}, ratio {r['ratio']}, {r['wall_s']:.0f} s", flush=True)  # fmt: skip
-            save("models", {"models": results})
+            save("search_eight_models", {"models": results})
     if "--no-sweep" not in sys.argv and "--tables" not in sys.argv:
         for name in names:
             r = results[name]
@@ -201,7 +201,7 @@ def main() -> None:
                     f"{name}: {j['chosen']} reaches {100 * r['duel']['share']:.1f} % of {j['best']}",
                     flush=True,
                 )
-                save("models", {"models": results})
+                save("search_eight_models", {"models": results})
     write(results)
 
 

@@ -1,7 +1,7 @@
 """The capacity search, live: against queueing theory on an engine that only waits, and against itself.
 
-    python benchmarks/live_search.py [MODEL ...]     by default dlrm-rmc1 and wnd, three times each
-    python benchmarks/live_search.py --no-waiting    keep what was measured of the engine that waits
+    python -m benchmarks.search.live_capacity [MODEL ...]     by default dlrm-rmc1 and wnd, three times each
+    python -m benchmarks.search.live_capacity --no-waiting    keep what was measured of the engine that waits
 
 With constant service times a node of one worker is an M/D/1 queue, and of two an M/D/2 queue, whose
 capacity is known exactly (the formulas are those of `tests/search/queues.py`). Keep the machine idle.
@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from common import ROOT, load, put_in, save
+from benchmarks.harness import ROOT, load, put_in, save
+from benchmarks.lib.interleaved_searches import Turns
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.trials import LiveTrials, quick_hint_qps
 from deeprecsys.core.policy import DeepRecSched
@@ -25,9 +26,6 @@ from deeprecsys.node.node import Node
 from deeprecsys.report import format as f
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.probes import Trial
-from turns import Turns
-
-sys.path.insert(0, str(ROOT))
 from tests.search.queues import theory_qps
 
 SERVICE_S = 5e-3
@@ -132,12 +130,12 @@ def tables(result: dict[str, Any]) -> str:
 
 def main() -> None:
     names = [a for a in sys.argv[1:] if not a.startswith("-")] or ["dlrm-rmc1", "wnd"]
-    result = load("live_search")
+    result = load("search_live_capacity")
     if "--tables" not in sys.argv:
         queues = result["waiting"] if "--no-waiting" in sys.argv else [waiting(w) for w in TARGETS]
         kept = [r for r in result.get("repeated", []) if r["model"] not in names]
         result = {"waiting": queues, "repeated": [*(repeated(n) for n in names), *kept]}
-        save("live_search", result)
+        save("search_live_capacity", result)
     text = tables(result)
     put_in(ROOT / "docs" / "results.md", "live-search", text)
     print(text)

@@ -1,14 +1,14 @@
 """The offload threshold against an emulated GTX 1080 Ti, live: the climb beside the exhaustive sweep.
 
-    python benchmarks/offload.py [MODEL ...]     measure: four models by default, less than a quarter of an hour
-    python benchmarks/offload.py --more ...      only the models that are not measured yet
-    python benchmarks/offload.py --tables        only write the table from what was measured before
-    python benchmarks/offload.py --quick         one model, few sizes and thresholds, short trials; writes nothing
+    python -m benchmarks.search.offload_live [MODEL ...]     measure: four models by default, less than a quarter of an hour
+    python -m benchmarks.search.offload_live --more ...      only the models that are not measured yet
+    python -m benchmarks.search.offload_live --tables        only write the table from what was measured before
+    python -m benchmarks.search.offload_live --quick         one model, few sizes and thresholds, short trials; writes nothing
 
 The accelerator is emulated: batch times of this machine's eager engine over the published speed-ups, replayed
 in real time. Each model is measured on one node in one go: both climbs (batch size, then threshold), every
 threshold at the climb's batch size, with load that the climb never saw, and where the two choices differ, both
-once more side by side: the best of fifteen noisy figures is a lucky one. benchmarks/offload_virtual.py makes the
+once more side by side: the best of fifteen noisy figures is a lucky one. benchmarks/search/offload_simulated.py makes the
 same statement without noise. Keep the machine idle.
 """
 
@@ -20,7 +20,8 @@ from dataclasses import replace
 from math import exp, hypot, log
 from typing import Any
 
-from common import ROOT, load, put_in, save
+from benchmarks.harness import ROOT, load, put_in, save
+from benchmarks.lib.interleaved_searches import side_by_side
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
 from deeprecsys.api.trials import (
@@ -42,7 +43,6 @@ from deeprecsys.search.hill_climb import HillClimb
 from deeprecsys.search.history import UNREACHABLE, Score, Search, batch_sizes, thresholds
 from deeprecsys.search.saturation import saturation_qps
 from deeprecsys.search.sweep import Sweep
-from turns import side_by_side
 
 MODELS = ("dlrm-rmc1", "wnd", "din", "dien")
 """The device is a little faster than a core, much faster, slower for small and faster for large batches."""
@@ -57,7 +57,7 @@ and more."""
 
 def main() -> None:
     quick = "--quick" in sys.argv
-    known = load("offload").get("models", {}) if {"--more", "--tables"} & set(sys.argv) else {}
+    known = load("search_offload_live").get("models", {}) if {"--more", "--tables"} & set(sys.argv) else {}
     names = [a for a in sys.argv[1:] if not a.startswith("-")] or list(MODELS[:1] if quick else MODELS)
     for name in [] if "--tables" in sys.argv else names:
         if name in known:
@@ -73,7 +73,7 @@ def main() -> None:
             continue
         print(row(name, known[name]), f"{known[name]['wall_s']:.0f} s", flush=True)
         if not quick:
-            save("offload", {"emulated": True, "device": TITLE, "models": known})
+            save("search_offload_live", {"emulated": True, "device": TITLE, "models": known})
     if known and not quick:
         put_in(ROOT / "docs" / "results.md", "offload", table(known))
 
@@ -223,7 +223,7 @@ def table(models: dict[str, Any]) -> str:
     where = (
         f"The {TITLE} is emulated; the {about['workers']['cpu']} workers "
         f"on the CPU are not: {m['cpu']}, {m['cores']} cores, engine eager fp32, sizes `production`, medium "
-        "target. `python benchmarks/offload.py` makes this table."
+        "target. `python -m benchmarks.search.offload_live` makes this table."
     )  # fmt: skip
     return f"{head}\n{rows}\n\n{where}"
 

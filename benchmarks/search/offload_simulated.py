@@ -1,8 +1,8 @@
 """The offload threshold in virtual time, without noise: eight models, three targets, an emulated GTX 1080 Ti.
 
-    python benchmarks/offload_virtual.py             all 24 cases on two processes; some minutes
-    python benchmarks/offload_virtual.py --quick     one case, short path; writes nothing
-    python benchmarks/offload_virtual.py --tables    only write the table from what was computed before
+    python -m benchmarks.search.offload_simulated             all 24 cases on two processes; some minutes
+    python -m benchmarks.search.offload_simulated --quick     one case, short path; writes nothing
+    python -m benchmarks.search.offload_simulated --tables    only write the table from what was computed before
 
 Both climbs, then every threshold at the climb's batch size, on one sample path: what differs is the policy and
 nothing else. Beside them what goes beyond the threshold, each with the best of all thresholds. Batch times are
@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-from common import ROOT, load, put_in, save
+from benchmarks.harness import ROOT, load, put_in, save
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
 from deeprecsys.api.trials import sample_sizes
@@ -56,9 +56,9 @@ def main() -> None:
             for done in pool.map(case, cases):
                 found.append(done)
                 print(row(done), flush=True)
-        save("offload_virtual", {"emulated": True, "simulated": True, "device": GTX_1080_TI.title, "cores": CORES,
+        save("search_offload_simulated", {"emulated": True, "simulated": True, "device": GTX_1080_TI.title, "cores": CORES,
                                  "queries": QUERIES, "cases": found, "wall_s": time.monotonic() - began})  # fmt: skip
-    put_in(ROOT / "docs" / "results.md", "offload-virtual", table(load("offload_virtual")))
+    put_in(ROOT / "docs" / "results.md", "offload-virtual", table(load("search_offload_simulated")))
 
 
 def case(what: tuple[str, str, int]) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def table(result: dict[str, Any]) -> str:
         f"optimum in {len(near)} and otherwise level with it (to {200 * TOLERANCE:g} %) in {len(level)}; the least capacity "
         f"that it reaches is {f.share(min(c['share'] for c in met))} of the optimum's. The {result['device']} is emulated, "
         f"and all of this simulated: {result['cores']} cores, {result['queries']:,} queries, batch times of "
-        f"`profiles/{MACHINE}-*.json`. `python benchmarks/offload_virtual.py` makes this table."
+        f"`profiles/{MACHINE}-*.json`. `python -m benchmarks.search.offload_simulated` makes this table."
     )
     return "\n".join([head, *map(row, cases)]) + f"\n\n{said}"
 

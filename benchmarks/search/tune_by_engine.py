@@ -1,9 +1,9 @@
 """The main job with each engine: `tune` for all eight models with eager and with compiled, confirmed live.
 
-    python benchmarks/engine_tune.py [MODEL ...]      measure (all eight: some twenty minutes)
-    python benchmarks/engine_tune.py --more ...      keep what was measured before, measure the rest
-    python benchmarks/engine_tune.py --quick ...      smallest tables and budgets: to try the script; saves nothing
-    python benchmarks/engine_tune.py --tables         only write the table from what was measured before
+    python -m benchmarks.search.tune_by_engine [MODEL ...]      measure (all eight: some twenty minutes)
+    python -m benchmarks.search.tune_by_engine --more ...      keep what was measured before, measure the rest
+    python -m benchmarks.search.tune_by_engine --quick ...      smallest tables and budgets: to try the script; saves nothing
+    python -m benchmarks.search.tune_by_engine --tables         only write the table from what was measured before
 
 A model's two engines are tuned one right after the other, as a user would: each is profiled, searched by
 simulation and confirmed beside the static baseline by live trials. fp32, the paper's medium target. Results are
@@ -21,7 +21,7 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, load, measured_on, put_in, save
+from benchmarks.harness import ROOT, load, measured_on, put_in, save
 from deeprecsys.report import format as f
 
 MODELS = ("dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wnd", "mt-wnd", "din", "dien")
@@ -92,7 +92,7 @@ def summary(results: dict[str, Any], machine: dict[str, Any]) -> str:
         lines.append(f"| geometric mean | | | | | | {exp(sum(map(log, gains)) / len(gains)):.2f} |")
     return "\n".join(lines) + (
         f"\n\n{measured_on(machine)}, fp32, sizes `production`, Poisson arrivals; every offered query served. "
-        "`python benchmarks/engine_tune.py` makes this table."
+        "`python -m benchmarks.search.tune_by_engine` makes this table."
     )
 
 
@@ -113,21 +113,21 @@ def _point(result: dict[str, Any] | None) -> tuple[str, str, str]:
 def main() -> None:
     names = [a for a in sys.argv[1:] if not a.startswith("-")] or list(MODELS)
     quick, kept = "--quick" in sys.argv, bool({"--more", "--tables"} & set(sys.argv))
-    results = load("engine_tune").get("models", {}) if kept and not quick else {}
+    results = load("search_tune_by_engine").get("models", {}) if kept and not quick else {}
     if "--tables" not in sys.argv:
         for name in names:
             entry = results.setdefault(name, {})
             for engine in (e for e in ENGINES if e not in entry):
                 entry[engine] = brief(tuned(name, "--engine", engine, *(QUICK if quick else FULL)))
                 if not quick:
-                    save("engine_tune", {"models": results})
+                    save("search_tune_by_engine", {"models": results})
             print(
                 f"{name}: {' → '.join(_point(entry[e])[0] for e in ENGINES)}, gain {gain(entry)}", flush=True
             )
     print(table(results))
     if not quick:
         put_in(ROOT / "docs" / "results.md", "engine-tune", table(results))
-        put_in(ROOT / "README.md", "engine-tune", summary(results, load("engine_tune")["machine"]))
+        put_in(ROOT / "README.md", "engine-tune", summary(results, load("search_tune_by_engine")["machine"]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How long `tune` of one model takes once a profile exists, all eight models at the medium target.
 
-    python benchmarks/tune_seconds.py [MODEL ...]     about a minute a model
-    python benchmarks/tune_seconds.py --tables        only write the table from what was measured before
+    python -m benchmarks.search.tune_seconds [MODEL ...]     about a minute a model
+    python -m benchmarks.search.tune_seconds --tables        only write the table from what was measured before
 
 The profiles are those of `profiles/`; `tune` sets them right by a trial of its own. Keep the machine idle.
 """
@@ -12,10 +12,10 @@ import json
 import sys
 from typing import Any
 
-from common import ROOT, load, measured_on, put_in, save
+from benchmarks.harness import ROOT, load, measured_on, put_in, save
+from benchmarks.search.eight_models import MODELS
+from benchmarks.search.tune_by_engine import tuned
 from deeprecsys.report import format as f
-from engine_tune import tuned
-from models import MODELS
 
 PROFILES = ROOT / "profiles"
 
@@ -41,18 +41,18 @@ def table(results: dict[str, Any]) -> str:
             f"| {f.share(r['fraction_of_bound']['value'])} | {f.signed_share(r['simulator_error'])}, "
             f"{f.signed_share(r['paced_simulator_error'])} | {f.figure(r['pace'])} |"
         )
-    where = measured_on(load("tune_seconds")["machine"])
-    return "\n".join(lines) + f"\n\n{where}. `python benchmarks/tune_seconds.py` makes this table."
+    where = measured_on(load("search_tune_seconds")["machine"])
+    return "\n".join(lines) + f"\n\n{where}. `python -m benchmarks.search.tune_seconds` makes this table."
 
 
 def main() -> None:
     names = [a for a in sys.argv[1:] if not a.startswith("-")] or list(MODELS)
-    results = load("tune_seconds").get("models", {})
+    results = load("search_tune_seconds").get("models", {})
     if "--tables" not in sys.argv:
         for name in names:
             results[name] = measure(name)
             print(f"{name}: {results[name]['wall_s']:.0f} s", flush=True)
-            save("tune_seconds", {"models": results})
+            save("search_tune_seconds", {"models": results})
     print(table(results))
     put_in(ROOT / "docs" / "results.md", "tune-seconds", table(results))
 

@@ -1,6 +1,6 @@
 """A day in minutes: the rate rises and falls, the mix of sizes changes; live retuning beside fixed settings.
 
-    python benchmarks/serve_day.py [--quick]
+    python -m benchmarks.serve.changing_day [--quick]
 
 The load in items follows the hour, whatever the sizes: where queries are small, more of them come. Its peak is
 set from the items that the tuned server answers in time when it is offered far too much. Each setting serves the
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.lib.live_server import Bench, Extent, Row, bench, load, publish, table
 from deeprecsys.core.target import Target
 from deeprecsys.workload.stream import Stream, Workload
-from serving import Bench, Extent, Row, bench, load, publish, table
 
 MODEL, TARGET = "wnd", Target(latency_s=0.025)
 FIXED = (64, 128, 256, 512, 1000)

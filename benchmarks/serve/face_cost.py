@@ -1,6 +1,6 @@
 """What the network face costs: latency over HTTP against in process, small requests/s, share of CPU time.
 
-    python benchmarks/serve_face.py [--models wnd dlrm-rmc3 dlrm-rmc1 ncf] [--queries N] [--quick | --stand-in]
+    python -m benchmarks.serve.face_cost [--models wnd dlrm-rmc3 dlrm-rmc1 ncf] [--queries N] [--quick | --stand-in]
 
 The server, its worker included, has the first core, and the client, a process of its own, the last. Per model:
 
@@ -26,16 +26,14 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
+from benchmarks.lib.live_server import Row, publish, table
 from deeprecsys.core.policy import Coalescing
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
@@ -49,7 +47,6 @@ from deeprecsys.serve.load.offer import Requests
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
 from deeprecsys.zoo.schema import DenseInput, Per, Schema
-from serving import Row, publish, table
 
 ALL_CORES = sorted(os.sched_getaffinity(0))
 MAX_ITEMS, BATCH_SIZE, FINEST = 1000, 256, 64

@@ -1,6 +1,6 @@
 """Tens of thousands of bodies that no client should send, over both network faces, in process.
 
-    python benchmarks/serve_fuzz.py [--bodies N]
+    python -m benchmarks.serve.fuzz [--bodies N]
 
 Any answer but a success, a refusal or a message that names the fault is an error, and so is a hang or a
 seat that is not given back. Prints how many answers had which status.
@@ -9,20 +9,16 @@ seat that is not given back. Prints how many answers had which status.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from benchmarks.lib.live_server import Row, publish, table
 from tests.serve.asgi import Direct
 from tests.serve.fuzz import DirectRpc, check_http, grpc_requests, http_requests
 from tests.serve.stand_in import StandIn
-
-from serving import Row, publish, table
 
 BODIES = 20_000
 

@@ -1,6 +1,6 @@
 """Three times the load that a server can carry: answers keep their target, goodput its level, memory its size.
 
-    python benchmarks/serve_overload.py [--quick]
+    python -m benchmarks.serve.overload [--quick]
 
 Before the overload and after it, the same queries at half the capacity tell when it is over. A server that
 sheds by predicted completion answers more small queries and fewer large ones the more it is offered: goodput is
@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.lib.http_load import After
+from benchmarks.lib.live_server import Extent, Row, bench, flat, footprints, from_to, publish, table
 from deeprecsys.core.target import Target
-from serving import Extent, Row, bench, flat, footprints, from_to, publish, table
-from serving_client import After
 
 MODEL, TARGET = "wnd", Target(latency_s=0.025)
 TIMES, SHARE = 3.0, 0.5

@@ -1,6 +1,6 @@
 """NVIDIA's own load generator against our server, unmodified: its commands, and what it printed.
 
-    python benchmarks/perf_analyzer.py [--quick] [--program PATH]
+    python -m benchmarks.serve.perf_analyzer [--quick] [--program PATH]
 
 Without --program the last one that was published as a program which runs anywhere is fetched: it lies in the
 wheel of tritonclient 2.44, and wants libb64 and CUDA's runtime library beside it, which it never calls for a
@@ -22,10 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, put_in, save
+from benchmarks.harness import ROOT, put_in, save
+from benchmarks.lib.live_server import cores_of_layout, guessed, server
 from deeprecsys.zoo import model
 from deeprecsys.zoo.schema import Per
-from serving import cores_of_layout, guessed, server
 
 WHEELS = ("tritonclient==2.44.0", "nvidia-cuda-runtime-cu12<13")
 PACKAGE = "libb64-0d"
@@ -134,7 +134,7 @@ def main() -> None:
     body = document(runs)
     print(body)
     if not options.quick:
-        save("perf_analyzer", {"runs": runs})
+        save("serve_perf_analyzer", {"runs": runs})
         put_in(ROOT / "docs" / "results.md", "perf-analyzer", body)
 
 

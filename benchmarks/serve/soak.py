@@ -1,6 +1,6 @@
 """Ten minutes at 80 % of the capacity: memory, descriptors and p99 flat; then new weights, then a drain, under load.
 
-    python benchmarks/serve_soak.py [--quick]
+    python -m benchmarks.serve.soak [--quick]
 
 The swap is made in process, beside clients of its own: it has no place on the network. Keep the machine idle.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.lib.live_server import Bench, Extent, Row, bench, flat, footprints, from_to, publish, table
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
@@ -23,7 +24,6 @@ from deeprecsys.node.node import pinning
 from deeprecsys.node.service.arena import Weights
 from deeprecsys.node.service.hosted_model import ModelConfig
 from deeprecsys.node.service.service import Service, ServiceConfig
-from serving import Bench, Extent, Row, bench, flat, footprints, from_to, publish, table
 
 MODEL, TARGET, SHARE = "wnd", Target(latency_s=0.025), 0.8
 STABLE = 1.5

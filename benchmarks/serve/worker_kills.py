@@ -1,6 +1,6 @@
 """Workers killed one after the other under load: no wrong answer, no lost query, the target soon met again.
 
-    python benchmarks/serve_faults.py [--quick]
+    python -m benchmarks.serve.worker_kills [--quick]
 
 `kill -9` of the busiest worker every 12 seconds, at 40 % of the capacity: by then its successor, which starts
 on what the others leave of their cores, is ready as the next spare. Before it and after it the same queries with
@@ -14,9 +14,9 @@ import os
 import signal
 from typing import Any
 
+from benchmarks.lib.http_load import After
+from benchmarks.lib.live_server import Extent, Row, Server, bench, publish, table
 from deeprecsys.core.target import Target
-from serving import Extent, Row, Server, bench, publish, table
-from serving_client import After
 
 MODEL, TARGET, SHARE = "wnd", Target(latency_s=0.025), 0.4
 WITHIN_S = 2.0

@@ -1,7 +1,7 @@
 """The simulator against the live node, all eight models: p95 at 50, 70 and 85 % of capacity, and capacity.
 
-    python benchmarks/parity.py [MODEL ...]     about 5 minutes a model
-    python benchmarks/parity.py --tables        only write the table from what was measured before
+    python -m benchmarks.simulate.parity [MODEL ...]     about 5 minutes a model
+    python -m benchmarks.simulate.parity --tables        only write the table from what was measured before
 
 In turn, five times: a search for the capacity (every other time), live trials at three shares of the first one found,
 and a latency profile; the profiles together are what the simulator is given, so that a machine that drifts does so
@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common import ROOT, load, measured_on, put_in, save
+from benchmarks.harness import ROOT, load, measured_on, put_in, save
+from benchmarks.search.eight_models import MODELS
 from deeprecsys.api.engines import sizes_of
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.trials import LiveTrials, baseline, measure_profile, sample_sizes
@@ -45,7 +46,6 @@ from deeprecsys.search.rank import Ranking
 from deeprecsys.search.saturation import saturation_qps
 from deeprecsys.search.slow_trials import NEAR
 from deeprecsys.simulate.fast import Services, run
-from models import MODELS
 
 SHARES = (0.5, 0.7, 0.85)
 ROUNDS = 5
@@ -311,7 +311,7 @@ def tables(results: dict[str, Any]) -> str:
         f"Live searches for one capacity, minutes apart, differ by {100 * float(np.median(apart)):.0f} % in the median "
         f"of {len(apart)} models (worst {100 * max(apart):.0f} %).",
         "",
-        f"{measured_on(load('parity')['machine'])}, engine eager fp32. `python benchmarks/parity.py` makes this table.",
+        f"{measured_on(load('parity')['machine'])}, engine eager fp32. `python -m benchmarks.simulate.parity` makes this table.",
     ]
     return "\n".join(rows)
 
@@ -324,7 +324,7 @@ def cell(p: dict[str, Any]) -> str:
 
 def main() -> None:
     names = [a for a in sys.argv[1:] if not a.startswith("-")] or list(MODELS)
-    results = load("parity").get("models", {})
+    results = load("simulate_parity").get("models", {})
     if "--tables" not in sys.argv:
         for name in names:
             r = results[name] = measure(name)
@@ -335,7 +335,7 @@ def main() -> None:
             )
             print(f"{name}: batch {r['batch_size']}, p95 off by {errors}; capacity {r['live_qps']:.1f} live, "
                   f"{r['predicted_qps']:.1f} predicted, {r['paced_qps']:.1f} paced", flush=True)  # fmt: skip
-            save("parity", {"models": results})
+            save("simulate_parity", {"models": results})
     text = tables(results)
     put_in(ROOT / "docs" / "results.md", "parity", text)
     print(text)

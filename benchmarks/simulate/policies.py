@@ -1,12 +1,12 @@
 """Policies against their bounds on 40 simulated cores: eight models, three targets, and load that changes.
 
-    python benchmarks/policies.py               about half an hour
-    python benchmarks/policies.py --compiled    without deadline order and other servers: some minutes
-    python benchmarks/policies.py --quick       two models, fewer queries
-    python benchmarks/policies.py --more        keep the cases that were computed before, compute the others
-    python benchmarks/policies.py --servers     add deadline order and other servers to the steady ones of these
-    python benchmarks/policies.py --search      only the search by model again, and one size for both between the rungs
-    python benchmarks/policies.py --tables      only write the tables from what was computed before
+    python -m benchmarks.simulate.policies               about half an hour
+    python -m benchmarks.simulate.policies --compiled    without deadline order and other servers: some minutes
+    python -m benchmarks.simulate.policies --quick       two models, fewer queries
+    python -m benchmarks.simulate.policies --more        keep the cases that were computed before, compute the others
+    python -m benchmarks.simulate.policies --servers     add deadline order and other servers to the steady ones of these
+    python -m benchmarks.simulate.policies --search      only the search by model again, and one size for both between the rungs
+    python -m benchmarks.simulate.policies --tables      only write the tables from what was computed before
 
 Batch times are the means of `profiles/`, as measured with all workers busy, without spread and without
 further contention: then the bounds hold (docs/facts.md §6), and what a policy leaves is its own doing. Every
@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from common import ROOT, load, put_in, save
+from benchmarks.harness import ROOT, load, put_in, save
+from benchmarks.search.eight_models import MODELS
 from deeprecsys.bounds import BoundKind, batch_times, bounds_of
 from deeprecsys.core.policy import (
     Adaptive,
@@ -52,7 +53,6 @@ from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
-from models import MODELS
 
 CORES = 40
 QUERIES = 20_000
@@ -352,13 +352,13 @@ def cases(quick: bool, compiled: bool) -> list[Case]:
 def written(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
     """Save what is there so far, unless it is a quick look."""
     if "--quick" not in sys.argv:
-        save("policies", {"cores": CORES, "cases": rows})
+        save("simulate_policies", {"cores": CORES, "cases": rows})
     best = max(row["policies"], key=lambda n: row["policies"][n]["qps"])
     print(f"{row['model']} {row['level']} {row['load']}: {best} best", flush=True)
 
 
 def main() -> None:
-    rows = load("policies").get("cases", [])
+    rows = load("simulate_policies").get("cases", [])
     with ProcessPoolExecutor(2) as pool:
         if again := AGAIN.keys() & set(sys.argv):
             (which,) = again

@@ -1,6 +1,6 @@
 """How fast the simulator is: the compiled path beside the reference driver, on one core.
 
-    python benchmarks/simulator.py
+    python -m benchmarks.simulate.speed
 
 16 workers, production sizes, Poisson arrivals at 90 % of what the workers can do. The two take turns, so that
 neither has the quieter machine; of each the best round counts. The numbers of both are compared on the way.
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common import save
+from benchmarks.harness import save
 from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog
@@ -101,7 +101,9 @@ def main() -> None:
                 f"{fast['queries_per_s'] / 1e6:5.2f} M queries/s  {fast['slices_per_s'] / 1e6:5.1f} M slices/s  "
                 f"reference {slow['queries_per_s'] / 1e3:5.1f} k queries/s"
             )
-    path = save("simulator", {"workers": WORKERS, "sizes": "production", "queries": QUERIES, "cases": cases})
+    path = save(
+        "simulate_speed", {"workers": WORKERS, "sizes": "production", "queries": QUERIES, "cases": cases}
+    )
     print(f"{WORKERS} workers, {QUERIES} queries: {path}")
 
 

@@ -1,31 +1,18 @@
-"""What `benchmarks/engine.py` says of its measurements: tables, and goals met or not."""
+"""What `benchmarks/engine/against_limits.py` says of its measurements: tables, and goals met or not."""
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from benchmarks.lib import engine_goals, engine_tables
+
 LIMITS = {
     "register_gflops": 100.0,
     "fp32_gflops": {"best": 90.0},
     "rows": {"table_bytes": 2e9, "ns_per_row": {"asking 128": 5.0, "reading 128": 7.0, "reading 256": 9.0}},
 }
-
-
-@pytest.fixture
-def engine_tables(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("engine_tables")
-
-
-@pytest.fixture
-def verdicts(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("verdicts")
 
 
 def cell(batch: int, fraction: float, call_us: float = 10.0) -> dict[str, Any]:
@@ -46,7 +33,7 @@ def models(**fractions: float) -> dict[str, Any]:
     }
 
 
-def test_a_share_is_bold_where_its_goal_is_met(engine_tables: Any) -> None:
+def test_a_share_is_bold_where_its_goal_is_met() -> None:
     text = engine_tables.tables(models(dien=0.61, ncf=0.59, dlrm_rmc1=0.79), LIMITS, {"cpu": "x"})
     assert "| dien | 1.5 → 0.5, 10 % (10 %);  | 1.5 → 0.5, **61 %** (61 %);  | +10 µs |" in text
     assert "59 % (59 %)" in text
@@ -55,7 +42,7 @@ def test_a_share_is_bold_where_its_goal_is_met(engine_tables: Any) -> None:
     assert "no bf16 instructions" in text
 
 
-def test_another_machine_s_times_are_scaled_by_the_limits_of_both(engine_tables: Any) -> None:
+def test_another_machine_s_times_are_scaled_by_the_limits_of_both() -> None:
     (head, _, row) = engine_tables.caffe2(models(ncf_artefact=0.5))
     assert head.startswith("| model | b = 1 |")
     # Rows of 256 bytes take 9 ns here; there 3.5 * 9 / 7. Products: 90 GFLOP/s here, 235 there.
@@ -68,11 +55,11 @@ def test_another_machine_s_times_are_scaled_by_the_limits_of_both(engine_tables:
     assert row.endswith("|  |  |")
 
 
-def test_goals_are_met_or_not_and_the_places_are_named(verdicts: Any) -> None:
+def test_goals_are_met_or_not_and_the_places_are_named() -> None:
     found = models(dien=0.61, ncf=0.59, dlrm_rmc1=0.85)
     found["dien"]["one"]["cells"][0]["call_overhead_us"] = 41.0
-    told = verdicts.verdicts({}, {}, {"models": found})
-    text = verdicts.table(told)
+    told = engine_goals.verdicts({}, {}, {"models": found})
+    text = engine_goals.table(told)
     # Of each goal the share of the floor, then beside it that of the corrected one; last the calls.
     assert [v.missed() for v in told] == [[], [], ["ncf, b = 64"], ["ncf, b = 64"], ["dien"]]
     assert [v.reason != "" for v in told] == [True, False, True, False, False]
@@ -81,29 +68,29 @@ def test_goals_are_met_or_not_and_the_places_are_named(verdicts: Any) -> None:
     assert "| at most 40 | 10.00 – 41.00 | not met: dien |" in text
 
 
-def test_the_gain_over_eager_stands_beside_what_a_floor_leaves_room_for(verdicts: Any) -> None:
-    found = models(**{n.replace("-", "_"): 0.9 for n in verdicts.GOALS})
+def test_the_gain_over_eager_stands_beside_what_a_floor_leaves_room_for() -> None:
+    found = models(**{n.replace("-", "_"): 0.9 for n in engine_goals.GOALS})
     for k, entry in enumerate(found.values()):
         for c in entry["one"]["cells"]:
             engines = c["engines"]
             engines["compiled:onnxruntime fp32"]["gain_over_eager"] = 4.0 if k % 2 else 1.0
             engines["eager fp32"]["corrected_fraction"] = 0.5
-    (*_, told) = verdicts.verdicts({}, {}, {"models": found})
+    (*_, told) = engine_goals.verdicts({}, {}, {"models": found})
     assert told.found == {"b = 64": pytest.approx(2.0)}
     assert told.reason == "an engine at its corrected floor would gain 2.00 – 2.00"
     del found["ncf"]  # not of all models: no mean of them
-    assert not any("geometric" in v.goal for v in verdicts.verdicts({}, {}, {"models": found}))
+    assert not any("geometric" in v.goal for v in engine_goals.verdicts({}, {}, {"models": found}))
 
 
-def test_what_was_not_measured_is_not_met(verdicts: Any) -> None:
-    assert verdicts.Verdict("g", 1.0, {"here": float("nan"), "there": 2.0}).missed() == ["here"]
-    assert verdicts.verdicts({}, {}, {}) == []
+def test_what_was_not_measured_is_not_met() -> None:
+    assert engine_goals.Verdict("g", 1.0, {"here": float("nan"), "there": 2.0}).missed() == ["here"]
+    assert engine_goals.verdicts({}, {}, {}) == []
 
 
-def test_the_gather_s_goals_come_from_both_sittings(verdicts: Any) -> None:
+def test_the_gather_s_goals_come_from_both_sittings() -> None:
     at = {"locality": "uniform", "batch": 64}
     one = {**at, "ns_per_row": {"torch": 20.0, "torch, huge pages": 11.0, "fp32": 10.0, "asking": 9.0}}
     two = {**at, "ns_per_row": {"fp32": 12.0, "bf16": 8.0}}
     gather = {"models": {"dlrm-rmc1": {"libraries": [one], "formats": [two]}}}
-    ratios = [next(iter(v.found.values())) for v in verdicts.verdicts(gather, {}, {})]
+    ratios = [next(iter(v.found.values())) for v in engine_goals.verdicts(gather, {}, {})]
     assert ratios == pytest.approx([2.0, 3.0, 1.1, 1.65])

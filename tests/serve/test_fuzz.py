@@ -1,4 +1,4 @@
-"""Some hundreds of the bodies that `benchmarks/serve_fuzz.py` sends by the ten thousands."""
+"""Some hundreds of the bodies that `benchmarks/serve/fuzz.py` sends by the ten thousands."""
 
 from __future__ import annotations
 
