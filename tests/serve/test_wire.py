@@ -16,8 +16,7 @@ import uvloop
 
 from deeprecsys.node.service.backend import Reason
 from deeprecsys.serve.http import app as http
-from deeprecsys.serve.http import bodies
-from deeprecsys.serve.http import connection as wire
+from deeprecsys.serve.http import bodies, connection
 from deeprecsys.serve.http.bodies import BufferPool, FullError
 from deeprecsys.serve.http.connection import LARGE_BYTES
 from deeprecsys.zoo.schema import DenseInput, Schema, SparseInput, Table
@@ -57,7 +56,7 @@ def wide(served_wide: Running) -> Iterator[Running]:
 @pytest.fixture(params=[8, 0], ids=["into-place", "into-memory"])
 def places(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many bodies may be read into places of queries; the others get memory of their own first."""
-    monkeypatch.setattr(http, "MOST", request.param)
+    monkeypatch.setattr(http, "MOST_READING", request.param)
     return int(request.param)
 
 
@@ -194,7 +193,7 @@ def test_a_large_body_of_json(wide: Running) -> None:
 def test_a_body_too_long_to_be_read_at_once_comes_in_pieces(
     wide: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "LARGEST_BYTES", 1_000_000)
+    monkeypatch.setattr(connection, "LARGEST_BYTES", 1_000_000)
     monkeypatch.setattr(BufferPool, "memory", None)  # nothing else may ask for it
     head, raw, scores = query()
     assert len(raw) > 1_000_000
@@ -230,7 +229,7 @@ def test_a_client_that_goes_away_within_its_body_leaves_nothing(
 
 
 def test_clients_that_dawdle_do_not_hold_every_place(wide: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "MOST", 2)
+    monkeypatch.setattr(http, "MOST_READING", 2)
     head, raw, scores = query()
     slow = [connect(wide) for _ in range(4)]
     for s in slow:
@@ -279,7 +278,7 @@ def test_a_large_body_that_stops_is_given_up(
     wide: Running, places: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = watched(monkeypatch)
-    monkeypatch.setattr(bodies, "READ_S", 0.1)
+    monkeypatch.setattr(bodies, "PAUSE_S", 0.1)
     head, raw, _ = query()
     for sent in (0, 70_000, 300_000):
         with closing(connect(wide)) as s:
@@ -292,7 +291,7 @@ def test_a_large_body_that_stops_is_given_up(
 def test_bodies_beyond_the_room_for_them_are_refused(wide: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     head, raw, scores = query()
     with monkeypatch.context() as m:
-        m.setattr(http, "MOST", 0)
+        m.setattr(http, "MOST_READING", 0)
         m.setattr(BufferPool, "charge", refuse)
         with closing(connect(wide)) as s:
             s.sendall(request(head, raw) + head + raw)

@@ -1,27 +1,26 @@
-"""Both network faces on one event loop, from start to drained."""
+"""HTTP and gRPC on one event loop, from start to drained."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import grpc
-import uvicorn
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.node.service.backend import Backend
 from deeprecsys.serve.frontend import Frontend
 from deeprecsys.serve.grpc import GrpcService
 from deeprecsys.serve.http.app import HttpApp
-from deeprecsys.serve.http.connection import Connection
+from deeprecsys.serve.http.connection import GRACE_S, http_server, missing
 from deeprecsys.serve.metrics.counters import Counters
 
-GRACE_S = 30.0
-"""How long open requests may take to end once the server stops; their own deadlines are shorter."""
-KEEP_ALIVE_S = 75
+PLAIN_ASGI = "DEEPRECSYS_PLAIN_ASGI"
+"""Environment variable: 1 serves HTTP by uvicorn's own protocol, slower and without this package's limits."""
 BACKLOG = 2048
 _log = logging.getLogger(__name__)
 
@@ -35,25 +34,25 @@ async def serve_forever(
     stop: asyncio.Event,
     ready: Callable[[int, int], None],
 ) -> None:
-    """Serve a backend over HTTP and gRPC until told to stop, then let open requests end.
+    """Serve a backend over HTTP and gRPC until `stop` is set, then let open requests end.
 
     Args:
         http_port, grpc_port: 0 takes a free one.
         stop: ends the serving. Readiness is the backend's: let it drain first.
-        ready: told both ports as soon as requests are taken.
+        ready: called with both ports as soon as requests are taken.
 
     Raises:
-        InputError: an address cannot be had.
+        InputError: an address cannot be listened on.
     """
-    watch = Counters()
-    face = Frontend(backend, watch)
+    counters = Counters()
+    frontend = Frontend(backend, counters)
     for name in backend.models:
-        watch.point_changed(name, backend.point(name))
+        counters.point_changed(name, backend.point(name))
     with contextlib.ExitStack() as stack:
-        stack.callback(backend.listen(watch))
+        stack.callback(backend.listen(counters))
         listening = stack.enter_context(_listen(host, http_port))
-        rpc, bound = _grpc_server(face, host, grpc_port)
-        http = _HttpServer(_uvicorn_config(face))
+        rpc, bound = _grpc_server(frontend, host, grpc_port)
+        http = http_server(HttpApp(frontend), _plain_asgi())
         await rpc.start()
         serving = asyncio.ensure_future(http.serve(sockets=[listening]))
         stopping = asyncio.ensure_future(stop.wait())
@@ -72,36 +71,18 @@ async def serve_forever(
             _log.info("stopped")
 
 
-class _HttpServer(uvicorn.Server):
-    """A server that leaves the process's signals alone."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _uvicorn_config(face: Frontend) -> uvicorn.Config:
-    return uvicorn.Config(
-        HttpApp(face),
-        http=Connection,
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(GRACE_S),
-    )
+def _plain_asgi() -> bool:
+    """Whether uvicorn's protocol is to be left as it is: asked for, or this version of it is unknown."""
+    if unknown := missing():
+        _log.warning("this uvicorn is unknown: HTTP is served slower", extra={"missing": unknown})
+    return bool(unknown) or os.environ.get(PLAIN_ASGI) == "1"
 
 
 def _listen(host: str, port: int) -> socket.socket:
     """A listening socket whose connections send at once.
 
     Raises:
-        InputError: the address cannot be had.
+        InputError: the address cannot be listened on.
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -110,15 +91,15 @@ def _listen(host: str, port: int) -> socket.socket:
         raise InputError(
             f"--host and --http-port: expected an address to listen on, got {host}:{port}: {e}"
         ) from e
-    # Connections inherit it. asyncio sets it only where the socket names its protocol, which this one does
-    # not; without it an answer in two pieces waits for the client's delayed acknowledgement.
+    # Connections inherit it. asyncio sets it only on sockets that name their protocol, which this one does
+    # not; without it a reply in two pieces waits for the client's delayed acknowledgement.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 
 
-def _grpc_server(face: Frontend, host: str, port: int) -> tuple[grpc.aio.Server, int]:
+def _grpc_server(frontend: Frontend, host: str, port: int) -> tuple[grpc.aio.Server, int]:
     """A server that is bound but not started, and its port."""
-    largest = max((face.inputs(m).body_limit for m in face.backend.models.values()), default=1 << 22)
+    largest = max((frontend.inputs(m).body_limit for m in frontend.backend.models.values()), default=1 << 22)
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", largest),
@@ -126,7 +107,7 @@ def _grpc_server(face: Frontend, host: str, port: int) -> tuple[grpc.aio.Server,
             ("grpc.so_reuseport", 0),
         ]
     )
-    server.add_generic_rpc_handlers((GrpcService(face).handler(),))
+    server.add_generic_rpc_handlers((GrpcService(frontend).handler(),))
     try:
         return server, server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     except RuntimeError as e:

@@ -14,8 +14,9 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
-from deeprecsys.node.service.backend import Reason, RefusedError, UnscoredError
+from deeprecsys.node.service.backend import Reason, RefusedError, ServedModel, UnscoredError
 from deeprecsys.serve.frontend import Frontend, MissedError
+from deeprecsys.serve.metrics.statistics import statistics_document
 from deeprecsys.serve.protocol.describe import (
     config_document,
     index_document,
@@ -23,10 +24,9 @@ from deeprecsys.serve.protocol.describe import (
     server_document,
 )
 from deeprecsys.serve.protocol.errors import NotFoundError, RequestError
-from deeprecsys.serve.protocol.reply import OUTPUT
+from deeprecsys.serve.protocol.inputs import OUTPUT
 from deeprecsys.serve.protocol.request import Request
 from deeprecsys.serve.protocol.request_pb import request_of
-from deeprecsys.serve.protocol.statistics import statistics_document
 
 SERVICE = "inference.GRPCInferenceService"
 _CALLS = (
@@ -45,13 +45,13 @@ _Context = Any  # grpc.aio.ServicerContext, which has no types
 
 
 class GrpcService:
-    """Answers the protocol's calls. Each method takes a request message and gives the response's."""
+    """Answers the protocol's calls. Each method takes a request message and returns the response's."""
 
-    def __init__(self, face: Frontend) -> None:
-        self.face = face
+    def __init__(self, frontend: Frontend) -> None:
+        self.frontend = frontend
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """What a server is given to offer this service."""
+        """The service's methods, for a server."""
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
                 self._guarded(getattr(self, name)),
@@ -71,44 +71,43 @@ class GrpcService:
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, message: Any, context: _Context) -> Any:  # noqa: N802
-        return pb.ServerReadyResponse(ready=self.face.backend.ready)
+        return pb.ServerReadyResponse(ready=self.frontend.backend.ready)
 
     async def ModelReady(self, message: Any, context: _Context) -> Any:  # noqa: N802
-        return pb.ModelReadyResponse(ready=self.face.model(message.name, message.version).ready)
+        return pb.ModelReadyResponse(ready=self.frontend.model(message.name, message.version).ready)
 
     async def ServerMetadata(self, message: Any, context: _Context) -> Any:  # noqa: N802
         return ParseDict(server_document(), pb.ServerMetadataResponse())
 
     async def ModelMetadata(self, message: Any, context: _Context) -> Any:  # noqa: N802
-        served = self.face.model(message.name, message.version)
+        served = self.frontend.model(message.name, message.version)
         return ParseDict(model_document(served), pb.ModelMetadataResponse())
 
     async def ModelConfig(self, message: Any, context: _Context) -> Any:  # noqa: N802
-        served = self.face.model(message.name, message.version)
+        served = self.frontend.model(message.name, message.version)
         return ParseDict({"config": config_document(served)}, pb.ModelConfigResponse())
 
     async def ModelStatistics(self, message: Any, context: _Context) -> Any:  # noqa: N802
-        face = self.face
-        name = message.name
-        models = [face.model(name, message.version)] if name else list(face.backend.models.values())
-        return ParseDict(statistics_document(face.watch, models), pb.ModelStatisticsResponse())
+        frontend, name = self.frontend, message.name
+        models = [frontend.model(name, message.version)] if name else list(frontend.backend.models.values())
+        return ParseDict(statistics_document(frontend.counters, models), pb.ModelStatisticsResponse())
 
     async def RepositoryIndex(self, message: Any, context: _Context) -> Any:  # noqa: N802
-        return ParseDict({"models": index_document(self.face.backend.models)}, pb.RepositoryIndexResponse())
+        return ParseDict(
+            {"models": index_document(self.frontend.backend.models)}, pb.RepositoryIndexResponse()
+        )
 
     async def ModelInfer(self, message: Any, context: _Context) -> Any:  # noqa: N802
-        arrival = time.monotonic()
-        face = self.face
-        served = face.model(message.model_name, message.model_version)
+        frontend, arrival_s = self.frontend, time.monotonic()
+        model = frontend.model(message.model_name, message.model_version)
         request = request_of(message)
         if request.timeout_s is None:
             request.timeout_s = context.time_remaining()
-        fit = face.fit(served, request)
-
-        def encode(scores: NDArray[Any]) -> Any:
-            return _response(request, served.name, served.version, scores)
-
-        return await face.answer(served, request, fit, b"", arrival, encode)
+        with frontend.reserve(model, request, frontend.inputs(model).validate(request), arrival_s) as query:
+            query.fill(b"")
+            reply = _reply(request, model, await query.score())
+            query.answered()
+            return reply
 
     async def ModelStreamInfer(  # noqa: N802
         self, messages: AsyncIterator[Any], context: _Context
@@ -157,10 +156,10 @@ def _status(e: Exception) -> tuple[grpc.StatusCode, tuple[tuple[str, str], ...]]
     return grpc.StatusCode.INVALID_ARGUMENT, ()
 
 
-def _response(request: Request, model: str, version: str, scores: NDArray[Any]) -> Any:
+def _reply(request: Request, model: ServedModel, scores: NDArray[Any]) -> Any:
     return pb.ModelInferResponse(
-        model_name=model,
-        model_version=version,
+        model_name=model.name,
+        model_version=model.version,
         id=request.id,
         outputs=[pb.ModelInferResponse.InferOutputTensor(name=OUTPUT, datatype="FP32", shape=scores.shape)],
         raw_output_contents=[scores.astype("<f4", copy=False).tobytes()],
@@ -172,7 +171,7 @@ def _message(call: str, kind: str) -> Any:
 
 
 def _reader(message: Any) -> Callable[[bytes], Any]:
-    """Reads a message; None for bytes that are not one, so that the client is told what it did."""
+    """Reads a message; None for bytes that are not one, which is answered as the client's error."""
 
     def read(raw: bytes) -> Any:
         try:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import orjson
-from numpy.typing import NDArray
 
 from deeprecsys.node.service.backend import RefusedError, ServedModel, UnscoredError
-from deeprecsys.serve.frontend import Frontend, unless_gone
-from deeprecsys.serve.http.bodies import Body, BufferPool, FullError, Receive, body_of
-from deeprecsys.serve.http.connection import EXTENSION, RequestHandle
-from deeprecsys.serve.http.zero_copy import MOST, goes_straight
+from deeprecsys.serve.frontend import Frontend
+from deeprecsys.serve.http.bodies import Body, BufferPool, ChunkedBody, FullError, Receive
+from deeprecsys.serve.http.connection import RequestHandle, handle_of
 from deeprecsys.serve.metrics.pages import Page, pages
+from deeprecsys.serve.metrics.statistics import statistics_document
 from deeprecsys.serve.protocol.describe import (
     config_document,
     index_document,
@@ -34,15 +33,18 @@ from deeprecsys.serve.protocol.errors import (
     TooLargeError,
     shown,
 )
-from deeprecsys.serve.protocol.inputs import Binary
 from deeprecsys.serve.protocol.reply import http_reply
 from deeprecsys.serve.protocol.request import check_binary
-from deeprecsys.serve.protocol.statistics import statistics_document
 
+T = TypeVar("T")
 Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+Response = tuple[int, Headers, bytes]
 
+MOST_READING = 8
+"""Seats that are held at a time by queries whose bodies are being read: a slow client holds its seat for as
+long as it takes. Further bodies are read into memory of their own first."""
 _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
 _log = logging.getLogger(__name__)
@@ -51,11 +53,11 @@ _log = logging.getLogger(__name__)
 class HttpApp:
     """Answers `/v2…`, `/metrics` and the built-in page."""
 
-    def __init__(self, face: Frontend) -> None:
-        self.face = face
-        self.pages = pages(face)
-        self._room = BufferPool()
-        self._coming = 0  # bodies that are read into places of queries
+    def __init__(self, frontend: Frontend) -> None:
+        self.frontend = frontend
+        self.pages = pages(frontend.backend, frontend.counters)
+        self._pool = BufferPool()
+        self._reading = 0  # queries with a seat whose body is being read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,7 +69,7 @@ class HttpApp:
         except RequestError as e:
             status, headers, body = e.status, [_JSON], _error(str(e))
             if isinstance(e, TooLargeError | EncodingError | SlowError):
-                headers.append((b"connection", b"close"))  # the rest of the body is not waited for
+                headers.append((b"connection", b"close"))  # what is left of the body is not read
         except RefusedError as e:
             after = b"%d" % max(1, math.ceil(e.retry_after_s))
             status, headers, body = 503, [_JSON, (b"retry-after", after)], _error(str(e))
@@ -79,12 +81,12 @@ class HttpApp:
         headers.append((b"content-length", b"%d" % len(body)))
         if scope["method"] == "HEAD":
             body = b""
-        asked: RequestHandle | None = scope.get("extensions", {}).get(EXTENSION)
-        if asked is None or not asked.reply(status, headers, body):
+        handle = handle_of(scope)
+        if handle is None or not handle.reply(status, headers, body):
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, Headers, bytes]:
+    async def _answer(self, scope: Scope, receive: Receive) -> Response:
         path: str = scope["path"]
         page = self.pages.get(path)
         if page is not None:
@@ -96,98 +98,120 @@ class HttpApp:
             return await self._model(scope, receive, parts[2], parts[3:])
         return self._server(scope, "/".join(parts[1:]))
 
-    def _server(self, scope: Scope, what: str) -> tuple[int, Headers, bytes]:
-        models = self.face.backend.models
+    def _server(self, scope: Scope, what: str) -> Response:
+        models = self.frontend.backend.models
         if what == "repository/index":
             _method(scope, "POST", "GET")
             return _document(index_document(models))
-        answers: dict[str, Callable[[], tuple[int, Headers, bytes]]] = {
+        answers: dict[str, Callable[[], Response]] = {
             "": lambda: _document(server_document()),
             "health/live": lambda: (200, [], b""),
-            "health/ready": lambda: (200 if self.face.backend.ready else 503, [], b""),
+            "health/ready": lambda: (200 if self.frontend.backend.ready else 503, [], b""),
         }
         if what not in answers:
             raise NotFoundError(f"path {shown('/v2/' + what)}: expected health, models or repository/index")
         _method(scope, "GET")
         return answers[what]()
 
-    async def _model(
-        self, scope: Scope, receive: Receive, name: str, rest: list[str]
-    ) -> tuple[int, Headers, bytes]:
-        watch = self.face.watch
+    async def _model(self, scope: Scope, receive: Receive, name: str, rest: list[str]) -> Response:
+        counters = self.frontend.counters
         if name == "stats" and not rest:
             _method(scope, "GET")
-            return _document(statistics_document(watch, self.face.backend.models.values()))
+            return _document(statistics_document(counters, self.frontend.backend.models.values()))
         version = ""
         if rest and rest[0] == "versions":
             version, rest = (rest[1] if len(rest) > 1 else ""), rest[2:]
             if not version:
                 raise NotFoundError(f"path {shown(scope['path'])}: expected a version after versions/")
-        served = self.face.model(name, version)
+        model = self.frontend.model(name, version)
         what = "/".join(rest)
         if what == "infer":
             _method(scope, "POST")
-            return await self._infer(scope, receive, served)
-        answers: dict[str, Callable[[], tuple[int, Headers, bytes]]] = {
-            "": lambda: _document(model_document(served)),
-            "ready": lambda: (200 if served.ready else 503, [], b""),
-            "config": lambda: _document(config_document(served)),
-            "stats": lambda: _document(statistics_document(watch, [served])),
+            return await self._infer(scope, receive, model)
+        answers: dict[str, Callable[[], Response]] = {
+            "": lambda: _document(model_document(model)),
+            "ready": lambda: (200 if model.ready else 503, [], b""),
+            "config": lambda: _document(config_document(model)),
+            "stats": lambda: _document(statistics_document(counters, [model])),
         }
         if what not in answers:
             raise NotFoundError(f"path {shown(scope['path'])}: expected infer, ready, config or stats")
         _method(scope, "GET")
         return answers[what]()
 
-    async def _infer(self, scope: Scope, receive: Receive, served: ServedModel) -> tuple[int, Headers, bytes]:
-        arrival = time.monotonic()
-        face = self.face
+    async def _infer(self, scope: Scope, receive: Receive, model: ServedModel) -> Response:
+        frontend, arrival_s = self.frontend, time.monotonic()
         length, head_length = _lengths(scope["headers"])
-        body = body_of(scope, receive, self._room, face.inputs(served).body_limit, length)
-        face.admit_unread(served, length or 0, arrival)
+        frontend.admit(model, length or 0, arrival_s)
+        handle, limit = handle_of(scope), frontend.inputs(model).body_limit
+        body = self._body(handle, receive, limit, length)
         try:
-            head = await body.first(head_length)
-            request, fit = face.read_head(served, head)
-            binary: Binary | Callable[[Sequence[memoryview]], Awaitable[None]]
-            if body.straight and length is not None and self._coming < MOST and goes_straight(fit):
+            head = await body.read_head(head_length)
+            request, validated = frontend.read_head(model, head)
+            if length is not None:
                 check_binary(request, length - len(head))
-                binary = partial(self._read, body, len(head))
-            else:
-                if body.more:  # else it is asked as its place is taken, which is at once
-                    deadline = request.deadline_s(arrival)
-                    face.backend.admit(served.name, fit.items, arrival_s=arrival, deadline_s=deadline)
-                binary = await body.rest(len(head))
-                check_binary(request, len(binary))
-
-            def scored(coming: Awaitable[NDArray[Any]]) -> Awaitable[NDArray[Any]]:
-                body.close()  # its data are in their seat
-                return unless_gone(coming, body.watch)
-
-            answer, json_length = await face.answer(
-                served,
-                request,
-                fit,
-                binary,
-                arrival,
-                lambda scores: http_reply(request, served.name, served.version, scores),
-                scored,
-            )
+            if not body.complete and self._reading >= MOST_READING:
+                await body.buffer()
+            with frontend.reserve(model, request, validated, arrival_s) as query:
+                self._reading += 1
+                try:
+                    data = await body.read_data(len(head), validated, query.seat)
+                finally:
+                    self._reading -= 1
+                if length is None:
+                    check_binary(request, len(data))
+                query.fill(data)
+                body.close()
+                scores = await unless_gone(query.score(), body.watch)
+                reply, json_length = http_reply(request, model.name, model.version, scores)
+                query.answered()
         except FullError as e:
-            face.shed(served, arrival, e)
+            frontend.record_refused(model, arrival_s, e)
             raise
         finally:
             body.close()
         if json_length is None:
-            return 200, [_JSON], answer
-        return 200, [_BINARY, (b"inference-header-content-length", b"%d" % json_length)], answer
+            return 200, [_JSON], reply
+        return 200, [_BINARY, (b"inference-header-content-length", b"%d" % json_length)], reply
 
-    async def _read(self, body: Body, start: int, memories: Sequence[memoryview]) -> None:
-        """Have a body in the place of its query."""
-        self._coming += 1
-        try:
-            await body.into(start, memories)
-        finally:
-            self._coming -= 1
+    def _body(self, handle: RequestHandle | None, receive: Receive, limit: int, length: int | None) -> Body:
+        """A request's body, of at most `limit` bytes."""
+        if length is not None and length > limit:
+            raise TooLargeError(f"body: expected at most {limit} bytes, got {length}")
+        if handle is not None and handle.large is not None:
+            return handle.large.charged_to(self._pool)
+        return ChunkedBody(receive, self._pool, limit, handle)
+
+
+async def unless_gone(scores: Awaitable[T], watch: Callable[[Callable[[], None]], Callable[[], object]]) -> T:
+    """Await something, unless the client goes away first.
+
+    Args:
+        watch: calls what it is given when the client has gone; returns what ends that.
+
+    Raises:
+        GoneError: it has; what was awaited is cancelled.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    left = False
+
+    def gone() -> None:
+        nonlocal left
+        if not left:
+            left = True
+            task.cancel()
+
+    unwatch = watch(gone)
+    try:
+        return await scores
+    except asyncio.CancelledError:
+        if not left:
+            raise
+        task.uncancel()
+        raise GoneError from None
+    finally:
+        unwatch()
 
 
 def _lengths(headers: Headers) -> tuple[int | None, int | None]:
@@ -217,13 +241,13 @@ def _method(scope: Scope, *allowed: str) -> None:
         )
 
 
-def _show(scope: Scope, page: Page) -> tuple[int, Headers, bytes]:
+def _show(scope: Scope, page: Page) -> Response:
     _method(scope, "GET")
     content_type, body = page()
     return 200, [(b"content-type", content_type.encode()), (b"cache-control", b"no-store")], body
 
 
-def _document(doc: Any) -> tuple[int, Headers, bytes]:
+def _document(doc: Any) -> Response:
     return 200, [_JSON], orjson.dumps(doc)
 
 

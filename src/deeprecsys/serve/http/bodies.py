@@ -1,4 +1,4 @@
-"""A request's body: its beginning as soon as it is there, then the rest. All bodies together are bounded."""
+"""A request's body: its head as soon as that has come, then its data. All bodies together are bounded."""
 
 from __future__ import annotations
 
@@ -6,43 +6,49 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from deeprecsys.node.service.backend import Reason, RefusedError
-from deeprecsys.serve.http.connection import EXTENSION, RequestHandle
-from deeprecsys.serve.http.incoming_body import IncomingBody
+from deeprecsys.node.service.backend import Reason, RefusedError, Seat
 from deeprecsys.serve.protocol.errors import GoneError, RequestError, SlowError, TooLargeError
+from deeprecsys.serve.protocol.fill import BodyLayout
+from deeprecsys.serve.protocol.inputs import Binary, ValidatedRequest
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
-READ_S = 20.0
-"""How long a client may pause within its body."""
-ROOM_BYTES = 256 << 20
-"""Of all bodies that are being read at a time."""
+PAUSE_S = 20.0
+"""The longest pause within a body."""
+POOL_BYTES = 256 << 20
+"""Limit of the memory of all bodies that are being read."""
 KEPT_BYTES = 64 << 20
-"""Of memory that is kept to be used again: fresh memory costs as much to touch as a copy."""
+"""Limit of the buffers that are kept for reuse: to touch fresh memory costs as much as to copy it."""
+SETTLE_S = 0.05
+"""How long the loop gets to read what the kernel has collected of a body that paused."""
 _STEP_BYTES = 1 << 18
-_WASTE = 8  # times as much memory as is needed is taken where it is there already
+_WASTE = 8  # a kept buffer may be larger than needed by this factor
 
 
 class FullError(RefusedError):
-    """There is no room for another body."""
+    """There is no memory for another body."""
 
     def __init__(self, most: int) -> None:
         super().__init__(Reason.OVERLOAD, f"bodies that are being read already take {most} bytes", 0.1)
 
 
 class BufferPool:
-    """The memory that bodies may take while they are read."""
+    """The memory that bodies may take while they are read.
 
-    def __init__(self, most: int = ROOM_BYTES, kept: int = KEPT_BYTES) -> None:
+    Attributes:
+        most: limit in bytes; taken: bytes charged now.
+    """
+
+    def __init__(self, most: int = POOL_BYTES, kept: int = KEPT_BYTES) -> None:
         self.most, self.taken = most, 0
         self._kept_most, self._kept_bytes = kept, 0
         self._kept: list[bytearray] = []  # the last used at the end: it is likely to be in a cache
 
     def charge(self, count: int) -> None:
-        """Take so many bytes of room.
+        """Take `count` bytes of the limit.
 
         Raises:
-            FullError: there is not as much left.
+            FullError: fewer are left.
         """
         if self.taken + count > self.most:
             raise FullError(self.most)
@@ -52,7 +58,7 @@ class BufferPool:
         self.taken -= count
 
     def memory(self, length: int) -> bytearray:
-        """Memory of at least `length` bytes, charged until it is given to `put_back`.
+        """A buffer of at least `length` bytes, charged until it is given to `put_back`.
 
         Raises:
             FullError
@@ -76,93 +82,53 @@ class BufferPool:
             self._kept_bytes -= len(self._kept.pop(0))
 
 
-class Body(Protocol):
-    """A request's body as it comes in."""
+class Handle(Protocol):
+    """A request's connection, for what ASGI has no message."""
 
-    @property
-    def more(self) -> bool:
-        """Whether a part of it is still to come."""
+    def whole_body(self) -> bytes | None:
+        """All of a small body that has come and was not received yet; else None."""
 
-    async def first(self, count: int | None) -> bytes:
-        """Its first `count` bytes, or all of it.
-
-        Raises:
-            RequestError: it has fewer, or pauses too long; TooLargeError: it has more than it may;
-            FullError; GoneError.
-        """
-
-    async def rest(self, start: int) -> memoryview:
-        """All that follows its first `start` bytes, until `close`; see `first` for what it raises."""
-
-    @property
-    def straight(self) -> bool:
-        """Whether what is still to come can be read `into` memory of the caller's."""
-
-    async def into(self, start: int, memories: Sequence[memoryview]) -> None:
-        """Have all that follows its first `start` bytes in memories that hold as much. Only where `straight`.
-
-        Raises:
-            as `first`.
-        """
-
-    def watch(self, gone: Callable[[], None]) -> Callable[[], object]:
-        """Call `gone` when the client goes away; only once the body is read. Returns what ends that."""
-
-    def close(self) -> None:
-        """Give its memory back."""
-
-
-def body_of(
-    scope: dict[str, Any], receive: Receive, room: BufferPool, limit: int, length: int | None
-) -> Body:
-    """The body of a request.
-
-    Args:
-        limit: bytes that it may have; length: as the client told it, None where it did not.
-
-    Raises:
-        TooLargeError: it is told to have more than it may.
-    """
-    if length is not None and length > limit:
-        raise TooLargeError(f"body: expected at most {limit} bytes, got {length}")
-    asked: RequestHandle | None = scope.get("extensions", {}).get(EXTENSION)
-    if asked is None:
-        return ChunkedBody(receive, room, limit)
-    if asked.coming is None:
-        return HandleChunks(receive, room, limit, asked)
-    return LargeBody(asked, asked.coming, room)
+    def watch(self, gone: Callable[[], None] | None) -> None:
+        """Call `gone` as soon as the client has gone away; None ends that."""
 
 
 class ChunkedBody:
-    """A small body, or one that told no length: ASGI's messages, joined."""
+    """A small body, or one of unknown length: ASGI's messages, joined."""
 
-    def __init__(self, receive: Receive, room: BufferPool, limit: int) -> None:
-        self._receive, self._room, self._limit = receive, room, limit
+    def __init__(self, receive: Receive, pool: BufferPool, limit: int, handle: Handle | None = None) -> None:
+        self._receive, self._pool, self._limit, self._handle = receive, pool, limit, handle
         self._chunks: list[bytes] = []
         self._size = 0
-        self.more = True
+        self.complete = False
 
-    async def first(self, count: int | None) -> bytes:
-        while self.more and (count is None or self._size < count):
+    async def read_head(self, count: int | None) -> bytes:
+        """The first `count` bytes, or all.
+
+        Raises:
+            RequestError: there are fewer; SlowError; TooLargeError; FullError; GoneError.
+        """
+        while not self.complete and (count is None or self._size < count):
             await self._next()
         _check_head(count, self._size)
         return self._joined()[:count]
 
-    async def rest(self, start: int) -> memoryview:
-        while self.more:
+    async def buffer(self) -> None:
+        """Have all of it in memory of its own. Raises as `read_head`."""
+        while not self.complete:
             await self._next()
+
+    async def read_data(self, start: int, request: ValidatedRequest, seat: Seat) -> Binary:
+        """What follows the first `start` bytes. Raises as `read_head`."""
+        await self.buffer()
         return memoryview(self._joined())[start:]
 
-    def close(self) -> None:
-        self._room.give(self._size)
-        self._size, self._chunks = 0, []
-
-    straight = False
-
-    async def into(self, start: int, memories: Sequence[memoryview]) -> None:
-        raise NotImplementedError
-
     def watch(self, gone: Callable[[], None]) -> Callable[[], object]:
+        """Call `gone` when the client goes away, once the body is complete; returns what ends that."""
+        handle = self._handle
+        if handle is not None:
+            handle.watch(gone)
+            return lambda: handle.watch(None)
+
         async def wait() -> None:
             while (await self._receive())["type"] != "http.disconnect":
                 pass
@@ -170,9 +136,18 @@ class ChunkedBody:
 
         return asyncio.ensure_future(wait()).cancel
 
+    def close(self) -> None:
+        """Give its memory back."""
+        self._pool.give(self._size)
+        self._size, self._chunks = 0, []
+
     async def _next(self) -> None:
+        if self._handle is not None and not self._chunks:
+            whole = self._handle.whole_body()
+            if whole is not None:
+                return self._add(whole, False)
         try:
-            async with asyncio.timeout(READ_S):
+            async with asyncio.timeout(PAUSE_S):
                 message = await self._receive()
         except TimeoutError:
             raise _slow() from None
@@ -182,91 +157,199 @@ class ChunkedBody:
 
     def _add(self, chunk: bytes, more: bool) -> None:
         if chunk:
-            self._room.charge(len(chunk))
+            self._pool.charge(len(chunk))
             self._chunks.append(chunk)
         self._size += len(chunk)
-        self.more = more
+        self.complete = not more
         if self._size > self._limit:
             raise TooLargeError(f"body: expected at most {self._limit} bytes, got more")
 
     def _joined(self) -> bytes:
-        """What is there, copied only if it came in pieces since the last time."""
+        """What has come, copied only if it came in pieces since the last time."""
         if len(self._chunks) != 1:
             self._chunks = [b"".join(self._chunks)]
         return self._chunks[0]
 
 
-class HandleChunks(ChunkedBody):
-    """The same, of a request that is known past ASGI: what is there already costs no wait."""
+class Source(Protocol):
+    """The connection that a large body comes by."""
 
-    def __init__(self, receive: Receive, room: BufferPool, limit: int, asked: RequestHandle) -> None:
-        super().__init__(receive, room, limit)
-        self._asked = asked
+    def watch(self, gone: Callable[[], None] | None) -> None:
+        """As `Handle.watch`."""
 
-    def watch(self, gone: Callable[[], None]) -> Callable[[], object]:
-        self._asked.watch(gone)
-        return lambda: self._asked.watch(None)
+    def resume(self) -> None:
+        """Read on, and say so to a client that waits for it."""
 
-    async def _next(self) -> None:
-        whole = self._asked.body() if not self._chunks else None
-        if whole is None:
-            await super()._next()
-        else:
-            self._add(whole, False)
+    def divert(self, body: LargeBody) -> None:
+        """Read the rest of a body into its `next_buffer()`, past the parser."""
+
+    def wake_for(self, body: LargeBody) -> None:
+        """Have the kernel collect the rest of a body, up to a limit, before the loop wakes."""
+
+    def undivert(self) -> None:
+        """Read through the parser again."""
 
 
 class LargeBody:
-    """A large body of known length, read into memory of our own."""
+    """A large body of known length. Its head comes through the parser, its data go past it into one buffer or
+    straight into the query's seat.
 
-    def __init__(self, asked: RequestHandle, coming: IncomingBody, room: BufferPool) -> None:
-        self._asked, self._coming, self._room = asked, coming, room
+    Attributes:
+        length: by Content-Length; size: bytes that have come.
+        slow: whether the client has paused, so that the kernel need not collect.
+    """
+
+    def __init__(self, source: Source, length: int) -> None:
+        self._source, self.length, self.size = source, length, 0
+        self.slow = False
+        self._pieces: list[bytes] = []  # what came through the parser
+        self._left: list[memoryview] = []  # where the rest goes
+        self._pool: BufferPool | None = None
         self._memory: bytearray | None = None
+        self._lost = False
+        self._waiting: asyncio.Future[None] | None = None
 
-    def watch(self, gone: Callable[[], None]) -> Callable[[], object]:
-        self._asked.watch(gone)
-        return lambda: self._asked.watch(None)
+    # What the application calls.
+    def charged_to(self, pool: BufferPool) -> LargeBody:
+        """This body, whose buffer is to come from `pool`."""
+        self._pool = pool
+        return self
 
     @property
-    def more(self) -> bool:
-        return not self._coming.complete
+    def complete(self) -> bool:
+        return self.size == self.length
 
-    async def first(self, count: int | None) -> bytes:
-        coming = self._coming
-        _check_head(count, coming.length)
+    async def read_head(self, count: int | None) -> bytes:
+        """As `ChunkedBody.read_head`."""
+        _check_head(count, self.length)
         if count is None:
-            return bytes(await self.rest(0))
-        try:
-            while coming.size < count:
-                await coming.next(READ_S)
-        except TimeoutError:
-            raise _slow() from None
-        pieces = coming.pieces
-        return (pieces[0] if len(pieces) == 1 else b"".join(pieces))[:count]
-
-    async def rest(self, start: int) -> memoryview:
-        length = self._coming.length
-        if self._memory is None:
-            self._memory = self._room.memory(length)
+            await self.buffer()
+            return bytes(self._data(0))
+        while self.size < count:
+            self._source.resume()
             try:
-                await self._coming.into([memoryview(self._memory)[:length]], READ_S)
+                await self._change()
             except TimeoutError:
                 raise _slow() from None
-        return memoryview(self._memory)[start:length]
+        return (self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))[:count]
 
-    @property
-    def straight(self) -> bool:
-        return self._memory is None and not self._coming.complete
+    async def buffer(self) -> None:
+        """As `ChunkedBody.buffer`."""
+        if self._memory is None:
+            assert self._pool is not None
+            self._memory = self._pool.memory(self.length)
+            await self._read_into([memoryview(self._memory)[: self.length]], 0)
 
-    async def into(self, start: int, memories: Sequence[memoryview]) -> None:
-        try:
-            await self._coming.into(memories, READ_S, start)
-        except TimeoutError:
-            raise _slow() from None
+    async def read_data(self, start: int, request: ValidatedRequest, seat: Seat) -> Binary | BodyLayout:
+        """As `ChunkedBody.read_data`; or, in the seat already, what is large of it."""
+        if request.in_body_order and self._memory is None and not self.complete:
+            layout = BodyLayout(request, seat.blocks)
+            await self._read_into(layout.memories, start)
+            return layout
+        await self.buffer()
+        return self._data(start)
+
+    def watch(self, gone: Callable[[], None]) -> Callable[[], object]:
+        """As `ChunkedBody.watch`."""
+        self._source.watch(gone)
+        return lambda: self._source.watch(None)
 
     def close(self) -> None:
+        """Give its memory back."""
         memory, self._memory = self._memory, None
-        if memory is not None:
-            self._room.put_back(memory)
+        if memory is not None and self._pool is not None:
+            self._pool.put_back(memory)
+
+    def _data(self, start: int) -> memoryview:
+        assert self._memory is not None
+        return memoryview(self._memory)[start : self.length]
+
+    async def _read_into(self, memories: Sequence[memoryview], skip: int) -> None:
+        """Have all but the first `skip` bytes in memories that hold as much, one after the other."""
+        self._left = [m for m in memories if len(m)]
+        here = memoryview(b"".join(self._pieces))[skip:]
+        self._pieces = []
+        while len(here):
+            count = min(len(here), len(self._left[0]))
+            self._left[0][:count] = here[:count]
+            here = here[count:]
+            self._advance(count)
+        if self.complete:
+            return
+        self._source.divert(self)
+        seen = self.size
+        try:
+            while not self.complete:
+                try:
+                    await self._change()
+                except TimeoutError:
+                    self.slow = True  # the kernel may hold less than what it was to wake the loop for
+                    self._source.wake_for(self)
+                    await asyncio.sleep(SETTLE_S)
+                    if self.size == seen:
+                        raise _slow() from None
+                    seen = self.size
+        finally:
+            self._left = []
+            self._source.undivert()
+
+    async def _change(self) -> None:
+        """Wait until a piece has come through the parser, or all has come past it.
+
+        Raises:
+            GoneError; TimeoutError: neither within `PAUSE_S`.
+        """
+        if self._lost:
+            raise GoneError
+        loop = asyncio.get_running_loop()
+        waiting = self._waiting = loop.create_future()
+        timer = loop.call_later(PAUSE_S, _give_up, waiting)  # a fraction of what `asyncio.timeout` costs
+        try:
+            await waiting
+        finally:
+            timer.cancel()
+        if self._lost:
+            raise GoneError
+
+    # What the connection calls.
+    def add(self, piece: bytes) -> None:
+        """A piece has come through the parser."""
+        self._pieces.append(piece)
+        self.size += len(piece)
+        self._wake()
+
+    def next_buffer(self) -> memoryview:
+        """Where the next bytes go."""
+        return self._left[0]
+
+    def read(self, count: int) -> None:
+        """`count` bytes have come past the parser."""
+        self._advance(count)
+        self.size += count
+        if self.complete:
+            self._wake()
+
+    def lose(self) -> None:
+        """The connection is lost."""
+        self._lost = True
+        self._wake()
+
+    def _advance(self, count: int) -> None:
+        self._left[0] = self._left[0][count:]
+        if not len(self._left[0]):
+            del self._left[0]
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+
+Body = ChunkedBody | LargeBody
+
+
+def _give_up(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_exception(TimeoutError())
 
 
 def _check_head(count: int | None, size: int) -> None:
@@ -275,4 +358,4 @@ def _check_head(count: int | None, size: int) -> None:
 
 
 def _slow() -> SlowError:
-    return SlowError(f"body: expected the next part within {READ_S:g} s, got none")
+    return SlowError(f"body: expected the next part within {PAUSE_S:g} s, got none")

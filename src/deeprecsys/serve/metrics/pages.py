@@ -1,4 +1,4 @@
-"""What the server shows beside the protocol: the built-in page, its data, and Prometheus metrics."""
+"""The server's own pages: the built-in page, its data, and Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from importlib.resources import files
 
 import orjson
 
-from deeprecsys.serve.frontend import Frontend
+from deeprecsys.node.service.backend import Backend
+from deeprecsys.serve.metrics.counters import Counters
 from deeprecsys.serve.metrics.dashboard import live_document
 from deeprecsys.serve.metrics.prometheus import exposition
 
 Page = Callable[[], tuple[str, bytes]]
 
 
-def pages(face: Frontend) -> Mapping[str, Page]:
-    """By path, what makes a page's content type and body."""
+def pages(backend: Backend, counters: Counters) -> Mapping[str, Page]:
+    """By path: a call that returns a page's content type and body."""
     css = files("deeprecsys.report").joinpath("page.css").read_text()
     html = (
         files("deeprecsys.serve.metrics")
@@ -26,6 +27,6 @@ def pages(face: Frontend) -> Mapping[str, Page]:
     )
     return {
         "/": lambda: ("text/html; charset=utf-8", html),
-        "/live.json": lambda: ("application/json", orjson.dumps(live_document(face.backend, face.watch))),
-        "/metrics": lambda: exposition(face.backend, face.watch),
+        "/live.json": lambda: ("application/json", orjson.dumps(live_document(backend, counters))),
+        "/metrics": lambda: exposition(backend, counters),
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 from deeprecsys import __version__
 from deeprecsys.node.service.backend import ServedModel
-from deeprecsys.serve.protocol.reply import OUTPUT
+from deeprecsys.serve.protocol.inputs import OUTPUT
 from deeprecsys.serve.protocol.request import DEFAULT_PRIORITY, PRIORITIES
 from deeprecsys.zoo.schema import Input, Per
 

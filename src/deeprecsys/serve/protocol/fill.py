@@ -1,9 +1,9 @@
-"""A request's values, looked at and put where the node reads them."""
+"""The values of a request: checked, and written where workers read them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
@@ -17,63 +17,97 @@ from deeprecsys.serve.protocol.request import Tensor
 _ID_RANGE = np.iinfo(np.int32)
 
 
-def fill(fit: ValidatedRequest, binary: Binary, seat: Seat) -> None:
-    """Write a request's values into a query's place.
+class BodyLayout:
+    """Where the data of a body go whose request is `in_body_order`: large tensors into their seat, small ones
+    between them into scratch memory.
+
+    Attributes:
+        blocks: of the seat.
+        memories: of the seat and of the scratch memory, which hold the body one after the other.
+    """
+
+    def __init__(self, request: ValidatedRequest, blocks: Sequence[NDArray[Any]]) -> None:
+        packed = request.packed or ()
+        self.blocks, self._small = blocks, [b for b in packed if not b.large]
+        self._scratch = np.empty(sum(b.size for b in self._small), np.uint8).data
+        self.memories: list[memoryview] = []
+        at = 0
+        for large, run in groupby(packed, lambda b: b.large):
+            if large:
+                self.memories += [memoryview(one).cast("B") for b in run for one in blocks[b.block]]
+            else:
+                size = sum(b.size for b in run)
+                self.memories.append(self._scratch[at : at + size])
+                at += size
+
+    def copy_small(self) -> None:
+        """Copy the small tensors into the seat, once all has been read."""
+        at = 0
+        for b in self._small:
+            b.copy(self._scratch, at, self.blocks[b.block])
+            at += b.size
+
+
+def fill(request: ValidatedRequest, data: Binary | BodyLayout, seat: Seat) -> None:
+    """Write a request's values into a query's seat, and check them.
 
     Args:
-        binary: what follows the request's JSON part, as long as its tensors say.
+        data: the body after its JSON part, of the length that its tensors say; or its layout, once read.
 
     Raises:
         RequestError: a value is not of its type, an id is not within int32, a number is not finite, or a
             jagged input's lengths are not the schema's.
     """
-    places = seat.blocks
-    if fit.packed is None:
+    if isinstance(data, BodyLayout):
+        data.copy_small()
+        return check_finite(request, data.blocks)
+    blocks = seat.blocks
+    if request.packed is None:
         inputs = seat.inputs
-        for p in fit.placed:
-            _fill_one(p, binary, inputs[p.slot.name])
+        for p in request.tensors:
+            _fill_one(p, data, inputs[p.spec.name])
     else:
-        for packed in fit.packed:
-            packed.put(binary, packed.offset, places[packed.block])
-    check_finite(fit, places)
+        for b in request.packed:
+            b.copy(data, b.offset, blocks[b.block])
+    check_finite(request, blocks)
 
 
 def _fill_one(p: InputTensor, binary: Binary, into: NDArray[Any]) -> None:
     """Write one tensor's values."""
-    slot, tensor = p.slot, p.tensor
+    spec, tensor = p.spec, p.tensor
     if p.lengths is not None:
         _check_lengths(p, binary)
-    if tensor.datatype == slot.stored and tensor.size is not None and into.flags.c_contiguous:
+    if tensor.datatype == spec.stored and tensor.size is not None and into.flags.c_contiguous:
         raw = binary[tensor.offset : tensor.offset + tensor.size] if tensor.data is None else tensor.data
         memoryview(into).cast("B")[:] = raw  # type: ignore[arg-type]
         return
-    source = _numbers(slot.datatypes, tensor, binary).reshape(into.shape)
-    if slot.dense:
+    source = _numbers(spec.datatypes, tensor, binary).reshape(into.shape)
+    if spec.dense:
         with np.errstate(over="ignore"):
             np.copyto(into, source, casting="unsafe")
     else:
         np.copyto(into, source, casting="unsafe")
-        if (into != source).any():  # tables' sizes are checked as rows are gathered
+        if (into != source).any():  # the tables' sizes are checked as rows are gathered
             raise RequestError(_out_of_range(tensor.name, into, source))
 
 
-def check_finite(fit: ValidatedRequest, places: Sequence[NDArray[Any]]) -> None:
-    """Look at the numbers in a query's place.
+def check_finite(request: ValidatedRequest, blocks: Sequence[NDArray[Any]]) -> None:
+    """Check the numbers in a query's seat.
 
     Args:
-        places: `Seat.blocks`.
+        blocks: `Seat.blocks`.
 
     Raises:
-        RequestError: one of a dense input is infinite, or none.
+        RequestError: one of a dense input is infinite or NaN.
     """
-    for block, values in zip(fit.blocks, places, strict=True):
+    for block, values in zip(request.blocks, blocks, strict=True):
         if block.dense:
             for name, one in zip(block.names, values, strict=True):
-                if not _all_finite(one):
+                if not all_finite(one):
                     raise RequestError(_not_finite(name, one))
 
 
-def _all_finite(values: NDArray[Any]) -> bool:
+def all_finite(values: NDArray[Any]) -> bool:
     """Whether no value is infinite or NaN: then their sum is neither, unless it overflows.
 
     `einsum` adds twice as fast as `sum`, less precisely, and without warnings.
@@ -126,10 +160,10 @@ def _flat(tensor: Tensor) -> Sequence[Any]:
 def _check_lengths(p: InputTensor, binary: Binary) -> None:
     assert p.lengths is not None
     lengths = _numbers(IDS, p.lengths, binary)
-    if (lengths != p.slot.width).any():
-        at = int(np.flatnonzero(lengths != p.slot.width)[0])
+    if (lengths != p.spec.width).any():
+        at = int(np.flatnonzero(lengths != p.spec.width)[0])
         raise RequestError(
-            f"input {p.lengths.name!r}: expected {p.slot.width} in every row (the model takes no other "
+            f"input {p.lengths.name!r}: expected {p.spec.width} in every row (the model takes no other "
             f"length), got {lengths[at]} at [{at}]"
         )
 

@@ -1,14 +1,14 @@
-"""A request held against a model's schema, but for its values.
+"""A request checked against a model's schema, except for its values.
 
 An input is one tensor `[items, width]`, `[1, width]` where the schema says per query. A sparse input may
-also come jagged, as two tensors: `NAME.values` [all ids] and `NAME.lengths` [items]; the schemas of today
-are of fixed length, so each of the lengths must be the schema's number of look-ups.
+also come jagged, as two tensors: `NAME.values` [all ids] and `NAME.lengths` [items]. Today's schemas are of
+fixed length, so each length must be the schema's number of look-ups.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.serve.protocol.errors import RequestError, shown
-from deeprecsys.serve.protocol.request import Request, Tensor
+from deeprecsys.serve.protocol.request import Request, Tensor, parse_head
 from deeprecsys.zoo.schema import Block, DenseInput, Per, Schema
 
 IDS: Mapping[str, np.dtype[Any]] = {"INT32": np.dtype("<i4"), "INT64": np.dtype("<i8")}
@@ -25,20 +25,27 @@ REALS: Mapping[str, np.dtype[Any]] = {
     "FP64": np.dtype("<f8"),
     "FP16": np.dtype("<f2"),
 }
+OUTPUT = "scores"
+"""The one output that every model has: FP32 [items, outputs]."""
 Binary = bytes | bytearray | memoryview
 VALUES, LENGTHS = ".values", ".lengths"
-_JSON_NUMBER_BYTES = 32  # the longest double is 24 characters; the rest is room for spaces
+HEADS_KEPT, LONGEST_HEAD_BYTES = 1024, 1 << 15
+"""How many heads a `HeaderCache` keeps, and of which length at most."""
+LARGE_BYTES = 1 << 17
+"""A tensor of at least this size is read into its seat by a read of its own; smaller ones together."""
+_JSON_NUMBER_BYTES = 32  # the longest double has 24 characters; the rest is room for spaces
 _HEAD_BYTES = 1 << 16
 _INPUT_HEAD_BYTES = 512  # what one tensor needs in the JSON part, generously
+_ID = b'{"id":"'  # how heads begin of clients that give each request an id of its own
 
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """One input of a model, ready to be checked against.
+    """One input of a model, as requests are checked against it.
 
     Attributes:
         width: of a row: numbers of a dense input, look-ups of a sparse one.
-        datatypes: accepted, and how each lies in memory; stored: the one that needs no conversion.
+        datatypes: accepted, with their layout in memory; stored: the one that needs no conversion.
     """
 
     name: str
@@ -51,9 +58,9 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True)
 class InputTensor:
-    """A tensor that fits a slot: its data go into `rows` rows of it; `lengths` where it came jagged."""
+    """A tensor that fits an input: `rows` rows of it; `lengths` where it came jagged."""
 
-    slot: InputSpec
+    spec: InputSpec
     tensor: Tensor
     rows: int
     lengths: Tensor | None = None
@@ -63,7 +70,7 @@ class InputTensor:
         """Whether its data are bytes of the body that need no conversion."""
         t = self.tensor
         return (
-            self.lengths is None and t.size is not None and t.data is None and t.datatype == self.slot.stored
+            self.lengths is None and t.size is not None and t.data is None and t.datatype == self.spec.stored
         )
 
 
@@ -72,7 +79,7 @@ class InputBlock:
     """The tensors of a block, one after the other in a body as in the schema, nothing to convert.
 
     Attributes:
-        block: which of `Inputs.blocks`; offset, size: in bytes, from the end of the JSON part.
+        block: index in `Inputs.blocks`; offset, size: in bytes, from the end of the JSON part.
         dtype: of the values; tensor_bytes: of each tensor.
     """
 
@@ -82,24 +89,31 @@ class InputBlock:
     dtype: np.dtype[Any]
     tensor_bytes: int
 
-    def put(self, source: Binary, offset: int, into: NDArray[Any]) -> None:
-        """Write its values, from so far within some bytes on, into its block of a place."""
+    @property
+    def large(self) -> bool:
+        return self.tensor_bytes >= LARGE_BYTES
+
+    def copy(self, source: Binary, offset: int, into: NDArray[Any]) -> None:
+        """Copy its values, which begin at `offset` of some bytes, into its block of a seat."""
         into[...] = np.frombuffer(source, self.dtype, into.size, offset).reshape(into.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class ValidatedRequest:
-    """A request that fits its model, but for its values.
+    """A request that fits its model, except for its values, which are not checked yet.
 
     Attributes:
         blocks: of the model.
-        packed: the tensors by them, in the order of the body, where all of them are so; else None.
+        packed: the tensors by blocks, in the order of the body, where all of them are plain; else None.
+        in_body_order: whether it pays to read the body straight into a seat: a tensor is large, and the
+            blocks of the seat hold the body's data one after the other.
     """
 
     items: int
-    placed: Sequence[InputTensor]
+    tensors: Sequence[InputTensor]
     blocks: Sequence[Block]
     packed: Sequence[InputBlock] | None
+    in_body_order: bool
 
 
 class Inputs:
@@ -112,70 +126,75 @@ class Inputs:
 
     def __init__(self, schema: Schema, max_items: int) -> None:
         self.schema, self.max_items = schema, max_items
-        self.slots = {i.name: _slot(i) for i in schema.inputs}
+        self.specs = {i.name: _spec(i) for i in schema.inputs}
         self.blocks = schema.blocks
-        per_item = sum(s.width for s in self.slots.values() if not s.per_query)
-        per_query = sum(s.width for s in self.slots.values() if s.per_query)
+        per_item = sum(s.width for s in self.specs.values() if not s.per_query)
+        per_query = sum(s.width for s in self.specs.values() if s.per_query)
         self.item_bytes, self.query_bytes = 8 * per_item, 8 * per_query + _HEAD_BYTES
-        numbers = max_items * (per_item + len(self.slots)) + per_query
-        self.body_limit = _HEAD_BYTES + 2 * _INPUT_HEAD_BYTES * len(self.slots) + _JSON_NUMBER_BYTES * numbers
+        numbers = max_items * (per_item + len(self.specs)) + per_query
+        self.body_limit = _HEAD_BYTES + 2 * _INPUT_HEAD_BYTES * len(self.specs) + _JSON_NUMBER_BYTES * numbers
 
     def least_items(self, body_bytes: int) -> int:
         """The least number of items that a body with that many bytes of binary data can hold."""
         return max(1, (body_bytes - self.query_bytes) // max(1, self.item_bytes))
 
-    def fit(self, request: Request) -> ValidatedRequest:
-        """The request's tensors, each with its place, and the number of items.
+    def validate(self, request: Request) -> ValidatedRequest:
+        """The request's tensors by the inputs of the schema, and the number of items.
 
         Raises:
-            RequestError: a tensor is missing, extra, there twice, or of a wrong type, shape or size; or
-                there are no items, or too many.
+            RequestError: an output is unknown; a tensor is missing, unknown, there twice, or of a wrong type,
+                shape or size; or there are no items, or too many.
         """
+        for name in request.outputs:
+            if name != OUTPUT:
+                raise RequestError(f"output {shown(name)}: expected {OUTPUT!r}, the only one")
         given: dict[str, Tensor] = {}
         for tensor in request.inputs:
             if tensor.name in given:
                 raise RequestError(f"input {shown(tensor.name)}: expected once, got it twice")
             given[tensor.name] = tensor
-        placed = [self._place(slot, given) for slot in self.slots.values()]
+        tensors = [self._take(spec, given) for spec in self.specs.values()]
         if given:
             raise RequestError(
-                f"input {shown(next(iter(given)))}: expected only {', '.join(self.slots)[:400]}"
+                f"input {shown(next(iter(given)))}: expected only {', '.join(self.specs)[:400]}"
             )
-        return ValidatedRequest(self._items(placed), placed, self.blocks, self._pack(placed))
+        packed = self._pack(tensors)
+        in_order = packed is not None and any(b.large for b in packed) and _contiguous(packed)
+        return ValidatedRequest(self._items(tensors), tensors, self.blocks, packed, in_order)
 
-    def _pack(self, placed: Sequence[InputTensor]) -> Sequence[InputBlock] | None:
+    def _pack(self, given: Sequence[InputTensor]) -> Sequence[InputBlock] | None:
         """The tensors by blocks, if those of each lie together and all are stored as they come."""
-        if not all(p.plain for p in placed):
+        if not all(t.plain for t in given):
             return None
-        found, rest = [], iter(placed)
+        found, rest = [], iter(given)
         for number, block in enumerate(self.blocks):
-            tensors = [p.tensor for p in islice(rest, len(block.names))]
+            tensors = [t.tensor for t in islice(rest, len(block.names))]
             offset, each = tensors[0].offset, tensors[0].size or 0
             if any(t.offset != offset + k * each for k, t in enumerate(tensors)):
                 return None
             found.append(InputBlock(number, offset, each * len(tensors), block.dtype, each))
-        return sorted(found, key=lambda p: p.offset)
+        return sorted(found, key=lambda b: b.offset)
 
-    def _place(self, slot: InputSpec, given: dict[str, Tensor]) -> InputTensor:
-        """Take a slot's tensor from those given."""
-        tensor = given.pop(slot.name, None)
+    def _take(self, spec: InputSpec, given: dict[str, Tensor]) -> InputTensor:
+        """Take an input's tensor from those given."""
+        tensor = given.pop(spec.name, None)
         if tensor is None:
-            return self._jagged(slot, given)
-        width = slot.width
+            return self._jagged(spec, given)
+        width = spec.width
         if len(tensor.shape) != 2 or tensor.shape[1] != width:
-            first = "1" if slot.per_query else "items"
+            first = "1" if spec.per_query else "items"
             raise RequestError(
-                f"input {slot.name!r}: expected shape [{first}, {width}], got {shown(list(tensor.shape))}"
+                f"input {spec.name!r}: expected shape [{first}, {width}], got {shown(list(tensor.shape))}"
             )
-        _check_type(slot.datatypes, tensor, width * tensor.shape[0])
-        return InputTensor(slot, tensor, tensor.shape[0])
+        _check_type(spec.datatypes, tensor, width * tensor.shape[0])
+        return InputTensor(spec, tensor, tensor.shape[0])
 
-    def _jagged(self, slot: InputSpec, given: dict[str, Tensor]) -> InputTensor:
-        values, lengths = given.pop(slot.name + VALUES, None), given.pop(slot.name + LENGTHS, None)
-        if slot.dense or (values is None and lengths is None):
-            raise RequestError(f"input {slot.name!r}: expected a tensor of that name, got none")
+    def _jagged(self, spec: InputSpec, given: dict[str, Tensor]) -> InputTensor:
+        values, lengths = given.pop(spec.name + VALUES, None), given.pop(spec.name + LENGTHS, None)
+        if spec.dense or (values is None and lengths is None):
+            raise RequestError(f"input {spec.name!r}: expected a tensor of that name, got none")
         if values is None or lengths is None:
-            missing = slot.name + (VALUES if values is None else LENGTHS)
+            missing = spec.name + (VALUES if values is None else LENGTHS)
             raise RequestError(f"input {missing!r}: expected it beside the other of the two, got none")
         for tensor in (values, lengths):
             if len(tensor.shape) != 1:
@@ -184,29 +203,29 @@ class Inputs:
                 )
             _check_type(IDS, tensor, tensor.shape[0])
         rows = lengths.shape[0]
-        if values.shape[0] != rows * slot.width:
+        if values.shape[0] != rows * spec.width:
             raise RequestError(
-                f"input {values.name!r}: expected {rows} × {slot.width} ids ({slot.width} per row, "
+                f"input {values.name!r}: expected {rows} × {spec.width} ids ({spec.width} per row, "
                 f"for the model takes no other length), got {values.shape[0]}"
             )
-        return InputTensor(slot, values, rows, lengths)
+        return InputTensor(spec, values, rows, lengths)
 
-    def _items(self, placed: Sequence[InputTensor]) -> int:
+    def _items(self, given: Sequence[InputTensor]) -> int:
         """How many items all inputs agree on."""
         items: int | None = None
         by = ""
-        for p in placed:
-            if p.slot.per_query:
+        for p in given:
+            if p.spec.per_query:
                 if p.rows != 1:
                     raise RequestError(
-                        f"input {p.slot.name!r}: expected first dimension 1, for it belongs to the query and "
+                        f"input {p.spec.name!r}: expected first dimension 1, for it belongs to the query and "
                         f"is sent once, got {p.rows}"
                     )
             elif items is None:
-                items, by = p.rows, p.slot.name
+                items, by = p.rows, p.spec.name
             elif p.rows != items:
                 raise RequestError(
-                    f"input {p.slot.name!r}: expected {items} items, as in {by!r}, got {p.rows}"
+                    f"input {p.spec.name!r}: expected {items} items, as in {by!r}, got {p.rows}"
                 )
         items = 1 if items is None else items
         if not 1 <= items <= self.max_items:
@@ -214,9 +233,19 @@ class Inputs:
         return items
 
 
-def _slot(i: Any) -> InputSpec:
+def _spec(i: Any) -> InputSpec:
     dense = isinstance(i, DenseInput)
     return InputSpec(i.name, i.width, i.per is Per.QUERY, dense, REALS if dense else IDS, i.datatype)
+
+
+def _contiguous(packed: Sequence[InputBlock]) -> bool:
+    """Whether blocks follow one another from the beginning, nothing between them."""
+    at = 0
+    for block in packed:
+        if block.offset != at:
+            return False
+        at += block.size
+    return True
 
 
 def _check_type(accepted: Mapping[str, np.dtype[Any]], tensor: Tensor, count: int) -> None:
@@ -231,3 +260,42 @@ def _check_type(accepted: Mapping[str, np.dtype[Any]], tensor: Tensor, count: in
             f"input {shown(tensor.name)}: expected {count * dtype.itemsize} bytes of {tensor.datatype} "
             f"for shape {list(tensor.shape)}, got {tensor.size}"
         )
+
+
+class HeaderCache:
+    """The last heads of all-binary requests, checked: those of one client differ in their id at most."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[bool, bytes], tuple[Inputs, Request, ValidatedRequest]] = {}
+
+    def read(self, inputs: Inputs, head: bytes) -> tuple[Request, ValidatedRequest]:
+        """The JSON part of a body, checked against its model.
+
+        Raises:
+            RequestError: it cannot be read, or does not fit.
+        """
+        id_, rest = _split(head)
+        key = id_ is not None, rest
+        found = self._kept.get(key)
+        if found is not None and found[0] is inputs:
+            _, request, validated = found
+            return replace(request, id=id_) if id_ else request, validated
+        request = parse_head(head)
+        validated = inputs.validate(request)
+        if len(head) <= LONGEST_HEAD_BYTES and all(t.size is not None for t in request.inputs):
+            if len(self._kept) >= HEADS_KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = inputs, replace(request, id="") if id_ else request, validated
+        return request, validated
+
+
+def _split(head: bytes) -> tuple[str | None, bytes]:
+    """A leading id that needs no unescaping, and the rest."""
+    if head.startswith(_ID):
+        end = head.find(b'"', len(_ID))
+        id_ = head[len(_ID) : end]
+        if end > 0 and b"\\" not in id_ and id_.isascii():
+            text = id_.decode()
+            if text.isprintable():
+                return text, head[end:]
+    return None, head

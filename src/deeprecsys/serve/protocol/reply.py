@@ -8,17 +8,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from deeprecsys.serve.protocol.errors import RequestError, shown
+from deeprecsys.serve.protocol.inputs import OUTPUT
 from deeprecsys.serve.protocol.request import Request
-
-OUTPUT = "scores"  # FP32 [items, outputs]: every model has this one output
-
-
-def check_outputs(request: Request) -> None:
-    """Raise RequestError if a request wants an output that no model has."""
-    for name in request.outputs:
-        if name != OUTPUT:
-            raise RequestError(f"output {shown(name)}: expected {OUTPUT!r}, the only one")
 
 
 def http_reply(request: Request, model: str, version: str, scores: NDArray[Any]) -> tuple[bytes, int | None]:
