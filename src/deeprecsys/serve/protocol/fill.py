@@ -40,6 +40,9 @@ class BodyLayout:
                 self.memories.append(self._scratch[at : at + size])
                 at += size
 
+    def __len__(self) -> int:
+        return sum(map(len, self.memories))
+
     def copy_small(self) -> None:
         """Copy the small tensors into the seat, once all has been read."""
         at = 0
