@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.engine.dense import DenseStage, build, lowest
 from deeprecsys.engine.dense.layout import aligned
-from deeprecsys.engine.dense.protocol import Arrays
+from deeprecsys.engine.dense.stage import Arrays
 from deeprecsys.engine.gather import Gather
 from deeprecsys.engine.protocol import Assembly, SliceView
 from deeprecsys.zoo.model import splittable
@@ -86,9 +86,9 @@ class CompiledEngine:
 
     def dense(self, part: SliceView) -> None:
         """The second half: score what lies in the buffers."""
-        self._stage.run(part.stop - part.start, None, part.out, self._instead(part))
+        self._stage.run(part.stop - part.start, None, part.out, self._overrides(part))
 
-    def _instead(self, s: SliceView) -> Arrays:
+    def _overrides(self, s: SliceView) -> Arrays:
         return {
             buffer: rows[s.first[name] + s.start : s.first[name] + s.stop]
             for buffer, name, rows in self._direct

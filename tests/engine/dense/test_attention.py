@@ -11,7 +11,7 @@ import torch
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.dense import build
 from deeprecsys.engine.dense.attention import MOST_VECTORS, PANEL, Attention
-from deeprecsys.engine.dense.din import DinStage, suits
+from deeprecsys.engine.dense.interest import DinStage, interest_stage
 from deeprecsys.engine.dense.recurrent import lanes
 from deeprecsys.zoo.interest import DIN
 from deeprecsys.zoo.ncf import NCF
@@ -77,7 +77,7 @@ def test_it_is_for_one_thread_and_whole_vectors() -> None:
     assert not isinstance(build("onnxruntime", config, net, threads=2), DinStage)
     odd = replace(DIN, dim=lanes() // 2 + 1)
     for other in (odd, replace(DIN, attention=MOST_VECTORS * lanes() + 1), NCF):
-        assert not suits(other, 1)
+        assert interest_stage(other, 1) is not DinStage
     with pytest.raises(ValueError, match=f"expected whole vectors of {lanes()}, got 4 and 12"):
         Attention(ActivationUnit(4, 12, 5, 1.0), 5)
     with pytest.raises(InputError, match="expected fp32, got bf16"):

@@ -9,7 +9,7 @@ import pytest
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.dense import build
-from deeprecsys.engine.dense.dien import DienStage, suits
+from deeprecsys.engine.dense.interest import DienStage, interest_stage
 from deeprecsys.engine.dense.recurrent import BLOCK, Gates, Recurrence, lanes, padded
 from deeprecsys.zoo.interest import DIEN
 from deeprecsys.zoo.ncf import NCF
@@ -81,11 +81,11 @@ def test_states_that_are_no_whole_vectors_are_refused() -> None:
 
 
 def test_our_steps_are_taken_where_they_fit() -> None:
-    assert suits(DIEN, threads=1)
-    assert not suits(DIEN, threads=2)
-    assert not suits(NCF, threads=1)
-    assert not suits(replace(DIEN, hidden=60), threads=1)
-    assert not suits(replace(DIEN, behaviours=39), threads=1)
+    assert interest_stage(DIEN, threads=1) is DienStage
+    assert interest_stage(DIEN, threads=2) is None
+    assert interest_stage(NCF, threads=1) is None
+    assert interest_stage(replace(DIEN, hidden=60), threads=1) is None
+    assert interest_stage(replace(DIEN, behaviours=39), threads=1) is None
     assert isinstance(build("onnxruntime", small("dien"), network("dien")), DienStage)
     with pytest.raises(InputError, match="precision of dense route onnxruntime: expected fp32, got bf16"):
         build("onnxruntime", small("dien"), network("dien"), precision="bf16")

@@ -87,7 +87,7 @@ def test_a_wrong_call_is_refused_in_one_line(route: str) -> None:
     for out in (np.empty((7, 1), np.float32), np.empty((8, 1)), np.empty((16, 1), np.float32)[::2]):
         with pytest.raises(InputError, match=r"out: expected C-contiguous float32 \[8, 1\]"):
             s.run(8, None, out)
-    with pytest.raises(InputError, match=r"instead: expected one of \['dense'\], got 'features'"):
+    with pytest.raises(InputError, match=r"overrides: expected one of \['dense'\], got 'features'"):
         s.run(8, None, np.empty((8, 1), np.float32), {"features": np.empty((8, 320), np.float32)})
     with pytest.raises(InputError, match=r"'dense': expected C-contiguous float32 \[8, 256\], got float64"):
         s.run(8, None, np.empty((8, 1), np.float32), {"dense": np.empty((8, 256))})

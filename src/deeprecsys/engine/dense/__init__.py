@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.engine.dense.layout import Buffer, BufferPlace, Layout
-from deeprecsys.engine.dense.protocol import DenseStage
+from deeprecsys.engine.dense.stage import DenseStage
 from deeprecsys.zoo.model import Model
 
 if TYPE_CHECKING:
@@ -46,18 +46,11 @@ def build(
         raise InputError(f"threads: expected 1 or more, got {threads}")
     made = _class(route)
     if route == "onnxruntime":
-        made = _own(model, threads) or made
+        from deeprecsys.engine.dense.interest import interest_stage
+
+        made = interest_stage(model, threads) or made
     stage: DenseStage = made(model, network, threads, precision)
     return stage
-
-
-def _own(model: Model, threads: int) -> Any:
-    """The class that computes a model's costliest layers on code of ours; None where there is none."""
-    from deeprecsys.engine.dense import dien, din
-
-    if din.suits(model, threads):
-        return din.DinStage
-    return dien.DienStage if dien.suits(model, threads) else None
 
 
 def lowest(route: str, allowed: str) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.zoo.custom import Own
 from deeprecsys.zoo.dlrm import Dlrm
-from deeprecsys.zoo.interest import Dien, DienArtefact, Din, DinArtefact
+from deeprecsys.zoo.interest import DienArtefact, DinArtefact, InterestModel
 from deeprecsys.zoo.model import Model
 from deeprecsys.zoo.ncf import Ncf, NcfArtefact
 from deeprecsys.zoo.schema import DenseInput, Per, Schema
@@ -157,9 +157,8 @@ def _(model: NcfArtefact) -> Groups:
     return {"mf_0": (a,), "mf_1": (b,), "mlp": tuple(rest)}
 
 
-@_groups.register(Din)
-@_groups.register(Dien)
-def _(model: Din | Dien) -> Groups:
+@_groups.register
+def _(model: InterestModel) -> Groups:
     return {
         "behaviours": ("behaviour_goods", "behaviour_category"),
         "user": model.profile_features,

@@ -9,16 +9,14 @@ from torch import nn
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.dense.graph import OWNER
-from deeprecsys.engine.dense.graphs import block_items, merges
-from deeprecsys.engine.dense.graphset import GraphSet
-from deeprecsys.engine.dense.protocol import Arrays
-from deeprecsys.engine.dense.stage import BufferedStage, Span
+from deeprecsys.engine.dense.graphs import GraphSet, block_items, merges
+from deeprecsys.engine.dense.stage import Arrays, BufferRows, DenseStage
 from deeprecsys.zoo.model import Model
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
-class OpenVinoStage(BufferedStage):
+class OpenVinoStage(DenseStage):
     """OpenVINO at fp32, or at bf16 where the CPU computes in it. The precision is always stated: left alone,
     OpenVINO takes bf16 wherever there is any. See `OrtStage` for the arguments.
 
@@ -54,10 +52,10 @@ class OpenVinoStage(BufferedStage):
         return ("fp32", "bf16") if "BF16" in able else ("fp32",)
 
     def _run(
-        self, span: Span, owner: NDArray[np.int64] | None, out: NDArray[np.float32], instead: Arrays
+        self, at: BufferRows, owner: NDArray[np.int64] | None, out: NDArray[np.float32], overrides: Arrays
     ) -> None:
-        request = self._requests.choose(span.items, owner is not None)
-        for name, array in {**self.rows(span), **instead}.items():
+        request = self._requests.choose(at.items, owner is not None)
+        for name, array in {**self.rows(at), **overrides}.items():
             request.set_tensor(name, ov.Tensor(array, shared_memory=True))
         if owner is not None:
             request.set_tensor(OWNER, ov.Tensor(owner, shared_memory=True))

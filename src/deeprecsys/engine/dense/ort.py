@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from torch import nn
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.dense.graph import OWNER, SCORES
-from deeprecsys.engine.dense.graphs import block_items, merges
-from deeprecsys.engine.dense.graphset import GraphSet
-from deeprecsys.engine.dense.protocol import Arrays
-from deeprecsys.engine.dense.stage import BufferedStage, Span
+from deeprecsys.engine.dense.graphs import GraphSet, block_items, merges
+from deeprecsys.engine.dense.stage import Arrays, BufferRows, DenseStage
 from deeprecsys.zoo.model import Model
-
-_MOST_BINDINGS = 4096
-"""Spans that are remembered; beyond, all are forgotten."""
+from deeprecsys.zoo.onnx_session import session
 
 
-class OrtStage(BufferedStage):
+class OrtStage(DenseStage):
     """ONNX Runtime at fp32. Inputs are bound to the buffers once for each size of batch; nothing is copied.
 
     Args:
@@ -37,40 +33,52 @@ class OrtStage(BufferedStage):
         only_fp32(precision)
         super().__init__(model, slice_by_slice=not merges(network), block=block_items(network))
         self._sessions = GraphSet(model, network, lambda graph: session(graph, threads))
-        self._bindings: dict[tuple[Span, tuple[str, ...]], Any] = {}
+        self._bindings = Bindings()
 
     def _moved(self) -> None:
-        self._bindings = {}
+        self._bindings = Bindings()
 
     def _run(
-        self, span: Span, owner: NDArray[np.int64] | None, out: NDArray[np.float32], instead: Arrays
+        self, at: BufferRows, owner: NDArray[np.int64] | None, out: NDArray[np.float32], overrides: Arrays
     ) -> None:
-        session = self._sessions.choose(span.items, owner is not None)
-        key = (span, tuple(instead))
+        session = self._sessions.choose(at.items, owner is not None)
+        key = (at, tuple(overrides))
         binding = self._bindings.get(key)
         if binding is None:
-            binding = self._bindings[key] = self._bind(session, span, instead)
-        for name, array in instead.items():
+            rows = {name: array for name, array in self.rows(at).items() if name not in overrides}
+            binding = self._bindings.add(key, session, rows)
+        for name, array in overrides.items():
             bind(binding, name, array)
-        if owner is not None:
-            bind(binding, OWNER, owner)
-        binding.bind_output(SCORES, "cpu", 0, np.float32, out.shape, out.ctypes.data)
-        session.run_with_iobinding(binding)
+        run(session, binding, owner, out)
 
-    def _bind(self, session: ort.InferenceSession, span: Span, instead: Arrays) -> Any:
-        if len(self._bindings) >= _MOST_BINDINGS:
-            self._bindings.clear()
-        binding = session.io_binding()
-        for name, array in self.rows(span).items():
-            if name not in instead:
-                bind(binding, name, array)
+
+class Bindings(dict[Hashable, Any]):
+    """A graph's inputs bound to arrays, by batch shape: to bind them anew costs as much as a small batch."""
+
+    MOST = 4096
+    """Bindings that are kept; beyond, all are dropped."""
+
+    def add(self, key: Hashable, session: Any, arrays: Arrays) -> Any:
+        """A new binding of a session's inputs, kept under the key."""
+        if len(self) >= self.MOST:
+            self.clear()
+        binding = self[key] = session.io_binding()
+        for name, array in arrays.items():
+            bind(binding, name, array)
         return binding
 
 
-def only_fp32(precision: str) -> None:
-    """Raise InputError for any other precision."""
-    if precision != "fp32":
-        raise InputError(f"precision of dense route onnxruntime: expected fp32, got {precision}")
+def run(session: Any, binding: Any, owner: NDArray[np.int64] | None, out: NDArray[np.float32]) -> None:
+    """Run a bound graph.
+
+    Args:
+        owner: [n], each item's slice, for a graph of several slices.
+        out: float32, C-contiguous, where the graph's result goes.
+    """
+    if owner is not None:
+        bind(binding, OWNER, owner)
+    binding.bind_output(SCORES, "cpu", 0, np.float32, out.shape, out.ctypes.data)
+    session.run_with_iobinding(binding)
 
 
 def bind(binding: Any, name: str, array: NDArray[Any]) -> None:
@@ -78,12 +86,7 @@ def bind(binding: Any, name: str, array: NDArray[Any]) -> None:
     binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
-def session(model: bytes, threads: int) -> ort.InferenceSession:
-    """What runs an ONNX model; with one thread on the caller's."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Idle threads that spin would take the cores of other workers.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads == 1 else "1")
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+def only_fp32(precision: str) -> None:
+    """Raise InputError for any other precision."""
+    if precision != "fp32":
+        raise InputError(f"precision of dense route onnxruntime: expected fp32, got {precision}")

@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.engine.dense.protocol import Arrays
-from deeprecsys.engine.dense.stage import BufferedStage, Span
+from deeprecsys.engine.dense.stage import Arrays, BufferRows, DenseStage
 from deeprecsys.zoo.model import Model
 
 
-class EagerStage(BufferedStage):
+class EagerStage(DenseStage):
     """The torch module itself, on views of the buffers. See `OrtStage` for the arguments."""
 
     def __init__(self, model: Model, network: nn.Module, threads: int = 1, precision: str = "fp32") -> None:
@@ -25,9 +24,9 @@ class EagerStage(BufferedStage):
 
     @torch.inference_mode()
     def _run(
-        self, span: Span, owner: NDArray[np.int64] | None, out: NDArray[np.float32], instead: Arrays
+        self, at: BufferRows, owner: NDArray[np.int64] | None, out: NDArray[np.float32], overrides: Arrays
     ) -> None:
-        views = self.layout.views({**self.rows(span), **instead})
+        views = self.layout.views({**self.rows(at), **overrides})
         x = {name: torch.from_numpy(view) for name, view in views.items()}
         scores = self._network(x, None if owner is None else torch.from_numpy(owner))
         torch.from_numpy(out).copy_(scores)

@@ -1,8 +1,9 @@
-"""What the dense stages share: their buffers, the checks of a call, slices one by one where they must be."""
+"""A dense stage, whichever library computes it: buffers, checks of a call, batches run in blocks."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -10,16 +11,18 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.dense.layout import Layout
-from deeprecsys.engine.dense.protocol import NOTHING, Arrays
 from deeprecsys.zoo.model import Model, splittable
 from deeprecsys.zoo.schema import Per
 
+Arrays = Mapping[str, NDArray[np.float32]]
+"""Arrays by buffer name."""
+NOTHING: Arrays = {}
 ITEMS, SLICES = 64, 1
-"""Room at first."""
+"""Items and slices that there is room for at first."""
 
 
-class Span(NamedTuple):
-    """The rows of the buffers that one call reads."""
+class BufferRows(NamedTuple):
+    """The rows of the buffers that one call reads: first item and items, first slice and slices."""
 
     item: int
     items: int
@@ -27,12 +30,18 @@ class Span(NamedTuple):
     slices: int
 
 
-class BufferedStage(ABC):
-    """A `DenseStage` less the arithmetic.
+class DenseStage(ABC):
+    """The dense layers of one model, reading from buffers where they lie. One call at a time.
+
+    Write the buffers' first rows, then call `run`.
 
     Args:
-        slice_by_slice: a batch of several slices is run as so many batches of one.
+        slice_by_slice: a batch of several slices is run as a batch for each.
         block: the most items of one slice that are run at once.
+
+    Attributes:
+        layout: which input lies where in the buffers.
+        buffers: float32 by buffer name: row r belongs to the batch's r-th item, or its r-th slice.
     """
 
     def __init__(self, model: Model, slice_by_slice: bool = False, block: int = 1 << 30) -> None:
@@ -64,9 +73,19 @@ class BufferedStage(ABC):
         items: int,
         owner: NDArray[np.int64] | None,
         out: NDArray[np.float32],
-        instead: Arrays = NOTHING,
+        overrides: Arrays = NOTHING,
     ) -> None:
-        """See `DenseStage.run`."""
+        """Score the first `items` rows of the buffers.
+
+        Args:
+            owner: [items], each item's slice, rising from 0 by steps of 0 or 1; None for a single slice.
+            out: float32 [items, outputs], C-contiguous, where the scores go.
+            overrides: arrays to read in place of buffers that are `direct`; float32 [rows, width],
+                C-contiguous.
+
+        Raises:
+            InputError: more rows than there is room for, or arrays of another shape.
+        """
         slices = 1 if owner is None else int(owner[-1]) + 1
         if items > self._items or slices > self._slices:
             room = f"at most {self._items} items and {self._slices} slices"
@@ -76,55 +95,57 @@ class BufferedStage(ABC):
                 f"out: expected C-contiguous float32 [{items}, {self.outputs}], "
                 f"got {out.dtype} {list(out.shape)}"
             )
-        if instead:
-            self._check(items, slices, instead)
+        if overrides:
+            self._check(items, slices, overrides)
         if slices == 1 or not self._per_query:
-            self._blocks(Span(0, items, 0, 1), out, instead)
+            self._blocks(BufferRows(0, items, 0, 1), out, overrides)
         elif self._one_by_one:
             assert owner is not None
-            assert not instead, "a model without dense inputs"
+            assert not overrides, "a model without dense inputs"
             ends = np.searchsorted(owner, np.arange(slices), side="right").tolist()
             for s, (start, stop) in enumerate(zip([0, *ends], ends, strict=False)):
-                self._blocks(Span(start, stop - start, s, 1), out[start:stop], NOTHING)
+                self._blocks(BufferRows(start, stop - start, s, 1), out[start:stop], NOTHING)
         else:
-            self._run(Span(0, items, 0, slices), owner, out, instead)
+            self._run(BufferRows(0, items, 0, slices), owner, out, overrides)
 
-    def _blocks(self, span: Span, out: NDArray[np.float32], instead: Arrays) -> None:
+    def _blocks(self, at: BufferRows, out: NDArray[np.float32], overrides: Arrays) -> None:
         """Run one slice's items block by block."""
-        if span.items <= self._block:
-            self._run(span, None, out, instead)
+        if at.items <= self._block:
+            self._run(at, None, out, overrides)
             return
-        for at in range(0, span.items, self._block):
-            some = slice(at, min(at + self._block, span.items))
-            part = span._replace(item=span.item + at, items=some.stop - at)
-            rows = {name: a[some] if self._direct[name].per is Per.ITEM else a for name, a in instead.items()}
+        for first in range(0, at.items, self._block):
+            some = slice(first, min(first + self._block, at.items))
+            part = at._replace(item=at.item + first, items=some.stop - first)
+            rows = {
+                name: a[some] if self._direct[name].per is Per.ITEM else a for name, a in overrides.items()
+            }
             self._run(part, None, out[some], rows)
 
-    def rows(self, span: Span) -> dict[str, NDArray[np.float32]]:
-        """By name, the rows of the buffers in a span."""
-        items = slice(span.item, span.item + span.items)
-        slices = slice(span.slice, span.slice + span.slices)
+    def rows(self, at: BufferRows) -> dict[str, NDArray[np.float32]]:
+        """By name, the rows of the buffers that a call reads."""
+        items = slice(at.item, at.item + at.items)
+        slices = slice(at.slice, at.slice + at.slices)
         return {
             b.name: self.buffers[b.name][items if b.per is Per.ITEM else slices] for b in self.layout.buffers
         }
 
-    def _check(self, items: int, slices: int, instead: Arrays) -> None:
-        for name, array in instead.items():
+    def _check(self, items: int, slices: int, overrides: Arrays) -> None:
+        for name, array in overrides.items():
             if name not in self._direct:
-                raise InputError(f"instead: expected one of {sorted(self._direct)}, got {name!r}")
+                raise InputError(f"overrides: expected one of {sorted(self._direct)}, got {name!r}")
             b = self._direct[name]
             shape = b.shape(items if b.per is Per.ITEM else slices)
             if array.shape != shape or array.dtype != np.float32 or not array.flags.c_contiguous:
                 raise InputError(
-                    f"instead: {name!r}: expected C-contiguous float32 {list(shape)}, "
+                    f"overrides: {name!r}: expected C-contiguous float32 {list(shape)}, "
                     f"got {array.dtype} {list(array.shape)}"
                 )
 
-    def _moved(self) -> None:  # noqa: B027 - not every stage minds
-        """The buffers are others now."""
+    def _moved(self) -> None:  # noqa: B027 - a hook that not every stage needs
+        """`buffers` are new arrays."""
 
     @abstractmethod
     def _run(
-        self, span: Span, owner: NDArray[np.int64] | None, out: NDArray[np.float32], instead: Arrays
+        self, at: BufferRows, owner: NDArray[np.int64] | None, out: NDArray[np.float32], overrides: Arrays
     ) -> None:
-        """Score a span of rows, all checked; `owner` is None unless several slices must be told apart."""
+        """Score rows, all checked; `owner` is None unless several slices must be told apart."""

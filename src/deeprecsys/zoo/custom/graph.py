@@ -14,7 +14,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.zoo.custom.probe import random_rows
-from deeprecsys.zoo.custom.stage import SCORES, session
+from deeprecsys.zoo.custom.stage import SCORES
+from deeprecsys.zoo.onnx_session import session
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, Schema, SparseInput, Table
 
 _IDS = (ir.DataType.INT64, ir.DataType.INT32)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deeprecsys.core.errors import InputError
 from deeprecsys.zoo.custom.model import Own
 from deeprecsys.zoo.custom.spec import FileKind, parse
+from deeprecsys.zoo.onnx_session import session as onnx_session
 from deeprecsys.zoo.schema import Per, Schema
 
 SCORES = "scores"
@@ -59,32 +59,11 @@ class GraphStage(nn.Module):
 
     @cached_property
     def session(self) -> Any:
-        return session(self.graph, torch.get_num_threads())
+        return onnx_session(self.graph, torch.get_num_threads())
 
     def forward(self, **x: Tensor) -> Tensor:
         found = self.session.run(None, {name: rows.contiguous().numpy() for name, rows in x.items()})
         return torch.from_numpy(found[0])
-
-
-def session(graph: bytes, threads: int = 1) -> Any:
-    """ONNX Runtime over a graph.
-
-    Raises:
-        InputError: it cannot run it: an operator or operator set that it does not know, say.
-    """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as e:
-        said = " ".join(str(e).split())
-        raise InputError(
-            f"ONNX graph: expected one that ONNX Runtime {ort.__version__} runs, got: {said}"
-        ) from e
 
 
 def custom_stage(own: Own) -> nn.Module:

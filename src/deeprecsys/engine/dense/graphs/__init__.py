@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import nn
 
@@ -20,7 +20,9 @@ from deeprecsys.zoo.networks.interest import DienArtefactDense, DienDense, DinAr
 from deeprecsys.zoo.networks.ncf import NcfArtefactDense, NcfDense
 from deeprecsys.zoo.networks.wnd import MtWndArtefactDense, MtWndDense, WndDense
 
-__all__ = ["block_items", "few_items", "merges", "onnx_model"]
+__all__ = ["GraphSet", "block_items", "merges", "onnx_model"]
+
+Loaded = TypeVar("Loaded")
 
 _WRITERS: dict[type[nn.Module], Callable[[Graph, Any], str]] = {
     DlrmDense: dlrm,
@@ -39,6 +41,7 @@ _WRITERS: dict[type[nn.Module], Callable[[Graph, Any], str]] = {
 _SLICE_BY_SLICE = (DinDense, OwnDense)
 # Measured at batches of 1024 against blocks of 16 to 512; what is made once per slice is made once per block.
 _BLOCKS: dict[type[nn.Module], int] = {DlrmDense: 256, DinDense: 256, DinArtefactDense: 64}
+# The most items for which the graph written for few is the faster.
 _FEW_ITEMS: dict[type[nn.Module], int] = {DinDense: 96}
 
 
@@ -47,11 +50,6 @@ def merges(network: nn.Module) -> bool:
     behaviours, so that a graph of several slices would be a loop over them; the caller loops instead. A
     user's own graph knows one query at a time."""
     return not isinstance(network, _SLICE_BY_SLICE)
-
-
-def few_items(network: nn.Module) -> int:
-    """The most items for which the graph written for few is the faster; 0 where there is but one graph."""
-    return _FEW_ITEMS.get(type(network), 0)
 
 
 def block_items(network: nn.Module) -> int:
@@ -66,7 +64,7 @@ def onnx_model(model: Model, network: nn.Module, *, merged: bool = False, few: b
 
     Args:
         merged: for batches of several slices rather than of one.
-        few: for batches of at most `few_items`.
+        few: for batches of few items.
     """
     if isinstance(model, Own):
         if not model.graph:
@@ -75,3 +73,24 @@ def onnx_model(model: Model, network: nn.Module, *, merged: bool = False, few: b
         return model.graph
     graph = Graph(Layout.of(model), merged, few)
     return graph.model(_WRITERS[type(network)](graph, network), model.schema.outputs)
+
+
+class GraphSet(Generic[Loaded]):
+    """One graph per kind of batch: of a single slice, of few items of one, of several slices.
+
+    Args:
+        load: from a serialised ONNX model to what runs it.
+    """
+
+    def __init__(self, model: Model, network: nn.Module, load: Callable[[bytes], Loaded]) -> None:
+        self._few = _FEW_ITEMS.get(type(network), 0)
+        self._many = load(onnx_model(model, network))
+        self._small = load(onnx_model(model, network, few=True)) if self._few else self._many
+        per_query = Layout.of(model).per_query and merges(network)
+        self._merged = load(onnx_model(model, network, merged=True)) if per_query else self._many
+
+    def choose(self, items: int, merged: bool) -> Loaded:
+        """The graph for a batch of `items` items, of several slices if `merged`."""
+        if merged:
+            return self._merged
+        return self._small if items <= self._few else self._many

@@ -117,7 +117,7 @@ def dien(g: Graph, net: DienDense) -> str:
     """behaviours [S, T, d], user [S, ...], item [n, d] -> [n, 1]."""
     interests = gru(g, net.gru, "behaviours")  # [T, S, hidden]
     by_slice = g.node("Transpose", interests, perm=[1, 0, 2]) if g.merged else interests
-    weights = attention(g, net.attention, by_slice)
+    weights = attention_weights(g, net.attention, by_slice)
     return click_head(g, net.head, "user", augru(g, net.augru, interests, weights), "item")
 
 
@@ -142,7 +142,7 @@ def _gates(layer: nn.GRU, name: str) -> Tensor:
     return torch.cat([update, reset, new])
 
 
-def attention(g: Graph, layer: Layer, interests: str) -> str:
+def attention_weights(g: Graph, layer: Layer, interests: str) -> str:
     """interests [S, T, hidden], candidates "item" [n, d] -> [n, T], each row summing to 1."""
     if not g.merged:
         states = g.reshape(interests, -1, layer.out_features)  # [T, hidden]
