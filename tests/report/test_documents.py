@@ -79,7 +79,7 @@ def test_what_is_built_has_the_keys_of_what_is_read() -> None:
         ("capacity", CapacityReport(policy="static", offered=3, outcome="found", trials=2)),
         ("tune", TuneReport()),
     ):
-        optional = {k for k, key in type(built).keys().items() if key.rule is None}
+        optional = {k for k, key in type(built).members().items() if key.rule is None}
         assert built.to_json().keys() - optional <= WRITTEN[name].keys(), name
         assert WRITTEN[name].keys() - optional <= built.to_json().keys(), name
     point = PointDocument(policy="static", batch_size=4)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.report.page import html as html_of
+from deeprecsys.report.html import html as html_of
 from deeprecsys.report.page import run_page
 from deeprecsys.report.render import render, run_text
 from deeprecsys.report.rundir import read_run

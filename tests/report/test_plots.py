@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from deeprecsys.core.runlog import RunLog, Status
 from deeprecsys.core.target import Target
 from deeprecsys.report.breakdown import breakdown, by_size
+from deeprecsys.report.documents import ProbeDocument
 from deeprecsys.report.plots import (
     Curve,
     PlottedCandidate,
@@ -44,8 +45,8 @@ def unserved(log: RunLog) -> RunLog:
     )
 
 
-def probe(rate: float, *ms: float | None) -> dict:
-    return {"rate_qps": rate, **dict(zip(("p50_ms", "p95_ms", "p99_ms"), ms, strict=True))}
+def probe(rate: float, *ms: float | None) -> ProbeDocument:
+    return ProbeDocument(rate_qps=rate, **dict(zip(("p50_ms", "p95_ms", "p99_ms"), ms, strict=True)))
 
 
 def cases() -> Iterator[tuple[str, Callable[[], Figure]]]:

@@ -8,6 +8,13 @@ import pytest
 
 from deeprecsys.report import format as f
 from deeprecsys.report import text
+from deeprecsys.report.documents import (
+    BenchReport,
+    CapacityReport,
+    ProfileDocument,
+    SimulateReport,
+    TuneReport,
+)
 from deeprecsys.report.tables import TextTable
 from deeprecsys.report.warnings import warnings
 
@@ -29,7 +36,7 @@ TUNE = {
 
 
 def test_tune_states_both_points_and_the_ratio() -> None:
-    said = text.tune(TUNE)
+    said = text.tune(TuneReport.from_json(TUNE))
     assert said.startswith(
         "dlrm-rmc1, p95 ≤ 100 ms: 214 queries/s tuned, 1.38× the static 155 (between 1.31× and 1.45×)"
     )
@@ -41,11 +48,12 @@ def test_tune_states_both_points_and_the_ratio() -> None:
     assert "warning" not in said
 
 
-@pytest.mark.parametrize("say", [text.tune, text.bench, text.capacity, text.profile, text.simulate])
-def test_nothing_known_raises_nothing(say) -> None:
-    assert isinstance(say({}), str)
-    assert isinstance(say(dict.fromkeys([*TUNE, "points", "probes", "point", "interval_qps"])), str)
-    assert isinstance(text.compare([("a", {}), ("b", dict.fromkeys(TUNE))]), str)
+@pytest.mark.parametrize("kind", [TuneReport, BenchReport, CapacityReport, ProfileDocument, SimulateReport])
+def test_nothing_known_raises_nothing(kind) -> None:
+    nothing = kind.from_json(dict.fromkeys([*TUNE, "points", "probes", "point", "interval_qps"]))
+    assert isinstance(text.text_of(kind()), str)
+    assert isinstance(text.text_of(nothing), str)
+    assert isinstance(text.compare([("a", kind()), ("b", nothing)]), str)
 
 
 def test_bench_says_whether_the_target_was_met() -> None:
@@ -59,13 +67,13 @@ def test_bench_says_whether_the_target_was_met() -> None:
         "failed": 0,
         "served": 0.9,
     }
-    said = text.bench(doc)
+    said = text.bench(BenchReport.from_json(doc))
     assert "target  " in said
     assert "p95 ≤ 100 ms: met" in said
     assert "90 %: 9 of 10 queries, 1 shed" in said
     assert "warning: only 90 % of the offered queries were served" in said
-    assert "missed, 120 ms" in text.bench({**doc, "p95_ms": 120.0})
-    assert "missed, ∞ ms" in text.bench({**doc, "p95_ms": math.inf})
+    assert "missed, 120 ms" in text.bench(BenchReport.from_json({**doc, "p95_ms": 120.0}))
+    assert "missed, ∞ ms" in text.bench(BenchReport.from_json({**doc, "p95_ms": math.inf}))
 
 
 def test_capacity_lists_the_rates_that_were_tried() -> None:
@@ -74,11 +82,11 @@ def test_capacity_lists_the_rates_that_were_tried() -> None:
         for r, v, m in ((220.0, "failed", 0.08), (200.0, "passed", 0.01))
     ]
     doc = {**TUNE, "qps": 210.0, "interval_qps": [205.0, None], "confidence": 0.95, "probes": probes}
-    said = text.capacity(doc)
+    said = text.capacity(CapacityReport.from_json(doc))
     assert "210 queries/s, 205–∞ at 95 % confidence" in said
     assert said.index("200") < said.index("failed")
     below = {**doc, "qps": None, "interval_qps": [0.0, 30.0]}
-    assert "below 30.0 queries/s" in text.capacity(below)
+    assert "below 30.0 queries/s" in text.capacity(CapacityReport.from_json(below))
 
 
 def test_policies_that_a_batch_size_does_not_describe_are_named() -> None:
@@ -96,7 +104,7 @@ def test_policies_that_a_batch_size_does_not_describe_are_named() -> None:
         "search": {"trials": 0, "seconds": 0.0, "queries": 0,
                    "simulated": {"trials": 300, "seconds": 9000.0, "queries": 1_200_000}},
     }  # fmt: skip
-    said = text.tune(doc)
+    said = text.tune(TuneReport.from_json(doc))
     rows = [line.split() for line in said.splitlines()]
     assert ["–", "256", "–", "180"] in rows
     assert ["coalescing", "256", "16", "214"] in rows
@@ -114,9 +122,9 @@ def test_policies_that_a_batch_size_does_not_describe_are_named() -> None:
 def test_bounds_are_those_that_the_fraction_is_of() -> None:
     bounds = {"capacity_qps": 100.0, "o_fcfs_qps": 90.0, "capacity_coalescing_qps": 300.0}
     doc = {**TUNE, "bounds": bounds, "fraction_of_bound": {"bound": "o_fcfs_coalescing", "value": 0.9}}
-    assert dict(text.context(doc))["capacity bound"] == "300 queries/s"
+    assert dict(text.context(TuneReport.from_json(doc)))["capacity bound"] == "300 queries/s"
     doc["fraction_of_bound"] = {"bound": "o_fcfs", "value": 0.9}
-    assert dict(text.context(doc))["capacity bound"] == "100 queries/s"
+    assert dict(text.context(TuneReport.from_json(doc)))["capacity bound"] == "100 queries/s"
 
 
 def test_what_is_simulated_is_said_to_be() -> None:
@@ -127,19 +135,23 @@ def test_what_is_simulated_is_said_to_be() -> None:
         "workers": {"cpu": 4},
         "profile": {"machine": {"cpu": "another"}},
     }
-    assert [w for w in warnings(doc) if "simulated" in w] == [
+    report = SimulateReport.from_json(doc)
+    assert [w for w in warnings(report) if "simulated" in w] == [
         "simulated: a prediction in virtual time from a latency profile, not a measurement"
     ]
-    assert not [w for w in warnings(doc) if "another machine" in w], "it was to be simulated here"
-    assert "simulated, 4 workers" in text.simulate(doc)
-    assert not [w for w in warnings({**doc, "simulated": {"p95_ms": 1.0}}) if "prediction" in w]
+    assert not [w for w in warnings(report) if "another machine" in w], "it was to be simulated here"
+    assert "simulated, 4 workers" in text.simulate(report)
+    assert not [
+        w for w in warnings(TuneReport.from_json({**doc, "simulated": {"p95_ms": 1.0}})) if "prediction" in w
+    ]
 
 
 def test_compare_names_what_is_the_same_once() -> None:
-    said = text.compare([("a", TUNE), ("b", TUNE)])
+    one, other = TuneReport.from_json(TUNE), TuneReport.from_json({**TUNE, "model": "ncf"})
+    said = text.compare([("a", one), ("b", one)])
     assert said.splitlines()[0] == "dlrm-rmc1, p95 ≤ 100 ms"
     assert said.count("dlrm-rmc1") == 1
-    assert text.compare([("a", TUNE), ("b", {**TUNE, "model": "ncf"})]).count("dlrm-rmc1") == 2
+    assert text.compare([("a", one), ("b", other)]).count("dlrm-rmc1") == 2
 
 
 def test_columns_line_up() -> None:
@@ -167,9 +179,11 @@ def test_columns_line_up() -> None:
     ],
 )
 def test_warnings(doc: dict, said: str) -> None:
-    assert any(said in w for w in warnings(doc))
-    assert len(warnings(doc)) == 1
-    assert warnings(TUNE) == []
+    kind = BenchReport if "void" in doc else TuneReport
+    found = warnings(kind.from_json(doc))
+    assert any(said in w for w in found)
+    assert len(found) == 1
+    assert warnings(TuneReport.from_json(TUNE)) == []
 
 
 def test_numbers() -> None:

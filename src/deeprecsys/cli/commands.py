@@ -36,6 +36,7 @@ from deeprecsys.core.runlog import summarise
 from deeprecsys.node.node import Node
 from deeprecsys.node.trial import Recording
 from deeprecsys.report import text
+from deeprecsys.report.documents import BenchReport, CapacityReport, ModelDocument, ProfileDocument
 from deeprecsys.report.rundir import read_run
 from deeprecsys.report.slices import Slices
 from deeprecsys.report.timeline import trace_events
@@ -49,7 +50,7 @@ from deeprecsys.zoo.schema import Per
 def models(json_file: str | None) -> None:
     """List the zoo: sizes, FLOPs and bytes per item, the paper's medium target."""
     rows = [_model_row(m) for m in MODELS.values()]
-    emit(text.models(rows), rows, json_file)
+    emit(text.models([ModelDocument.from_json(row) for row in rows]), rows, json_file)
 
 
 def _model_row(m: Model) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def profile_command(
             write_json("--profile", profile_file, found)
         if out:
             out.result(found)
-    emit(text.profile(found), found, json_file)
+    emit(text.profile(ProfileDocument.from_json(found)), found, json_file)
 
 
 @click.command("bench")
@@ -146,7 +147,7 @@ def bench(
             if out:
                 out.trial("bench", log, None, about={})
                 out.result(found)
-        emit(text.bench(found), found, json_file)
+        emit(text.bench(BenchReport.from_json(found)), found, json_file)
         report_on(out_dir)
         return
     with ExitStack() as stack:
@@ -168,7 +169,7 @@ def bench(
         if trace_out:
             slices = Slices.of(recording.batches) if recording else None
             write_json("--trace-out", trace_out, trace_events(log, slices, seed=job.node.seed))
-    emit(text.bench(found), found, json_file)
+    emit(text.bench(BenchReport.from_json(found)), found, json_file)
     report_on(out_dir)
     if log.interrupted:
         raise KeyboardInterrupt
@@ -220,7 +221,7 @@ def capacity_command(
         result |= {"qps": found.capacity_qps, "search": listener.cost()}
         if out:
             out.result(result)
-    emit(text.capacity(result), result, json_file)
+    emit(text.capacity(CapacityReport.from_json(result)), result, json_file)
     report_on(out_dir)
 
 

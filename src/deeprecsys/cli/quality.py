@@ -16,6 +16,7 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.engine.isa import DEFAULT
 from deeprecsys.machine.record import machine_record
 from deeprecsys.report import text
+from deeprecsys.report.documents import QualityReport
 from deeprecsys.search.quality import compare
 
 QUERIES = 200
@@ -44,7 +45,7 @@ def quality_command(queries: int, json_file: str | None, out_dir: Path | None, *
         }
         if out:
             out.result(result)
-    emit(text.quality(result), result, json_file)
+    emit(text.quality(QualityReport.from_json(result)), result, json_file)
 
 
 def quality_of(job: Experiment, queries: int = QUERIES) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog, summarise
 from deeprecsys.core.target import Target
 from deeprecsys.report import text
+from deeprecsys.report.documents import SimulateReport
 from deeprecsys.search.capacity import Settings, capacity
 from deeprecsys.search.saturation import saturation_qps
 from deeprecsys.simulate.trial import stability_of, trial
@@ -127,7 +128,7 @@ def simulate_command(
                 found["gpu_share"] = offloaded_share(policy, path)
         if out:
             out.result(found)
-    emit(text.simulate(found), found, json_file)
+    emit(text.simulate(SimulateReport.from_json(found)), found, json_file)
     report_on(out_dir)
 
 

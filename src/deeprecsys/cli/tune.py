@@ -33,6 +33,7 @@ from deeprecsys.core.errors import positive
 from deeprecsys.core.profile import FAR, LatencyProfile
 from deeprecsys.node.node import Node
 from deeprecsys.report import text
+from deeprecsys.report.documents import TuneReport
 from deeprecsys.search.by_model import ModelSettings, tune_by_model
 from deeprecsys.search.hill_climb import HillClimb
 from deeprecsys.search.history import thresholds
@@ -133,7 +134,7 @@ def tune_command(
             result["tuned"]["gpu_share"] = offloaded_share(found.tuned.policy, sizes)
         if out:
             out.result(result)
-    emit(text.tune(result), result, json_file)
+    emit(text.tune(TuneReport.from_json(result)), result, json_file)
     report_on(out_dir)
 
 

@@ -14,6 +14,8 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 _LARGEST = 1e300  # integers beyond it have no floating-point number to be shown as
 _WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
 
@@ -55,18 +57,19 @@ class Document:
 
     def to_json(self) -> dict[str, Any]:
         """The object, of dict, list, str, int, float, bool and None; floats may be infinite or nan."""
-        written = {k: _json(getattr(self, k)) for k, key in self.keys().items() if self._has(k, key.rule)}
-        return written | dict(self.more)
+        return {k: _json(getattr(self, k)) for k in self.members() if self.has(k)} | dict(self.more)
 
-    def _has(self, name: str, rule: str | None) -> bool:
+    def has(self, name: str) -> bool:
+        """Whether the object has this key, be it null."""
         if getattr(self, name) not in (None, ()):
             return True
         if self.absent is not None:
             return name not in self.absent
+        rule = self.members()[name].rule
         return rule == "" or (rule is not None and getattr(self, rule) is not None)
 
     @classmethod
-    def keys(cls) -> Mapping[str, Key]:
+    def members(cls) -> Mapping[str, Key]:
         """The keys of the object."""
         own: Any = cls  # mypy takes the hash of the instances for that of the class
         return _keys(own)
@@ -81,7 +84,7 @@ class Document:
         """
         problems: list[str] = []
         found = _read(cls, value, of, problems)
-        document = found if isinstance(found, cls) else cls(absent=frozenset(cls.keys()))
+        document = found if isinstance(found, cls) else cls(absent=frozenset(cls.members()))
         object.__setattr__(document, "problems", tuple(problems))
         return document
 
@@ -106,6 +109,8 @@ def _read(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
     """`value` as a `kind`; None and a problem where it is none. Null is always accepted."""
     if value is None or kind is Any:
         return value
+    if isinstance(value, np.generic):
+        value = value.item()
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return _one_of([a for a in args if a is not NoneType], value, where, problems)
@@ -140,7 +145,7 @@ def _one_of(kinds: list[Any], value: Any, where: str, problems: list[str]) -> An
 
 
 def _object(cls: type[Document], value: Mapping[str, Any], where: str, problems: list[str]) -> Document:
-    keys, dot = cls.keys(), "." if " " in where else " "
+    keys, dot = cls.members(), "." if " " in where else " "
     known = {k: _read(keys[k].type, v, f"{where}{dot}{k}", problems) for k, v in value.items() if k in keys}
     return cls(
         **{name: v for name, v in known.items() if v is not None},

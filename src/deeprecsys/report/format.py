@@ -12,9 +12,12 @@ _SIZES = ("B", "KB", "MB", "GB", "TB")
 
 def number(value: Any) -> float | None:
     """`value` as a float, infinity included; None where it is no number, or nan."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        return None if math.isnan(value) else float(value)
+    except OverflowError:  # an integer that is too large for any figure
+        return None
 
 
 def count(value: Any) -> str:

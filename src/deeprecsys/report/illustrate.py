@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-
-from matplotlib.figure import Figure
 
 from deeprecsys.report import format as f
 from deeprecsys.report.breakdown import breakdown, by_size, everyone, slowest
+from deeprecsys.report.documents import TuneReport
 from deeprecsys.report.plots import (
     Curve,
+    Illustration,
     latency_by_rate,
     latency_tail,
     qps_by_batch_size,
@@ -21,29 +20,13 @@ from deeprecsys.report.tables import policy
 from deeprecsys.report.view import RunView
 
 
-@dataclass(frozen=True)
-class Illustration:
-    """A plot and its words.
-
-    Attributes:
-        name: of its file, and prefix of its ids in a page.
-        title: one line.
-        caption: how to read it.
-        figure: the plot.
-    """
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
-
-
 def illustrations(view: RunView) -> Iterator[Illustration]:
     """The plots of one run: those for which it has what they need."""
     if view.candidates:
         caption = "Bars are the search's intervals; the large marks are the points confirmed by fresh trials."
-        name = policy(view.doc["tuned"] or {})
-        if name != f.NONE:
+        tuned = view.report.tuned if isinstance(view.report, TuneReport) else None
+        if tuned and policy(tuned) != f.NONE:
+            name = policy(tuned)
             caption += f" The curve is of fixed batch sizes; tuned is {name}, marked at its largest batch."
         yield Illustration(
             "qps-by-batch-size",
@@ -75,8 +58,9 @@ def _of_trial(view: RunView) -> Iterator[Illustration]:
         return
     trial = view.main
     parts = breakdown(trial.log, trial.slices)
-    groups = by_size(trial.log, parts)
-    groups += [g for g in (everyone(trial.log, parts), slowest(trial.log, parts)) if g]
+    groups = [
+        g for g in (*by_size(trial.log, parts), everyone(trial.log, parts), slowest(trial.log, parts)) if g
+    ]
     at = f"Trial {trial.name}, {f.figure(trial.log.rate_qps)} queries/s."
     if groups:
         yield Illustration(

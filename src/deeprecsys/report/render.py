@@ -9,12 +9,12 @@ from pathlib import Path
 from deeprecsys.core.errors import InputError
 from deeprecsys.report import text
 from deeprecsys.report.explain import explain, overview
+from deeprecsys.report.html import html
 from deeprecsys.report.illustrate import comparisons, illustrations
-from deeprecsys.report.page import comparison_page, differences, html, run_page
+from deeprecsys.report.page import comparison_page, differences, run_page
 from deeprecsys.report.plots import png
 from deeprecsys.report.rundir import Run
 from deeprecsys.report.view import RunView, view
-from deeprecsys.report.warnings import simulated
 
 
 def render(runs: Run | Sequence[Run], out: Path) -> list[Path]:
@@ -42,8 +42,8 @@ def render(runs: Run | Sequence[Run], out: Path) -> list[Path]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         written = [out / "report.html", out / "report.txt"]
-        written[0].write_text(html(page), encoding="utf-8")
-        written[1].write_text(words, encoding="utf-8")
+        for path, content in zip(written, (html(page), words), strict=True):
+            path.write_text(content, encoding="utf-8", errors="replace")
         for plot in plots:
             written.append(out / f"{plot.name}.png")
             png(plot.figure, written[-1])
@@ -56,9 +56,7 @@ def render(runs: Run | Sequence[Run], out: Path) -> list[Path]:
 
 def run_text(shown: RunView) -> str:
     """One run for a terminal: what is missing, the result, why."""
-    said = {"tune": text.tune, "capacity": text.capacity, "bench": text.bench, "profile": text.profile}
-    words = text.simulate if simulated(shown.doc) else said[shown.kind]
-    parts = ["\n".join(f"incomplete: {p}" for p in shown.problems), words(shown.doc)]
+    parts = ["\n".join(f"incomplete: {p}" for p in shown.problems), text.text_of(shown.report)]
     if shown.main is not None and len(shown.main.log.size):
         log, slices = shown.main.log, shown.main.slices
         stories = [f"- {s}" for s in explain(log, slices, shown.target)]
@@ -70,7 +68,7 @@ def comparison_text(views: Sequence[RunView]) -> str:
     """Several runs for a terminal."""
     parts = [
         "\n".join(f"incomplete: {v.name}: {p}" for v in views for p in v.problems),
-        text.compare([(v.name, v.doc) for v in views]),
+        text.compare([(v.name, v.report) for v in views]),
         "\n".join(f"warning: {d}" for d in differences(views)),
     ]
     return "\n\n".join(p for p in parts if p) + "\n"

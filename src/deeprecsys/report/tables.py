@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 from deeprecsys.report import format as f
+from deeprecsys.report.documents import (
+    AnyReport,
+    CandidateDocument,
+    ModelDocument,
+    PointDocument,
+    PolicyDocument,
+    ProbeDocument,
+    ProfileDocument,
+    RankedDocument,
+    RunReport,
+    TargetDocument,
+    TuneReport,
+)
 
-Document = Mapping[str, Any]
 GAP = "  "
 
 
 @dataclass(frozen=True, slots=True)
 class TextTable:
-    """Columns of text.
+    """Columns of text, for a terminal by `str`, for a page by its template.
 
     Attributes:
-        header: names of the columns.
+        header: names of the columns, with their units.
         rows: as many cells each.
-        left: how many of the first columns are names, set to the left; the others are figures.
+        left: how many of the first columns are names, aligned left; the others are figures.
+        title: of the table on a page.
     """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     left: int = 1
+    title: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.rows)
 
     def __str__(self) -> str:
-        """Aligned with spaces."""
+        """Aligned with spaces; empty where there are no rows."""
+        if not self.rows:
+            return ""
         lines = (self.header, *self.rows)
         width = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
 
@@ -42,212 +57,211 @@ class TextTable:
         return "\n".join(padded(line) for line in lines)
 
     def without_empty(self, optional: Collection[str]) -> TextTable:
-        """The same without those columns of `optional` that have no value in any row."""
-        kept = [
-            i for i, name in enumerate(self.header)
-            if name not in optional or any(row[i] != f.NONE for row in self.rows)
-        ]  # fmt: skip
-        return self._with(kept)
+        """The table without those columns of `optional` that have no value in any row."""
+        values = zip(self.header, zip(*self.rows, strict=True), strict=True) if self.rows else ()
+        return self.without([name for name, cells in values if name in optional and set(cells) == {f.NONE}])
 
     def without(self, names: Collection[str]) -> TextTable:
-        """The same without these columns."""
-        return self._with([i for i, name in enumerate(self.header) if name not in names])
-
-    def _with(self, kept: Sequence[int]) -> TextTable:
+        """The table without these columns."""
+        kept = [i for i, name in enumerate(self.header) if name not in names]
         rows = tuple(tuple(row[i] for i in kept) for row in self.rows)
-        return TextTable(tuple(self.header[i] for i in kept), rows, sum(i < self.left for i in kept))
+        header = tuple(self.header[i] for i in kept)
+        return replace(self, header=header, rows=rows, left=sum(i < self.left for i in kept))
 
     def turned(self) -> TextTable:
         """Rows as columns."""
-        columns = zip(self.header, *self.rows, strict=True)
-        header, *rows = (tuple(c) for c in columns)
-        return TextTable(header, tuple(rows))
+        header, *rows = zip(self.header, *self.rows, strict=True)
+        return replace(self, header=header, rows=tuple(rows), left=1)
 
 
 FIXED = (None, "static", "deeprecsched")
 """Policies that one batch size describes."""
 
 
-def policy(doc: Document) -> str:
+def policy(point: PolicyDocument) -> str:
     """The name of a policy that a batch size alone does not describe."""
-    name = doc.get("policy")
-    return f.NONE if name in FIXED else str(name)
+    return f.NONE if point.policy in FIXED else str(point.policy)
 
 
-_POINT: tuple[tuple[str, Callable[[Document], str]], ...] = (
-    ("QPS", lambda d: f.figure(d.get("qps", d.get("rate_qps")))),
+_POINT: tuple[tuple[str, Callable[[PointDocument], str]], ...] = (
+    ("QPS", lambda d: f.figure(d.qps)),
     ("policy", policy),
-    ("batch", lambda d: f.count(d.get("batch_size"))),
-    ("finest", lambda d: f.count(d.get("finest"))),
-    ("offload above", lambda d: f.count(d.get("offload_above"))),
-    ("device batch", lambda d: f.count(d.get("device_batch"))),
-    ("on accelerator", lambda d: f.share(d.get("gpu_share"))),
-    ("engine", lambda d: str(d.get("engine") or f.NONE)),
-    ("precision", lambda d: str(d.get("precision") or f.NONE)),
-    ("p50 ms", lambda d: f.ms(d.get("p50_ms"))),
-    ("p95 ms", lambda d: f.ms(d.get("p95_ms"))),
-    ("p99 ms", lambda d: f.ms(d.get("p99_ms"))),
-    ("served", lambda d: f.share(d.get("served"))),
+    ("batch", lambda d: f.count(d.batch_size)),
+    ("finest", lambda d: f.count(d.finest)),
+    ("offload above", lambda d: f.count(d.offload_above)),
+    ("device batch", lambda d: f.count(d.device_batch)),
+    ("on accelerator", lambda d: f.share(d.gpu_share)),
+    ("engine", lambda d: d.engine or f.NONE),
+    ("precision", lambda d: d.precision or f.NONE),
+    ("p50 ms", lambda d: f.figure(d.p50_ms)),
+    ("p95 ms", lambda d: f.figure(d.p95_ms)),
+    ("p99 ms", lambda d: f.figure(d.p99_ms)),
+    ("served", lambda d: f.share(d.served)),
 )
 _OPTIONAL = ("policy", "finest", "offload above", "device batch", "on accelerator", "engine", "precision")
 
 
-def points(doc: Document) -> list[tuple[str, Document]]:
-    """The static and the tuned point of a result, by role; what the result says of both is in each."""
-    both = {k: doc[k] for k in ("engine", "precision") if doc.get(k)}
-    roles = ("static",) if doc.get("kept_static") and doc.get("static") else ("static", "tuned")
-    return [(role, {**both, **doc[role]}) for role in roles if doc.get(role)]
+def points(report: AnyReport) -> list[tuple[str, PointDocument]]:
+    """The operating points of a result by role, "" for the only one; engine and precision are in each."""
+    if not isinstance(report, TuneReport):
+        shared = (PointDocument.members().keys() & report.members().keys()) - {"workers"}
+        return [("", PointDocument(**{k: getattr(report, k) for k in shared}))]
+    static, tuned = report.static, report.tuned
+    found = {"static": static, "tuned": None if report.kept_static and static else tuned}
+    return [
+        (role, replace(p, engine=p.engine or report.engine, precision=p.precision or report.precision))
+        for role, p in found.items()
+        if p
+    ]
 
 
-def operating_points(rows: Sequence[tuple[str, Document]]) -> TextTable:
+def operating_points(rows: Sequence[tuple[str, PointDocument]], title: str = "") -> TextTable:
     """Operating points by name: rate, knobs, latencies, share served."""
     cells = tuple((name, *(cell(d) for _, cell in _POINT)) for name, d in rows)
-    return TextTable(("", *(name for name, _ in _POINT)), cells).without_empty(_OPTIONAL)
+    return TextTable(("", *(name for name, _ in _POINT)), cells, title=title).without_empty(_OPTIONAL)
 
 
-def comparison(docs: Sequence[tuple[str, Document]]) -> TextTable:
+def comparison(reports: Sequence[tuple[str, AnyReport]]) -> TextTable:
     """Several results by name, a row for each operating point; model and target where they differ."""
-    rows: list[tuple[str, str, Document, Document]] = []
-    for name, doc in docs:
-        rows += [(name, role, doc, point) for role, point in points(doc) or [("", doc)]]
+    rows = [
+        (name, role or f.NONE, report.model or f.NONE, target(report), *(cell(p) for _, cell in _POINT))
+        for name, report in reports
+        for role, p in points(report) or [("", PointDocument(engine=report.engine))]
+    ]
     header = ("run", "point", "model", "target", *(name for name, _ in _POINT))
-    cells = tuple(
-        (name, role or f.NONE, str(doc.get("model") or f.NONE), target(doc), *(cell(d) for _, cell in _POINT))
-        for name, role, doc, d in rows
-    )
-    same = [k for k, i in (("model", 2), ("target", 3)) if len({row[i] for row in cells}) == 1]
-    return TextTable(header, cells, left=4).without(same).without_empty((*_OPTIONAL, "point"))
+    same = [header[i] for i in (2, 3) if len({row[i] for row in rows}) == 1]
+    table = TextTable(header, tuple(rows), left=4, title="Operating points")
+    return table.without(same).without_empty((*_OPTIONAL, "point"))
 
 
-def common(docs: Sequence[Document]) -> list[str]:
+def common(reports: Sequence[AnyReport]) -> list[str]:
     """Model and target, where all results have the same."""
-    values = ({str(d.get("model") or f.NONE) for d in docs}, {target(d) for d in docs})
+    values = ({r.model or f.NONE for r in reports}, {target(r) for r in reports})
     return [v.pop() for v in values if len(v) == 1]
 
 
-def setups(doc: Document) -> TextTable:
-    """The engines and threads that a search by model chose from, and what each would do at its best."""
-    rows = tuple(
+def ranked_engines(rows: Sequence[RankedDocument]) -> TextTable:
+    """The engines and threads that a search by model chose from, each with its best policy."""
+    cells = tuple(
         (
-            str(s.get("engine") or f.NONE),
-            f.count(s.get("threads")),
-            f.count(s.get("workers")),
-            str(s.get("policy") or f.NONE),
-            f.count(s.get("batch_size")),
-            f.figure(s.get("simulated_qps")),
+            r.engine or f.NONE,
+            f.count(r.threads),
+            f.count(r.workers),
+            r.policy or f.NONE,
+            f.count(r.batch_size),
+            f.figure(r.simulated_qps),
         )
-        for s in doc.get("setups") or []
+        for r in rows
     )
-    return TextTable(("engine", "threads", "workers", "policy", "batch", "simulated QPS"), rows)
+    header = ("engine", "threads", "workers", "policy", "batch", "simulated QPS")
+    return TextTable(header, cells, title="Engines and threads, simulated")
 
 
-def candidates(doc: Document) -> TextTable:
+def candidates(rows: Sequence[CandidateDocument]) -> TextTable:
     """The operating points that a search tried."""
-    given = sorted(doc.get("candidates") or [], key=lambda c: f.number(c.get("batch_size")) or 0)
-    rows = tuple(
+    cells = tuple(
         (
             policy(c),
-            f.count(c.get("batch_size")),
-            f.count(c.get("finest")),
-            f.count(c.get("offload_above")),
-            *_found(c),
-            f.count(c.get("trials")),
+            f.count(c.batch_size),
+            f.count(c.finest),
+            f.count(c.offload_above),
+            *_capacity(c),
+            f.count(c.trials),
         )
-        for c in given
+        for c in sorted(rows, key=lambda c: c.batch_size or 0)
     )
     header = ("policy", "batch", "finest", "offload above", "capacity QPS", "interval", "trials")
-    table = TextTable(header, rows, left=1)
+    table = TextTable(header, cells, title="Every candidate")
     return table.without_empty(("policy", "finest", "offload above", "interval", "trials"))
 
 
-def _found(candidate: Document) -> tuple[str, str]:
-    """A candidate's capacity and interval; what is only known to be low, and what misses at any rate."""
-    low, high = (candidate.get("interval_qps") or (None, None))[:2]
-    if candidate.get("outcome") == "unreachable":
+def _capacity(candidate: CandidateDocument) -> tuple[str, str]:
+    """A candidate's capacity and interval; or what else is known of it."""
+    low, high = candidate.interval
+    if candidate.outcome == "unreachable":
         return "misses at any rate", f.NONE
-    if f.number(candidate.get("capacity_qps")) is None and f.number(high) is not None:
+    if candidate.capacity_qps is None and high is not None:
         return f"below {f.figure(high)}", f.NONE
-    return f.figure(candidate.get("capacity_qps")), f.interval(low, high)
+    return f.figure(candidate.capacity_qps), f.interval(low, high)
 
 
-def probes(rows: Sequence[Document]) -> TextTable:
+def probes(rows: Sequence[ProbeDocument], title: str = "Rates that were tried") -> TextTable:
     """The rates that a search tried, and what was found at each."""
-    header = ("rate QPS", "verdict", "misses", "interval", "p50 ms", "p95 ms", "p99 ms", "queries")
     cells = tuple(
         (
-            f.figure(p.get("rate_qps")),
-            str(p.get("verdict", f.NONE)),
-            f.share(p.get("miss_rate")),
-            f"{f.share(p.get('miss_low'))} – {f.share(p.get('miss_high'))}",
-            f.ms(p.get("p50_ms")),
-            f.ms(p.get("p95_ms")),
-            f.ms(p.get("p99_ms")),
-            f.count(p.get("queries")),
+            f.figure(p.rate_qps),
+            p.verdict or f.NONE,
+            f.share(p.miss_rate),
+            f"{f.share(p.miss_low)} – {f.share(p.miss_high)}",
+            f.figure(p.p50_ms),
+            f.figure(p.p95_ms),
+            f.figure(p.p99_ms),
+            f.count(p.queries),
         )
-        for p in sorted(rows, key=lambda p: f.number(p.get("rate_qps")) or 0.0)
+        for p in sorted(rows, key=lambda p: p.rate_qps or 0.0)
     )
-    return TextTable(header, cells, left=0)
+    header = ("rate QPS", "verdict", "misses", "interval", "p50 ms", "p95 ms", "p99 ms", "queries")
+    return TextTable(header, cells, left=0, title=title)
 
 
-def models(rows: Sequence[Document]) -> TextTable:
+def models(rows: Sequence[ModelDocument]) -> TextTable:
     """The zoo, one row a model."""
-    header = ("model", "bottleneck", "p95 target", "tables", "embeddings", "dense weights", "FLOP/item",
-              "bytes/item")  # fmt: skip
     cells = tuple(
         (
-            str(m.get("name", f.NONE)),
-            str(m.get("bottleneck") or f.NONE),
-            f.with_unit(f.ms(m.get("target_ms")), "ms"),
-            f.count(m.get("tables")),
-            f.size(m.get("table_bytes")),
-            f.magnitude(m.get("dense_parameters")),
-            f.magnitude(m.get("flops_per_item")),
-            f.size(m.get("bytes_per_item")),
+            m.name or f.NONE,
+            m.bottleneck or f.NONE,
+            f.with_unit(f.figure(m.target_ms), "ms"),
+            f.count(m.tables),
+            f.size(m.table_bytes),
+            f.magnitude(m.dense_parameters),
+            f.magnitude(m.flops_per_item),
+            f.size(m.bytes_per_item),
         )
         for m in rows
     )
+    header = ("model", "bottleneck", "p95 target", "tables", "embeddings", "dense weights", "FLOP/item",
+              "bytes/item")  # fmt: skip
     return TextTable(header, cells, left=2)
 
 
-def batch_times(doc: Document) -> TextTable:
+def batch_times(profile: ProfileDocument) -> TextTable:
     """A latency profile: for each number of busy workers the median of s(b), its spread and items/s.
 
-    Where it was measured, what the median is on a worker that was idle before stands behind.
+    The median on a worker that was idle before is a column of its own where it was measured.
     """
-    measured = [p for p in doc.get("points") or [] if p.get("seconds") and f.number(p.get("batch"))]
-    points = [p for p in measured if not p.get("after_idle")]
-    idle_before = [p for p in measured if p.get("after_idle")]
-    rested = {(p.get("busy", 1), p["batch"]): _quantiles(p["seconds"]) for p in idle_before}
-    levels = sorted({p.get("busy", 1) for p in points})
-    found = {(p.get("busy", 1), p["batch"]): _quantiles(p["seconds"]) for p in points}
+    measured: dict[tuple[bool, int, int], tuple[float, float, float]] = {}
+    for p in profile.points:
+        if p.batch is not None and p.seconds:
+            seconds = p.seconds if isinstance(p.seconds, tuple) else (p.seconds,)
+            measured[bool(p.after_idle), 1 if p.busy is None else p.busy, p.batch] = _quantiles(seconds)
+    after_idle = any(idle for idle, _, _ in measured)
+    levels = sorted({busy for idle, busy, _ in measured if not idle})
     header = ["batch"]
     for k in levels:
-        header += [f"{k} busy: ms", "spread", "items/s", *(["after idle: ms"] if rested else [])]
+        header += [f"{k} busy: ms", "spread", "items/s", *(["after idle: ms"] if after_idle else [])]
     rows = []
-    for batch in sorted({p["batch"] for p in points}):
+    for batch in sorted({batch for idle, _, batch in measured if not idle}):
         row = [f.count(batch)]
         for k in levels:
-            least, median, most = found.get((k, batch), (None, None, None))
+            least, median, most = measured.get((False, k, batch), (None, None, None))
             spread = f"{f.figure(1e3 * least)}–{f.figure(1e3 * most)}" if least and most else f.NONE
             row += [f.figure(median and 1e3 * median), spread, f.count(median and k * batch / median)]
-            if rested:
-                _, late, _ = rested.get((k, batch), (None, None, None))
-                row.append(f.figure(late and 1e3 * late))
+            if after_idle:
+                idle = measured.get((True, k, batch))
+                row.append(f.figure(idle and 1e3 * idle[1]))
         rows.append(tuple(row))
-    return TextTable(tuple(header), tuple(rows), left=0)
+    return TextTable(tuple(header), tuple(rows), left=0, title="Batch times")
 
 
-def _quantiles(seconds: Sequence[float]) -> tuple[float, float, float]:
+def _quantiles(seconds: tuple[float, ...]) -> tuple[float, float, float]:
     """Least, median and greatest of equally spaced quantiles."""
-    s = seconds if isinstance(seconds, Sequence) else [seconds]
-    low, high = s[(len(s) - 1) // 2], s[len(s) // 2]
-    return s[0], (low + high) / 2, s[-1]
+    low, high = seconds[(len(seconds) - 1) // 2], seconds[len(seconds) // 2]
+    return seconds[0], (low + high) / 2, seconds[-1]
 
 
-def target(doc: Document) -> str:
+def target(report: AnyReport) -> str:
     """The target in the field's notation: p95 ≤ 100 ms."""
-    t = doc.get("target") or {}
-    ms = f.number(t.get("latency_ms"))
-    if ms is None:
+    t = (report.target if isinstance(report, RunReport) else None) or TargetDocument()
+    if t.latency_ms is None:
         return f.NONE
-    return f"{f.percentile(t.get('quantile', 0.95))} ≤ {ms:g} ms"
+    return f"{f.percentile(0.95 if t.quantile is None else t.quantile)} ≤ {t.latency_ms:g} ms"

@@ -1,242 +1,200 @@
-"""Results as text for a terminal: aligned columns, no boxes, no colour. Documents in, text out.
-
-The documents are those of `--json`; a key that is missing or null shows as "–".
-"""
+"""Results as text for a terminal: aligned columns, no boxes, no colour. What is unknown shows as "–"."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import inf
+from typing import Any
 
-from deeprecsys.report import energy, tables
+from deeprecsys.machine.record import UNAVAILABLE
 from deeprecsys.report import format as f
-from deeprecsys.report import quality as quality_of
-from deeprecsys.report.tables import GAP, Document, TextTable, target
-from deeprecsys.report.warnings import simulated, warnings
+from deeprecsys.report import tables
+from deeprecsys.report.documents import (
+    AnyReport,
+    BenchReport,
+    BoundsDocument,
+    CapacityReport,
+    CostDocument,
+    EnergyDocument,
+    ModelDocument,
+    PointDocument,
+    PolicyDocument,
+    ProfileDocument,
+    QualityDocument,
+    QualityReport,
+    Report,
+    RunReport,
+    SimulateReport,
+    TrialFigures,
+    TuneReport,
+)
+from deeprecsys.report.tables import GAP, TextTable, target
+from deeprecsys.report.warnings import warnings
+
+Pairs = list[tuple[str, str]]
+"""Names and values, for lines of text or a list on a page."""
+LatencyReport = BenchReport | CapacityReport | SimulateReport
 
 
-def models(rows: Sequence[Document]) -> str:
-    """The zoo: one line a model. Keys: name, target_ms, bottleneck, tables, table_bytes,
-    dense_parameters, flops_per_item, bytes_per_item."""
+def text_of(report: AnyReport) -> str:
+    """Any result."""
+    match report:
+        case SimulateReport():
+            return simulate(report)
+        case TuneReport():
+            return tune(report)
+        case CapacityReport():
+            return capacity(report)
+        case ProfileDocument():
+            return profile(report)
+        case QualityReport():
+            return quality(report)
+        case _:
+            return bench(report)
+
+
+def models(rows: Sequence[ModelDocument]) -> str:
+    """The zoo: one line a model."""
     return str(tables.models(rows))
 
 
-def profile(doc: Document) -> str:
+def profile(report: ProfileDocument) -> str:
     """A latency profile: the median of s(b) for each number of busy workers, and items per second."""
-    title = f"{_model(doc)}: batch time s(b), {_engine(doc)}"
-    return _join(title, str(tables.batch_times(doc)), where(doc), cautions(doc))
+    title = f"{_model(report)}: batch time s(b), {_engine(report)}"
+    return _join(title, str(tables.batch_times(report)), where(report), cautions(report))
 
 
-def bench(doc: Document) -> str:
+def bench(report: BenchReport) -> str:
     """One live trial."""
-    rate = doc.get("rate_qps", doc.get("qps"))
-    title = f"{_model(doc)}: {f.figure(rate)} queries/s offered, {operating_point(doc)}"
-    names = ("mean", "p50", "p95", "p99", "max")
-    latency = TextTable(("latency", *names), (("ms", *(f.ms(doc.get(f"{k}_ms")) for k in names)),))
-    reached = met(doc)
-    verdict = [("target", f"{target(doc)}: {reached}" if reached else target(doc))]
-    return _join(title, str(latency), _pairs(verdict + trial(doc)), where(doc), cautions(doc))
+    title = f"{_model(report)}: {f.figure(report.qps)} queries/s offered, {operating_point(report)}"
+    reached = met(report)
+    verdict = [("target", f"{target(report)}: {reached}" if reached else target(report))]
+    pairs = _pairs(verdict + trial(report))
+    return _join(title, _latencies(report), pairs, where(report), cautions(report))
 
 
-def simulate(doc: Document) -> str:
+def simulate(report: SimulateReport) -> str:
     """One trial or a capacity in virtual time, and its bounds."""
-    words = [f"{_model(doc)}, simulated", f"{f.count((doc.get('workers') or {}).get('cpu'))} workers"]
-    words.append(operating_point(doc))
-    searched = "probes" in doc
-    if searched:
-        words.insert(1, target(doc))
-    title = (
-        ", ".join(words) + ": " + (_capacity(doc) if searched else f"{f.figure(doc.get('qps'))} queries/s")
-    )
-    names = ("mean", "p50", "p95", "p99", "max")
-    latency = str(TextTable(("latency", *names), (("ms", *(f.ms(doc.get(f"{k}_ms")) for k in names)),)))
-    if doc.get("stable") is False:
+    words = [f"{_model(report)}, simulated", f"{f.count((report.workers or {}).get('cpu'))} workers"]
+    words.append(operating_point(report))
+    if report.searched:
+        words.insert(1, target(report))
+    found = _capacity(report) if report.searched else f"{f.figure(report.qps)} queries/s"
+    latency = _latencies(report) if any(v is not None for v in _five(report)) else ""
+    if report.stable is False:
         latency = (
-            f"unstable: the arrivals bring at least {f.count(100 * (f.number(doc.get('load')) or 1.0))} % of "
+            f"unstable: the arrivals bring at least {f.count(100 * (report.load or 1.0))} % of "
             "what the workers can do, and the line grows without end"
         )
-    elif all(doc.get(f"{k}_ms") is None for k in names):
-        latency = ""
-    reached = "" if searched else met(doc)
-    pairs = [("target", f"{target(doc)}: {reached}")] if reached else []
-    return _join(title, latency, _pairs(pairs + trial(doc) + context(doc)), cautions(doc))
+    reached = "" if report.searched else met(report)
+    pairs = [("target", f"{target(report)}: {reached}")] if reached else []
+    shown = _pairs(pairs + trial(report) + context(report))
+    return _join(f"{', '.join(words)}: {found}", latency, shown, cautions(report))
 
 
-def trial(doc: Document) -> list[tuple[str, str]]:
-    """What a trial was besides its latencies, by name."""
-    found = [("served", _served(doc)), ("utilisation", f.share(doc.get("utilisation"))), *devices(doc)]
-    if simulated(doc):  # the source of virtual time is never late, and nothing ran offline
-        return found
-    return [
-        *found,
-        ("lateness p99", f.with_unit(f.ms(doc.get("lateness_p99_ms")), "ms, of the load source")),
-        ("offline rate", f.with_unit(f.figure(doc.get("offline_qps")), "queries/s")),
-        *energy.pairs(doc),
-    ]
-
-
-def devices(doc: Document) -> list[tuple[str, str]]:
-    """What the accelerator's share of a trial was, of items and of its own time."""
-    used = (doc.get("extra") or {}).get("devices") or {}
-    gpu, items = used.get("gpu"), sum(f.number(u.get("items")) or 0 for u in used.values())
-    if not gpu or not items:
-        return []
-    elapsed = f.number((doc.get("extra") or {}).get("elapsed_s"))
-    busy = f.share(gpu["busy_s"] / (gpu["workers"] * elapsed)) if elapsed else f.NONE
-    return [("accelerator", f"{f.share(gpu['items'] / items)} of the items, busy {busy}")]
-
-
-def capacity(doc: Document) -> str:
+def capacity(report: CapacityReport) -> str:
     """The highest rate of one policy, the rate that was tried and met the target, and all others."""
-    title = f"{_model(doc)}, {target(doc)}, {operating_point(doc)}: {_capacity(doc)}"
-    point = doc.get("point") or {}
-    tried = (
-        f"highest rate that was tried and met it: {f.figure(point['rate_qps'])} queries/s" if point else ""
-    )
-    rates = tables.probes(doc.get("probes") or [])
-    return _join(title, tried, str(rates) if rates else "", cost(doc), where(doc), cautions(doc))
+    title = f"{_model(report)}, {target(report)}, {operating_point(report)}: {_capacity(report)}"
+    tried = ""
+    if report.point:
+        tried = f"highest rate that was tried and met it: {f.figure(report.point.rate_qps)} queries/s"
+    rates = str(tables.probes(report.probes))
+    return _join(title, tried, rates, cost(report), where(report), cautions(report))
 
 
-def _capacity(doc: Document) -> str:
-    """A capacity and its interval."""
-    low, high = (doc.get("interval_qps") or (None, None))[:2]
-    found = f.number(doc.get("qps", doc.get("capacity_qps")))
-    if found is None:
-        return f"below {f.figure(high)} queries/s" if f.number(high) else "no capacity found"
-    words = f"{f.figure(found)} queries/s"
-    if f.number(low) is not None:
-        words += f", {f.interval(low, high)} at {f.share(doc.get('confidence'))} confidence"
-    return words
-
-
-def tune(doc: Document) -> str:
-    """Static and tuned side by side, how sure that is, and what it took."""
-    points = tables.operating_points(tables.points(doc))
-    setups, tried = tables.setups(doc), tables.candidates(doc)
+def tune(report: TuneReport) -> str:
+    """Static and tuned side by side, how certain that is, and what it took."""
     return _join(
-        headline(doc),
-        str(points) if points else "",
-        str(setups) if setups else "",
-        str(tried) if tried else "",
-        _pairs(quality_of.pairs(doc)),
-        _pairs(context(doc) + energy.pairs(doc)),
-        cost(doc),
-        where(doc),
-        cautions(doc),
+        headline(report),
+        str(tables.operating_points(tables.points(report))),
+        str(tables.ranked_engines(report.setups)),
+        str(tables.candidates(report.candidates)),
+        _pairs(scores(report.quality)),
+        _pairs(context(report) + energy(report)),
+        cost(report),
+        where(report),
+        cautions(report),
     )
 
 
-def quality(doc: Document) -> str:
+def quality(report: QualityReport) -> str:
     """What a lower precision did to scores and rankings."""
-    return _join(f"{_model(doc)}, {_engine(doc)}", _pairs(quality_of.pairs(doc)), where(doc))
+    return _join(f"{_model(report)}, {_engine(report)}", _pairs(scores(report.quality)), where(report))
 
 
-def compare(docs: Sequence[tuple[str, Document]]) -> str:
+def compare(reports: Sequence[tuple[str, AnyReport]]) -> str:
     """Several results under their names, one line for each operating point in them."""
-    return _join(", ".join(tables.common([d for _, d in docs])), str(tables.comparison(docs)))
+    return _join(", ".join(tables.common([r for _, r in reports])), str(tables.comparison(reports)))
 
 
-def headline(doc: Document) -> str:
+def headline(report: TuneReport) -> str:
     """One line: model, target, static → tuned, the ratio and its interval."""
-    static, tuned = doc.get("static") or {}, doc.get("tuned") or {}
-    text = f"{_model(doc)}, {target(doc)}: "
+    static, tuned = report.static or PointDocument(), report.tuned
+    text = f"{_model(report)}, {target(report)}: "
     if not tuned:
         return text + "not tuned to the end"
-    if doc.get("kept_static"):
-        return text + f"{f.figure(tuned.get('qps'))} queries/s; nothing proved better than the static point"
-    text += f"{f.figure(tuned.get('qps'))} queries/s tuned"
-    if f.number(static.get("qps")) is not None:
-        value, low, high = ratio_of(doc)
-        text += f", {f.ratio(value)} the static {f.figure(static.get('qps'))}"
-        if low is not None and high is not None:
+    if report.kept_static:
+        return text + f"{f.figure(tuned.qps)} queries/s; nothing proved better than the static point"
+    text += f"{f.figure(tuned.qps)} queries/s tuned"
+    if static.qps is not None:
+        low, high = ratio_interval(report)
+        text += f", {f.ratio(report.ratio)} the static {f.figure(static.qps)}"
+        if low is not None:
             text += f" (between {f.ratio(low)} and {f.ratio(high)})"
     return text
 
 
-def ratio_of(doc: Document) -> tuple[float | None, float | None, float | None]:
-    """Tuned over static, and its interval; None for an interval that is open."""
-    low, high = (f.number(v) for v in (doc.get("ratio_interval") or (None, None))[:2])
-    if low is None or high is None or low <= 0 or high == inf:
-        low = high = None
-    return f.number(doc.get("ratio")), low, high
+def ratio_interval(report: TuneReport) -> tuple[float | None, float | None]:
+    """The interval of tuned over static; None twice where it is open."""
+    low, high = report.ratio_interval or (None, None)
+    return (low, high) if low and low > 0 and high and high < inf else (None, None)
 
 
-def cautions(doc: Document) -> str:
+def cautions(report: AnyReport) -> str:
     """The warnings, one a line."""
-    return "\n".join(f"warning: {w}" for w in warnings(doc))
+    return "\n".join(f"warning: {w}" for w in warnings(report))
 
 
-def context(doc: Document) -> list[tuple[str, str]]:
-    """Offline rate, bounds and how far the simulator was, by name."""
-    bounds, part = doc.get("bounds") or {}, doc.get("fraction_of_bound") or {}
-    # Where queries share batches, so do those that the bounds allow.
-    mixed = "_coalescing" if str(part.get("bound", "")).endswith("_coalescing") else ""
-    fraction = f.NONE
-    if f.number(part.get("value")) is not None:
-        fraction = f"{f.share(part['value'])} of {part.get('bound', 'the bound')}"
+def trial(report: LatencyReport) -> Pairs:
+    """What a trial was besides its latencies."""
+    found = [("served", _served(report)), ("utilisation", f.share(report.utilisation))]
+    if not isinstance(report, BenchReport):  # the source of virtual time is never late
+        return found
     return [
-        ("offline rate", f.with_unit(f.figure(doc.get("offline_qps")), "queries/s, nobody waiting")),
-        *(
-            (f"{name} bound", f.with_unit(f.figure(bounds.get(f"{key}{mixed}_qps")), "queries/s"))
-            for name, key in BOUNDS
-        ),
-        ("reached", fraction),
-        ("simulator error", f.with_unit(f.signed_share(doc.get("simulator_error")), "in p95, against live")),
-        *_pace(doc),
+        *found,
+        *_accelerator_load(report),
+        ("lateness p99", f.with_unit(f.figure(report.lateness_p99_ms), "ms, of the load source")),
+        ("offline rate", f.with_unit(f.figure(report.offline_qps), "queries/s")),
+        *energy(report),
     ]
 
 
-def _pace(doc: Document) -> list[tuple[str, str]]:
-    """How fast the machine was while the tuned point was confirmed, and the simulator's error at that."""
-    pace = f.number(doc.get("pace"))
-    if pace is None:
+def _accelerator_load(report: BenchReport) -> Pairs:
+    """The accelerator's share of a trial's items, and the share of the time in which it was busy."""
+    used = (report.extra.devices if report.extra else None) or {}
+    gpu, items = used.get("gpu"), sum(u.items or 0 for u in used.values())
+    if not gpu or not items:
         return []
-    error = f.signed_share(doc.get("paced_simulator_error"))
-    return [("at its pace", f"{error}: batches then took {f.figure(pace)} times what the profile says")]
+    elapsed, count = report.extra and report.extra.elapsed_s, gpu.workers
+    busy = f.share(gpu.busy_s / (count * elapsed)) if elapsed and count and gpu.busy_s is not None else f.NONE
+    return [("accelerator", f"{f.share((gpu.items or 0) / items)} of the items, busy {busy}")]
 
 
-def cost(doc: Document) -> str:
-    """What search and confirmation took, a line each."""
-    return "\n".join(f"{name}: {words}" for name, words in costs({**doc, "search": doc.get("search") or doc}))
-
-
-def costs(doc: Document) -> list[tuple[str, str]]:
-    """What each part of a search took, by name; live, but for what was simulated."""
-    search = doc.get("search") or {}
-    parts = {
-        "search": search,
-        "search, simulated": search.get("simulated"),
-        "confirmation": doc.get("confirmation"),
-    }
-    return [
-        (n, words) for n, part in parts.items() if isinstance(part, Mapping) and (words := cost_words(part))
+def context(report: TuneReport | SimulateReport) -> Pairs:
+    """Offline rate, bounds and how far the simulator was."""
+    if isinstance(report, SimulateReport):
+        return _bounds(report)
+    error = f.signed_share(report.simulator_error)
+    pairs = [
+        ("offline rate", f.with_unit(f.figure(report.offline_qps), "queries/s, nobody waiting")),
+        *_bounds(report),
+        ("simulator error", f.with_unit(error, "in p95, against live")),
     ]
-
-
-def cost_words(part: Document) -> str:
-    """Trials, queries and seconds; nothing where none of them is known."""
-    if all(f.number(part.get(k)) is None for k in ("trials", "seconds", "queries")):
-        return ""
-    return (
-        f"{f.count(part.get('trials'))} trials, {f.count(part.get('queries'))} queries, "
-        f"{f.seconds(part.get('seconds'))}"
-    )
-
-
-def where(doc: Document) -> str:
-    """The machine in one line."""
-    machine = doc.get("machine") or {}
-    if not isinstance(machine, Mapping) or not machine:
-        return ""
-    parts = [str(machine.get("cpu", f.UNAVAILABLE)), f"{f.count(machine.get('cores'))} cores"]
-    if f.number(machine.get("memory_bytes")) is not None:
-        parts.append(f.size(machine["memory_bytes"]))
-    return "machine: " + ", ".join(parts)
-
-
-def operating_point(doc: Document) -> str:
-    """Batch size, threshold and engine in words."""
-    return ", ".join(p for p in (knobs(doc), _engine(doc)) if p)
+    if report.pace is not None:
+        paced = f.signed_share(report.paced_simulator_error)
+        pace = f"{paced}: batches then took {f.figure(report.pace)} times what the profile says"
+        pairs.append(("at its pace", pace))
+    return pairs
 
 
 BOUNDS = (
@@ -245,6 +203,117 @@ BOUNDS = (
     ("O_drop", "o_drop"),
     ("two-pool", "two_pools"),
 )
+
+
+def _bounds(report: BoundsDocument) -> Pairs:
+    """The bounds that hold for the policy: where its queries share batches, those that allow that."""
+    bounds, part = report.bounds or {}, report.fraction_of_bound
+    mixed = "_coalescing" if part and (part.bound or "").endswith("_coalescing") else ""
+    fraction = f.NONE
+    if part and part.value is not None:
+        fraction = f"{f.share(part.value)} of {part.bound or 'the bound'}"
+    return [
+        *(
+            (f"{name} bound", f.with_unit(f.figure(bounds.get(f"{key}{mixed}_qps")), "queries/s"))
+            for name, key in BOUNDS
+        ),
+        ("reached", fraction),
+    ]
+
+
+def energy(report: AnyReport) -> Pairs:
+    """The energy of a trial, or of both operating points."""
+    parts: dict[str, EnergyDocument | None] = {}
+    if isinstance(report, BenchReport):
+        parts = {"energy": report.extra.energy if report.extra else None}
+    elif isinstance(report, TuneReport):
+        points = {"static": report.static, "tuned": report.tuned}
+        parts = {f"{role} energy": p.energy if p else None for role, p in points.items()}
+    return [(name, _energy(spent)) for name, spent in parts.items() if spent]
+
+
+def _energy(spent: EnergyDocument) -> str:
+    joules, seconds = spent.joules, spent.seconds
+    if spent.qps_per_watt is None or isinstance(spent.qps_per_watt, str):
+        return UNAVAILABLE
+    watts = None if joules is None or isinstance(joules, str) or not seconds else joules / seconds
+    return f"{f.figure(spent.qps_per_watt)} queries/s per watt, {f.figure(watts)} W"
+
+
+def scores(q: QualityDocument | None) -> Pairs:
+    """Scores at a lower precision compared with the reference's."""
+    if q is None:
+        return []
+    items = f"{f.count(q.queries)} queries, {f.count(q.items)} items"
+    return [
+        ("scores", f"{items}, beside {q.reference or 'the reference'}"),
+        ("computed in", q.arithmetic or f.NONE),
+        ("tables", f.size(q.table_bytes)),
+        ("largest difference", f"{_short(q.largest_difference)}, scores up to {_short(q.largest_score)}"),
+        ("Spearman's rho", _mean_and_least(q.spearman, q.spearman_least)),
+        ("Kendall's tau", _mean_and_least(q.kendall, q.kendall_least)),
+        ("top 10 kept", _mean_and_least(q.top_10, q.top_10_least)),
+        ("best item kept", _places(q.first)),
+    ]
+
+
+def _mean_and_least(mean: float | None, least: float | None) -> str:
+    return (
+        _places(mean) if mean is None or least is None else f"{_places(mean)}, worst query {_places(least)}"
+    )
+
+
+def _places(value: float | None) -> str:
+    return f.NONE if value is None else f"{value:.4f}"
+
+
+def _short(value: float | None) -> str:
+    return f.NONE if value is None else f"{value:.2g}"
+
+
+def cost(report: TuneReport | CapacityReport) -> str:
+    """What search and confirmation took, a line each."""
+    return "\n".join(f"{name}: {words}" for name, words in costs(report))
+
+
+def costs(report: AnyReport) -> Pairs:
+    """What each part of a search took: live, and in virtual time."""
+    parts: dict[str, CostDocument | None] = {}
+    if isinstance(report, CapacityReport):
+        own = CostDocument(trials=report.trials, seconds=report.seconds, queries=report.queries)
+        parts = {"search": report.search or own}
+    elif isinstance(report, TuneReport):
+        simulated = report.search.simulated if report.search else None
+        parts = {
+            "search": report.search,
+            "search, simulated": simulated,
+            "confirmation": report.confirmation,
+        }
+    found = [(name, cost_words(part)) for name, part in parts.items() if part]
+    return [(name, words) for name, words in found if words]
+
+
+def cost_words(part: CostDocument) -> str:
+    """Trials, queries and seconds; empty where none of them is known."""
+    if part.trials is None and part.seconds is None and part.queries is None:
+        return ""
+    return f"{f.count(part.trials)} trials, {f.count(part.queries)} queries, {f.seconds(part.seconds)}"
+
+
+def where(report: Report) -> str:
+    """The machine in one line."""
+    m = report.machine
+    if m is None or not m.to_json():
+        return ""
+    size = [f.size(m.memory_bytes)] if m.memory_bytes is not None else []
+    return "machine: " + ", ".join([m.cpu or UNAVAILABLE, f"{f.count(m.cores)} cores", *size])
+
+
+def operating_point(report: LatencyReport) -> str:
+    """Batch size, threshold and engine in words."""
+    return ", ".join(p for p in (knobs(report), _engine(report)) if p)
+
+
 KNOBS = {
     "batch_size": "batch size {}",
     "finest": "finest {}",
@@ -256,60 +325,80 @@ KNOBS = {
 }
 
 
-def knobs(doc: Document) -> str:
+def knobs(policy: PolicyDocument | Mapping[str, Any]) -> str:
     """A policy's name, where a batch size alone does not describe it, and its knobs."""
-    name = tables.policy(doc)
-    values = ((f.number(doc.get(k)), words) for k, words in KNOBS.items())
+    point = policy if isinstance(policy, PolicyDocument) else PolicyDocument.from_json(policy)
+    name = tables.policy(point)
+    values = ((getattr(point, k), words) for k, words in KNOBS.items())
     known = [words.format(f"{v:,.10g}") for v, words in values if v is not None]
     return ", ".join([*([] if name == f.NONE else [name]), *known])
 
 
-def met(doc: Document) -> str:
-    """Whether the latency at the target's quantile is within it; nothing where that is not known."""
-    t = doc.get("target") or {}
-    limit, quantile = f.number(t.get("latency_ms")), f.number(t.get("quantile"))
-    if limit is None or quantile is None:
+def met(report: LatencyReport) -> str:
+    """Whether the latency at the target's quantile is within it; empty where that is not known."""
+    t = report.target
+    if t is None or t.latency_ms is None or t.quantile is None:
         return ""
-    reached = f.number(doc.get(f"p{100 * quantile:g}_ms"))
+    reached = getattr(report, f"p{100 * t.quantile:g}_ms", None)
     if reached is None:
         return ""
-    return "met" if reached <= limit else f"missed, {f.ms(reached)} ms"
+    return "met" if reached <= t.latency_ms else f"missed, {f.figure(reached)} ms"
 
 
-def _model(doc: Document) -> str:
-    return str(doc.get("model") or "unknown model")
+def _capacity(report: CapacityReport | SimulateReport) -> str:
+    """The rate that was found and its interval, or what is known instead."""
+    low, high = report.interval
+    found = report.qps if report.qps is not None else report.capacity_qps
+    if found is None:
+        return f"below {f.figure(high)} queries/s" if high else "no capacity found"
+    words = f"{f.figure(found)} queries/s"
+    if low is not None:
+        words += f", {f.interval(low, high)} at {f.share(report.confidence)} confidence"
+    return words
 
 
-def _engine(doc: Document) -> str:
-    parts = [str(doc[k]) for k in ("engine", "precision") if doc.get(k)]
-    threads = f.number(doc.get("threads"))
-    if threads and threads > 1:
-        parts.append(f"{threads:.0f} threads")
+def _five(report: TrialFigures) -> tuple[float | None, ...]:
+    return report.mean_ms, report.p50_ms, report.p95_ms, report.p99_ms, report.max_ms
+
+
+def _latencies(report: TrialFigures) -> str:
+    header = ("latency", "mean", "p50", "p95", "p99", "max")
+    return str(TextTable(header, (("ms", *map(f.figure, _five(report))),)))
+
+
+def _model(report: Report) -> str:
+    return report.model or "unknown model"
+
+
+def _engine(report: Report) -> str:
+    parts = [p for p in (report.engine, report.precision) if p]
+    if report.threads and report.threads > 1:
+        parts.append(f"{report.threads} threads")
     words = " ".join(parts) or "engine unknown"
-    return f"{words}, {device}" if (device := accelerator(doc)) else words
+    return f"{words}, {device}" if (device := accelerator(report)) else words
 
 
-def accelerator(doc: Document) -> str:
-    """The accelerator in words, an emulated one labelled; nothing where there is none."""
-    gpu = doc.get("gpu")
-    if not isinstance(gpu, Mapping):
+def accelerator(report: Report) -> str:
+    """The accelerator in words, an emulated one labelled; empty where there is none."""
+    gpu = report.gpu if isinstance(report, RunReport) else None
+    if gpu is None:
         return ""
-    words = f"{'emulated ' if gpu.get('emulated') else ''}{gpu.get('device') or gpu.get('engine')}"
-    count = f.number(gpu.get("workers")) or 1
-    return words if count == 1 else f"{count:.0f} × {words}"
+    words = f"{'emulated ' if gpu.emulated else ''}{gpu.device or gpu.engine}"
+    return words if gpu.workers in (None, 0, 1) else f"{gpu.workers} × {words}"
 
 
-def _served(doc: Document) -> str:
-    text = f.share(doc.get("served"))
-    if f.number(doc.get("offered")) is None:
+def _served(report: TrialFigures) -> str:
+    text = f.share(report.served)
+    if report.offered is None:
         return text
-    text += f": {f.count(doc.get('completed'))} of {f.count(doc.get('offered'))} queries"
-    lost = [(f.number(doc.get(k)), k) for k in ("shed", "failed")]
-    return text + "".join(f", {n:.0f} {k}" for n, k in lost if n)
+    text += f": {f.count(report.completed)} of {f.count(report.offered)} queries"
+    return text + "".join(
+        f", {n} {what}" for n, what in ((report.shed, "shed"), (report.failed, "failed")) if n
+    )
 
 
-def _pairs(values: Sequence[tuple[str, str]]) -> str:
-    """Names and values, one pair a line; pairs without a value go."""
+def _pairs(values: Pairs) -> str:
+    """Names and values, one pair a line, without those that have no value."""
     shown = [(name, value) for name, value in values if value not in (f.NONE, "")]
     width = max((len(name) for name, _ in shown), default=0)
     return "\n".join(f"{name.ljust(width)}{GAP}{value}" for name, value in shown)

@@ -1,100 +1,110 @@
-"""What a reader must know before believing a result."""
+"""What a reader must know before relying on a result."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from deeprecsys.core.profile import FAR
 from deeprecsys.core.runlog import DISTURBED_SHARE
 from deeprecsys.engine.spec import EngineSpec
-from deeprecsys.machine.record import same_machine
+from deeprecsys.machine.record import UNAVAILABLE
 from deeprecsys.report import format as f
+from deeprecsys.report.documents import (
+    AnyReport,
+    CapacityDocument,
+    CapacityReport,
+    NodeDocument,
+    RunReport,
+    SimulateReport,
+    TrialFigures,
+    TuneReport,
+)
 
 HUGE_PAGES = 0.9
 """With less than this share of the tables on huge pages, gathers are slower than they could be."""
 
-Document = Mapping[str, Any]
 
-
-def warnings(doc: Document) -> list[str]:
+def warnings(report: AnyReport) -> list[str]:
     """One sentence for each thing that limits what the figures of a result mean."""
-    found = [str(w) for w in doc.get("warnings") or []]
-    return list(dict.fromkeys([*found, *_load(doc), *_points(doc), *_order(doc), *_setup(doc)]))
+    found = list(report.warnings) if isinstance(report, TuneReport) else []
+    for part in (_load, _search, _points, _order, _setup):
+        found += part(report)
+    return list(dict.fromkeys(found))
 
 
-def simulated(doc: Document) -> bool:
-    """Whether all figures of a result come from virtual time."""
-    return doc.get("simulated") is True
-
-
-def _load(doc: Document) -> Iterator[str]:
-    if doc.get("void"):
-        late = f.ms(doc.get("lateness_p99_ms"))
+def _load(report: AnyReport) -> Iterator[str]:
+    if not isinstance(report, TrialFigures):
+        return
+    if report.void:
+        late = f.figure(report.lateness_p99_ms)
         yield f"void: the load source was late (p99 {late} ms), so the load was not the one asked for"
-    stalled = f.number(doc.get("stalled_share"))
-    if stalled is not None and stalled > DISTURBED_SHARE:
-        yield f"the machine stood still: batches were held up for {f.share(stalled)} of the workers' time"
-    voids = max(
-        (f.number(_object(doc.get(k)).get("voids")) or 0 for k in ("search", "confirmation")), default=0
-    )
+    if report.stalled_share is not None and report.stalled_share > DISTURBED_SHARE:
+        held_up = f.share(report.stalled_share)
+        yield f"the machine stood still: batches were held up for {held_up} of the workers' time"
+
+
+def _search(report: AnyReport) -> Iterator[str]:
+    searched = report.search if isinstance(report, CapacityReport | TuneReport) else None
+    confirmed = report.confirmation if isinstance(report, TuneReport) else None
+    voids = max((part.voids or 0 for part in (searched, confirmed) if part), default=0)
     if voids:
-        trials = "1 void trial was" if voids == 1 else f"{voids:.0f} void trials were"
+        trials = "1 void trial was" if voids == 1 else f"{voids} void trials were"
         yield f"{trials} repeated: the load source was late, or the machine stood still or was slow"
-    if _object(doc.get("search")).get("complete") is False:
+    if isinstance(report, TuneReport) and report.search and report.search.complete is False:
         yield "the search ended with its budget, before every candidate was tried"
-    if doc.get("resolved") is False:
+    if isinstance(report, CapacityDocument) and report.resolved is False:
         yield "the budget ended the search before the interval was as narrow as asked"
 
 
-def _points(doc: Document) -> Iterator[str]:
-    for role, point in (("", doc), *((r, _object(doc.get(r))) for r in ("static", "tuned"))):
-        name = f"{role}: " if role else ""
-        served = f.number(point.get("served"))
-        if served is not None and served < 1:
-            yield f"{name}only {f.share(served)} of the offered queries were served"
-        if point.get("met") is False:
-            yield f"{name}no rate that was tried met the target when it was confirmed"
+def _points(report: AnyReport) -> Iterator[str]:
+    served: list[tuple[str, float | None]] = []
+    if isinstance(report, TrialFigures):
+        served = [("", report.served)]
+    elif isinstance(report, TuneReport):
+        points = {"static: ": report.static, "tuned: ": report.tuned}
+        served = [(name, p.served) for name, p in points.items() if p]
+        for name, p in points.items():
+            if p and p.met is False:
+                yield f"{name}no rate that was tried met the target when it was confirmed"
+    for name, share in served:
+        if share is not None and share < 1:
+            yield f"{name}only {f.share(share)} of the offered queries were served"
 
 
-def _order(doc: Document) -> Iterator[str]:
+def _order(report: AnyReport) -> Iterator[str]:
     """Figures that cannot all be true: something else used the machine while one of them was measured."""
-    tuned = f.number(_object(doc.get("tuned")).get("qps"))
-    offline = f.number(doc.get("offline_qps"))
-    if tuned is not None and offline is not None and tuned > offline:
+    if not isinstance(report, TuneReport):
+        return
+    tuned, part = report.tuned.qps if report.tuned else None, report.fraction_of_bound
+    if tuned is not None and report.offline_qps is not None and tuned > report.offline_qps:
         yield "the offline rate is below the tuned one: the machine was disturbed while one was measured"
-    part = f.number(_object(doc.get("fraction_of_bound")).get("value"))
-    if part is not None and part > 1:
+    if part and part.value is not None and part.value > 1:
         yield "the tuned rate is above its bound: under this load batches took less time than in the profile"
-    pace = f.number(doc.get("pace"))
-    if pace is not None and not 1 / FAR < pace < FAR:
+    if report.pace is not None and not 1 / FAR < report.pace < FAR:
         yield (
-            f"batches took {f.figure(pace)} times what the profile says while the tuned point was confirmed: "
-            "it was chosen for another speed of the machine"
+            f"batches took {f.figure(report.pace)} times what the profile says while the tuned point was "
+            "confirmed: it was chosen for another speed of the machine"
         )
 
 
-def _setup(doc: Document) -> Iterator[str]:
-    node, profile = _object(doc.get("node")), _object(doc.get("profile"))
-    engine = str(doc.get("engine") or node.get("engine") or "")
+def _setup(report: AnyReport) -> Iterator[str]:
+    run = report if isinstance(report, RunReport) else RunReport(engine=report.engine)
+    node, tuned = run.node or NodeDocument(), run.tuned if isinstance(run, TuneReport) else None
+    engine = run.engine or node.engine or ""
     scorer = EngineSpec.recorded(engine)
     if not scorer.scores and not scorer.emulated:
         yield f"engine {engine} scores nothing: the figures are of the node, not of a model"
-    if any(_object(d).get("emulated") for d in (doc, node, doc.get("tuned"))) or scorer.emulated:
-        name = _object(doc.get("gpu")).get("device")
-        title = f"the accelerator is emulated{f' ({name})' if name else ''}"
+    if run.emulated or (tuned and tuned.emulated) or scorer.emulated:
+        name = f" ({run.gpu.device})" if run.gpu and run.gpu.device else ""
+        title = f"the accelerator is emulated{name}"
         yield f"{title}: its batch times come from a profile, and what ran on it has no scores"
-    if simulated(doc):
+    if isinstance(report, SimulateReport):
         yield "simulated: a prediction in virtual time from a latency profile, not a measurement"
-    here, there = _object(doc.get("machine")), _object(profile.get("machine"))
-    if here and there and not simulated(doc) and not same_machine(dict(here), dict(there)):
-        yield f"the latency profile was measured on another machine ({there.get('cpu', f.UNAVAILABLE)})"
-    huge = f.number(node.get("huge_page_fraction"))
+    there = report.profile.machine if isinstance(report, TuneReport) and report.profile else None
+    if report.machine and there and there.to_json() and not report.machine.like(there):
+        yield f"the latency profile was measured on another machine ({there.cpu or UNAVAILABLE})"
+    huge = node.huge_page_fraction
     if huge is not None and huge < HUGE_PAGES:
         yield f"only {f.share(huge)} of the embedding tables lie on huge pages: gathers are slower for it"
-    if node.get("dispatcher") == "normal priority":
+    if node.dispatcher == "normal priority":
         yield "the dispatcher ran at normal priority: SCHED_FIFO is not permitted here"
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

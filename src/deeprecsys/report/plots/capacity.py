@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.target import Target
 from deeprecsys.report import format as f
+from deeprecsys.report.documents import ProbeDocument
 from deeprecsys.report.plots.look import (
     BLUE,
     INK,
@@ -155,7 +156,7 @@ def _label_marks(
 
 
 def latency_by_rate(
-    probes: Sequence[Mapping[str, Any]],
+    probes: Sequence[ProbeDocument],
     target: Target | None = None,
     interval: tuple[float | None, float | None] | None = None,
     qps: float | None = None,
@@ -163,15 +164,19 @@ def latency_by_rate(
     """p50, p95 and p99 against the offered rate, the target, and the capacity with its interval.
 
     Args:
-        probes: with rate_qps, p50_ms, p95_ms, p99_ms; an infinite or missing latency is drawn at the top.
+        probes: those whose rate is known; an infinite or missing latency is drawn at the top.
         target: what is to be met.
         interval: of the capacity, queries/s, and qps: the capacity itself.
     """
     with style():
         fig, (ax,) = figure(3.0)
-        rows = sorted((p for p in probes if f.number(p.get("rate_qps"))), key=lambda p: float(p["rate_qps"]))
-        rate = np.array([p["rate_qps"] for p in rows], float)
-        values = {k: np.array([_finite(p.get(f"{k}_ms")) for p in rows]) for k in ("p50", "p95", "p99")}
+        rows = sorted((p for p in probes if p.rate_qps), key=lambda p: p.rate_qps or 0.0)
+        rate = np.array([p.rate_qps for p in rows], float)
+        values = {
+            "p50": np.array([p.p50_ms for p in rows], float),
+            "p95": np.array([p.p95_ms for p in rows], float),
+            "p99": np.array([p.p99_ms for p in rows], float),
+        }
         known = [v for a in values.values() for v in a if np.isfinite(v)]
         limit = 1e3 * target.latency_s if target else None
         top = 1.5 * max([*known, limit or 0.0, 1e-3])
@@ -207,8 +212,3 @@ def _band(
             f"capacity {f.figure(qps)}", (qps, 1), (-3, -2), xycoords=("data", "axes fraction"),
             textcoords="offset points", ha="right", va="top", color=BLUE,
         )  # fmt: skip
-
-
-def _finite(value: Any) -> float:
-    number = f.number(value)
-    return np.nan if number is None else number

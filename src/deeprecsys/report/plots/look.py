@@ -10,10 +10,12 @@ import io
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -144,6 +146,28 @@ def end_labels(ax: Axes, labels: Sequence[tuple[str, float, str]], gap: float = 
             text, (1, height), (4, 0), xycoords="axes fraction", textcoords="offset points", color=color,
             va="center", annotation_clip=False,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Illustration:
+    """A plot and its words.
+
+    Attributes:
+        name: of its file, and prefix of its ids in a page.
+        title: one line.
+        caption: how to read it.
+        figure: the plot.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+    @property
+    def svg(self) -> Markup:
+        """The plot as inline SVG; the plotting library escapes every text in it."""
+        return Markup(svg(self.figure, self.name, self.title))
 
 
 def png(fig: Figure, path: Path, dpi: int = 200) -> None:
