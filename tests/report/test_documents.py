@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 
@@ -26,11 +25,10 @@ from deeprecsys.report.documents import (
     read_report,
 )
 from deeprecsys.report.json_values import plain, restored
+from tests.fixtures.commands import RELEASE
 
-FOLDER = Path(__file__).parent / "documents"
-WRITTEN = {p.stem: json.loads(p.read_text()) for p in sorted(FOLDER.glob("*.json"))}
-"""What each command wrote with `--json` before results had types."""
-RESULTS = [name for name in WRITTEN if name != "models"]
+WRITTEN = {p.parent.name: json.loads(p.read_text()) for p in sorted(RELEASE.glob("*/result.json"))}
+"""What each command of release 0.1 wrote, before results had types."""
 KINDS = {
     "bench": BenchReport,
     "capacity": CapacityReport,
@@ -41,19 +39,20 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_a_result_is_written_as_it_was_read(name: str) -> None:
     report = read_report(restored(WRITTEN[name]))
-    assert type(report) is KINDS[name.partition("-")[0]]
+    assert type(report) is KINDS[name.partition("_")[0]]
     assert report.problems == ()
     assert json.dumps(plain(report.to_json()), sort_keys=True) == json.dumps(WRITTEN[name], sort_keys=True)
 
 
 def test_rows_of_the_zoo() -> None:
-    assert [ModelDocument.from_json(row).to_json() for row in WRITTEN["models"]] == WRITTEN["models"]
+    rows = json.loads((RELEASE / "models.json").read_text())
+    assert [ModelDocument.from_json(row).to_json() for row in rows] == rows
 
 
-@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_every_key_of_a_result_has_a_type(name: str) -> None:
     unknown = {"latency_ms", "open_loop_ratio"}
 
@@ -75,7 +74,7 @@ def test_what_is_built_has_the_keys_of_what_is_read() -> None:
     target = TargetDocument(quantile=0.95, latency_ms=5.0)
     for name, built in (
         ("bench", BenchReport(target=target, policy="static", offered=3)),
-        ("simulate-rate", SimulateReport(policy="static", offered=3, load=0.5)),
+        ("simulate_rate", SimulateReport(policy="static", offered=3, load=0.5, bounds={})),
         ("capacity", CapacityReport(policy="static", offered=3, outcome="found", trials=2)),
         ("tune", TuneReport()),
     ):
