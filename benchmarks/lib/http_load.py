@@ -1,16 +1,8 @@
-"""An open-loop client of a server, and what became of its queries.
-
-One asyncio loop over plain sockets. It speaks the Open Inference Protocol with binary tensors, sends each query
-at its intended time on a connection that is free, and counts latency from that time.
-"""
+"""What became of the queries that the load client of `bench --url` sent."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import re
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
@@ -20,15 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.target import Target, percentile
+from deeprecsys.serve.load import offer as serve_load
+from deeprecsys.serve.load.client import Response
+from deeprecsys.serve.load.offer import Requests, TimedCalls
 from deeprecsys.workload.stream import Stream
 from deeprecsys.zoo import model
-from deeprecsys.zoo.schema import DenseInput, Per, Schema
 
-LEAD_S = 0.2
 KINDS = 64
-"""Queries of each run differ in what they ask for in so many ways; sizes come from the workload."""
-Events = Sequence[tuple[float, Callable[[], None]]]
-"""What is to be done besides, and when, in seconds."""
+"""Number of different queries of each size."""
 
 
 @dataclass
@@ -38,7 +29,7 @@ class Answers:
     arrival_s: NDArray[np.float64]
     size: NDArray[np.int32]
     latency_s: NDArray[np.float64]
-    """From the intended arrival; nan where no answer came."""
+    """From the intended arrival; nan where no scores came."""
     status: NDArray[np.int32]
     """Of HTTP; 0 where no answer came."""
     wrong: int = 0
@@ -118,100 +109,29 @@ class After:
         return inf
 
 
-class Bodies:
-    """Requests of a model's queries, by size and kind, built once and kept."""
+class Bodies(Requests):
+    """Requests of a model's queries, which differ in `KINDS` ways."""
 
-    def __init__(self, name: str, rows_scale: float, largest: int, seed: int = 0) -> None:
-        self.schema: Schema = model(name).scaled(rows_scale).schema
-        self.name, self._largest = name, largest
-        rng = np.random.default_rng(seed)
-        rows = largest + KINDS
-        self._rows: dict[str, NDArray[Any]] = {}
-        for i in self.schema.inputs:
-            if isinstance(i, DenseInput):
-                self._rows[i.name] = rng.standard_normal((rows, i.width), dtype=np.float32)
-            else:
-                most = self.schema.table(i.table).rows
-                self._rows[i.name] = rng.integers(0, most, (rows, i.lookups), dtype=np.int32)
-
-    def request(self, size: int, kind: int) -> bytes:
-        """The whole HTTP request of a query."""
-        inputs, tensors = [], []
-        for i in self.schema.inputs:
-            count = size if i.per is Per.ITEM else 1
-            raw = self._rows[i.name][kind : kind + count].tobytes()
-            shape = [count, self._rows[i.name].shape[1]]
-            inputs.append({"name": i.name, "shape": shape, "datatype": i.datatype,
-                           "parameters": {"binary_data_size": len(raw)}})  # fmt: skip
-            tensors.append(raw)
-        head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
-        length = len(head) + sum(map(len, tensors))
-        lines = (
-            f"POST /v2/models/{self.name}/infer HTTP/1.1\r\nHost: localhost\r\n"
-            f"Inference-Header-Content-Length: {len(head)}\r\nContent-Length: {length}\r\n\r\n"
-        )
-        return b"".join([lines.encode(), head, *tensors])
+    def __init__(self, name: str, rows_scale: float, largest: int) -> None:
+        super().__init__(model(name).scaled(rows_scale).schema, largest, 0, KINDS)
+        self.name = name
 
 
-async def _exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes
-) -> tuple[int, bytes]:
-    """Send a request, read its answer: status and the binary part of the body."""
-    writer.write(data)
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-    length = re.search(r"\r\ncontent-length: *(\d+)", head)
-    body = await reader.readexactly(int(length[1])) if length else b""
-    json_bytes = re.search(r"inference-header-content-length: *(\d+)", head)
-    return int(head.split(" ", 2)[1]), body[int(json_bytes[1]) :] if json_bytes else b""
-
-
-async def offer(port: int, bodies: Bodies, stream: Stream, at: Events) -> Answers:
+async def offer(port: int, bodies: Bodies, stream: Stream, target: Target, at: TimedCalls) -> Answers:
     """Send a stream's queries when they are due; what became of them."""
-    n = len(stream)
-    latency, status = np.full(n, np.nan), np.zeros(n, np.int32)
-    expected: dict[tuple[int, int], bytes] = {}
-    wrong = 0
-    free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-    origin = time.monotonic() + LEAD_S
+    status, expected, wrong = np.zeros(len(stream), np.int32), dict[tuple[int, int], bytes](), 0
+    kinds = (stream.features % np.uint64(KINDS)).tolist()
 
-    def idle() -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        """A connection that is free, and that the server has not closed meanwhile."""
-        while free:
-            reader, writer = free.pop()
-            if not reader.at_eof():
-                return reader, writer
-            writer.close()
-        return None
-
-    async def one(i: int, size: int, kind: int) -> None:
+    def answered(i: int, response: Response) -> None:
         nonlocal wrong
-        data = bodies.request(size, kind)
-        try:
-            link = idle() or await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
-            status[i], scores = await _exchange(*link, data)
-            free.append(link)
-        except (OSError, asyncio.IncompleteReadError):
-            return
-        latency[i] = time.monotonic() - origin - stream.arrival_s[i]
-        if status[i] == 200:
-            first = expected.setdefault((size, kind), scores)
+        status[i] = response.status
+        if response.status == 200:
+            scores = response.body[int(response.headers[b"inference-header-content-length"]) :]
+            first = expected.setdefault((int(stream.size[i]), kinds[i]), scores)
             if first != scores:
                 close = np.allclose(np.frombuffer(first, "<f4"), np.frombuffer(scores, "<f4"), atol=1e-4)
                 wrong += not close
 
-    tasks: set[asyncio.Task[None]] = set()
-    events = [asyncio.get_running_loop().call_at(origin + t, act) for t, act in at]
-    kinds = (stream.features % np.uint64(KINDS)).tolist()
-    for i, (due, size) in enumerate(zip(stream.arrival_s.tolist(), stream.size.tolist(), strict=True)):
-        if (wait_s := origin + due - time.monotonic()) > 0:
-            await asyncio.sleep(wait_s)
-        task = asyncio.create_task(one(i, size, kinds[i]))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-    if tasks:
-        await asyncio.wait(tasks, timeout=60)
-    for event in events:
-        event.cancel()
-    for _, writer in free:
-        writer.close()
-    return Answers(stream.arrival_s, stream.size, latency, status, wrong)
+    url = f"http://127.0.0.1:{port}"
+    log = await serve_load.offer(url, bodies.name, bodies, stream, target, answered=answered, at=at)
+    return Answers(stream.arrival_s, stream.size, log.finish_s - stream.arrival_s, status, wrong)

@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import ROOT, put_in, save
-from benchmarks.lib.http_load import Answers, Bodies, Events, offer
+from benchmarks.lib.http_load import Answers, Bodies, offer
 from deeprecsys.core.target import Target
 from deeprecsys.node.runtime.cores import awake, pss_bytes, realtime
 from deeprecsys.report.json_values import plain
+from deeprecsys.serve.load.offer import TimedCalls
 from deeprecsys.workload.stream import Stream, Workload
 
 FLAT = 0.05
@@ -101,10 +102,10 @@ def server(*arguments: str, cores: Sequence[int], timeout_s: float = 300.0) -> I
                     process.wait()
 
 
-def load(served: Server, bodies: Bodies, stream: Stream, at: Events = ()) -> Answers:
+def load(served: Server, bodies: Bodies, stream: Stream, target: Target, at: TimedCalls = ()) -> Answers:
     """Offer a stream, from this process; `at` names what else is to be done, and when."""
     with realtime(), awake():
-        return asyncio.run(offer(served.http_port, bodies, stream, at))
+        return asyncio.run(offer(served.http_port, bodies, stream, target, at))
 
 
 def capacity(
@@ -124,7 +125,7 @@ def capacity(
     rate = served.stated_qps
     tried = []
     for _ in range(steps):
-        answers = load(served, bodies, workload.stream(rate, duration_s=trial_s))
+        answers = load(served, bodies, workload.stream(rate, duration_s=trial_s), target)
         s = answers.summary(target, trial_s)
         met = s["goodput_qps"] * trial_s >= target.quantile * s["offered"]
         tried.append({"rate_qps": rate, "met": met, **s})
@@ -173,10 +174,10 @@ class Bench:
         found: float = self.carries["qps"]
         return found
 
-    def load(self, rate: float, seconds: float, seed: int, at: Events = ()) -> Answers:
+    def load(self, rate: float, seconds: float, seed: int, at: TimedCalls = ()) -> Answers:
         """Offer Poisson arrivals of the sizes `production`."""
         stream = Workload.parse(seed=seed).stream(rate, duration_s=seconds)
-        return load(self.server, self.bodies, stream, at)
+        return load(self.server, self.bodies, stream, self.target, at)
 
 
 @contextmanager

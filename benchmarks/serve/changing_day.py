@@ -64,7 +64,7 @@ def main() -> None:
 def served(b: Bench, stream: Stream, seconds: float) -> dict[str, Any]:
     """What became of the day under one setting."""
     before = len(b.server.changes())
-    answers = load(b.server, b.bodies, stream)
+    answers = load(b.server, b.bodies, stream, TARGET)
     edges = np.linspace(0, seconds, WINDOWS + 1)
     p95 = [answers.between(at, end).summary(TARGET, 1.0)["p95_ms"] for at, end in pairwise(edges)]
     return {

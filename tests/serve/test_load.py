@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.core.runlog import Status
 from deeprecsys.core.target import Target
 from deeprecsys.node.service.backend import Reason
-from deeprecsys.serve.load.offer import address, load
+from deeprecsys.serve.load.offer import Requests, address, load, offer
 from deeprecsys.workload.stream import Stream, Workload
 from deeprecsys.zoo import model
 from tests.serve.conftest import Running, start
@@ -40,6 +41,24 @@ def test_the_load_is_open_loop(running: Running) -> None:
     assert (log.status == Status.SERVED).all()
     assert np.ptp(log.issued_s) < 20 * 0.3 / 2  # nobody waited for an answer before sending
     assert (log.latency_s >= 0.3).all()
+
+
+def test_answers_and_times_are_passed_on(running: Running) -> None:
+    sent, seen, called = stream(40), {}, []
+    requests = Requests(MIXED, 5, seed=1, kinds=2)
+    asyncio.run(
+        offer(
+            f"http://{running.http}", "mixed", requests, sent, Target(latency_s=1.0),
+            answered=lambda i, response: seen.update({i: response.body}),
+            at=[(0.0, lambda: called.append(len(seen))), (60.0, called.clear)],
+        )
+    )  # fmt: skip
+    assert called == [0]
+    assert sorted(seen) == list(range(40))
+    assert len(set(seen.values())) == 2
+    assert {seen[i] for i in range(40) if sent.features[i] % 2} != {
+        seen[i] for i in range(40) if not sent.features[i] % 2
+    }
 
 
 def test_refusals_are_shed_and_failures_failed(running: Running) -> None:

@@ -27,7 +27,9 @@ def bench_url(url: str, job: Experiment, stream: Stream) -> tuple[RunLog, dict[s
 
     schema = model(job.node.model).scaled(job.node.rows_scale).schema
     with Bar(f"{job.node.model} at {url}: {stream.rate_qps:g} queries/s") as bar:
-        log = load(url, short_name(job.node.model), schema, stream, job.target, job.node.seed, heard=bar.set)
+        log = load(
+            url, short_name(job.node.model), schema, stream, job.target, job.node.seed, progress=bar.set
+        )
     return log, {
         "model": job.node.model,
         "target": job.target_document(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,31 +14,44 @@ from numpy.typing import NDArray
 from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target
-from deeprecsys.serve.load.client import ConnectionPool
+from deeprecsys.serve.load.client import ConnectionPool, Response
 from deeprecsys.workload.seeds import RandomStream, generator
 from deeprecsys.workload.stream import Stream
 from deeprecsys.zoo.schema import DenseInput, Input, Per, Schema
 
 LEAD_S = 0.05
+"""From the start to the first arrival at time 0."""
 OPEN_AT_FIRST = 8
+"""Connections that are made before the first query."""
 DRAIN_S = 10.0
-_IDS, _REALS = np.dtype("<i4"), np.dtype("<f4")
+"""How long answers are waited for beyond the target, after the last query."""
+
+Answered = Callable[[int, Response], None]
+"""Called with the index of a query and its response, as that comes."""
+TimedCalls = Sequence[tuple[float, Callable[[], None]]]
+"""What else is to be done, each with its time in seconds."""
 
 
 class Requests:
-    """Bodies of queries: rows of features made once, of which each query takes some."""
+    """Bodies of queries: rows of features made once, of which each query takes some.
 
-    def __init__(self, schema: Schema, largest: int, seed: int) -> None:
+    Args:
+        largest: items of the largest query.
+        kinds: number of different queries of each size; by default there is no limit but the rows.
+    """
+
+    def __init__(self, schema: Schema, largest: int, seed: int, kinds: int | None = None) -> None:
         rng = generator(seed, RandomStream.FEATURES)
-        self._schema, self._rows = schema, 2 * largest
-        self._arrays = {i.name: self._made(schema, i, rng) for i in schema.inputs}
+        self._schema, self._rows = schema, largest + (kinds or largest)
+        self._kinds = kinds or 1 << 64
+        self._arrays = {i.name: self._drawn(i, rng) for i in schema.inputs}
 
     def body(self, size: int, handle: int) -> tuple[bytes, int]:
         """A query's body with binary data, and the length of its JSON part."""
         inputs, data = [], []
         for i in self._schema.inputs:
             rows = 1 if i.per is Per.QUERY else size
-            first = handle % (self._rows - rows + 1)
+            first = handle % self._kinds % (self._rows - rows + 1)
             part = self._arrays[i.name][first : first + rows]
             parameters = {"binary_data_size": part.nbytes}
             inputs.append(
@@ -48,10 +61,10 @@ class Requests:
         head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
         return b"".join((head, *data)), len(head)
 
-    def _made(self, schema: Schema, i: Input, rng: np.random.Generator) -> NDArray[Any]:
+    def _drawn(self, i: Input, rng: np.random.Generator) -> NDArray[Any]:
         if isinstance(i, DenseInput):
-            return rng.standard_normal((self._rows, i.width), np.float32).astype(_REALS)
-        return rng.integers(0, schema.table(i.table).rows, (self._rows, i.lookups), _IDS.type)
+            return rng.standard_normal((self._rows, i.width), np.float32).astype("<f4")
+        return rng.integers(0, self._schema.table(i.table).rows, (self._rows, i.lookups), np.int32)
 
 
 async def offer(
@@ -60,13 +73,16 @@ async def offer(
     requests: Requests,
     stream: Stream,
     target: Target,
-    heard: Callable[[float], None] = lambda share: None,
+    progress: Callable[[float], None] = lambda share: None,
+    answered: Answered = lambda i, response: None,
+    at: TimedCalls = (),
 ) -> RunLog:
     """Send every query of a stream at its intended time, whatever became of those before.
 
     Args:
         url: of the server, `http://HOST:PORT`.
-        heard: told the share of queries that were sent.
+        progress: called with the share of queries that were sent.
+        at: times from the stream's start.
 
     Returns:
         the run log as this client saw it: `finish_s` is when the answer was here, and what workers did
@@ -80,7 +96,9 @@ async def offer(
     try:
         await _check(pool, url, model)
         await pool.open(OPEN_AT_FIRST)
-        return await _Offer(pool, f"/v2/models/{model}/infer", requests, stream, heard).run(target)
+        return await _Offer(pool, f"/v2/models/{model}/infer", requests, stream, answered).run(
+            target, progress, at
+        )
     finally:
         pool.close()
 
@@ -111,37 +129,36 @@ async def _check(pool: ConnectionPool, url: str, model: str) -> None:
 
 
 class _Offer:
+    """One run; its arrays have an entry for each query."""
+
     def __init__(
-        self,
-        pool: ConnectionPool,
-        path: str,
-        requests: Requests,
-        stream: Stream,
-        heard: Callable[[float], None],
+        self, pool: ConnectionPool, path: str, requests: Requests, stream: Stream, answered: Answered
     ) -> None:
-        self._pool, self._path, self._requests, self._heard = pool, path, requests, heard
-        self._stream = stream
+        self._pool, self._path, self._requests = pool, path, requests
+        self._stream, self._answered = stream, answered
         n = len(stream)
         self._issued_s, self._finish_s = np.full(n, np.nan), np.full(n, np.nan)
         self._status = np.full(n, Status.OPEN, np.uint8)
         self._answers: dict[str, int] = {}
 
-    async def run(self, target: Target) -> RunLog:
+    async def run(self, target: Target, progress: Callable[[float], None], at: TimedCalls) -> RunLog:
         stream, loop = self._stream, asyncio.get_running_loop()
         self._zero_s = loop.time() + LEAD_S
+        timers = [loop.call_at(self._zero_s + time_s, call) for time_s, call in at]
         open_: set[asyncio.Task[None]] = set()
         for i, at_s in enumerate(stream.arrival_s.tolist()):
             body = self._requests.body(int(stream.size[i]), int(stream.features[i]))  # before its time
-            wait = self._zero_s + at_s - loop.time()
-            # Also a late source lets answers in.
-            await asyncio.sleep(max(0.0, wait))
+            wait_s = self._zero_s + at_s - loop.time()
+            await asyncio.sleep(max(0.0, wait_s))  # also where it is late: answers are read meanwhile
             task = asyncio.ensure_future(self._query(i, *body))
             open_.add(task)
             task.add_done_callback(open_.discard)
             if not i % 256:
-                self._heard(i / len(stream))
+                progress(i / len(stream))
         if open_:
             await asyncio.wait(open_, timeout=DRAIN_S + target.latency_s)
+        for timer in timers:
+            timer.cancel()
         for task in list(open_):
             task.cancel()
         await asyncio.gather(*open_, return_exceptions=True)
@@ -167,10 +184,11 @@ class _Offer:
         try:
             headers = ("Inference-Header-Content-Length", str(head_length))
             answer = await self._pool.request("POST", self._path, body, headers)
-            status, said = answer.status, str(answer.status)
+            status, kind = answer.status, str(answer.status)
+            self._answered(i, answer)
         except OSError as e:
-            status, said = 0, type(e).__name__
-        self._answers[said] = self._answers.get(said, 0) + 1
+            status, kind = 0, type(e).__name__
+        self._answers[kind] = self._answers.get(kind, 0) + 1
         self._finish_s[i] = loop.time() - self._zero_s if status == 200 else np.nan
         self._status[i] = {200: Status.SERVED, 503: Status.SHED}.get(status, Status.FAILED)
 
