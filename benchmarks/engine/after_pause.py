@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.harness import ROOT, load, put_in, save
 from deeprecsys.engine import Assembly, SliceView, build
-from deeprecsys.node.runtime.memory import NodeMemory, Plan
+from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory
 from deeprecsys.node.runtime.page_walk import EVERY_S, PageWalker, virtual
 from deeprecsys.report import format as f
 from deeprecsys.zoo import model
@@ -33,15 +33,16 @@ ITEMS, SHOWN, SETTLE = 256, (1, 2, 5, 20), 60
 
 def measure(name: str) -> dict[str, Any]:
     """Milliseconds of the batches after each pause, by kind; and in a row."""
-    memory = NodeMemory.create(Plan(name, 1.0, workers=1, max_query=ITEMS, max_open=1, locality="uniform"))
+    pool = FeaturePool(ITEMS, max_open=1, locality="uniform")
+    memory = ModelMemory.of_trials(ModelLayout(name, 1.0, "fp32", pool), seed=0)
     network = model(name)
     engine = build("compiled", Assembly(network, memory.tables, memory.inputs))
     out = np.zeros((ITEMS, network.schema.outputs), np.float32)
     handles = np.random.default_rng(0)
-    walker = PageWalker(lambda: [memory.segments[n] for n in ("tables", "features")])
+    walker = PageWalker(lambda: [memory.segments[n] for n in ("tables", "inputs")])
 
     def batch() -> float:
-        part = SliceView(memory.rows_at(int(handles.integers(0, 1 << 62))), 0, ITEMS, out)
+        part = SliceView(memory.features.rows_at(int(handles.integers(0, 1 << 62))), 0, ITEMS, out)
         began = time.perf_counter()
         engine.score([part])
         return 1e3 * (time.perf_counter() - began)

@@ -23,7 +23,7 @@ from benchmarks.harness import ROOT, load, put_in, save
 from benchmarks.lib.engine_contenders import Inside
 from benchmarks.search.eight_models import MODELS
 from deeprecsys.engine import Assembly, SliceView, build
-from deeprecsys.node.runtime.memory import NodeMemory, Plan
+from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory
 from deeprecsys.report import format as f
 from deeprecsys.zoo import model
 from deeprecsys.zoo.networks import weighted
@@ -33,12 +33,13 @@ QUERIES, ROUNDS, CALLS, WARM_CALLS = 4096, 7, 200, 2000
 
 def measure(name: str) -> dict[str, float]:
     """Medians of the rounds, both kinds in turn."""
-    memory = NodeMemory.create(Plan(name, 1.0, workers=1, max_query=1, max_open=1, locality="uniform"))
+    pool = FeaturePool(1, max_open=1, locality="uniform")
+    memory = ModelMemory.of_trials(ModelLayout(name, 1.0, "fp32", pool), seed=0)
     network = model(name)
     engine: Any = build("compiled", Assembly(network, memory.tables, memory.inputs))
     out = np.zeros((1, network.schema.outputs), np.float32)
     handles = np.random.default_rng(0).integers(0, 1 << 62, QUERIES).tolist()
-    parts = [SliceView(memory.rows_at(h), 0, 1, out) for h in handles]
+    parts = [SliceView(memory.features.rows_at(h), 0, 1, out) for h in handles]
     turn = 0
 
     def call() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.lib.machine_limits import Call, Products, row_loops
-from deeprecsys.node.runtime.memory import NodeMemory, Plan
+from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory
 from deeprecsys.node.runtime.page_walk import PageWalker
 from deeprecsys.zoo import model
 from deeprecsys.zoo.rows import RowFormat
@@ -28,12 +28,10 @@ class Node:
 
     def __init__(self, name: str, scale: float, locality: str) -> None:
         self.model = model(name).scaled(scale)
-        self.memory: dict[str, NodeMemory] = {}
+        self.memory: dict[str, ModelMemory] = {}
         for form in FORMS:
-            plan = Plan(
-                name, scale, workers=1, max_query=max(BATCHES), max_open=1, locality=locality, rows=form
-            )
-            self.memory[form] = NodeMemory.create(plan)
+            pool = FeaturePool(max(BATCHES), max_open=1, locality=locality)
+            self.memory[form] = ModelMemory.of_trials(ModelLayout(name, scale, form, pool), seed=0)
 
     def about(self) -> dict[str, Any]:
         return {
@@ -97,7 +95,7 @@ class Contenders:
 
         memory = self._node.memory["fp32"]
         out = np.zeros((items, self.model.schema.outputs), np.float32)
-        parts = [SliceView(memory.rows_at(h), 0, items, out) for h in self._queries(items)]
+        parts = [SliceView(memory.features.rows_at(h), 0, items, out) for h in self._queries(items)]
         turn = 0
 
         def call() -> None:
@@ -117,7 +115,7 @@ class Contenders:
         sizes = np.array([a.strides[0] for a in arrays])
         pools = np.array([memory.inputs[i.name].ctypes.data for i in inputs])
         widths = np.array([4 * i.lookups for i in inputs])
-        firsts = [memory.rows_at(h) for h in self._queries(items)]
+        firsts = [memory.features.rows_at(h) for h in self._queries(items)]
         ids = [pools + widths * np.array([first[i.name] for i in inputs]) for first in firsts]
         turn = 0
 

@@ -50,7 +50,7 @@ class Server:
                 line = (stat.parent / "cmdline").read_bytes()
             except OSError:
                 continue
-            if int(fields[1]) == self.pid and b"deeprecsys.node.service.worker" in line:
+            if int(fields[1]) == self.pid and b"deeprecsys.node.runtime.worker" in line:
                 # Once a worker is ready it takes precedence, where that is permitted.
                 found.append((-int(fields[16]), int(fields[11]) + int(fields[12]), int(stat.parent.name)))
         return [pid for *_, pid in sorted(found, reverse=True)]

@@ -12,8 +12,8 @@ import numpy as np
 from benchmarks.harness import ROOT, put_in, save
 from deeprecsys.core.policy import Static
 from deeprecsys.core.runlog import summarise
+from deeprecsys.node.driver import Recording
 from deeprecsys.node.node import Node, NodeConfig
-from deeprecsys.node.trial import Recording
 from deeprecsys.workload.stream import Workload
 
 ROUNDS = 5

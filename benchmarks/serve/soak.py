@@ -21,7 +21,7 @@ from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
 from deeprecsys.node.node import pinning
-from deeprecsys.node.service.arena import Weights
+from deeprecsys.node.runtime.tables import Weights
 from deeprecsys.node.service.hosted_model import ModelConfig
 from deeprecsys.node.service.service import Service, ServiceConfig
 

@@ -37,8 +37,8 @@ from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile, quantiles_of, slowdown
 from deeprecsys.core.runlog import RunLog, Status, summarise
 from deeprecsys.core.target import percentile
+from deeprecsys.node.driver import Recording
 from deeprecsys.node.node import Node
-from deeprecsys.node.trial import Recording
 from deeprecsys.report import format as f
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.hill_climb import HillClimb

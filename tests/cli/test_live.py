@@ -17,7 +17,7 @@ from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog, Status
 from deeprecsys.core.target import Target, percentile
-from deeprecsys.node.trial import Recording
+from deeprecsys.node.driver import Recording
 from deeprecsys.search.saturation import saturation_qps
 from deeprecsys.simulate.driver import ServiceTimes, simulate
 from deeprecsys.simulate.fast import run

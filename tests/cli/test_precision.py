@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deeprecsys.api.engines import engines_at, setups_of
-from deeprecsys.node.runtime.memory import NodeMemory, Plan
+from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory
 from deeprecsys.zoo.rows import RowFormat, convert
 from tests.cli.conftest import Answered, Refused
 
@@ -38,12 +38,13 @@ def test_engines_that_are_named_are_tried_where_they_can() -> None:
 
 
 def test_a_lower_precision_shrinks_the_tables_and_nothing_else() -> None:
-    plans = {form: Plan("dlrm-rmc1", 1e-4, rows=form.value, max_open=2) for form in RowFormat}
+    pool = FeaturePool(max_open=2)
+    plans = {form: ModelLayout("dlrm-rmc1", 1e-4, form.value, pool) for form in RowFormat}
     sizes = {form: plan.sizes() for form, plan in plans.items()}
     assert sizes[RowFormat.BF16]["tables"] <= 0.51 * sizes[RowFormat.FP32]["tables"]
     assert sizes[RowFormat.INT8]["tables"] <= 0.32 * sizes[RowFormat.FP32]["tables"]
     assert len({tuple(v for k, v in s.items() if k != "tables") for s in sizes.values()}) == 1
-    memories = {form: NodeMemory.create(plan) for form, plan in plans.items()}
+    memories = {form: ModelMemory.of_trials(plan, seed=0) for form, plan in plans.items()}
     try:
         exact = memories[RowFormat.FP32]
         for form, memory in memories.items():

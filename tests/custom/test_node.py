@@ -15,7 +15,7 @@ import torch
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.node.node import Node, NodeConfig
 from tests.custom.conftest import EXAMPLE
-from tests.node.test_node import Collect, stream
+from tests.node.test_node import Collect, rows_of, stream
 
 CLASS = f"{EXAMPLE / 'model.py'}:ServedRanker"
 WORKERS = 2
@@ -98,7 +98,7 @@ def test_every_form_scores_as_the_users_module_and_holds_each_table_once(
         live.run(DeepRecSched(25), queries, hooks=collect)
         assert len(collect.scores_by_query) == len(SIZES)
         for k, (size, handle) in enumerate(zip(SIZES, queries.features.tolist(), strict=True)):
-            first, rows = live.memory.rows_at(handle), live.memory.inputs
+            first, rows = rows_of(live)(handle), live.memory.inputs
             user, history, item, features = (
                 torch.from_numpy(rows[name][first[name] :][:n].copy())
                 for name, n in (("user", 1), ("history", 1), ("item", size), ("features", size))

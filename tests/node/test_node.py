@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,10 +33,10 @@ from deeprecsys.core.runlog import Status, summarise
 from deeprecsys.core.target import Target
 from deeprecsys.engine import Assembly, SliceView
 from deeprecsys.engine.eager import EagerEngine
+from deeprecsys.node.driver import Recording
 from deeprecsys.node.node import Node, NodeConfig
 from deeprecsys.node.runtime.mailbox import MAX_SLICES
-from deeprecsys.node.runtime.memory import available_bytes
-from deeprecsys.node.trial import Recording
+from deeprecsys.node.runtime.tables import available_bytes
 from deeprecsys.workload.stream import Stream
 from tests.core.policies import BY_NAME, OFFLOADING
 from tests.node.faults import DEADLY_SIZE
@@ -73,18 +73,20 @@ class Collect:
         self.scores_by_query[query.id] = scores.copy()
 
 
+def rows_of(node: Node) -> Callable[[int], dict[str, int]]:
+    """From a query's handle to its first row of each input."""
+    return node.memory.features.rows_at
+
+
 def reference(node: Node, queries: Stream) -> list[np.ndarray]:
     """Each query's scores, whole, by an engine in this very process."""
-    memory, plan = node.memory, node.memory.plan
-    from deeprecsys.zoo import model
-
-    engine = EagerEngine(
-        Assembly(model(plan.model).scaled(plan.rows_scale), memory.tables, memory.inputs, plan.seed)
-    )
+    memory, layout = node.memory, node.memory.layout
+    rows_at = rows_of(node)
+    engine = EagerEngine(Assembly(layout.built(), memory.tables, memory.inputs, node.config.seed))
     out = []
     for size, handle in zip(queries.size.tolist(), queries.features.tolist(), strict=True):
-        y = np.empty((size, plan.schema().outputs), np.float32)
-        engine.score([SliceView(memory.rows_at(handle), 0, size, y)])
+        y = np.empty((size, memory.schema.outputs), np.float32)
+        engine.score([SliceView(rows_at(handle), 0, size, y)])
         out.append(y)
     return out
 
@@ -185,20 +187,16 @@ def test_a_killed_worker_has_the_slices_of_its_batch_run_again_alone() -> None:
 
 
 def test_an_id_outside_its_table_fails_its_query_alone(node: Node) -> None:
-    schema = node.memory.plan.schema()
+    schema, rows_at = node.memory.schema, rows_of(node)
     sparse = schema.sparse[3]
     queries = stream([20] * 50)
     victim = 7
-    row = node.memory.rows_at(int(queries.features[victim]))[sparse.name] + 11
+    row = rows_at(int(queries.features[victim]))[sparse.name] + 11
     ids = node.memory.inputs[sparse.name]
     good = ids[row, 0]
     ids[row, 0] = schema.table(sparse.table).rows
     try:
-        hit = [
-            i
-            for i, h in enumerate(queries.features.tolist())
-            if 0 <= row - node.memory.rows_at(h)[sparse.name] < 20
-        ]
+        hit = [i for i, h in enumerate(queries.features.tolist()) if 0 <= row - rows_at(h)[sparse.name] < 20]
         log = node.run(Static(8), queries)
     finally:
         ids[row, 0] = good

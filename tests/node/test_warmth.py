@@ -15,7 +15,7 @@ from deeprecsys.node.runtime import mailbox
 from deeprecsys.node.runtime import page_walk as warmth
 from deeprecsys.node.runtime.page_walk import EVERY_S, MOST_SHARE, PIECE, PageWalker
 from deeprecsys.node.runtime.segment import Segment
-from deeprecsys.node.runtime.worker import ModelRunner, attend
+from deeprecsys.node.runtime.worker import ModelRunner, run_loop
 
 SIZE = 2 * PIECE + 5000
 
@@ -144,26 +144,26 @@ class Nothing:
 
 
 def test_a_request_ends_a_walk_and_is_answered() -> None:
-    bell, done = os.eventfd(0), os.eventfd(0)
+    request, reply = os.eventfd(0), os.eventfd(0)
     box = mailbox.Mailbox(memoryview(bytearray(8 * mailbox.WORDS)).cast("q"))
     out = np.zeros((1, 1), np.float32)
     walker = Endless()
-    desks = {0: ModelRunner(Nothing(), lambda part: SliceView({}, part.start, part.stop, out))}
-    worker = threading.Thread(target=attend, args=(bell, done, box, desks), kwargs={"walker": walker})
+    runners = {0: ModelRunner(Nothing(), lambda part: SliceView({}, part.start, part.stop, out))}
+    worker = threading.Thread(target=run_loop, args=(request, reply, box, runners), kwargs={"walker": walker})
     worker.start()
     try:
         assert walker.started.wait(10)
         for seq in (1, 2):
             box.post(seq, (mailbox.SliceAddress(0, 0, 0, 1),))
-            os.eventfd_write(bell, 1)
-            os.eventfd_read(done)
+            os.eventfd_write(request, 1)
+            os.eventfd_read(reply)
             assert (box.done, out[0, 0]) == (seq, 7)
             out[...] = 0
         assert next(walker.walks) >= 2
     finally:
         box.post(0, ())
-        os.eventfd_write(bell, 1)
+        os.eventfd_write(request, 1)
         worker.join(10)
         assert not worker.is_alive()
-        os.close(bell)
-        os.close(done)
+        os.close(request)
+        os.close(reply)

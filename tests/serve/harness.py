@@ -15,7 +15,7 @@ from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
 from deeprecsys.engine import Assembly, SliceView, build
-from deeprecsys.node.runtime.memory import table_arrays
+from deeprecsys.node.runtime.tables import table_arrays
 from deeprecsys.node.service.backend import BatchRecord, OperatingPoint, QueryRecord
 from deeprecsys.node.service.hosted_model import ModelConfig
 from deeprecsys.node.service.service import Service, ServiceConfig
@@ -66,11 +66,11 @@ def features(schema: Schema, items: int, seed: int) -> dict[str, np.ndarray]:
 class Reference:
     """Scores queries whole, by an engine in this very process."""
 
-    def __init__(self, s: Service, name: str, edition: int = -1, seed: int | None = None) -> None:
+    def __init__(self, s: Service, name: str, version: int = -1, seed: int | None = None) -> None:
         served = s._served[name]
         config = served.config
         self._model = model(config.known_as).scaled(config.rows_scale)
-        self._tables = table_arrays(self._model.schema, served.editions[edition].tables)
+        self._tables = table_arrays(self._model.schema, served.versions[version].tables)
         self._seed = config.seed if seed is None else seed
         self._engine = config.engine
 
@@ -129,12 +129,12 @@ class Heard:
 
 def nothing_left(s: Service) -> None:
     """Raise AssertionError unless every place has been given back."""
-    assert not s._ledger.places
+    assert not s._queries.places
     for served in s._served.values():
         assert served.open == 0
-        assert len(served.slots) == served.arena.plan.slots
+        assert len(served.slots) == served.arena.layout.inputs.slots
         assert served.rows.free == len(served.arena.scores) // 16 * 16
-        assert sum(e.seats for e in served.editions) == 0
+        assert sum(v.seats for v in served.versions) == 0
     s._dispatcher.check()
     assert s._dispatcher.open == 0
 

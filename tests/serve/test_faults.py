@@ -44,14 +44,14 @@ def test_killed_workers_lose_no_query_and_are_replaced(spares: int) -> None:
             clients = [asyncio.create_task(client(k)) for k in range(4)]
             before = set(s.worker_pids)
             for kills in (1, 2):
-                await until(s, lambda: s._crew.spares == spares and s.workers["cpu"] == 2)
+                await until(s, lambda: s._workers.spares == spares and s.workers["cpu"] == 2)
                 os.kill(s.worker_pids[0], signal.SIGKILL)
-                await until(s, lambda kills=kills: s._crew._workers.deaths == kills)
+                await until(s, lambda kills=kills: s._workers.deaths == kills)
             await asyncio.gather(*clients)
             assert wrong == 0
             assert heard.outcomes == [QueryOutcome.SERVED] * 600
-            assert s._crew._workers.deaths == 2
-            await until(s, lambda: s._crew.spares == spares and s.workers["cpu"] == 2)
+            assert s._workers.deaths == 2
+            await until(s, lambda: s._workers.spares == spares and s.workers["cpu"] == 2)
             assert set(s.worker_pids) != before
             assert s.ready
             nothing_left(s)
@@ -62,8 +62,8 @@ def test_killed_workers_lose_no_query_and_are_replaced(spares: int) -> None:
 def test_a_spare_takes_over_without_a_start() -> None:
     async def scenario() -> None:
         async with service(workers=1, spares=1) as s:
-            await until(s, lambda: s._crew.spares == 1)
-            (spare,) = set(s._crew.all_pids) - set(s.worker_pids)
+            await until(s, lambda: s._workers.spares == 1)
+            (spare,) = set(s._workers.all_pids) - set(s.worker_pids)
             os.kill(s.worker_pids[0], signal.SIGKILL)
             await ask_any(s)
             assert s.worker_pids == [spare]
@@ -96,7 +96,7 @@ def test_workers_that_cannot_be_replaced_make_the_service_not_ready_without_a_st
 ) -> None:
     async def scenario() -> None:
         async with service(changed(engine="wait:100"), workers=1) as s:
-            healthy = s._crew._launch
+            healthy = s._workers._command
             started = 0
 
             def broken(*args):
@@ -104,7 +104,7 @@ def test_workers_that_cannot_be_replaced_make_the_service_not_ready_without_a_st
                 started += 1
                 return ["-c", "raise SystemExit('out of order')"], []
 
-            s._crew._workers._launch = broken
+            s._workers._command = broken
             open_query = asyncio.create_task(ask_any(s))
             await asyncio.sleep(0.01)
             os.kill(s.worker_pids[0], signal.SIGKILL)
@@ -119,7 +119,7 @@ def test_workers_that_cannot_be_replaced_make_the_service_not_ready_without_a_st
             assert refused.value.reason is Reason.NOT_READY
             await asyncio.sleep(0.2)
             assert started == 2, "and no more until it is tried again"
-            s._crew._workers._launch = healthy
+            s._workers._command = healthy
             s._driver.try_again()
             await until(s, lambda: s.ready)
             await ask_any(s)
@@ -140,7 +140,7 @@ def test_a_query_that_kills_workers_fails_alone_after_its_second() -> None:
             assert bad == 5
             assert isinstance(answers[5], UnscoredError)
             assert "2 workers died" in str(answers[5])
-            assert s._crew._workers.deaths == 2
+            assert s._workers.deaths == 2
             nothing_left(s)
 
     run(scenario())

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from deeprecsys.core.policy import Coalescing, DeepRecSched
-from deeprecsys.node.runtime.memory import table_arrays
-from deeprecsys.node.service.arena import ArenaPlan, Weights, load_tables
+from deeprecsys.node.runtime.layout import ModelLayout, QueryArena
+from deeprecsys.node.runtime.tables import Weights, table_arrays
 from deeprecsys.zoo.rows import RowFormat, convert
 from tests.serve.harness import SMALL, Reference, ask, features, nothing_left, run, service
 from tests.serve.test_swap import scaled_rows
@@ -53,7 +53,7 @@ def test_at_a_lower_precision_scores_are_those_of_fp32_but_for_the_rounding_of_r
             np.testing.assert_allclose(wanted, Reference(s, "exact")(query), atol=1e-6)
             off = np.abs(found - wanted).max() / np.std(wanted)
             assert 1e-5 < off < 0.1
-            size = {name: served.editions[0].tables.size for name, served in s._served.items()}
+            size = {name: served.versions[0].tables.size for name, served in s._served.items()}
             assert size["rounded"] < 0.51 * size["exact"]
             assert s.models["rounded"].config["precision"] == precision
             nothing_left(s)
@@ -62,8 +62,8 @@ def test_at_a_lower_precision_scores_are_those_of_fp32_but_for_the_rounding_of_r
 
 
 def test_tables_that_somebody_fills_are_kept_in_the_format_asked_for() -> None:
-    plans = {form: ArenaPlan("dlrm-rmc1", 1e-4, 16, 1, form) for form in RowFormat}
-    kept = {f: load_tables(p, Weights(fill=scaled_rows), lambda *_: None) for f, p in plans.items()}
+    plans = {form: ModelLayout("dlrm-rmc1", 1e-4, form, QueryArena(16, 1)) for form in RowFormat}
+    kept = {f: p.load_tables(Weights(fill=scaled_rows), lambda *_: None) for f, p in plans.items()}
     tables = {f: table_arrays(plans[f].schema(), kept[f], f) for f in RowFormat}
     for form in RowFormat:
         for name, rows in tables[form].items():

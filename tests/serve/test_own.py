@@ -14,7 +14,7 @@ import torch
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Coalescing
-from deeprecsys.node.service.arena import Weights
+from deeprecsys.node.runtime.tables import Weights
 from deeprecsys.node.service.hosted_model import ModelConfig
 from tests.custom.conftest import EXAMPLE, exported  # noqa: F401 - a fixture
 from tests.custom.test_node import ranker

@@ -142,7 +142,7 @@ def test_a_cancelled_query_frees_its_seat_once_its_running_slice_is_back() -> No
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert s.waiting("dlrm-rmc1") == (0, 0)
-            assert len(s._ledger.places) == 1, "a worker still writes its scores"
+            assert len(s._queries.places) == 1, "a worker still writes its scores"
             await ask_any(s)
             nothing_left(s)
             assert heard.outcomes == [QueryOutcome.CANCELLED, QueryOutcome.SERVED]
@@ -243,7 +243,7 @@ def test_closing_leaves_neither_process_nor_descriptor() -> None:
     async def scenario() -> list[int]:
         async with service(changed(engine="null"), spares=1) as s:
             await ask_any(s)
-            return s._crew.all_pids
+            return s._workers.all_pids
 
     before = os.listdir("/proc/self/fd")
     pids = run(scenario())

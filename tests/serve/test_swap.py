@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from deeprecsys.core.errors import InputError, NodeError
-from deeprecsys.node.service import arena
-from deeprecsys.node.service.arena import Weights
+from deeprecsys.node.runtime import tables
+from deeprecsys.node.runtime.tables import Weights
 from deeprecsys.node.service.backend import QueryOutcome
 from tests.serve.harness import Heard, Reference, ask, changed, features, nothing_left, run, service
 
 
-def scaled_rows(tables):
-    for rows in tables.values():
+def scaled_rows(arrays):
+    for rows in arrays.values():
         rows[...] = np.linspace(-1, 1, rows.size, dtype=np.float32).reshape(rows.shape)
 
 
@@ -44,7 +44,7 @@ def test_a_swap_under_load_loses_nothing_and_changes_the_scores() -> None:
             clients = [asyncio.create_task(client()) for _ in range(4)]
             await asyncio.sleep(0.2)
             swap = asyncio.create_task(s.swap("dlrm-rmc1", "2", Weights(seed=5, fill=scaled_rows)))
-            while len(s._served["dlrm-rmc1"].editions) < 2:
+            while len(s._served["dlrm-rmc1"].versions) < 2:
                 await asyncio.sleep(0.001)
             second = Reference(s, "dlrm-rmc1", seed=5)(query)
             assert not np.allclose(first, second, atol=1e-3)
@@ -58,7 +58,7 @@ def test_a_swap_under_load_loses_nothing_and_changes_the_scores() -> None:
             assert seen[-1] == "second"
             assert sum(changes) <= 7, "those in flight end on the old weights, the others begin on the new"
             assert set(heard.outcomes) == {QueryOutcome.SERVED}
-            assert len(s._served["dlrm-rmc1"].editions) == 1
+            assert len(s._served["dlrm-rmc1"].versions) == 1
             nothing_left(s)
 
     before = len(os.listdir("/proc/self/fd"))
@@ -72,7 +72,7 @@ def test_a_swap_back_and_forth_gives_the_memory_back() -> None:
             fds = len(os.listdir("/proc/self/fd"))
             for version in range(2, 5):
                 await s.swap("dlrm-rmc1", str(version), Weights(seed=version))
-            while s._crew.spares < 1:
+            while s._workers.spares < 1:
                 await asyncio.sleep(0.01)
             assert len(os.listdir("/proc/self/fd")) <= fds + 3, "a spare more than before, at most"
             for pid in s.worker_pids:
@@ -91,7 +91,7 @@ def maps(pid: int) -> int:
 def test_a_swap_is_refused_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         async with service(changed(engine="null"), workers=1) as s:
-            monkeypatch.setattr(arena, "available_bytes", lambda: 1000)
+            monkeypatch.setattr(tables, "available_bytes", lambda: 1000)
             with pytest.raises(InputError, match="do not fit"):
                 await s.swap("dlrm-rmc1", "2", Weights())
             assert s.models["dlrm-rmc1"].version == "1"

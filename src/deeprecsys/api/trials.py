@@ -24,9 +24,10 @@ from deeprecsys.core.runlog import RunLog, Status, summarise
 from deeprecsys.engine import EngineSpec
 from deeprecsys.machine.energy import Energy
 from deeprecsys.machine.record import machine_record
+from deeprecsys.node.driver import Recording
 from deeprecsys.node.node import Node
 from deeprecsys.node.runtime.cores import usable_cores
-from deeprecsys.node.trial import Hooks, Recording
+from deeprecsys.node.trial import Hooks
 from deeprecsys.search.calibration import Ran, ratios
 from deeprecsys.search.profiler import ProfilePlan, ProfileStep, profile
 from deeprecsys.search.saturation import saturation_qps
@@ -247,7 +248,7 @@ def document(node: Node, job: Experiment, gpu: LatencyProfile | None = None) -> 
         "engine": job.node.engine,
         "precision": job.node.precision,
         "threads": job.node.threads,
-        "workers": node.pool.workers,
+        "workers": node.pool.counts,
         "node": node.describe(),
         **gpu_document(job.node.gpu, job.node.gpus, gpu),
         "machine": machine_record(),

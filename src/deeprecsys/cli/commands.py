@@ -33,8 +33,8 @@ from deeprecsys.cli.tune import tune_command
 from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import summarise
+from deeprecsys.node.driver import Recording
 from deeprecsys.node.node import Node
-from deeprecsys.node.trial import Recording
 from deeprecsys.report import text
 from deeprecsys.report.documents import BenchReport, CapacityReport, ModelDocument, ProfileDocument
 from deeprecsys.report.rundir import read_run

@@ -16,7 +16,7 @@ from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.core.target import Target
 from deeprecsys.machine.energy import over
-from deeprecsys.node.trial import Recording
+from deeprecsys.node.driver import Recording
 from deeprecsys.report.rundir import RunWriter
 from deeprecsys.report.text import knobs
 from deeprecsys.search.capacity import Settings

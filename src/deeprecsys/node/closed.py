@@ -1,38 +1,39 @@
-"""Closed loop: batch after batch on a fixed number of workers measures s(b) through the node's own path."""
+"""Closed loop, without a dispatcher: batch after batch on given workers, for s(b) and for scores."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import NodeError
+from deeprecsys.core.policy import CPU
 from deeprecsys.node.runtime.mailbox import SliceAddress
-from deeprecsys.node.runtime.pool import Down, Replied, WorkerPool
+from deeprecsys.node.runtime.workers import Down, Replied, Workers
 from deeprecsys.node.trial import no_collection
 
 PATIENCE_S = 60.0
+"""The longest time that a batch may take."""
 
 
 def measure_batches(
-    pool: WorkerPool,
+    workers: Workers,
     batch: int,
     busy: int,
     repeats: int,
     seed: int,
     rest_s: float = 0.0,
-    first: int = 0,
+    device: str = CPU,
 ) -> NDArray[np.float64]:
-    """Times of at least `repeats` batches of `batch` items, with exactly `busy` workers kept busy.
+    """Times of at least `repeats` batches of `batch` items, with `busy` workers of a device kept busy.
 
-    The time is the dispatcher's: from posting the batch to hearing of its end, so that it holds the
-    wake-up and the hop, which a schedule pays for too. The first batch of each worker is left out.
+    The time is the dispatcher's: from posting the batch to receiving its reply, so that it holds the wake-up
+    and the hop, which a schedule pays for too. The first batch of each worker is left out.
 
-    With `rest_s` above 0, the first worker rests before each of its batches for an exponential time of that
-    mean, and only its batches are timed: what a batch takes after idleness, while the others are busy.
-
-    The workers are those from number `first` on.
+    With `rest_s` above 0, worker 0 rests before each of its batches for an exponential time of that mean, and
+    only its batches are timed: what a batch takes after idleness, while the others are busy.
 
     Raises:
         NodeError: a worker died, or a batch failed.
@@ -40,46 +41,84 @@ def measure_batches(
     rng = np.random.default_rng((seed, batch, busy))
     times: list[float] = []
     posted: dict[int, float] = {}
-    fresh = set(range(first, first + busy))
+    fresh = set(range(busy))
     resting_until: float | None = None
     clock = time.monotonic
 
     def post(worker: int) -> None:
         handle = int(rng.integers(0, 1 << 63))
         posted[worker] = clock()
-        pool.post(worker, (SliceAddress(worker, handle, 0, batch),))
+        workers.post(device, worker, (SliceAddress(worker, handle, 0, batch),))
 
     with no_collection():
-        for worker in range(first, first + busy):
+        for worker in range(busy):
             post(worker)
         deadline = clock() + PATIENCE_S
         while posted or resting_until is not None:
             wait_s = 1.0 if resting_until is None else resting_until - clock()
-            for news in pool.news(wait_s):
+            for reply in _replies(workers, wait_s, f"a batch of {batch}"):
                 now = clock()
-                if isinstance(news, Down):
-                    raise NodeError(
-                        f"worker {news.worker} died while batches of {batch} were measured: {news.why}"
-                    )
-                if not isinstance(news, Replied):
-                    continue
-                if news.reply.errors:
-                    raise NodeError(f"a batch of {batch} failed: {news.reply.errors[0][1]}")
-                started = posted.pop(news.worker)
-                rests = rest_s > 0 and news.worker == first
-                if news.worker in fresh:
-                    fresh.discard(news.worker)
+                started = posted.pop(reply.worker)
+                rests = rest_s > 0 and reply.worker == 0
+                if reply.worker in fresh:
+                    fresh.discard(reply.worker)
                 elif rests or rest_s == 0:
                     times.append(now - started)
                 if len(times) < repeats:
                     if rests:
                         resting_until = now + float(rng.exponential(rest_s))
                     else:
-                        post(news.worker)
+                        post(reply.worker)
                     deadline = now + PATIENCE_S
             if resting_until is not None and clock() >= resting_until:
                 resting_until = None
-                post(first)
+                post(0)
             if clock() > deadline:
                 raise NodeError(f"a batch of {batch} took longer than {PATIENCE_S:.0f} s")
     return np.asarray(times)
+
+
+def score_queries(
+    workers: Workers, slots: NDArray[np.float32], features: Sequence[int], sizes: Sequence[int]
+) -> list[NDArray[np.float32]]:
+    """Each query's scores, [size, outputs], each whole in one batch: to compare engines, not to time them.
+
+    Args:
+        slots: the node's scores by slot; CPU worker i writes to slot i.
+        features: each query's handle; sizes: its items.
+
+    Raises:
+        NodeError: a worker died, or a query failed.
+    """
+    found: dict[int, NDArray[np.float32]] = {}
+    running: dict[int, int] = {}  # worker -> query
+    waiting = list(range(len(sizes)))[::-1]
+
+    def post(worker: int) -> None:
+        running[worker] = q = waiting.pop()
+        workers.post(CPU, worker, (SliceAddress(worker, int(features[q]), 0, int(sizes[q])),))
+
+    for worker in range(min(workers.counts[CPU], len(sizes))):
+        post(worker)
+    while running:
+        for reply in _replies(workers, 1.0, "a query"):
+            q = running.pop(reply.worker)
+            found[q] = slots[reply.worker, : int(sizes[q])].copy()
+            if waiting:
+                post(reply.worker)
+    return [found[q] for q in range(len(sizes))]
+
+
+def _replies(workers: Workers, wait_s: float, what: str) -> Iterator[Replied]:
+    """Replies as they come.
+
+    Raises:
+        NodeError: a worker died, or one of its slices failed.
+    """
+    for news in workers.news(wait_s):
+        if isinstance(news, Down):
+            raise NodeError(f"{news.device} worker {news.worker} died while it ran {what}: {news.why}")
+        if isinstance(news, Replied):
+            if news.reply.errors:
+                raise NodeError(f"{what} failed: {news.reply.errors[0][1]}")
+            yield news

@@ -17,9 +17,10 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import CPU, GPU, Policy
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
-from deeprecsys.engine.isa import DEFAULT, ignores_isa
+from deeprecsys.engine.isa import DEFAULT, environment, ignores_isa
 from deeprecsys.engine.spec import EngineSpec
-from deeprecsys.node.closed import measure_batches
+from deeprecsys.node.closed import measure_batches, score_queries
+from deeprecsys.node.driver import Recording
 from deeprecsys.node.runtime.cores import (
     awake,
     interleave_memory,
@@ -29,11 +30,10 @@ from deeprecsys.node.runtime.cores import (
     realtime_permitted,
     usable_cores,
 )
+from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory, VersionSpec
 from deeprecsys.node.runtime.mailbox import MAX_SLICES
-from deeprecsys.node.runtime.memory import NodeMemory, Plan
-from deeprecsys.node.runtime.pool import WorkerPool
-from deeprecsys.node.scoring import score_queries
-from deeprecsys.node.trial import Hooks, LiveTrial, Recording
+from deeprecsys.node.runtime.workers import Workers
+from deeprecsys.node.trial import Hooks, LiveTrial
 from deeprecsys.workload.stream import Stream
 from deeprecsys.zoo.schema import Per
 
@@ -103,34 +103,27 @@ class Node:
             pass
         count = config.workers or default_workers(config)
         self.pinning = pinning(count, config.threads)
-        # An accelerator's process mostly waits for it: it takes a core's time where there is some.
-        self.pinning += [usable_cores() for _ in config.accelerators]
-        plan = Plan(
-            model=config.model,
-            rows_scale=config.rows_scale,
-            seed=config.seed,
-            workers=len(self.pinning),
-            max_query=config.max_query,
-            locality=config.locality,
-            llc_bytes=last_level_cache(),
-            rows=config.precision,
-        )
+        # An accelerator's process mostly waits for it: it may run on any core.
+        cores = {CPU: self.pinning}
+        if config.accelerators:
+            cores[GPU] = [usable_cores() for _ in config.accelerators]
+        self._features = FeaturePool(config.max_query, locality=config.locality, llc_bytes=last_level_cache())
+        layout = ModelLayout(config.model, config.rows_scale, config.precision, self._features)
         interleave_memory(numa_nodes())
-        self.memory = NodeMemory.create(plan, progress)
+        self.memory = ModelMemory.of_trials(layout, config.seed, progress)
         try:
-            self.pool = WorkerPool(
-                self.memory,
-                self.pinning,
-                config.engine,
-                config.precision,
-                config.threads,
-                config.isa,
-                config.accelerators,
+            self.pool = Workers(
+                cores, self._version, config.threads, environment=environment(config.isa), strict=True
             )
             self.pool.start(progress)
         except BaseException:
             self.close()
             raise
+
+    def _version(self, device: str, worker: int) -> list[VersionSpec]:
+        """What the worker of a device scores: the one version of the node's model."""
+        engine = self.config.engine if device == CPU else self.config.accelerators[worker]
+        return [VersionSpec.of(self.memory, engine, self.config.seed)]
 
     def __enter__(self) -> Node:
         return self
@@ -149,12 +142,12 @@ class Node:
     @property
     def arithmetic(self) -> str:
         """What rows and layers are computed in, in the engine's words."""
-        return self.pool.arithmetic
+        return self.pool.arithmetic[CPU]
 
     @property
     def workers(self) -> int:
         """Workers of the `cpu`."""
-        return self.pool.workers[CPU]
+        return self.pool.counts[CPU]
 
     def run(
         self,
@@ -175,19 +168,17 @@ class Node:
             raise InputError(
                 f"size: expected queries of at most {self.config.max_query} items, got {largest}"
             )
-        plan = self.memory.plan
-        schema = plan.schema()
         limits = self.config.limits or Limits(
-            queries=plan.max_open - len(self.pool),
-            bytes_per_item=schema.feature_bytes(Per.ITEM),
+            queries=self._features.max_open - len(self.pool),
+            bytes_per_item=self.memory.schema.feature_bytes(Per.ITEM),
             slices=MAX_SLICES,
         )
-        dispatcher = Dispatcher(policy, self.pool.workers, limits)
+        dispatcher = Dispatcher(policy, self.pool.counts, limits)
         trial = LiveTrial(
             self.pool,
             dispatcher,
             stream,
-            self.memory.scores,
+            self._features.slots(self.memory.scores),
             abandon_after_s=ABANDON_TARGETS * target.latency_s if target else None,
             hooks=hooks,
             recording=recording,
@@ -197,8 +188,8 @@ class Node:
             return trial.run(warmup_s(span, target))
 
     def offline_qps(self, policy: Policy, stream: Stream) -> float:
-        """Queries per second when all of the stream's are there from the start and nobody waits for one."""
-        count = min(len(stream), self.memory.plan.max_open - len(self.pool))
+        """Queries per second when all of the stream's are there from the start."""
+        count = min(len(stream), self._features.max_open - len(self.pool))
         at_once = replace(
             stream,
             arrival_s=np.full(count, 1e-9),
@@ -216,26 +207,26 @@ class Node:
         With `rest_s`, on a worker that rests that long on average before each of its batches.
         """
         with realtime(), awake():
-            first = self.pool.number(device, 0)
-            return measure_batches(self.pool, batch, busy, repeats, self.config.seed, rest_s, first)
+            return measure_batches(self.pool, batch, busy, repeats, self.config.seed, rest_s, device)
 
     def score(self, stream: Stream) -> list[NDArray[np.float32]]:
         """The scores of a stream's queries, [size, outputs] each; when they arrive does not matter."""
-        return score_queries(self.pool, self.memory.scores, stream.features.tolist(), stream.size.tolist())
+        slots = self._features.slots(self.memory.scores)
+        return score_queries(self.pool, slots, stream.features.tolist(), stream.size.tolist())
 
     def touched(self, stream: Stream) -> dict[str, float]:
-        """Embedding row bytes that a stream's queries look up at least once, beside the cache's size."""
-        plan = self.memory.plan
-        features = self.memory.segments["features"].memory
-        found = plan.features().touched(features, plan.schema(), stream.features, stream.size)
-        return {"bytes": found.bytes, "fraction_of_tables": found.fraction, "llc_bytes": plan.llc_bytes}
+        """Embedding row bytes that a stream's queries look up at least once, and the cache's size."""
+        memory, pool = self.memory, self.memory.segments["inputs"].memory
+        found = memory.features.touched(pool, memory.schema, stream.features, stream.size)
+        llc_bytes = self._features.llc_bytes
+        return {"bytes": found.bytes, "fraction_of_tables": found.fraction, "llc_bytes": llc_bytes}
 
     def footprint(self) -> dict[str, float]:
         """Bytes that the node takes in memory, and how its tables lie."""
         return {
             "pss_bytes": pss_bytes([os.getpid(), *self.pool.pids]),
             "table_bytes": self.memory.segments["tables"].size,
-            "feature_bytes": self.memory.segments["features"].size,
+            "feature_bytes": self.memory.segments["inputs"].size,
             "huge_page_fraction": self.memory.segments["tables"].huge_fraction(),
         }
 
@@ -250,14 +241,14 @@ class Node:
             "isa_not_heeded_by": list(ignores_isa(engine)) if self.config.isa != DEFAULT else [],
             "threads": self.config.threads,
             "workers": self.workers,
-            "cores": self.pinning[: self.workers],
+            "cores": self.pinning,
             "cores_kept_awake": self.kept_awake,
             "dispatcher": "SCHED_FIFO" if self.realtime else "normal priority",
             "worker_nice": max(os.getpriority(os.PRIO_PROCESS, pid) for pid in self.pool.pids),
             "rows_scale": self.config.rows_scale,
             "locality": self.config.locality,
             "gpu": EngineSpec.parse(self.config.gpu).name if self.config.gpu else None,
-            "gpus": self.pool.workers.get(GPU, 0),
+            "gpus": self.pool.counts.get(GPU, 0),
             **self.footprint(),
         }
 

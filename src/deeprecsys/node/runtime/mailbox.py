@@ -1,20 +1,21 @@
 """How a batch crosses to a worker and its result comes back: one mailbox per worker in shared memory.
 
 A worker runs one batch at a time, so a mailbox holds one request and one reply. All fields are 64-bit
-words; whoever writes fills the box first and rings the bell (an eventfd) afterwards, and the system
-call orders the two for the reader.
+words. The writer fills the mailbox first and signals an eventfd afterwards; the system call orders the two
+for the reader.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 MAX_SLICES = 256
 MAX_ERROR_BYTES = 480
 
 # Word offsets within one mailbox.
-_SEQ, _COUNT = 0, 1  # request: sequence number (0 = stop), number of slices (0 = drop the model)
-_MODEL = 2  # request: which of the worker's models
+_SEQ, _COUNT = 0, 1  # request: sequence number (0 = stop), number of slices (0 = drop the version)
+_VERSION = 2  # request: id of the model version
 _DONE, _STARTED, _ENDED, _ERRORS = 8, 9, 10, 11  # reply: sequence done, worker's clock in ns, error count
 STATE, PID = 12, 13  # worker: 0 starting, 1 ready, 2 could not start
 _SLICES = 16
@@ -29,7 +30,7 @@ STARTING, READY, REFUSED = 0, 1, 2
 
 
 class SliceAddress(NamedTuple):
-    """One slice, as a worker sees it."""
+    """One slice as a worker sees it: where its query lies, and which of the query's items it holds."""
 
     slot: int
     features: int
@@ -38,7 +39,7 @@ class SliceAddress(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What came back: the batch's sequence number, the worker's own clock, the slices that failed."""
+    """A reply: sequence number, begin and end of the batch on the worker's clock, the slices that failed."""
 
     seq: int
     started_ns: int
@@ -55,11 +56,11 @@ class Mailbox:
         self._words = words
 
     def clear(self) -> None:
-        """Forget whatever a former worker left."""
+        """Clear what an earlier worker left."""
         self._words[:_SLICES] = memoryview(bytes(8 * _SLICES)).cast("q")
 
     # The node's side.
-    def post(self, seq: int, parts: list[SliceAddress] | tuple[SliceAddress, ...], model: int = 0) -> None:
+    def post(self, seq: int, parts: Sequence[SliceAddress], version: int = 0) -> None:
         """Write a request. Handles are unsigned 64-bit, words are signed: the bits are kept."""
         w = self._words
         at = _SLICES
@@ -70,7 +71,7 @@ class Mailbox:
             w[at + 3] = stop
             at += _SLICE_WORDS
         w[_COUNT] = len(parts)
-        w[_MODEL] = model
+        w[_VERSION] = version
         w[_SEQ] = seq
 
     @property
@@ -93,9 +94,9 @@ class Mailbox:
         return self._words[_SEQ]
 
     @property
-    def model(self) -> int:
-        """Which model the last request is for."""
-        return self._words[_MODEL]
+    def version(self) -> int:
+        """Id of the model version that the last request is for."""
+        return self._words[_VERSION]
 
     def request(self) -> tuple[int, list[SliceAddress]]:
         w = self._words
@@ -113,20 +114,20 @@ class Mailbox:
         for i, (index, _) in enumerate(errors):
             w[_ERROR_AT + i] = index
         if errors:
-            self.say(errors[0][1])
+            self.write_message(errors[0][1])
         w[_ERRORS] = len(errors)
         w[_STARTED] = started_ns
         w[_ENDED] = ended_ns
         w[_DONE] = seq
 
-    def say(self, text: str) -> None:
-        """Leave a text for the node."""
+    def write_message(self, text: str) -> None:
+        """Write a text for the node: an error, or what the engine computes in."""
         raw = text.encode()[:MAX_ERROR_BYTES].ljust(8 * _TEXT_WORDS, b"\0")
         self._words[_TEXT : _TEXT + _TEXT_WORDS] = memoryview(raw).cast("q")
 
     @property
-    def text(self) -> str:
-        """The text that the worker left."""
+    def message(self) -> str:
+        """The text that the worker wrote last."""
         raw = bytes(self._words[_TEXT : _TEXT + _TEXT_WORDS])
         return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
 

@@ -1,10 +1,10 @@
-"""Keeping the memory of an idle worker at hand in a virtual machine.
+"""Keeping the memory of an idle worker resident in a virtual machine.
 
 Under a hypervisor a page that this process has mapped may still be absent from the page tables that the
 processor goes by: its first touch in a process, or after some seconds without one, leaves the machine. At
 random rows that costs microseconds each, and the first batches after a pause take several times their time
 (docs/design/0004-shared-memory.md). In order it costs a small part of that. So a worker walks over its tables
-before it is ready and then every few seconds, in pieces, while nobody asks for anything.
+before it is ready and then every few seconds, in pieces, while it has no request.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from deeprecsys.node.runtime.segment import Segment
 
 PAGE = 4096
 PIECE = 4 << 20
-"""Bytes of memory between two looks at the bell: some 20 µs where all is at hand."""
+"""Bytes that are read between two checks for a request: some 20 µs where all are resident."""
 EVERY_S = 4.0
 MOST_SHARE = 0.02
-"""Of a core's time that walks may take: very large tables are walked more rarely."""
+"""Largest share of a core's time that walks take: very large tables are walked more rarely."""
 
 
 def virtual() -> bool:
@@ -31,8 +31,8 @@ def virtual() -> bool:
     return "hypervisor" in cpu_flags()
 
 
-def kept_at_hand(segments: Callable[[], Iterable[Segment]]) -> PageWalker | None:
-    """A walker that has walked once; None where nothing that was mapped goes away."""
+def resident(segments: Callable[[], Iterable[Segment]]) -> PageWalker | None:
+    """A walker that has walked once; None on a physical machine, where mapped pages stay resident."""
     if not virtual():
         return None
     walker = PageWalker(segments)
@@ -41,12 +41,12 @@ def kept_at_hand(segments: Callable[[], Iterable[Segment]]) -> PageWalker | None
 
 
 class PageWalker:
-    """Reads a byte of every page of some segments, and knows when to do so again.
+    """Reads a byte of every page of some segments, every few seconds.
 
     Args:
-        segments: gives those that this process reads now.
+        segments: returns those that this process reads now.
         clock: seconds, rising.
-        cpu: seconds that this process computed: beside a busy worker a walk takes long and costs little.
+        cpu: CPU seconds of this process: next to a busy worker a walk takes long and costs little.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class PageWalker:
             self._pieces, self._spent_s = None, 0.0
 
     def forget(self) -> None:
-        """Segments were closed: a walk under way does not go on to them."""
+        """Abandon a walk under way: a segment is about to be closed."""
         self._pieces = None
 
     def _pass(self) -> Iterator[None]:

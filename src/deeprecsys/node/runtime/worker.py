@@ -1,7 +1,7 @@
-"""A worker process: waits at its bell, scores the batch in its mailbox, rings back.
+"""A worker process: waits for a request in its mailbox, scores the batch, replies.
 
-Started by `pool` as `python -m deeprecsys.node.runtime.worker SPEC`. It imports only what its engine needs;
-thread counts are in its environment before that.
+Started by `workers` as `python -m deeprecsys.node.runtime.worker SPEC`, for trials and for a service alike.
+It imports only what its engines need; thread counts are in its environment before that.
 """
 
 from __future__ import annotations
@@ -20,148 +20,182 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deeprecsys.engine import Assembly, Engine, SliceView, build
+from deeprecsys.engine import Engine, SliceView, build
 from deeprecsys.node.runtime import mailbox
 from deeprecsys.node.runtime.cores import die_with_parent, go_first
-from deeprecsys.node.runtime.memory import NodeMemory, Plan
-from deeprecsys.node.runtime.page_walk import PageWalker, kept_at_hand
-from deeprecsys.zoo import model
+from deeprecsys.node.runtime.layout import VersionSpec, Viewer
+from deeprecsys.node.runtime.page_walk import PageWalker, resident
+from deeprecsys.node.runtime.segment import Segment
 
 SPIN_NS = 50_000 if platform.machine() == "x86_64" else 0
-"""How long a worker looks at its mailbox before it sleeps at the bell: under load the next batch comes
-sooner than a sleeping core wakes. Only where stores are seen in order without a system call."""
+"""How long a worker polls its mailbox before it sleeps: under load the next batch comes sooner than a
+sleeping core wakes. Only where stores are seen in order without a system call."""
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """Everything that a worker process is told; crosses as JSON."""
+    """Everything that a worker process is started with; crosses as JSON.
+
+    Attributes:
+        parent: the node's process id.
+        index: of its mailbox, one of `boxes` in the segment `mail`.
+        request_event: eventfd that the node signals: a request is in the mailbox.
+        reply_event: eventfd that the worker signals: a reply is in the mailbox.
+        threads: compute threads.
+        gentle: whether no query waits for this start: then it takes precedence only once it is ready.
+        versions: the model versions that it scores.
+    """
 
     parent: int
     index: int
+    boxes: int
     cores: list[int]
-    bell: int
-    """eventfd that the node rings: a request is in the mailbox."""
-    done: int
-    """eventfd that the worker rings: a reply is in the mailbox."""
-    fds: dict[str, int]
-    plan: Plan
-    engine: str
-    precision: str
+    request_event: int
+    reply_event: int
+    mail: int
     threads: int
+    gentle: bool
+    versions: tuple[VersionSpec, ...]
 
     def dump(self) -> str:
         return json.dumps(asdict(self))
 
     @classmethod
     def load(cls, text: str) -> WorkerSpec:
-        data = json.loads(text)
-        return cls(**{**data, "plan": Plan(**data["plan"])})
+        doc = json.loads(text)
+        return cls(**{**doc, "versions": tuple(VersionSpec.from_json(v) for v in doc["versions"])})
+
+    @property
+    def fds(self) -> list[int]:
+        """All descriptors that the process inherits."""
+        segments = {self.mail, *(fd for v in self.versions for fd in v.fds.values())}
+        return [self.request_event, self.reply_event, *segments]
 
 
 def main() -> None:
     spec = WorkerSpec.load(sys.argv[1])
     die_with_parent(spec.parent, signal.SIGKILL)
     os.sched_setaffinity(0, spec.cores)
-    go_first()
-    memory = NodeMemory.attach(spec.plan, spec.fds)
-    box = mailbox.Mailbox(memory.mailbox(spec.index))
+    if not spec.gentle:
+        go_first()
+    mail = Segment(spec.mail, spec.boxes * mailbox.WORDS * 8, writable=True)
+    box = mailbox.Mailbox(mail.words()[spec.index * mailbox.WORDS : (spec.index + 1) * mailbox.WORDS])
+    held = HeldVersions(spec)
     try:
-        engine = _engine(spec, memory)
+        held.build()
     except Exception as e:
-        box.say(f"{type(e).__name__}: {e}")
+        box.write_message(f"{type(e).__name__}: {e}")
         box.state = mailbox.REFUSED
-        os.eventfd_write(spec.done, 1)
+        os.eventfd_write(spec.reply_event, 1)
         raise SystemExit(1) from e
     gc.collect()
     gc.freeze()
-    box.say(str(getattr(engine, "arithmetic", "")))
-    desk = ModelRunner(engine, slice_viewer(memory))
-    walker = kept_at_hand(lambda: [memory.segments[n] for n in ("tables", "features")])
+    box.write_message(held.arithmetic)
+    held.walker = resident(held.read_only)
+    if spec.gentle:
+        go_first()
     box.state = mailbox.READY
-    os.eventfd_write(spec.done, 1)
-    attend(spec.bell, spec.done, box, {0: desk}, walker=walker)
-
-
-def _engine(spec: WorkerSpec, memory: NodeMemory) -> Engine:
-    plan = spec.plan
-    assembly = Assembly(
-        model=model(plan.model).scaled(plan.rows_scale),
-        tables=memory.tables,
-        inputs=memory.inputs,
-        seed=plan.seed,
-        threads=spec.threads,
-        precision=spec.precision,
-    )
-    return build(spec.engine, assembly)
+    os.eventfd_write(spec.reply_event, 1)
+    run_loop(spec.request_event, spec.reply_event, box, held.runners, held.drop, held.walker)
 
 
 class ModelRunner(NamedTuple):
-    """Where a worker scores one model: the engine, and what turns a part in the mailbox into its view."""
+    """What scores one model version: the engine, and what turns an address in the mailbox into its view."""
 
     engine: Engine
-    view: Callable[[mailbox.SliceAddress], SliceView]
+    view: Viewer
 
 
-def attend(
-    bell: int,
-    done: int,
+class HeldVersions:
+    """The model versions that a worker holds: their engines, and the segments that they read."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.runners: dict[int, ModelRunner] = {}
+        self.walker: PageWalker | None = None
+        self._spec = spec
+        self._mapped: dict[int, Segment] = {}
+        self._tables = {v.id: v.fds["tables"] for v in spec.versions}
+
+    def build(self) -> None:
+        """Build all engines.
+
+        Raises:
+            Exception: one cannot be built.
+        """
+        for version in self._spec.versions:
+            assembly, view = version.attach(self._spec.threads, self._mapped)
+            self.runners[version.id] = ModelRunner(build(version.engine, assembly), view)
+
+    @property
+    def arithmetic(self) -> str:
+        """What rows and layers are computed in, in the first engine's words; empty where it has none."""
+        return (
+            str(getattr(next(iter(self.runners.values())).engine, "arithmetic", "")) if self.runners else ""
+        )
+
+    def read_only(self) -> list[Segment]:
+        return [s for s in self._mapped.values() if not s.writable]
+
+    def drop(self, version: int) -> None:
+        """Free what is held of a version that no query will ask for again."""
+        self.runners.pop(version, None)
+        gc.unfreeze()
+        gc.collect()  # engines hold themselves in circles
+        gc.freeze()
+        if segment := self._mapped.pop(self._tables.pop(version, -1), None):
+            if self.walker:
+                self.walker.forget()
+            segment.close()
+
+
+def run_loop(
+    request_event: int,
+    reply_event: int,
     box: mailbox.Mailbox,
-    desks: Mapping[int, ModelRunner],
-    drop: Callable[[int], None] = lambda _model: None,
+    runners: Mapping[int, ModelRunner],
+    drop: Callable[[int], None] = lambda _version: None,
     walker: PageWalker | None = None,
 ) -> None:
-    """Score what the mailbox brings until it brings a stop.
+    """Score what is requested until a stop is.
 
     Args:
-        desks: by model.
-        drop: called with the model of a request without parts: nobody will ask for it again.
-        walker: walks while the bell is silent.
+        runners: by model version.
+        drop: called with the version of a request without slices: it will not be asked for again.
+        walker: walks while there is no request.
     """
-    clock, wait, ring = time.monotonic_ns, os.eventfd_read, os.eventfd_write
+    clock, wait, signal_reply = time.monotonic_ns, os.eventfd_read, os.eventfd_write
     seq = 0
-    ears = select.poll()
-    ears.register(bell, select.POLLIN)
+    poller = select.poll()
+    poller.register(request_event, select.POLLIN)
 
-    def asked() -> bool:
+    def requested() -> bool:
         return box.requested != seq
 
     while True:
         if SPIN_NS:
             until = clock() + SPIN_NS
-            while not asked() and clock() < until:
+            while not requested() and clock() < until:
                 pass
-        while walker and not asked() and not ears.poll(1e3 * walker.wait_s):
-            walker.walk(asked)
-        wait(bell)
-        seq, parts = box.request()
+        while walker and not requested() and not poller.poll(1e3 * walker.wait_s):
+            walker.walk(requested)
+        wait(request_event)
+        seq, addresses = box.request()
         if seq == 0:
             return
         started = clock()
         errors: list[tuple[int, str]] = []
-        if parts:
-            engine, view = desks[box.model]
-            slices = [view(p) for p in parts]
+        if addresses:
+            engine, view = runners[box.version]
+            slices = [view(a) for a in addresses]
             try:
                 engine.score(slices)
             except Exception:
                 errors = one_by_one(engine, slices)
             del engine, view, slices
         else:
-            drop(box.model)
+            drop(box.version)
         box.answer(seq, started, clock(), errors)
-        ring(done, 1)
-
-
-def slice_viewer(memory: NodeMemory) -> Callable[[mailbox.SliceAddress], SliceView]:
-    """A function from a part in a mailbox to the engine's view of it."""
-    scores, rows_at = memory.scores, memory.rows_at
-
-    def view(part: mailbox.SliceAddress) -> SliceView:
-        return SliceView(
-            rows_at(part.features), part.start, part.stop, scores[part.slot, part.start : part.stop]
-        )
-
-    return view
+        signal_reply(reply_event, 1)
 
 
 def one_by_one(engine: Engine, slices: Sequence[SliceView]) -> list[tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""Which queries a service takes: those that it can answer in time, and has room for."""
+"""Admission: a service takes the queries that it can answer in time, and has room for."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ from itertools import count
 from math import nan
 
 from deeprecsys.core.dispatcher import Dispatcher
+from deeprecsys.core.policy import CPU
 from deeprecsys.core.query import Query
+from deeprecsys.node.runtime.workers import Workers
 from deeprecsys.node.service.backend import QueryOutcome, QueryRecord, Reason, RefusedError
-from deeprecsys.node.service.crew import Crew
 from deeprecsys.node.service.hosted_model import HostedModel, checked_items
 from deeprecsys.node.service.open_queries import LATER_S, SOON_S, OpenQueries
 
 
 class Admission:
-    """Attributes:
-    draining: whether nothing is taken any more.
+    """The one place that decides whether a query comes in: asked before its body is read, and again with it.
+
+    Attributes:
+        draining: whether no query is taken any more.
     """
 
-    def __init__(self, dispatcher: Dispatcher, crew: Crew, ledger: OpenQueries) -> None:
-        self._dispatcher, self._crew, self._ledger = dispatcher, crew, ledger
+    def __init__(self, dispatcher: Dispatcher, workers: Workers, queries: OpenQueries) -> None:
+        self._dispatcher, self._workers, self._queries = dispatcher, workers, queries
         self._ids = count()
         self.draining = False
 
     @property
     def ready(self) -> bool:
         """Whether queries are taken."""
-        return not self.draining and self._crew.alive > 0
+        return not self.draining and self._workers.alive[CPU] > 0
 
     def admit(
         self, served: HostedModel, items: int, arrival_s: float, deadline_s: float | None, priority: int
@@ -39,12 +42,12 @@ class Admission:
         """
         checked_items(served, items)
         due_s = arrival_s + served.config.target.latency_s if deadline_s is None else deadline_s
-        firm, edition = deadline_s is not None, served.current
-        query = Query(next(self._ids), items, arrival_s, 0, edition.id, due_s, firm, priority)
+        firm = deadline_s is not None
+        query = Query(next(self._ids), items, arrival_s, 0, served.current.id, due_s, firm, priority)
         if self.draining:
             raise self._refused(served, query, Reason.DRAINING, "the server is stopping", LATER_S)
-        if not self._crew.alive:
-            why = self._crew.problem or "its workers are being started"
+        if not self._workers.alive[CPU]:
+            why = self._workers.problems.get(CPU, "its workers are being started")
             raise self._refused(served, query, Reason.NOT_READY, f"{served.name}: {why}", LATER_S)
         late_s = self._dispatcher.late_by_s(query, time.monotonic())
         if late_s > 0 and not self._dispatcher.may_be_late(query):
@@ -60,7 +63,7 @@ class Admission:
     ) -> RefusedError:
         now = time.monotonic()
         served.offered.append((query.arrival_s, query.size))
-        self._ledger.record(
+        self._queries.record(
             QueryRecord(
                 query.id,
                 served.name,

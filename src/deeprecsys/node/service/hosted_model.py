@@ -1,10 +1,10 @@
-"""A model as a service holds it: its configuration, its memory, the editions of its weights, its seats."""
+"""A model as a service holds it: configuration, memory, versions of its weights, reservations."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from math import nan
@@ -18,14 +18,17 @@ from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.query import Query
 from deeprecsys.core.target import Target
+from deeprecsys.node.runtime.layout import ModelLayout, QueryArena, VersionSpec
 from deeprecsys.node.runtime.segment import Segment
-from deeprecsys.node.service.arena import Arena, ArenaPlan, VersionSpec, Weights, load_tables
+from deeprecsys.node.runtime.tables import Progress, Weights
+from deeprecsys.node.service.arena import Arena
 from deeprecsys.node.service.backend import OperatingPoint, ServedModel
 from deeprecsys.node.service.rows import Rows
+from deeprecsys.zoo import model
 from deeprecsys.zoo.schema import Schema, SparseInput
 
 KEPT = 20_000
-"""Arrivals that are remembered, for live retuning."""
+"""Latest arrivals that are kept, for live retuning."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class ModelConfig:
 
 @dataclass(eq=False)
 class ModelVersion:
-    """One version of a model's weights, and how many seats it has."""
+    """One version of a model's weights, its tables, and how many reservations it has."""
 
     id: int
     version: str
@@ -87,20 +90,18 @@ class State(Enum):
 
 @dataclass(eq=False, slots=True)
 class Reservation:
-    """A query's place: `backend.Seat`.
+    """A query's place in memory: `backend.Seat`.
 
     Attributes:
-        running: batches on workers that read it and write its scores.
-        released: whether the network face is done with it.
+        state: how far it is; released: whether the client's side no longer needs it.
     """
 
     query: Query
     served: HostedModel
-    edition: ModelVersion
+    version: ModelVersion
     row: int
     slot: int
     state: State = State.RESERVED
-    running: int = 0
     released: bool = False
     answer: asyncio.Future[None] | None = None
     start_s: float = nan
@@ -134,7 +135,7 @@ class HostedModel:
     rows: Rows
     slots: list[int]
     forecast: Forecast
-    editions: list[ModelVersion]
+    versions: list[ModelVersion]
     current: ModelVersion
     policy: Policy
     point: OperatingPoint
@@ -146,51 +147,51 @@ class HostedModel:
 
     @classmethod
     def create(
-        cls, config: ModelConfig, edition_id: int, workers: int, now_s: float,
-        progress: Callable[[str, float], None],
+        cls, config: ModelConfig, version_id: int, workers: int, now_s: float, progress: Progress
     ) -> HostedModel:  # fmt: skip
         """The model with its memory, its tables filled from the seed.
 
         Raises:
             InputError: it does not fit.
         """
-        plan = ArenaPlan.sized(
+        inputs = QueryArena.sized(
             config.known_as,
-            config.rows_scale,
-            config.precision,
+            model(config.known_as).scaled(config.rows_scale).schema,
             max_items=config.max_items,
             max_queries=config.max_queries,
             most_bytes=config.most_bytes,
         )
+        layout = ModelLayout(config.known_as, config.rows_scale, config.precision, inputs)
         weights = Weights(config.seed)
-        tables = load_tables(plan, weights, progress)
-        first = ModelVersion(edition_id, "1", weights, tables)
+        first = ModelVersion(version_id, "1", weights, layout.load_tables(weights, progress))
         seconds = batch_seconds(config.profile, workers, config.max_items)
         forecast = Forecast(seconds, None, False, LateBudget(config.target.miss_rate))
         point = point_of(config.policy, config.capacity_qps, now_s, config.why, config.pinned)
-        slots = list(range(plan.slots - 1, -1, -1))
-        return cls(
-            config, Arena.create(plan), Rows(plan.rows), slots, forecast, [first], first, config.policy, point
-        )
+        slots = list(range(inputs.slots - 1, -1, -1))
+        arena, rows = Arena.create(layout), Rows(inputs.rows)
+        return cls(config, arena, rows, slots, forecast, [first], first, config.policy, point)
 
     @property
     def name(self) -> str:
         return self.config.name
 
-    def spec(self, edition: ModelVersion) -> VersionSpec:
-        """An edition as workers are told of it."""
-        fds = {"tables": edition.tables.fd, **{n: s.fd for n, s in self.arena.segments.items()}}
-        return VersionSpec(
-            edition.id,
-            self.arena.plan,
-            edition.weights.model or self.config.known_as,
-            edition.weights.seed,
-            self.config.engine,
-            fds,
-        )
+    def specs(self) -> list[VersionSpec]:
+        """The versions as workers need them."""
+        layout, engine = self.arena.layout, self.config.engine
+        return [
+            VersionSpec(
+                version.id,
+                layout,
+                version.weights.model or layout.model,
+                version.weights.seed,
+                engine,
+                {"tables": version.tables.fd, **self.arena.fds},
+            )
+            for version in self.versions
+        ]
 
     def has_room(self, items: int) -> bool:
-        """Whether there is a place for a query of so many items."""
+        """Whether there is a place for a query of this many items."""
         return bool(self.slots) and self.rows.fits(items)
 
     def take(self, items: int) -> tuple[int, int]:
@@ -201,13 +202,13 @@ class HostedModel:
         return row, self.slots.pop()
 
     def give(self, place: Reservation) -> None:
-        """Take back the place of a query that nobody reads or writes any more."""
+        """Take back the place of a query that is no longer read or written."""
         self.rows.give(place.row, place.query.size)
         self.slots.append(place.slot)
-        place.edition.seats -= 1
+        place.version.seats -= 1
 
     def describe(self, ready: bool) -> ServedModel:
-        """The model as clients see it; every request asks, and little changes."""
+        """The model as clients see it; kept, as every request asks and little changes."""
         state = ready, self.current.version, self.policy
         if self._described is None or self._described[0] != state:
             self._described = state, self._describe(ready)
@@ -239,8 +240,8 @@ class HostedModel:
 
     def close(self) -> None:
         """Give the memory back."""
-        for edition in self.editions:
-            edition.tables.close()
+        for version in self.versions:
+            version.tables.close()
         self.arena.close()
 
 

@@ -1,11 +1,14 @@
-"""The queries that a service holds: their places, how they end, and who hears of it."""
+"""The queries that a service holds: their places, how they end, and who is notified."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable
+from math import isnan
 
+from deeprecsys.core.query import Batch, Query
+from deeprecsys.node.runtime.mailbox import SliceAddress
 from deeprecsys.node.service.backend import (
     BatchRecord,
     OperatingPoint,
@@ -19,17 +22,17 @@ from deeprecsys.node.service.backend import (
 from deeprecsys.node.service.hosted_model import Reservation, State, bad_id
 
 SOON_S, LATER_S = 0.05, 10.0
-"""The shortest and the longest time that a client is asked to wait before it comes again."""
+"""The shortest and the longest time that a refused client is asked to wait before it tries again."""
 
 
 class Signal:
-    """Lets those who wait for a change look again."""
+    """Wakes tasks that wait for a change."""
 
     def __init__(self) -> None:
         self._event: asyncio.Event | None = None
 
     def announce(self) -> None:
-        if self._event is not None:  # somebody waits
+        if self._event is not None:
             self._event.set()
             self._event = None
 
@@ -40,9 +43,11 @@ class Signal:
 
 
 class OpenQueries:
-    """Attributes:
-    places: of queries, from `reserve` until neither the face nor a worker needs them.
-    happened: announced when the last place of all, or of an edition, is given back.
+    """The driver's `Queries`.
+
+    Attributes:
+        places: by query id, from `reserve` until neither the client's side nor a worker needs them.
+        happened: announced when the last place of all, or of a version, is given back.
     """
 
     def __init__(self, happened: Signal) -> None:
@@ -55,36 +60,55 @@ class OpenQueries:
         return lambda: self._listeners.remove(listener)
 
     @property
-    def heard(self) -> bool:
-        """Whether anybody listens."""
-        return bool(self._listeners)
-
-    @property
     def open(self) -> list[Reservation]:
         """Places of queries that wait or run."""
         return [p for p in self.places.values() if p.state is State.OPEN]
 
     def free(self, place: Reservation) -> None:
-        """Give a place back once nobody needs it: not the face, and no worker."""
-        if place.released and not place.running and place.id in self.places:
-            del self.places[place.id]
-            place.served.give(place)
-            if not self.places or not place.edition.seats:
-                self.happened.announce()
+        """Give a place back."""
+        del self.places[place.id]
+        place.served.give(place)
+        if not self.places or not place.version.seats:
+            self.happened.announce()
 
-    # How queries end.
-    def complete(self, place: Reservation) -> None:
+    # What the driver asks and reports.
+    def addresses(self, batch: Batch, now_s: float) -> list[SliceAddress]:
+        found = []
+        for s in batch.slices:
+            place = self.places[s.query.id]
+            found.append(SliceAddress(place.slot, place.row, s.start, s.stop))
+            place.parts += 1
+            if isnan(place.start_s):
+                place.start_s = now_s
+        return found
+
+    def ran(self, batch: Batch, posted_s: float, started_s: float, ended_s: float, now_s: float) -> None:
+        for query_id in {s.query.id for s in batch.slices}:
+            self.places[query_id].compute_s += ended_s - started_s
+        if self._listeners:
+            name, cut = self.places[batch.slices[0].query.id].served.name, len(batch.slices)
+            record = BatchRecord(name, batch.worker, batch.items, cut, posted_s, started_s, ended_s)
+            for listener in self._listeners:
+                listener.batch_ended(record)
+
+    def complete(self, query: Query, now_s: float) -> None:
+        place = self.places[query.id]
         self.end(place, QueryOutcome.SERVED, "")
         _resolve(place, None)
 
-    def fail(self, place: Reservation, reason: str) -> None:
+    def fail(self, query: Query, reason: str, now_s: float) -> None:
         """A query could not be scored; where its ids are at fault, that is the reason."""
+        place = self.places[query.id]
         bad = bad_id(place.served.arena.schema, place.inputs)
         self.end(place, QueryOutcome.FAILED, bad or reason)
         _resolve(place, UnscoredError(f"{place.served.name}: {bad or reason}", bad is not None))
 
+    def shed(self, query: Query, reason: str, late: bool, now_s: float) -> None:
+        self.refuse(self.places[query.id], Reason.LATE if late else Reason.OVERLOAD, reason)
+
+    # Other ways in which queries end.
     def abandon(self, place: Reservation, reason: str, why: str) -> None:
-        """Nobody is left to score a query."""
+        """A query cannot be scored any more, through no fault of its own."""
         self.end(place, QueryOutcome.FAILED, reason)
         _resolve(place, UnscoredError(why, bad_input=False))
 
@@ -104,14 +128,10 @@ class OpenQueries:
             )
         )  # fmt: skip
 
-    # Who hears of it.
+    # Listeners.
     def record(self, record: QueryRecord) -> None:
         for listener in self._listeners:
             listener.query_ended(record)
-
-    def batch_ended(self, record: BatchRecord) -> None:
-        for listener in self._listeners:
-            listener.batch_ended(record)
 
     def point_changed(self, model: str, point: OperatingPoint) -> None:
         for listener in self._listeners:
@@ -119,7 +139,7 @@ class OpenQueries:
 
 
 def _resolve(place: Reservation, error: Exception | None) -> None:
-    """Let whoever awaits the answer go on."""
+    """Wake the task that awaits the answer."""
     answer = place.answer
     if answer is None or answer.done():
         return

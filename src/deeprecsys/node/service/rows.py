@@ -1,11 +1,10 @@
-"""Which rows of an arena are free: contiguous runs, taken lowest first, which keeps what is used compact."""
+"""Which rows of an arena are free: contiguous runs, the lowest taken first, which keeps used rows compact."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 
-STEP = 16
-"""Runs begin and end at multiples of so many rows: no two seats share a cache line of 4-byte rows."""
+from deeprecsys.node.runtime.layout import STEP
 
 
 class Rows:
@@ -25,12 +24,12 @@ class Rows:
         """Rows that are free, in one run or in several."""
 
     def fits(self, rows: int) -> bool:
-        """Whether `take` would find so many."""
+        """Whether `take` would find a run of that length."""
         wanted = -(-rows // STEP) * STEP
         return any(length >= wanted for length in self._length)
 
     def take(self, rows: int) -> int | None:
-        """The first of so many contiguous rows, now taken; None if there is no such run."""
+        """Take a run of `rows` contiguous rows: its first row, or None if there is no such run."""
         wanted = -(-rows // STEP) * STEP
         for i, length in enumerate(self._length):
             if length < wanted:

@@ -1,12 +1,13 @@
 """The live service: the dispatcher on an asyncio loop, over worker processes that hold every model.
 
-It is `serve.backend.Backend`, put together from who takes queries (`admission`), who keeps them (`ledger`),
-who has them scored (`driver`, `crew`), and who brings new weights (`renewal`).
+It implements `backend.Backend` and is put together from `admission`, the `open_queries`, the `driver` on its
+event loop, the worker processes (`runtime.workers`) and the `weight_swap`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +17,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from deeprecsys.core.dispatcher import Adopt, Arrive, Cancel, Dispatcher, Limits
-from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.core.policy import CPU, Policy
+from deeprecsys.node.runtime.layout import VersionSpec
 from deeprecsys.node.runtime.mailbox import MAX_SLICES
+from deeprecsys.node.runtime.tables import Weights
+from deeprecsys.node.runtime.workers import Workers
 from deeprecsys.node.service.admission import Admission
-from deeprecsys.node.service.arena import VersionSpec, Weights
 from deeprecsys.node.service.backend import (
     OperatingPoint,
     QueryListener,
@@ -29,15 +31,15 @@ from deeprecsys.node.service.backend import (
     Seat,
     ServedModel,
 )
-from deeprecsys.node.service.crew import Crew
-from deeprecsys.node.service.driver import Driver
+from deeprecsys.node.service.driver import EventLoopDriver
 from deeprecsys.node.service.hosted_model import HostedModel, ModelConfig, Reservation, State, point_of
 from deeprecsys.node.service.open_queries import OpenQueries, Signal
 from deeprecsys.node.service.weight_swap import WeightSwap
 
 log = logging.getLogger("deeprecsys.serve")
 
-START_TIMEOUT_S = 120.0
+LOOK_S = 1.0
+"""Seconds between two checks whether workers take too long to start."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class ServiceConfig:
     """A service, before it is started.
 
     Attributes:
-        models: to be served. cores: that each worker is pinned to; its length is their number.
+        models: to be served; cores: those of each worker, one entry per worker.
         threads: compute threads per worker; spares: started workers that stand by.
     """
 
@@ -67,12 +69,12 @@ class Service:
         self._dispatcher = Dispatcher(first.policy, {CPU: len(config.cores)}, limits)
         for s in served.values():
             self._dispatcher.handle(Adopt(s.current.id, s.policy, s.forecast), 0.0)
-        self._crew = Crew(config.cores, self._specs, config.threads, config.spares)
+        self._workers = Workers({CPU: config.cores}, self._versions, config.threads, spares=config.spares)
         self._happened = Signal()
-        self._ledger = OpenQueries(self._happened)
-        self._admission = Admission(self._dispatcher, self._crew, self._ledger)
-        self._driver = Driver(self._dispatcher, self._crew, self._ledger)
-        self._renewal = WeightSwap(self._crew, self._driver, self._happened, len(served))
+        self._queries = OpenQueries(self._happened)
+        self._admission = Admission(self._dispatcher, self._workers, self._queries)
+        self._driver = EventLoopDriver(self._dispatcher, self._workers, self._queries)
+        self._weight_swap = WeightSwap(self._workers, self._driver, self._happened, len(served))
         self._closed = False
 
     @classmethod
@@ -106,15 +108,14 @@ class Service:
 
     async def _begin(self, say: Callable[[str, float], None]) -> None:
         self._driver.begin()
-        async with asyncio.timeout(START_TIMEOUT_S):
-            while self._crew.alive < len(self._crew) and not self._crew.problem:
-                say("starting workers", self._crew.alive / len(self._crew))
-                await self._happened.wait()
-        if problem := self._crew.problem:
-            _, _, refusal = problem.partition("InputError: ")
-            raise InputError(refusal) if refusal else NodeError(problem)
+        while not self._workers.complete and not self._workers.problems:
+            say("starting workers", sum(self._workers.alive.values()) / len(self._workers))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._happened.wait(), LOOK_S)
+            self._driver.check_starts()
+        self._workers.raise_problem()
 
-    # What the network face asks.
+    # `Backend`.
     @property
     def models(self) -> Mapping[str, ServedModel]:
         ready = self._admission.ready
@@ -122,25 +123,25 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        return self._admission.ready and not self._crew.problem
+        return self._admission.ready and CPU not in self._workers.problems
 
     @property
     def problem(self) -> str:
         """Why workers are missing that cannot be started; empty when all is well."""
-        return self._crew.problem
+        return "; ".join(self._workers.problems.values())
 
     @property
     def workers(self) -> Mapping[str, int]:
-        return {CPU: self._crew.alive}
+        return dict(self._workers.alive)
 
     @property
     def worker_pids(self) -> list[int]:
-        """The processes that score."""
-        return self._crew.pids
+        """Process ids of the workers at posts."""
+        return self._workers.pids
 
     def waiting(self, model: str) -> tuple[int, int]:
         s = self._served[model]
-        return s.open, sum(self._dispatcher.line_items(e.id) for e in s.editions)
+        return s.open, sum(self._dispatcher.line_items(v.id) for v in s.versions)
 
     def point(self, model: str) -> OperatingPoint:
         return self._served[model].point
@@ -156,11 +157,11 @@ class Service:
         served.offered.append((arrival_s, items))
         row, slot = served.take(items)
         place = Reservation(query._replace(features=row), served, served.current, row, slot)
-        self._ledger.places[place.id] = place
+        self._queries.places[place.id] = place
         return place
 
     async def score(self, seat: Seat) -> NDArray[Any]:
-        place = self._ledger.places.get(seat.id)
+        place = self._queries.places.get(seat.id)
         if place is None or place.state is not State.RESERVED:
             raise ValueError(f"seat {seat.id}: expected one that was neither scored nor released")
         loop = asyncio.get_running_loop()
@@ -170,7 +171,7 @@ class Service:
         timer, query = None, place.query
         if query.firm:
             timer = loop.call_later(max(query.deadline_s - time.monotonic(), 0), self._late, place)
-        self._driver.tell(Arrive(query))
+        self._driver.handle(Arrive(query))
         try:
             await answer
         except asyncio.CancelledError:
@@ -185,25 +186,25 @@ class Service:
     def _late(self, place: Reservation) -> None:
         """A firm deadline has passed: what has not been begun of the query is dropped."""
         if place.state is State.OPEN:
-            self._ledger.refuse(place, Reason.LATE, "the query's deadline has passed")
-            self._driver.tell(Cancel(place.query))
+            self._queries.refuse(place, Reason.LATE, "the query's deadline has passed")
+            self._driver.handle(Cancel(place.query))
 
     def _cancel(self, place: Reservation, why: str) -> None:
-        self._ledger.end(place, QueryOutcome.CANCELLED, why)
-        self._driver.tell(Cancel(place.query))
+        self._queries.end(place, QueryOutcome.CANCELLED, why)
+        self._driver.handle(Cancel(place.query))
 
     def release(self, seat: Seat) -> None:
-        place = self._ledger.places.get(seat.id)
-        if place is None:
-            return  # released before
+        place = self._queries.places.get(seat.id)
+        if place is None or place.released:
+            return
         if place.state is State.OPEN:
             self._cancel(place, "released")
         place.state = State.ENDED
         place.released = True
-        self._ledger.free(place)
+        self._driver.when_unused(place.id, lambda: self._queries.free(place))
 
     def listen(self, listener: QueryListener) -> Callable[[], None]:
-        return self._ledger.listen(listener)
+        return self._queries.listen(listener)
 
     # What is changed while it runs.
     def adopt(self, model: str, policy: Policy, why: str, capacity_qps: float | None = None) -> None:
@@ -213,10 +214,10 @@ class Service:
         s.policy = policy
         s.point = point_of(policy, capacity_qps, time.monotonic(), why, s.point.pinned)
         if changed:
-            for edition in s.editions:
-                self._driver.tell(Adopt(edition.id, policy))
+            for version in s.versions:
+                self._driver.handle(Adopt(version.id, policy))
         log.info("operating point of %s: %s (%s)", model, policy.describe(), why)
-        self._ledger.point_changed(model, s.point)
+        self._queries.point_changed(model, s.point)
 
     def estimate(self, model: str, capacity_qps: float) -> None:
         """Another estimate of what a model's policy carries, as its mix of sizes is another."""
@@ -234,24 +235,25 @@ class Service:
         return [s for s in self._served.values() if s.config.split and not s.point.pinned]
 
     async def swap(self, model: str, version: str, weights: Weights) -> None:
-        """Serve other weights. Queries that are here by then are answered by the old ones, none is lost.
+        """Serve other weights. Queries that are open by then are answered by the old ones, none is lost.
 
         Raises:
-            InputError: the new tables do not fit in memory beside the old ones, or nobody writes them.
+            InputError: the new tables do not fit in memory next to the old ones, or nothing writes them.
             NodeError: workers cannot start with them; the old weights stay.
         """
-        await self._renewal.swap(self._served[model], version, weights)
+        await self._weight_swap.swap(self._served[model], version, weights)
 
-    def _specs(self) -> Sequence[VersionSpec]:
-        return [s.spec(e) for s in self._served.values() for e in s.editions]
+    def _versions(self, device: str, worker: int) -> Sequence[VersionSpec]:
+        """The model versions that a worker which is started now must hold."""
+        return [spec for s in self._served.values() for spec in s.specs()]
 
     # How it ends.
     async def drain(self, timeout_s: float = 30.0) -> bool:
-        """Take no new query and answer those that are here; returns whether all were, within the time."""
+        """Take no new query and answer those that are open; returns whether all were, within the time."""
         self._admission.draining = True
         try:
             async with asyncio.timeout(timeout_s):
-                while self._ledger.places:
+                while self._queries.places:
                     await self._happened.wait()
         except TimeoutError:
             return False
@@ -263,8 +265,8 @@ class Service:
             return
         self._closed = self._admission.draining = True
         self._driver.close()
-        for place in self._ledger.open:
-            self._ledger.abandon(place, "stopped", "the server has stopped")
-        self._crew.close()
+        for place in self._queries.open:
+            self._queries.abandon(place, "stopped", "the server has stopped")
+        self._workers.close()
         for s in self._served.values():
             s.close()
