@@ -1,1 +1,1 @@
-"""The network face of a node: Open Inference Protocol over HTTP and gRPC, metrics, live retuning."""
+"""The network face of a node: Open Inference Protocol over HTTP and gRPC, metrics, a load client."""

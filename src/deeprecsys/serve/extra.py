@@ -1,4 +1,4 @@
-"""Whether what the network face needs is installed; importing this needs none of it."""
+"""Checks of the extra `serve`; importing this module needs none of it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def require_extra() -> None:
 
 
 def without_fork_handlers() -> None:
-    """Tell gRPC, before it is imported, that nothing forks to use it in the child.
+    """Turn off gRPC's fork handlers, before it is imported.
 
-    Workers are started by fork and exec while its threads run; its handlers could only log that they
-    were skipped.
+    Workers are started by fork and exec while its threads run, and use no gRPC; the handlers could only log
+    that they were skipped.
     """
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

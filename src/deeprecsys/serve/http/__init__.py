@@ -1,1 +1,1 @@
-"""The HTTP face of the server."""
+"""HTTP: server, connections, bodies, application."""

@@ -15,7 +15,8 @@ from deeprecsys.node.service.backend import RefusedError, ServedModel, UnscoredE
 from deeprecsys.serve.frontend import Frontend
 from deeprecsys.serve.http.bodies import Body, BufferPool, ChunkedBody, FullError, Receive
 from deeprecsys.serve.http.connection import RequestHandle, handle_of
-from deeprecsys.serve.metrics.pages import Page, pages
+from deeprecsys.serve.metrics.dashboard import live_document, page_html
+from deeprecsys.serve.metrics.prometheus import exposition
 from deeprecsys.serve.metrics.statistics import statistics_document
 from deeprecsys.serve.protocol.describe import (
     config_document,
@@ -41,6 +42,8 @@ Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 Response = tuple[int, Headers, bytes]
+Page = Callable[[], tuple[str, bytes]]
+"""Returns a page's content type and body."""
 
 MOST_READING = 8
 """Seats that are held at a time by queries whose bodies are being read: a slow client holds its seat for as
@@ -55,7 +58,12 @@ class HttpApp:
 
     def __init__(self, frontend: Frontend) -> None:
         self.frontend = frontend
-        self.pages = pages(frontend.backend, frontend.counters)
+        backend, counters, html = frontend.backend, frontend.counters, page_html()
+        self.pages: dict[str, Page] = {
+            "/": lambda: ("text/html; charset=utf-8", html),
+            "/live.json": lambda: ("application/json", orjson.dumps(live_document(backend, counters))),
+            "/metrics": lambda: exposition(backend, counters),
+        }
         self._pool = BufferPool()
         self._reading = 0  # queries with a seat whose body is being read
 

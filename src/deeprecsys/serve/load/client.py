@@ -1,4 +1,4 @@
-"""A small HTTP client for load: kept-alive connections, as many as there are open requests."""
+"""A small HTTP client for load: one kept-alive connection for each open request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import httptools
 
 @dataclass(slots=True)
 class Response:
-    """What a server answered; header names are in lower case."""
+    """A server's response; header names are in lower case."""
 
     status: int = 0
     headers: dict[bytes, bytes] = field(default_factory=dict)
@@ -20,7 +20,7 @@ class Response:
 
 
 class ConnectionPool:
-    """Connections to one server. An idle one is used again, the last used first."""
+    """Connections to one server. Idle ones are used again, the last used first."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
@@ -46,7 +46,7 @@ class ConnectionPool:
                 self._all.discard(connection)
 
     async def open(self, count: int) -> None:
-        """Have `count` idle connections, so that the first requests do not pay for theirs."""
+        """Have `count` idle connections, so that the first requests need not wait for theirs."""
         made = await asyncio.gather(*(self._connect() for _ in range(count - len(self._idle))))
         self._idle.extend(made)
 

@@ -1,1 +1,1 @@
-"""What the server counts and shows: counters, Prometheus metrics, the live page, logs."""
+"""What the server counts and shows: counters, Prometheus metrics, Triton's statistics, a page, logs."""

@@ -1,4 +1,4 @@
-"""What a running server knows of itself: one set of counters behind metrics, statistics and the page."""
+"""A running server's counters: one set behind metrics, statistics and the page."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ WINDOW_S = 60
 POINTS_KEPT = 50
 SAMPLES_KEPT = 24
 SAMPLE_EVERY_S = 0.25
-NOTES = 256
-"""Events that wait to be counted, at most."""
+PENDING = 256
+"""Events are counted when this many have come, or when the counters are read."""
 _REASONS_KEPT = 32  # each is a time series of its own
-_UNANSWERED_KEPT = 4096  # queries that ended, but whose answer is not encoded yet
+_UNANSWERED_KEPT = 4096  # queries that ended and whose reply is not encoded yet
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class Second:
         return cls(-1, 0, 0, 0, Histogram(FINE_S), Histogram(SIZES), Counter())
 
     def begin(self, at: int) -> None:
-        """Forget what was, for the second that begins at `at`."""
+        """Clear all for the second that begins at `at`."""
         self.at, self.offered, self.items, self.batches = at, 0, 0, 0
         self.latency_s.clear()
         self.batch_items.clear()
@@ -46,8 +46,8 @@ class Second:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadSample:
-    """One query's time line, in seconds: it waited, it ran, its answer was put together."""
+class QueryTimeline:
+    """One query's times in seconds: waiting, running, merging and encoding its scores."""
 
     id: int
     items: int
@@ -60,7 +60,7 @@ class LoadSample:
 
 @dataclass(slots=True)
 class Duration:
-    """How often something was done, and how long it took in all."""
+    """Number and total time of something that was done repeatedly."""
 
     count: int = 0
     seconds: float = 0.0
@@ -71,7 +71,7 @@ class Duration:
 
 
 class ModelCounters:
-    """One model's counters, from the start of the server, and its last minute."""
+    """One model's counters since the start of the server, and of each second of the last minute."""
 
     def __init__(self) -> None:
         self.queue_s, self.run_s, self.merge_s = Histogram(TIMES_S), Histogram(TIMES_S), Histogram(TIMES_S)
@@ -86,7 +86,7 @@ class ModelCounters:
         self.last_unix_s = 0.0
         self.points: deque[OperatingPoint] = deque(maxlen=POINTS_KEPT)
         self.point_changes = 0
-        self.samples: deque[LoadSample] = deque(maxlen=SAMPLES_KEPT)
+        self.samples: deque[QueryTimeline] = deque(maxlen=SAMPLES_KEPT)
         self._sampled_s = float("-inf")
         self._seconds = [Second.empty() for _ in range(WINDOW_S + 1)]
         self._unanswered: dict[int, QueryRecord] = {}
@@ -132,9 +132,9 @@ class ModelCounters:
             del self._unanswered[next(iter(self._unanswered))]
         self._unanswered[r.id] = r
 
-    def answered(self, query: int, fill_s: float, back_s: float, encoded_s: float) -> None:
+    def answered(self, query: int, fill_s: float, scored_s: float, encoded_s: float) -> None:
         self.fill.add(fill_s)
-        self.encode.add(encoded_s - back_s)
+        self.encode.add(encoded_s - scored_s)
         r = self._unanswered.pop(query, None)
         if r is None:
             return
@@ -143,7 +143,7 @@ class ModelCounters:
         if encoded_s >= self._sampled_s + SAMPLE_EVERY_S:
             self._sampled_s = encoded_s
             queue_s, run_s = r.start_s - r.arrival_s, r.finish_s - r.start_s
-            self.samples.append(LoadSample(r.id, r.items, r.slices, r.finish_s, queue_s, run_s, merge_s))
+            self.samples.append(QueryTimeline(r.id, r.items, r.slices, r.finish_s, queue_s, run_s, merge_s))
 
     def batch_ended(self, r: BatchRecord) -> None:
         self.batch_items.observe(r.items)
@@ -154,16 +154,15 @@ class ModelCounters:
 
 
 class Counters:
-    """Hears everything; a `Listener`.
+    """The counters of all models; a `QueryListener`.
 
-    What is heard is only noted, and counted when somebody looks or many notes are there: beside workers that
-    leave nothing in the caches, code that runs for many queries at once costs a fraction of what it does
-    query by query.
+    Events are kept and counted together: on a core whose caches the workers have emptied, code that runs for
+    many queries at once costs a fraction of what it costs query by query.
     """
 
     def __init__(self) -> None:
         self._models: dict[str, ModelCounters] = {}
-        self._heard: list[tuple[str, Callable[..., None], tuple[Any, ...]]] = []
+        self._pending: list[tuple[str, Callable[..., None], tuple[Any, ...]]] = []
 
     def of(self, model: str) -> ModelCounters:
         """A model's counters, up to now."""
@@ -171,24 +170,24 @@ class Counters:
         return self._of(model)
 
     def query_ended(self, record: QueryRecord) -> None:
-        self._note(record.model, ModelCounters.query_ended, record)
+        self._keep(record.model, ModelCounters.query_ended, record)
 
     def batch_ended(self, record: BatchRecord) -> None:
-        self._note(record.model, ModelCounters.batch_ended, record)
+        self._keep(record.model, ModelCounters.batch_ended, record)
 
     def point_changed(self, model: str, point: OperatingPoint) -> None:
         found = self._of(model)
         found.point_changes += bool(found.points)
         found.points.append(point)
 
-    def answered(self, model: str, query: int, fill_s: float, back_s: float, encoded_s: float) -> None:
-        """A query's answer is ready to be sent.
+    def answered(self, model: str, query: int, fill_s: float, scored_s: float, encoded_s: float) -> None:
+        """A query's reply is ready to be sent.
 
         Args:
-            fill_s: how long its inputs took to be put in place.
-            back_s: when its scores were there; encoded_s: when they were encoded.
+            fill_s: time that its inputs took to be written into the seat.
+            scored_s: when its scores came; encoded_s: when they were encoded.
         """
-        self._note(model, ModelCounters.answered, query, fill_s, back_s, encoded_s)
+        self._keep(model, ModelCounters.answered, query, fill_s, scored_s, encoded_s)
 
     def _of(self, model: str) -> ModelCounters:
         found = self._models.get(model)
@@ -196,12 +195,12 @@ class Counters:
             found = self._models[model] = ModelCounters()
         return found
 
-    def _note(self, model: str, count: Callable[..., None], *heard: Any) -> None:
-        self._heard.append((model, count, heard))
-        if len(self._heard) >= NOTES:
+    def _keep(self, model: str, count: Callable[..., None], *event: Any) -> None:
+        self._pending.append((model, count, event))
+        if len(self._pending) >= PENDING:
             self._count()
 
     def _count(self) -> None:
-        noted, self._heard = self._heard, []
-        for model, count, heard in noted:
-            count(self._of(model), *heard)
+        pending, self._pending = self._pending, []
+        for model, count, event in pending:
+            count(self._of(model), *event)

@@ -1,4 +1,4 @@
-"""The state of a server as the built-in page reads it, once a second."""
+"""The built-in page, and the state of a server as that reads it, once a second."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.resources import files
 from typing import Any
 
 from deeprecsys import __version__
@@ -14,11 +15,18 @@ from deeprecsys.serve.metrics.counters import WINDOW_S, Counters, ModelCounters,
 from deeprecsys.serve.metrics.histogram import SIZES, quantile
 
 RECENT_S = 10
-"""What rates and percentiles at the page's head are of."""
+"""Length of the period of the rates and percentiles at the page's head."""
 
 
-def live_document(backend: Backend, watch: Counters, now_s: float | None = None) -> dict[str, Any]:
-    """All that the page shows, as JSON values; times in milliseconds, null where there is nothing.
+def page_html() -> bytes:
+    """The page, which needs nothing from elsewhere."""
+    css = files("deeprecsys.report").joinpath("page.css").read_text()
+    html = files("deeprecsys.serve.metrics").joinpath("page.html").read_text()
+    return html.replace("/* page.css */", css).encode()
+
+
+def live_document(backend: Backend, counters: Counters, now_s: float | None = None) -> dict[str, Any]:
+    """All that the page shows, as JSON values; times in milliseconds, null where there is none.
 
     Args:
         now_s: on the monotonic clock; None reads it.
@@ -29,12 +37,12 @@ def live_document(backend: Backend, watch: Counters, now_s: float | None = None)
         "ready": backend.ready,
         "workers": dict(backend.workers),
         "recent_s": RECENT_S,
-        "models": [_model(backend, m, watch.of(m.name), now) for m in backend.models.values()],
+        "models": [_model(backend, m, counters.of(m.name), now) for m in backend.models.values()],
     }
 
 
 def recent_quantile_s(w: ModelCounters, q: float, now_s: float) -> float | None:
-    """That quantile of the latencies of the last `RECENT_S` seconds."""
+    """A quantile of the latencies of the last `RECENT_S` seconds; None if there were no queries."""
     return quantile([s.latency_s for s in w.last(RECENT_S, now_s)], q)
 
 

@@ -1,4 +1,4 @@
-"""Counts of values in bins, for as long as a server runs: memory does not grow with the load."""
+"""Counts of values in bins: memory does not grow with the load or with time."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ TIMES_S = (*(m * 10.0**e for e in range(-4, 1) for m in (1, 2.5, 5)), 10.0)
 SIZES = tuple(float(2**e) for e in range(13))
 FINE_RATIO = 1.03
 FINE_S = tuple(2e-5 * FINE_RATIO**i for i in range(521))
-"""Bounds from 20 us to 95 s, each 3 % above the last: by so much may a quantile be off."""
+"""Bounds from 20 us to 95 s, each 3 % above the last, which is the error of a quantile."""
 
 
 class Histogram:
-    """How many values fell at or below each of some bounds, and above the last."""
+    """Number of values at or below each of some bounds, and above the last."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -34,7 +34,7 @@ class Histogram:
         return int(np.frombuffer(self.counts, np.uint64).sum())
 
     def cumulative(self) -> list[int]:
-        """How many values are at or below each bound; at the end, all of them."""
+        """Number of values at or below each bound; at the end, of all."""
         return [int(n) for n in np.cumsum(np.frombuffer(self.counts, np.uint64))]
 
     def clear(self) -> None:

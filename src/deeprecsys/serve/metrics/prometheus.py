@@ -1,4 +1,4 @@
-"""Prometheus metrics, made when they are asked for from the counters of a `Counters`."""
+"""Prometheus metrics, made from `Counters` when they are scraped."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _HISTOGRAMS = (
 )
 
 
-def exposition(backend: Backend, watch: Counters) -> tuple[str, bytes]:
+def exposition(backend: Backend, counters: Counters) -> tuple[str, bytes]:
     """Content type and text of all metrics, as Prometheus scrapes them."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collected(backend, watch))
+    registry.register(_Collected(backend, counters))
     return CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry)
 
 
 class _Collected(Collector):
-    def __init__(self, backend: Backend, watch: Counters) -> None:
-        self.backend, self.watch = backend, watch
+    def __init__(self, backend: Backend, counters: Counters) -> None:
+        self.backend, self.counters = backend, counters
 
     def describe(self) -> Iterable[Metric]:
         return []
 
     def collect(self) -> Iterator[Metric]:
-        models = [(name, self.watch.of(name)) for name in self.backend.models]
+        models = [(name, self.counters.of(name)) for name in self.backend.models]
         for name, said, of in _HISTOGRAMS:
             family = HistogramMetricFamily(f"deeprecsys_{name}", said, labels=["model"])
             for model, w in models:

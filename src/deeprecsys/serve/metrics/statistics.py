@@ -1,4 +1,4 @@
-"""Triton's statistics extension, from the counters of a `Counters`."""
+"""Triton's statistics extension, made from `Counters`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from deeprecsys.node.service.backend import ServedModel
 from deeprecsys.serve.metrics.counters import Counters, Duration, ModelCounters
 
 
-def statistics_document(watch: Counters, models: Iterable[ServedModel]) -> dict[str, Any]:
+def statistics_document(counters: Counters, models: Iterable[ServedModel]) -> dict[str, Any]:
     """Counts and nanoseconds since the server started.
 
-    `inference_count` counts items and `execution_count` batches, as there. `queue` lasts until a query's
+    `inference_count` counts items and `execution_count` batches, as in Triton. `queue` lasts until a query's
     first slice is taken; `compute_infer` is the workers' time, in which a shared batch counts once for
-    each query; input and output are the face's own decoding and encoding.
+    each query; input and output are decoding and encoding by the server.
     """
-    return {"model_stats": [_model(m, watch.of(m.name)) for m in models]}
+    return {"model_stats": [_model(m, counters.of(m.name)) for m in models]}
 
 
 def _model(model: ServedModel, w: ModelCounters) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Server, models and how they are served, in the words of the protocol and of Triton's extensions."""
+"""Server, models and how they are served, in the terms of the protocol and of Triton's extensions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def server_document() -> dict[str, Any]:
 
 
 def model_document(model: ServedModel) -> dict[str, Any]:
-    """A model's metadata. Shapes are whole: -1 is the number of items, 1 says once per query."""
+    """A model's metadata. -1 in a shape is the number of items, 1 means once per query."""
     return {
         "name": model.name,
         "versions": [model.version],
@@ -47,7 +47,7 @@ def config_document(model: ServedModel) -> dict[str, Any]:
 
     Where every input is per item, items are the protocol's batch dimension: `max_batch_size` is the
     largest query and dimensions leave the items out. Otherwise the inputs share no first dimension, and
-    `max_batch_size` 0 says that shapes are whole.
+    `max_batch_size` 0 says that shapes include the items.
     """
     batched = all(i.per is Per.ITEM for i in model.schema.inputs)
     rows = [] if batched else [-1]
@@ -83,7 +83,7 @@ def _parameters(model: ServedModel) -> Mapping[str, str]:
 
 
 def index_document(models: Mapping[str, ServedModel]) -> list[dict[str, str]]:
-    """Which models there are, as the repository extension lists them."""
+    """The models, as the repository extension lists them."""
     return [
         {"name": m.name, "version": m.version, "state": "READY" if m.ready else "UNAVAILABLE", "reason": ""}
         for m in models.values()

@@ -1,4 +1,4 @@
-"""What can be wrong with a request, along its path, each with the status that HTTP gives it."""
+"""Errors of requests, each with its HTTP status."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class NotFoundError(RequestError):
 
 
 class MethodError(RequestError):
-    """The page is there, but not for this method: 405."""
+    """The path does not take this method: 405."""
 
     status = 405
 
 
 class SlowError(RequestError):
-    """A body that stopped coming: 408."""
+    """A body that came too slowly: 408."""
 
     status = 408
 
@@ -44,10 +44,10 @@ class EncodingError(RequestError):
 
 
 class GoneError(Exception):
-    """The client went away before its answer was there."""
+    """The client went away before its reply."""
 
 
 def shown(value: Any, longest: int = 80) -> str:
-    """Something a client sent, for a message: one line, and no longer than that."""
+    """A client's value for a message: on one line, of at most `longest` characters."""
     text = repr(value[: longest + 1] if isinstance(value, str | bytes | list) else value)
     return text if len(text) <= longest else text[: longest - 3] + "..."

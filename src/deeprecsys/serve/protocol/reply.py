@@ -1,4 +1,4 @@
-"""The answer to an inference request: scores as JSON, or as binary after a JSON part."""
+"""The reply to an inference request: scores as JSON, or as binary after a JSON part."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""An inference request of the Open Inference Protocol v2, as it came: JSON, binary tensors or protobuf.
+"""An inference request of the Open Inference Protocol v2: JSON, binary tensors or protobuf, for any model.
 
-What is said here holds of any model; `inputs.py` holds a request against a model's schema. Nothing a
-client sends is unpickled, evaluated or imported.
+`inputs.py` checks a request against a model's schema. Nothing that a client sends is unpickled, evaluated or
+imported.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Tensor:
 
 @dataclass(slots=True)
 class Request:
-    """What a client asks.
+    """An inference request.
 
     Attributes:
         timeout_s: from arrival to answer; None where the client sets none.
@@ -59,7 +59,7 @@ class Request:
 
     @property
     def binary_size(self) -> int:
-        """Bytes of binary data that must follow the head; counted once, when `inputs` are all there."""
+        """Bytes of binary data that must follow the head; counted once, when `inputs` is complete."""
         if self._binary_size < 0:
             self._binary_size = sum(t.size or 0 for t in self.inputs)
         return self._binary_size
@@ -104,7 +104,7 @@ def parse_head(head: bytes) -> Request:
 
 
 def check_binary(request: Request, size: int) -> None:
-    """Raise RequestError unless `size` bytes after the JSON part are what its tensors say."""
+    """Raise RequestError unless its tensors add up to the `size` bytes after the JSON part."""
     if request.binary_size != size:
         raise RequestError(
             f"binary data: expected {request.binary_size} bytes after the JSON part, the sum of all "
@@ -113,7 +113,7 @@ def check_binary(request: Request, size: int) -> None:
 
 
 def set_schedule(request: Request, timeout_us: Any, priority: Any) -> None:
-    """Take `timeout` (microseconds, 0 for none) and `priority` from a request's parameters.
+    """Set a request's timeout (given in microseconds, 0 for none) and priority.
 
     Raises:
         RequestError: they are not whole numbers, or negative, or there is no such priority.
@@ -184,7 +184,7 @@ def _parameters(request: Request, parameters: Mapping[str, Any]) -> None:
 
 
 def refuse_sequence(parameters: Mapping[str, Any]) -> None:
-    """Raise RequestError for a request of a sequence: this server keeps nothing between requests."""
+    """Raise RequestError for a request of a sequence: this server keeps no state between requests."""
     if parameters.get("sequence_id"):
         raise RequestError(f"parameter sequence_id: expected none, got {shown(parameters['sequence_id'])}")
 

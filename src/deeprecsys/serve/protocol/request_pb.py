@@ -1,4 +1,4 @@
-"""An inference request out of its protobuf message."""
+"""An inference request from its protobuf message."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _CONTENTS = {
 
 
 def request_of(message: Any) -> Request:
-    """What a `ModelInferRequest` asks; data are not copied.
+    """The request of a `ModelInferRequest`; data are not copied.
 
     Raises:
-        RequestError: tensors and data do not go together, or a parameter is wrong.
+        RequestError: tensors and data do not match, or a parameter is wrong.
     """
     request = Request(id=message.id, outputs={o.name: True for o in message.outputs})
     if message.parameters:
@@ -57,7 +57,7 @@ def _contents(i: Any) -> Any:
 
 
 def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters as Python values; all whole numbers alike."""
+    """Parameters as Python values."""
     found = {}
     for name, p in parameters.items():
         kind = p.WhichOneof("parameter_choice")
