@@ -1,9 +1,14 @@
-"""What every benchmark shares: where its result goes, and what it states beside the figures."""
+"""The frame of every benchmark: its options, its saved result with commit, date and machine, its tables in documents."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,10 +16,20 @@ from typing import Any
 from deeprecsys.machine.record import machine_record
 from deeprecsys.report.json_values import plain, restored
 
+Result = dict[str, Any]
+Tables = dict[str, str]
+"""Markdown by the marker that it goes to: `MARKER` of docs/results.md, or `PAGE#MARKER`."""
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PROFILES = ROOT / "profiles"
+PAGE = "docs/results.md"
 SKIPPED = 3
 """Exit status of a script that cannot run here."""
+
+
+class UnavailableError(Exception):
+    """A benchmark cannot run here, and why."""
 
 
 def scripts() -> list[str]:
@@ -23,44 +38,195 @@ def scripts() -> list[str]:
     return [f"{f.parent.name}.{f.stem}" for f in files if f.parent.name != "lib" and f.stem != "__init__"]
 
 
-def commit() -> str:
+def commit(tree: Path = ROOT) -> str:
     """The commit that is checked out, and whether the tree differs from it."""
+    command = ["git", "describe", "--always", "--dirty"]
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
+        found = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return found.stdout.strip()
 
 
-def save(name: str, result: dict[str, Any]) -> Path:
-    """Write a result with machine, commit and date."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def stated(result: Mapping[str, Any]) -> Result:
+    """A result with commit, date and machine, as it is read back once it is saved."""
     about = {"commit": commit(), "date": datetime.now(UTC).date().isoformat(), "machine": machine_record()}
-    path.write_text(json.dumps(plain({**about, **result}), indent=1) + "\n")
-    return path
-
-
-def load(name: str) -> dict[str, Any]:
-    """A result that was written before; empty where there is none."""
-    path = RESULTS / f"{name}.json"
-    found: dict[str, Any] = restored(json.loads(path.read_text())) if path.exists() else {}
+    found: Result = restored(json.loads(json.dumps(plain({**about, **result}))))
     return found
 
 
-def measured_on(machine: dict[str, Any]) -> str:
-    """Where figures were measured, for the foot of a table: a machine record in words."""
+def load(name: str) -> Result:
+    """A saved result; empty where there is none."""
+    path = RESULTS / f"{name}.json"
+    found: Result = restored(json.loads(path.read_text())) if path.exists() else {}
+    return found
+
+
+def measured_on(machine: Mapping[str, Any]) -> str:
+    """The machine in words, for the foot of a table."""
     return f"Measured on {machine['cpu']} ({', '.join(machine['isa'])}), {machine['cores']} cores"
 
 
-def put_in(document: Path, marker: str, body: str) -> None:
-    """Replace what stands between `<!-- marker -->` and `<!-- /marker -->` in a document."""
-    text = document.read_text()
-    begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    if begin not in text or end not in text:
-        raise SystemExit(f"{document}: expected the markers {begin} and {end}")
-    head, rest = text.split(begin, 1)
-    tail = rest.split(end, 1)[1]
-    document.write_text(f"{head}{begin}\n{body.strip()}\n{end}{tail}")
+def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table."""
+    lines = ["".join(f"| {c} " if str(c) else "| " for c in row) + "|" for row in (header, *rows)]
+    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
+
+
+def put(tables: Mapping[str, str], dry: bool = False) -> None:
+    """Replace what stands between `<!-- MARKER -->` and `<!-- /MARKER -->` of each table's page.
+
+    Args:
+        dry: only see that the markers are there.
+    """
+    for place, body in tables.items():
+        page, _, marker = place.rpartition("#")
+        path = ROOT / (page or PAGE)
+        text = path.read_text()
+        begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+        if begin not in text or end not in text:
+            raise SystemExit(f"{path}: expected the markers {begin} and {end}")
+        head, rest = text.split(begin, 1)
+        if not dry:
+            path.write_text(f"{head}{begin}\n{body.strip()}\n{end}{rest.split(end, 1)[1]}")
+
+
+@dataclass
+class Run:
+    """One run of a benchmark.
+
+    Attributes:
+        name: of the saved result.
+        options: of the command line.
+        quick: only see that it works.
+        result: saved before, or by this run so far.
+    """
+
+    name: str
+    options: argparse.Namespace
+    result: Result = field(default_factory=dict)
+
+    @property
+    def quick(self) -> bool:
+        return bool(self.options.quick)
+
+    def save(self, result: Mapping[str, Any]) -> None:
+        """Write a result with commit, date and machine; a quick run only keeps it."""
+        self.result = stated(result)
+        if not self.quick:
+            RESULTS.mkdir(exist_ok=True)
+            (RESULTS / f"{self.name}.json").write_text(json.dumps(plain(self.result), indent=1) + "\n")
+
+    def each(
+        self,
+        keys: Iterable[tuple[str, ...]],
+        measure: Callable[..., Any],
+        *,
+        seconds: float = float("inf"),
+        **about: Any,
+    ) -> None:
+        """Measure one key after the other, and save after each: an interrupted run goes on with `--more`.
+
+        A key begins with a model; of these the asked ones are measured, by default all, by a quick run the
+        first key. Others keep what was saved.
+
+        Args:
+            measure: called with a key; None is a key that could not be measured.
+            seconds: after which no key is begun any more.
+            about: what else is saved.
+        """
+        models: Result = {} if self.quick else self.result.get("models", {})
+        asked = [k for k in keys if not self.options.models or k[0] in self.options.models]
+        began, left = time.monotonic(), []
+        for *path, last in asked[:1] if self.quick else asked:
+            entry = models
+            for k in path:
+                entry = entry.setdefault(k, {})
+            if self.options.more and last in entry:
+                continue
+            if time.monotonic() - began > seconds:
+                left.append(" ".join((*path, last)))
+                continue
+            start = time.monotonic()
+            found = measure(*path, last)
+            if found is not None:
+                entry[last] = found
+                self.save({**about, "models": models})
+                print(
+                    " ".join((*path, last)), figures(found), f"({time.monotonic() - start:.0f} s)", flush=True
+                )
+        if left:
+            print("left for --more:", ", ".join(left))
+
+
+def figures(found: Any) -> str:
+    """The numbers that stand at the top of a result."""
+    numbers = found.items() if isinstance(found, Mapping) else ()
+    return ", ".join(f"{k} {v:.4g}" for k, v in numbers if isinstance(v, int | float) and k != "wall_s")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A script.
+
+    Attributes:
+        file, doc: of its module.
+        measure: runs it; what it returns is saved, unless it saved itself.
+        tables: what goes into documents, of the saved result.
+        models: that may be asked for by name; all by default.
+        options: further ones, as `add_argument` takes them, by name.
+        finish: what is written besides, of the saved result.
+    """
+
+    file: str
+    doc: str | None
+    measure: Callable[[Run], Mapping[str, Any] | None]
+    tables: Callable[[Result], Tables] | None = None
+    models: Sequence[str] = ()
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    finish: Callable[[Result], None] | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the saved result: FOLDER_SCRIPT."""
+        path = Path(self.file)
+        return path.stem if path.parent.name == "benchmarks" else f"{path.parent.name}_{path.stem}"
+
+    def main(self, argv: Sequence[str] | None = None) -> None:
+        """Run from the command line."""
+        run = Run(self.name, self._options(argv), load(self.name))
+        if run.options.tables and not run.result:
+            raise SystemExit(f"{self.name}: no result is saved")
+        if not run.options.tables:
+            try:
+                found = self.measure(run)
+            except UnavailableError as reason:
+                print(f"{self.name}: skipped: {reason}")
+                sys.exit(SKIPPED)
+            if found is not None:
+                run.save(found)
+        if self.tables and run.result:
+            made = self.tables(run.result)
+            put(made, dry=run.quick)
+            print("\n\n".join(made.values()))
+        if self.finish and not run.quick:
+            self.finish(run.result)
+
+    def _options(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        module = Path(self.file).relative_to(ROOT).with_suffix("").parts
+        parser = argparse.ArgumentParser(
+            prog=f"python -m {'.'.join(module)}", description=self.doc,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        if self.models:
+            parser.add_argument("models", nargs="*", metavar="MODEL", help="by default all")
+            parser.add_argument("--more", action="store_true", help="only what is not measured yet")
+        parser.add_argument("--quick", action="store_true", help="see that it works; writes nothing")
+        for name, how in self.options.items():
+            parser.add_argument(name, **how)
+        text = "write the tables from the saved result" if self.tables else argparse.SUPPRESS
+        parser.add_argument("--tables", action="store_true", help=text)
+        options = parser.parse_args(argv)
+        if unknown := set(getattr(options, "models", ())) - set(self.models):
+            parser.error(f"expected models of {', '.join(self.models)}; got {', '.join(sorted(unknown))}")
+        return options

@@ -1,41 +1,36 @@
-"""The first batches after a pause, with the walks of an idle worker and without.
-
-    python -m benchmarks.engine.after_pause [MODEL]       some six minutes (dlrm-rmc1 by default)
-    python -m benchmarks.engine.after_pause --tables      only write the table from what was measured before
+"""The first batches after a pause, with the page walks of an idle worker and without.
 
 One engine over the model's whole tables, uniform ids. It sleeps through pauses, and in turn walks over its
-memory every few seconds as a worker does (`node.warmth`); then it scores a few batches, each of another query.
+memory every few seconds as a worker does (`node.runtime.page_walk`); then it scores a few batches, each of another query.
 Medians over repetitions. On a machine without a hypervisor, or with one that keeps what was mapped, both are
-alike. Keep the machine idle.
+alike. Some six minutes a model (dlrm-rmc1 unless others are named); keep the machine idle.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import ROOT, load, put_in, save
+from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
+from benchmarks.lib.experiments import MODELS, filled_memory
 from deeprecsys.engine import Assembly, SliceView, build
-from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory
 from deeprecsys.node.runtime.page_walk import EVERY_S, PageWalker, virtual
 from deeprecsys.report import format as f
 from deeprecsys.zoo import model
 
-PAUSES_S = (5, 20, 60)
-REPETITIONS = 2
+USUAL = ("dlrm-rmc1",)
+PAUSES_S, REPETITIONS = (5.0, 20.0, 60.0), 2
 ITEMS, SHOWN, SETTLE = 256, (1, 2, 5, 20), 60
 """Items of a batch; batches after the pause that are shown; batches in a row that end each repetition."""
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(name: str, scale: float, pauses_s: tuple[float, ...], repetitions: int) -> dict[str, Any]:
     """Milliseconds of the batches after each pause, by kind; and in a row."""
-    pool = FeaturePool(ITEMS, max_open=1, locality="uniform")
-    memory = ModelMemory.of_trials(ModelLayout(name, 1.0, "fp32", pool), seed=0)
-    network = model(name)
+    memory = filled_memory(name, scale, ITEMS)
+    network = model(name).scaled(scale)
     engine = build("compiled", Assembly(network, memory.tables, memory.inputs))
     out = np.zeros((ITEMS, network.schema.outputs), np.float32)
     handles = np.random.default_rng(0)
@@ -57,12 +52,12 @@ def measure(name: str) -> dict[str, Any]:
     found: dict[str, Any] = {"in_a_row_ms": [], "pauses": {}}
     for _ in range(SETTLE):
         batch()
-    for _ in range(REPETITIONS):
-        for seconds in PAUSES_S:
+    for _ in range(repetitions):
+        for seconds in pauses_s:
             for kind in ("asleep", "walking"):
                 pause(seconds, kind == "walking")
                 times = [batch() for _ in range(SETTLE)]
-                kept = found["pauses"].setdefault(seconds, {}).setdefault(kind, [])
+                kept = found["pauses"].setdefault(f"{seconds:g}", {}).setdefault(kind, [])
                 kept.append(times[: max(SHOWN)])
                 found["in_a_row_ms"] += times[-10:]
     began = time.perf_counter()
@@ -73,37 +68,33 @@ def measure(name: str) -> dict[str, Any]:
     return found
 
 
-def table(results: dict[str, Any]) -> str:
-    lines = ["| model | pause | " + " | ".join(f"batch {k}: asleep → walking, ms" for k in SHOWN) + " | in a row, ms |",
-             "|---" * (3 + len(SHOWN)) + "|"]  # fmt: skip
-    notes = []
-    for name, r in results.items():
+def run(run: Run) -> None:
+    run.options.models = run.options.models or list(USUAL)
+    how = (0.01, (0.1,), 1) if run.quick else (1.0, PAUSES_S, REPETITIONS)
+    run.each([(m,) for m in MODELS], lambda name: measure(name, *how))
+
+
+def tables(result: Result) -> Tables:
+    rows, notes = [], []
+    for name, r in result["models"].items():
         usual = f.figure(median(r["in_a_row_ms"]))
         for seconds, kinds in r["pauses"].items():
             cells = [
                 " → ".join(
-                    f.figure(median(run[k - 1] for run in kinds[kind])) for kind in ("asleep", "walking")
+                    f.figure(median(once[k - 1] for once in kinds[kind])) for kind in ("asleep", "walking")
                 )
                 for k in SHOWN
             ]
-            lines.append(f"| {name} | {seconds} s | {' | '.join(cells)} | {usual} |")
+            rows.append((name, f"{seconds} s", *cells, usual))
         notes.append(
             f"A walk over {name}'s {r['table_bytes'] / 1e9:.2f} GB of tables takes {f.figure(r['walk_ms'])} ms where all is "
-            f"at hand. The machine is {'' if r['virtual'] else 'not '}virtual."
+            f"resident. The machine is {'' if r['virtual'] else 'not '}virtual."
         )
-    return "\n".join([*lines, "", *notes])
+    header = ("model", "pause", *(f"batch {k}: asleep → walking, ms" for k in SHOWN), "in a row, ms")
+    return {"idle": "\n".join([markdown(header, rows), "", *notes])}
 
 
-def main() -> None:
-    names = [a for a in sys.argv[1:] if not a.startswith("-")] or ["dlrm-rmc1"]
-    results = load("engine_after_pause").get("models", {})
-    if "--tables" not in sys.argv:
-        for name in names:
-            results[name] = measure(name)
-            save("engine_after_pause", {"models": results})
-    print(table(results))
-    put_in(ROOT / "docs" / "results.md", "idle", table(results))
-
+BENCHMARK = Benchmark(__file__, __doc__, run, tables, MODELS)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

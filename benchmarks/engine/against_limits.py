@@ -1,13 +1,8 @@
 """Every engine, whole, against the machine's limits, which are measured in the same run.
 
-    python -m benchmarks.engine.against_limits [--models A,B] [--batches 1,16] [--part one|all|zipf] [--seconds 700]
-    python -m benchmarks.engine.against_limits --more       keep what was measured before, measure the rest
-    python -m benchmarks.engine.against_limits --quick      smallest tables and few rounds: to try the script; saves nothing
-    python -m benchmarks.engine.against_limits --tables     only write table and plot from what was measured before
-
-Part `one`: one core, one thread. Part `all`: as many processes as cores, one thread each, all measuring the
-same at the same time over the same tables. Part `zipf`: one core again, ids drawn by Zipf's law instead of
-uniformly. Without --part `one` for every model, `all` for the eight of the paper, `zipf` for dlrm-rmc1 and -rmc2. Each
+Part `one`: one core, one thread. Part `all`: as many processes as cores, one thread each, all measuring
+at the same time over the same tables. Part `zipf`: one core again, ids drawn by Zipf's law instead of
+uniformly. By default `one` for every model, `all` for the eight of the paper, `zipf` for dlrm-rmc1 and -rmc2. Each
 part of a model is saved as it ends; none is begun after --seconds, and --more goes on from there.
 
 A model's floor at a batch is the time of its matrix products, each at its own shape by the library that is
@@ -16,34 +11,42 @@ looks up and does nothing else. The corrected floor adds what is no product (tan
 rate seen; takes the products in turn, each with its own weight, since a product repeated alone keeps its weight
 in the nearest cache as no model can; and a loop that reads the rows instead of one that prefetches, since a
 processor may drop prefetches. What a call costs besides is timed within the calls themselves: the whole less
-the gather kernel and the dense stage's run. All contenders of a batch, floors included, take turns round by round; medians count, and of
-ratios the median over rounds. Spoilt samples are dropped by rule (`limits.STALLED`, `limits.SLOWED`).
-Times are of the CPU clock. Tables are scaled to 2.05 GB where they are larger. Keep the machine idle.
+the gather kernel and the dense stage's run. All contenders of a batch, floors included, take turns round by round;
+medians count, and of ratios the median over rounds. Spoilt samples are dropped by rule
+(`machine_limits.STALLED`, `machine_limits.SLOWED`). Times are of the CPU clock. Tables are scaled to 2.05 GB where
+they are larger. Keep the machine idle.
 """
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing as mp
 import os
-import time
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import ROOT, load, put_in, save
-from benchmarks.lib.engine_contenders import BATCHES, JOINED, Contenders, Inside, Node
-from benchmarks.lib.engine_goals import table, verdicts
-from benchmarks.lib.engine_tables import GOALS, roofline, tables
-from benchmarks.lib.machine_limits import Call, Products, Rounds, interleaved, random_rows, wise_rates
+from benchmarks.harness import ROOT, Benchmark, Result, Run, Tables, load
+from benchmarks.lib import engine_goals
+from benchmarks.lib.engine_contenders import BATCHES, JOINED, Contenders, Inside, RowFormats
+from benchmarks.lib.engine_tables import GOALS, roofline, sections
+from benchmarks.lib.machine_limits import (
+    Call,
+    Products,
+    Rounds,
+    interleaved,
+    product_rates,
+    random_rows,
+    wise_rates,
+)
 from benchmarks.lib.model_work import Work, work
+from benchmarks.lib.multiply_add import register_gflops
 from deeprecsys.zoo import MODELS, model
 
-TABLE_BYTES = 2.05e9
-ROUNDS, ROUND_S = 7, 0.006
 CALLS = 50
-"""Whose excess over their stages is looked at."""
+"""Calls whose excess over their stages is looked at."""
 SECONDS = 660.0
+FULL = {"rounds": 7, "round_s": 0.006, "table_bytes": 2.05e9, "model_bytes": 2.05e9}
+QUICK = {"rounds": 3, "round_s": 5e-4, "table_bytes": 1e8, "model_bytes": 5e7}
 LOCALITIES = {"one": "uniform", "all": "uniform", "zipf": "zipf:0.9"}
 ZIPF_MODELS = ("dlrm-rmc1", "dlrm-rmc2")
 LIBRARY_SHAPES = ((1024, 2560, 512), (1024, 1024, 512), (1024, 1024, 1024))
@@ -126,33 +129,25 @@ def dense_floor(
 
 def machine_limits(how: dict[str, Any]) -> dict[str, Any]:
     """What does not depend on a model: registers, best products, element-wise work, random rows."""
-    from benchmarks.lib.multiply_add import peak_gflops
-    from deeprecsys.engine.isa import cpu_flags
-
-    found: dict[str, Any] = {"register_gflops": peak_gflops(16 if "avx512f" in cpu_flags() else 8)}
+    rounds = how["rounds"], how["round_s"]
+    found: dict[str, Any] = {"register_gflops": register_gflops()}
     for precision in ("fp32", "bf16"):
-        products, rates = Products(precision), {}
+        products = Products(precision)
         if precision == "bf16" and "openvino" not in products.libraries():
             continue  # no instructions: emulated products are no limit
-        for shape in LIBRARY_SHAPES:
-            calls = {lib: products.call(lib, *shape) for lib in products.libraries()}
-            taken = interleaved(calls, how["rounds"], how["round_s"])
-            flops = 2e-9 * np.prod(shape)
-            rates["x".join(map(str, shape))] = {lib: flops / taken.median(lib) for lib in calls}
-        best = max(max(r.values()) for r in rates.values())
-        found[f"{precision}_gflops"] = {"best": best, "by_shape": rates}
-    found["wise"] = wise_rates(how["rounds"], how["round_s"])
-    found["rows"] = random_rows(how["table_bytes"], ROW_SIZES, how["rounds"], how["round_s"])
+        found[f"{precision}_gflops"] = product_rates(products, products.libraries(), LIBRARY_SHAPES, *rounds)
+    found["wise"] = wise_rates(*rounds)
+    found["rows"] = random_rows(how["table_bytes"], ROW_SIZES, *rounds)
     return found
 
 
-def serve(pipe: Any, core: int, node: Node | None, how: dict[str, Any], barrier: Any) -> None:
-    """A process of its own, pinned, that measures what it is told."""
+def serve(pipe: Any, core: int, memory: RowFormats | None, how: dict[str, Any], barrier: Any) -> None:
+    """A process of its own, pinned, that measures the orders that arrive."""
     os.sched_setaffinity(0, [core])
     import torch
 
     torch.set_num_threads(1)
-    contenders = Contenders(node, core) if node else None
+    contenders = Contenders(memory, core) if memory else None
     pipe.send(contenders.arithmetic if contenders else {})
     while (order := pipe.recv()) is not None:
         if contenders is None:
@@ -162,14 +157,16 @@ def serve(pipe: Any, core: int, node: Node | None, how: dict[str, Any], barrier:
             pipe.send(cell(contenders, order["batch"], order["limits"], how, meet))
 
 
-def measure(node: Node | None, cores: list[int], orders: list[dict[str, Any]], how: dict[str, Any]) -> Any:
-    """Every order on all the cores at once: what each core's process says, order by order."""
+def measure(
+    memory: RowFormats | None, cores: list[int], orders: list[dict[str, Any]], how: dict[str, Any]
+) -> Any:
+    """Every order on all the cores at once: the answer of each core's process, order by order."""
     fork = mp.get_context("fork")  # the tables' maps go to the children as they are
     barrier = fork.Barrier(len(cores)) if len(cores) > 1 else None
     pipes, children = [], []
     for core in cores:
         ours, theirs = fork.Pipe()
-        child = fork.Process(target=serve, args=(theirs, core, node, how, barrier))
+        child = fork.Process(target=serve, args=(theirs, core, memory, how, barrier))
         child.start()
         theirs.close()
         pipes.append(ours)
@@ -183,7 +180,7 @@ def measure(node: Node | None, cores: list[int], orders: list[dict[str, Any]], h
             answers.append([p.recv() for p in pipes])
         return arithmetic, answers
     except EOFError:
-        raise SystemExit("a measuring process ended; what it said is above") from None
+        raise SystemExit("a measuring process ended; its output is above") from None
     finally:
         for p, child in zip(pipes, children, strict=True):
             if child.is_alive():
@@ -195,117 +192,78 @@ def measure(node: Node | None, cores: list[int], orders: list[dict[str, Any]], h
 
 
 def part(
-    node: Node, cores: list[int], limits: dict[str, Any], batches: list[int], how: dict[str, Any]
-) -> Any:
+    name: str, which: str, limits: dict[str, Any], batches: list[int], how: dict[str, Any]
+) -> dict[str, Any]:
     """All batch sizes of one model. Of several cores the first speaks; the others' spread is kept."""
-    arithmetic, answers = measure(node, cores, [{"batch": b, "limits": limits} for b in batches], how)
+    memory = RowFormats(
+        name, min(1.0, how["model_bytes"] / model(name).schema.table_bytes), LOCALITIES[which]
+    )
+    cores = all_cores() if which == "all" else all_cores()[:1]
+    arithmetic, answers = measure(memory, cores, [{"batch": b, "limits": limits} for b in batches], how)
     cells = []
     for per_core in answers:
         first = per_core[0]
         others = {n: [a["engines"][n]["us"] for a in per_core] for n in first["engines"]}
         cells.append({**first, "us_by_core": others})
-    return {"cores": len(cores), "arithmetic": arithmetic, "cells": cells}
+        print(line(name, which, first), flush=True)
+    about = {"limits": limits, "locality": LOCALITIES[which], "tables": memory.about()}
+    memory.close()
+    return {"cores": len(cores), "arithmetic": arithmetic, "cells": cells, **about}
 
 
-def parts_of(name: str, asked: str | None) -> tuple[str, ...]:
-    """What is measured of a model."""
-    if asked:
-        return (asked,)
-    return ("one", *(("all",) if name in GOALS else ()), *(("zipf",) if name in ZIPF_MODELS else ()))
-
-
-def settings(args: argparse.Namespace) -> dict[str, Any]:
-    if args.quick:
-        return {"rounds": 3, "round_s": 5e-4, "table_bytes": 1e8, "model_bytes": 5e7}
-    return {"rounds": ROUNDS, "round_s": ROUND_S, "table_bytes": TABLE_BYTES, "model_bytes": TABLE_BYTES}
-
-
-def limits_of(saved: dict[str, Any], how: dict[str, Any]) -> dict[str, Any]:
-    """This machine's limits: those of an earlier part of the run, or measured now."""
-    limits: dict[str, Any] = saved.get("limits") or measure(None, all_cores()[:1], [{}], how)[1][0][0]
-    print(f"limits: registers {limits['register_gflops']:.1f} GFLOP/s, "
-          f"best product {limits['fp32_gflops']['best']:.1f}; rows {limits['rows']['ns_per_row']}", flush=True)  # fmt: skip
-    return limits
+def line(name: str, which: str, row: dict[str, Any]) -> str:
+    cells = [f"{name:19} {which} {row['batch']:5} call +{row['call_overhead_us']:5.1f} us"]
+    for engine, e in row["engines"].items():
+        cells.append(
+            f"{engine} {e['us']:.0f} us {100 * e['fraction']:.0f} % ({100 * e['corrected_fraction']:.0f} %)"
+        )
+    cells.append(f"dropped {100 * row['dropped']:.0f} %, disturbed {len(row['disturbed'])}")
+    return " | ".join(cells)
 
 
 def all_cores() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
-def run(args: argparse.Namespace) -> None:
-    how, began = settings(args), time.monotonic()
-    result = load("engine_against_limits") if args.more and not args.quick else {}
-    models = result.setdefault("models", {})
-    limits = limits_of(result, how)
-    batches = [int(b) for b in args.batches.split(",")]
-    left: list[str] = []
-    for name in args.models.split(","):
-        entry = models.setdefault(name, {})
-        todo = [p for p in parts_of(name, args.part) if p not in entry]
-        for p in todo:
-            if time.monotonic() - began > args.seconds:
-                left.append(f"{name} {p}")
-                continue
-            scale = min(1.0, how["model_bytes"] / model(name).schema.table_bytes)
-            node = Node(name, scale, LOCALITIES[p])
-            cores = all_cores() if p == "all" else all_cores()[:1]
-            found = part(node, cores, limits, batches, how)
-            entry[p] = {**found, "limits": limits, "locality": LOCALITIES[p], "tables": node.about()}
-            node.close()
-            for row in found["cells"]:
-                print(line(name, p, row), flush=True)
-            about = {
-                "rounds": how["rounds"],
-                "clock": "cpu",
-                "threads": 1,
-                "limits": limits,
-                "models": models,
-            }
-            if not args.quick:
-                save("engine_against_limits", about)
-    print(f"{time.monotonic() - began:.0f} s; left for --more: {', '.join(left) or 'nothing'}")
-    if args.quick:
-        print(tables(models, limits, machine={}))
-        print(table(verdicts({}, {}, {"models": models})))
+def parts_of(name: str) -> tuple[str, ...]:
+    """What is measured of a model by default."""
+    return ("one", *(("all",) if name in GOALS else ()), *(("zipf",) if name in ZIPF_MODELS else ()))
 
 
-def line(name: str, part: str, row: dict[str, Any]) -> str:
-    cells = [f"{name:19} {part} {row['batch']:5} call +{row['call_overhead_us']:5.1f} us"]
-    for engine, e in row["engines"].items():
-        cells.append(
-            f"{engine} {e['us']:.0f} us {100 * e['fraction']:.0f} % ({100 * e['corrected_fraction']:.0f} %)"
-        )
-    spoilt = f" | dropped {100 * row['dropped']:.0f} %, disturbed {len(row['disturbed'])}"
-    return " | ".join(cells) + spoilt
+def run(run: Run) -> None:
+    o, how = run.options, QUICK if run.quick else FULL
+    known = run.result.get("limits") if o.more and not run.quick else None
+    limits = known or measure(None, all_cores()[:1], [{}], how)[1][0][0]
+    batches = [1, 64] if run.quick else [int(b) for b in o.batches.split(",")]
+    run.each(
+        [(m, p) for m in MODELS for p in ([o.part] if o.part else parts_of(m))],
+        lambda name, which: part(name, which, limits, batches, how),
+        seconds=o.seconds, rounds=how["rounds"], clock="cpu", threads=1, limits=limits,
+    )  # fmt: skip
 
 
-def write() -> None:
-    """Table and plot from what was measured."""
-    saved = load("engine_against_limits")
-    body = tables(saved["models"], saved["limits"], saved["machine"])
-    goals = table(verdicts(load("engine_gather_kernel"), load("engine_dense_stages"), saved))
-    put_in(ROOT / "docs" / "results.md", "engine", f"{body}\n\n**Goals**\n\n{goals}")
-    print(goals)
-    roofline(saved["models"], saved["limits"], ROOT / "docs" / "roofline.png")
+def tables(result: Result) -> Tables:
+    body = sections(result["models"], result["limits"], result["machine"])
+    return {"engine": f"{body}\n\n**Goals**\n\n{engine_goals.table(goals(result))}"}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
-    parser.add_argument("--part", choices=tuple(LOCALITIES))
-    parser.add_argument("--more", action="store_true")
-    parser.add_argument("--seconds", type=float, default=SECONDS)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--tables", action="store_true")
-    args = parser.parse_args()
-    if not args.tables:
-        run(args)
-    if not args.quick:
-        write()
+def goals(result: Result) -> list[engine_goals.Verdict]:
+    return engine_goals.verdicts(load("engine_gather_kernel"), load("engine_dense_stages"), result)
 
+
+def plot(result: Result) -> None:
+    roofline(result["models"], result["limits"], ROOT / "docs" / "roofline.png")
+
+
+BENCHMARK = Benchmark(
+    __file__, __doc__, run, tables, tuple(MODELS),
+    {
+        "--batches": {"default": ",".join(map(str, BATCHES))},
+        "--part": {"choices": tuple(LOCALITIES), "help": "only this part"},
+        "--seconds": {"type": float, "default": SECONDS, "help": "begin no part after these"},
+    },
+    finish=plot,
+)  # fmt: skip
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

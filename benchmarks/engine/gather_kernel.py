@@ -1,32 +1,25 @@
 """The gather kernel against torch, on one core: ns per looked-up row, by model, locality, batch size.
 
-    python -m benchmarks.engine.gather_kernel [MODEL ...]      a few minutes; at most 5 GB of memory
-
 Tables are scaled to 2 GB, far beyond any cache. Every call reads other rows of the id pool. Contenders
-take turns, call group by call group, and the median of the rounds counts. Two sittings per model, since all
-tables in all formats would not fit: torch as it allocates against all at fp32; then the row formats.
-Two loops over the same fp32 rows that pool nothing bound what can be had: `asking` prefetches each row's lines
-and reads none (a processor may drop what is too much at once, so this is less than any gather can take);
-`reading` reads a word of each line, as much at once as out-of-order execution manages.
-Times are of the thread's own CPU time, so that a pause is no slowness. Keep the machine idle all the same.
+take turns, and the median of the rounds counts. Two sittings per model, since all tables in all formats would
+not fit: torch as it allocates against all at fp32; then the row formats. Two loops over the same fp32 rows that
+pool nothing bound what can be had: `asking` prefetches each row's lines and reads none (a processor may drop what
+is too much at once, so this is less than any gather can take); `reading` reads a word of each line, as much at
+once as out-of-order execution manages. A few minutes, at most 5 GB of memory; keep the machine idle.
 """
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 
-from benchmarks.harness import load, save
+from benchmarks.harness import Benchmark, Result, Run, markdown
+from benchmarks.lib.machine_limits import in_turn, interleaved, row_loops
 from deeprecsys.engine.gather import Gather, RowFormat, convert
 from deeprecsys.engine.protocol import SliceView
-from deeprecsys.engine.vectors import half_word, prefetch, real
 from deeprecsys.node.runtime.segment import Segment
 from deeprecsys.workload.locality import parse
 from deeprecsys.zoo import model
@@ -36,39 +29,12 @@ from deeprecsys.zoo.schema import Schema
 from deeprecsys.zoo.tables import fill
 
 MODELS = ("dlrm-rmc1", "dlrm-rmc1-artefact", "dlrm-rmc2", "dlrm-rmc2-artefact")
-LOCALITIES = ("uniform", "zipf:0.9")
-BATCHES = (1, 16, 64, 256, 1024)
-TABLE_BYTES = 2.05e9
-POOL_ROWS = 8192
-ROUNDS = 15
-GROUP_ROWS = 200_000  # embedding rows per timed group of calls, at least
+LOCALITIES, BATCHES = ("uniform", "zipf:0.9"), (1, 16, 64, 256, 1024)
+TABLE_BYTES, POOL_ROWS = 2.05e9, 8192
+ROUNDS, ROUND_S = 15, 2e-3
 
-Call = Callable[[int, int], None]
+GatherCall = Callable[[int, int], Any]
 """Gathers `items` items that begin at a pool row."""
-
-
-@njit(nogil=True)
-def _ask(ids: Any, lookups: int, tables: Any, stride: int, first: int, items: int) -> None:
-    """Prefetch every row of a batch: addresses of the id pools and tables, one each per input."""
-    for i in range(len(ids)):
-        at = ids[i] + first * lookups * 4
-        for k in range(items * lookups):
-            row = tables[i] + half_word(at + 4 * k) * stride
-            for line in range(0, stride, 64):
-                prefetch(row + line)
-
-
-@njit(nogil=True)
-def _read(ids: Any, lookups: int, tables: Any, stride: int, first: int, items: int) -> float:
-    """Read a word of each line of every row of a batch."""
-    total = np.float32(0)
-    for i in range(len(ids)):
-        at = ids[i] + first * lookups * 4
-        for k in range(items * lookups):
-            row = tables[i] + half_word(at + 4 * k) * stride
-            for line in range(0, stride, 64):
-                total += real(row + line)
-    return total
 
 
 class Tables:
@@ -79,6 +45,7 @@ class Tables:
         widths = [columns(form, t.dim) for t in schema.tables]
         sizes = [-(-t.rows * w * item // 64) * 64 for t, w in zip(schema.tables, widths, strict=True)]
         self.segment = Segment.create(f"bench-{form}", sum(sizes))
+        self.segment.collapse()
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         self.arrays = {
             t.name: self.segment.array(dtype(form), (t.rows, w), int(start))
@@ -93,12 +60,11 @@ class Tables:
 class Bench:
     """One model's tables and id pools, and the contenders over them."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, table_bytes: float) -> None:
         full = model(name)
-        self.schema = full.scaled(min(1.0, TABLE_BYTES / full.schema.table_bytes)).schema
+        self.schema = full.scaled(min(1.0, table_bytes / full.schema.table_bytes)).schema
         self.rows_per_item = sum(i.lookups for i in self.schema.sparse)
         self.fp32 = Tables(self.schema, RowFormat.FP32)
-        self.fp32.segment.collapse()
         for i, table in enumerate(self.fp32.arrays.values()):
             fill(table, (0, i), threads=1)
         width = sum(self.schema.table(i.table).dim for i in self.schema.sparse)
@@ -111,27 +77,25 @@ class Bench:
         """New ids in the pools."""
         law, rng = parse(locality), np.random.default_rng(1)
         for i in self.schema.sparse:
-            rows = self.schema.table(i.table).rows
-            ids = self.ids[i.name]
+            rows, ids = self.schema.table(i.table).rows, self.ids[i.name]
             scatter = rng.permutation(rows).astype(np.int32)
             ids.reshape(-1)[:] = scatter[law.ranks(rng, rows, ids.size)]
 
-    def ours(self, tables: Tables) -> Call:
+    def kernel(self, tables: Tables) -> GatherCall:
         outputs, at = {}, 0
         for i in self.schema.sparse:
             dim = self.schema.table(i.table).dim
             outputs[i.name] = self.out[:, at : at + dim]
             at += dim
         gather = Gather(self.schema, tables.arrays, self.ids, outputs)
-        none = np.empty((0, 1), np.float32)
-        names = list(self.ids)
+        none, names = np.empty((0, 1), np.float32), list(self.ids)
 
         def call(first: int, items: int) -> None:
             assert not gather.gather([SliceView(dict.fromkeys(names, first), 0, items, none)])
 
         return call
 
-    def torch(self, tables: dict[str, torch.Tensor]) -> Call:
+    def torch(self, tables: dict[str, torch.Tensor]) -> GatherCall:
         stage = SparseStage(self.schema, tables)
         ids = {name: torch.from_numpy(rows) for name, rows in self.ids.items()}
 
@@ -141,125 +105,93 @@ class Bench:
 
         return call
 
-    def loop(self, function: Callable[..., Any]) -> Call:
-        """`_ask` or `_read` over the fp32 tables."""
+    def loop(self, function: Callable[..., Any]) -> GatherCall:
+        """A loop of `row_loops` over the fp32 tables."""
         inputs = self.schema.sparse
         ids = np.array([self.ids[i.name].ctypes.data for i in inputs])
+        lookups = np.array([i.lookups for i in inputs])
         tables = np.array([self.fp32.arrays[i.table].ctypes.data for i in inputs])
-        lookups, stride = inputs[0].lookups, 4 * self.schema.tables[0].dim
+        size = np.array([self.fp32.arrays[i.table].strides[0] for i in inputs])
+        return lambda first, items: function(ids + 4 * first * lookups, items * lookups, tables, size, size)
 
-        def call(first: int, items: int) -> None:
-            function(ids, lookups, tables, stride, first, items)
-
-        return call
-
-
-def turns(bench: Bench, contenders: dict[str, Call], items: int) -> dict[str, float]:
-    """Median ns per row of each, by turns."""
-    rows = items * bench.rows_per_item
-    calls = max(1, -(-GROUP_ROWS // rows))
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    at = 0
-    for turn in range(ROUNDS + 1):
-        for name, call in contenders.items():
-            began = time.thread_time()
-            for _ in range(calls):
-                call(at, items)
-                at = (at + items) % POOL_ROWS
-            if turn:  # the first warms up
-                times[name].append((time.thread_time() - began) / calls / rows * 1e9)
-    return {name: median(t) for name, t in times.items()}
-
-
-def sitting(bench: Bench, contenders: dict[str, Call], label: str) -> list[dict[str, Any]]:
-    """All localities and batch sizes."""
-    found = []
-    for locality in LOCALITIES:
-        bench.draw(locality)
-        for items in BATCHES:
-            ns = turns(bench, contenders, items)
-            found.append({"locality": locality, "batch": items, "ns_per_row": ns})
-            print(
-                f"{label:20} {locality:9} {items:5}  " + "  ".join(f"{n} {t:6.2f}" for n, t in ns.items()),
-                flush=True,
-            )
-    return found
+    def sitting(self, contenders: dict[str, GatherCall], quick: bool) -> list[dict[str, Any]]:
+        """Median ns per row of each contender, at all localities and batch sizes."""
+        found = []
+        for locality in LOCALITIES:
+            self.draw(locality)
+            for items in BATCHES:
+                starts = range(0, POOL_ROWS, items)
+                calls = {
+                    name: in_turn(starts, lambda first, call=call, items=items: call(first, items))
+                    for name, call in contenders.items()
+                }
+                taken = interleaved(calls, 2 if quick else ROUNDS, ROUND_S)
+                ns = {name: 1e9 * taken.median(name) / (items * self.rows_per_item) for name in calls}
+                found.append({"locality": locality, "batch": items, "ns_per_row": ns})
+                print(
+                    f"{locality:9} {items:5}  " + "  ".join(f"{n} {t:6.2f}" for n, t in ns.items()),
+                    flush=True,
+                )
+        return found
 
 
-def measure(name: str) -> dict[str, Any]:
-    bench = Bench(name)
+def measure(name: str, quick: bool) -> dict[str, Any]:
+    bench = Bench(name, 1e7 if quick else TABLE_BYTES)
     on_huge = {n: torch.from_numpy(t) for n, t in bench.fp32.arrays.items()}
     plain = {n: torch.empty(t.shape).copy_(torch.from_numpy(t)) for n, t in bench.fp32.arrays.items()}
-    ours = {"fp32": bench.ours(bench.fp32), "torch, huge pages": bench.torch(on_huge)}
-    libraries = sitting(
-        bench,
-        {**ours, "torch": bench.torch(plain), "asking": bench.loop(_ask), "reading": bench.loop(_read)},
-        name,
-    )
+    ours = {"fp32": bench.kernel(bench.fp32), "torch, huge pages": bench.torch(on_huge)}
+    asking, reading = row_loops()
+    loops = {"asking": bench.loop(asking), "reading": bench.loop(reading)}
+    libraries = bench.sitting({**ours, "torch": bench.torch(plain), **loops}, quick)
     plain.clear()
     others = {}
     for form in (RowFormat.BF16, RowFormat.INT8):
         others[form] = Tables(bench.schema, form)
-        others[form].segment.collapse()
         for t, rows in bench.fp32.arrays.items():
             convert(rows, form, others[form].arrays[t])
-    compact = {form.value: bench.ours(t) for form, t in others.items()}
-    formats = sitting(bench, {**ours, **compact}, name)
+    compact = {form.value: bench.kernel(t) for form, t in others.items()}
+    formats = bench.sitting({**ours, **compact}, quick)
+    every = {RowFormat.FP32: bench.fp32, **others}
     result = {
         "tables": len(bench.schema.tables),
         "rows": bench.schema.tables[0].rows,
         "dim": bench.schema.tables[0].dim,
         "lookups": bench.schema.sparse[0].lookups,
         "table_bytes": bench.schema.table_bytes,
-        "huge_page_fraction": {
-            "fp32": bench.fp32.segment.huge_fraction(),
-            **{form.value: t.segment.huge_fraction() for form, t in others.items()},
-        },
+        "huge_page_fraction": {form.value: t.segment.huge_fraction() for form, t in every.items()},
         "libraries": libraries,
         "formats": formats,
     }
-    on_huge.clear()
-    ours.clear()
-    compact.clear()
-    for tables in (bench.fp32, *others.values()):
+    for views in (on_huge, ours, loops, compact):
+        views.clear()
+    for tables in every.values():
         tables.close()
     return result
 
 
-def table(results: dict[str, Any]) -> str:
-    """Ratios to torch as Markdown; bf16 and int8 through fp32, which sat in both sittings."""
-    lines = [
-        "| model | ids | batch | torch | torch, huge pages | fp32 | bf16 | int8 | asking | reading | fp32: torch | bf16: torch |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, r in results.items():
+def run(run: Run) -> None:
+    torch.set_num_threads(1)
+    run.each(
+        [(m,) for m in MODELS], lambda name: measure(name, run.quick), rounds=ROUNDS, pool_rows=POOL_ROWS
+    )
+
+
+def show(result: Result) -> None:
+    """Ratios to torch; bf16 and int8 through fp32, which sat in both sittings."""
+    rows = []
+    for name, r in result["models"].items():
         for a, b in zip(r["libraries"], r["formats"], strict=True):
             one, two = a["ns_per_row"], b["ns_per_row"]
             ratio = one["torch"] / one["fp32"]
-            cells = (
-                one["torch"],
-                one["torch, huge pages"],
-                one["fp32"],
-                two["bf16"],
-                two["int8"],
-                one["asking"],
-                one["reading"],
-            )
-            lines.append(
-                f"| {name} | {a['locality']} | {a['batch']} | " + " | ".join(f"{c:.2f}" for c in cells)
-                + f" | {ratio:.2f} | {ratio * two['fp32'] / two['bf16']:.2f} |"
-            )  # fmt: skip
-    return "\n".join(lines)
+            cells = (*(one[k] for k in ("torch", "torch, huge pages", "fp32")), two["bf16"], two["int8"],
+                     one["asking"], one["reading"], ratio, ratio * two["fp32"] / two["bf16"])  # fmt: skip
+            rows.append((name, a["locality"], a["batch"], *(f"{c:.2f}" for c in cells)))
+    header = ("model", "ids", "batch", "torch", "torch, huge pages", "fp32", "bf16", "int8", "asking", "reading",
+              "fp32: torch", "bf16: torch")  # fmt: skip
+    print(markdown(header, rows))
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    results = load("engine_gather_kernel").get("models", {})
-    for name in sys.argv[1:] or MODELS:
-        results[name] = measure(name)
-        save("engine_gather_kernel", {"rounds": ROUNDS, "pool_rows": POOL_ROWS, "models": results})
-    print(table(results))
-
+BENCHMARK = Benchmark(__file__, __doc__, run, models=MODELS, finish=show)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -1,4 +1,4 @@
-"""Everything that takes turns in a cell of `engine.py`: engines, their stages, and the loops and products of floors."""
+"""Everything that takes turns in a cell of `engine/against_limits.py`: engines, their stages, and the loops and products of floors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.lib.machine_limits import Call, Products, row_loops
-from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory
+from benchmarks.lib.experiments import filled_memory
+from benchmarks.lib.machine_limits import Call, Products, in_turn, row_loops
 from deeprecsys.node.runtime.page_walk import PageWalker
 from deeprecsys.zoo import model
 from deeprecsys.zoo.rows import RowFormat
@@ -23,15 +23,12 @@ FORMS = tuple(f.value for f in RowFormat)
 JOINED = "compiled:onnxruntime fp32"
 
 
-class Node:
+class RowFormats:
     """Tables and features of one model in every row format, made before anything heavy is loaded."""
 
     def __init__(self, name: str, scale: float, locality: str) -> None:
         self.model = model(name).scaled(scale)
-        self.memory: dict[str, ModelMemory] = {}
-        for form in FORMS:
-            pool = FeaturePool(max(BATCHES), max_open=1, locality=locality)
-            self.memory[form] = ModelMemory.of_trials(ModelLayout(name, scale, form, pool), seed=0)
+        self.memory = {form: filled_memory(name, scale, max(BATCHES), locality, form) for form in FORMS}
 
     def about(self) -> dict[str, Any]:
         return {
@@ -50,11 +47,11 @@ class Node:
 class Contenders:
     """All engines of one model and the loops over its rows, in a process of their own."""
 
-    def __init__(self, node: Node, seed: int) -> None:
+    def __init__(self, memory: RowFormats, seed: int) -> None:
         from deeprecsys.engine import Assembly, build
         from deeprecsys.engine.dense import installed, lowest
 
-        self.model, self._node = node.model, node
+        self.model, self._node = memory.model, memory
         routes = [r for r in ("onnxruntime", "openvino") if r in installed()]
         chosen = [("eager", "fp32")] + [(f"compiled:{r}", "fp32") for r in routes]
         chosen += [("compiled:onnxruntime", f) for f in FORMS if f != "fp32"]
@@ -63,8 +60,8 @@ class Contenders:
         self.engines: dict[str, Any] = {}
         self.arithmetic: dict[str, str] = {}
         for name, form in chosen:
-            memory = node.memory[form]
-            assembly = Assembly(node.model, memory.tables, memory.inputs, precision=form)
+            rows = memory.memory[form]
+            assembly = Assembly(memory.model, rows.tables, rows.inputs, precision=form)
             engine = self.engines[f"{name} {form}"] = build(name, assembly)
             self.arithmetic[f"{name} {form}"] = str(getattr(engine, "arithmetic", ""))
         self._handles = np.random.default_rng(seed).integers(0, 1 << 62, MOST_QUERIES).tolist()
@@ -95,15 +92,9 @@ class Contenders:
 
         memory = self._node.memory["fp32"]
         out = np.zeros((items, self.model.schema.outputs), np.float32)
-        parts = [SliceView(memory.features.rows_at(h), 0, items, out) for h in self._queries(items)]
-        turn = 0
-
-        def call() -> None:
-            nonlocal turn
-            turn = (turn + 1) % len(parts)
-            score(parts[turn])
-
-        return call
+        return in_turn(
+            [SliceView(memory.features.rows_at(h), 0, items, out) for h in self._queries(items)], score
+        )
 
     def _rows(self, loop: Callable[..., Any], items: int, form: str) -> Call:
         """A loop over the rows that a batch looks up, another query's each time."""
@@ -117,14 +108,7 @@ class Contenders:
         widths = np.array([4 * i.lookups for i in inputs])
         firsts = [memory.features.rows_at(h) for h in self._queries(items)]
         ids = [pools + widths * np.array([first[i.name] for i in inputs]) for first in firsts]
-        turn = 0
-
-        def call() -> None:
-            nonlocal turn
-            turn = (turn + 1) % len(ids)
-            loop(ids[turn], counts, starts, sizes, sizes)
-
-        return call
+        return in_turn(ids, lambda at: loop(at, counts, starts, sizes, sizes))
 
 
 def rows_of(i: SparseInput, items: int) -> int:

@@ -1,7 +1,4 @@
-"""What the engine is held to, each goal beside what was measured: met or not met, and why not where it is known.
-
-python -m benchmarks.lib.engine_goals       from the saved results of gather.py, dense.py and engine.py
-"""
+"""What the engine is held to, each goal beside what was measured: met or not met, and why not where it is known."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from statistics import geometric_mean
 from typing import Any, NamedTuple
 
-from benchmarks.harness import load
 from benchmarks.lib.engine_tables import BEST, GOALS
 
 SPARSE_MODELS, DENSE_MODELS = ("dlrm-rmc1", "dlrm-rmc2"), ("wnd", "mt-wnd", "dlrm-rmc3")
@@ -167,15 +163,3 @@ def table(found: Iterable[Verdict]) -> str:
             said += f". {v.reason[0].upper()}{v.reason[1:]}"
         lines.append(f"| {v.goal} | {sign} {v.wanted:g} | {low:.2f} – {high:.2f} | {said} |")
     return "\n".join(lines)
-
-
-def main() -> None:
-    print(
-        table(
-            verdicts(load("engine_gather_kernel"), load("engine_dense_stages"), load("engine_against_limits"))
-        )
-    )
-
-
-if __name__ == "__main__":
-    main()

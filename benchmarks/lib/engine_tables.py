@@ -1,4 +1,4 @@
-"""What `engine.py` measured, as Markdown and as a roofline plot."""
+"""What `engine/against_limits.py` measured, as Markdown and as a roofline plot."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ CAFFE2_GFLOPS, CAFFE2_ROW_NS = 235.0, 3.5
 """That core's limits: best fp32 product, a random row of 128 B on huge pages read by a good loop."""
 
 
-def tables(models: Mapping[str, Any], limits: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
-    """All of it."""
+def sections(models: Mapping[str, Any], limits: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
+    """Limits, shares of floors by part, and the artefact's own code."""
     blocks = [_limits(limits, machine)]
     for part, words in PARTS.items():
         if any(part in entry for entry in models.values()):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import RunLog
@@ -14,32 +14,31 @@ from deeprecsys.core.target import Target
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.probes import Trial
 
+T = TypeVar("T")
 
-class Turns:
-    """Lets several searches run their trials in turn, one at a time."""
 
-    def __init__(self, parties: int) -> None:
-        self._waiting = deque(range(parties))
-        self._changed = threading.Condition()
+def interleaved(trial: Trial, searches: Sequence[Callable[[Trial], T]]) -> list[T]:
+    """The results of some searches, each of which runs one of its trials whenever it is its turn."""
+    waiting, changed = deque(range(len(searches))), threading.Condition()
 
-    def of(self, party: int, trial: Trial) -> Trial:
-        """The trial, run only when it is this party's turn."""
-
+    def one(party: int) -> T:
         def run(*args: Any) -> RunLog:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting[0] == party)
+            with changed:
+                changed.wait_for(lambda: waiting[0] == party)
                 log = trial(*args)
-                self._waiting.rotate(-1)
-                self._changed.notify_all()
+                waiting.rotate(-1)
+                changed.notify_all()
             return log
 
-        return run
+        try:
+            return searches[party](run)
+        finally:
+            with changed:
+                waiting.remove(party)
+                changed.notify_all()
 
-    def leave(self, party: int) -> None:
-        """A party has ended: nobody waits for it any more."""
-        with self._changed:
-            self._waiting.remove(party)
-            self._changed.notify_all()
+    with ThreadPoolExecutor(len(searches)) as pool:
+        return list(pool.map(one, range(len(searches))))
 
 
 def side_by_side(
@@ -51,25 +50,13 @@ def side_by_side(
     settings: Settings,
     seed: int,
 ) -> list[CapacityResult]:
-    """The capacities of some policies, searched at once, trial by trial in turn.
+    """The capacities of some policies, searched at once.
 
     The best of a dozen noisy figures is a lucky one, and a machine drifts in the minutes of a sweep: only
     side by side can two policies be told apart.
     """
-    turns = Turns(len(policies))
 
-    def one(party: int) -> CapacityResult:
-        try:
-            return capacity(
-                turns.of(party, trial),
-                policies[party],
-                target,
-                hint_qps=hint_qps,
-                settings=settings,
-                seed=seed,
-            )
-        finally:
-            turns.leave(party)
+    def search(policy: Policy) -> Callable[[Trial], CapacityResult]:
+        return lambda own: capacity(own, policy, target, hint_qps=hint_qps, settings=settings, seed=seed)
 
-    with ThreadPoolExecutor(len(policies)) as pool:
-        return list(pool.map(one, range(len(policies))))
+    return interleaved(trial, [search(p) for p in policies])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -134,8 +135,13 @@ class Products:
     def call(self, library: str, m: int, k: int, n: int, copy: int = 0) -> Call:
         """One product [m, k] x [k, n], into an array that is there; other copies have other weights."""
         x = self._rng.random((m, k), np.float32)
-        made = {"torch": self._torch, "onnxruntime": self._ort, "openvino": self._openvino}[library]
-        return made(x, n, copy)
+        made = {
+            "numpy": self._numpy,
+            "torch": self._torch,
+            "onnxruntime": self._ort,
+            "openvino": self._openvino,
+        }
+        return made[library](x, n, copy)
 
     def chain(self, library: str, products: Sequence[tuple[int, int, int, int]]) -> Call:
         """Products (m, k, n, times) one after the other, each with its own weight, which is where the others
@@ -152,6 +158,10 @@ class Products:
     def _weight(self, k: int, n: int) -> NDArray[np.float32]:
         return self._rng.random((k, n), np.float32)
 
+    def _numpy(self, x: NDArray[np.float32], n: int, copy: int) -> Call:
+        w, out = self._weight(x.shape[1], n), np.empty((len(x), n), np.float32)
+        return lambda: np.matmul(x, w, out=out)
+
     def _torch(self, x: NDArray[np.float32], n: int, copy: int) -> Call:
         import torch
 
@@ -166,19 +176,10 @@ class Products:
         return product
 
     def _ort(self, x: NDArray[np.float32], n: int, copy: int) -> Call:
-        import onnxruntime
-
         key = ("onnxruntime", x.shape[1], n, copy)
         if key not in self._sessions:
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = self._threads
-            self._sessions[key] = onnxruntime.InferenceSession(_graph(self._weight(x.shape[1], n)), options)
-        session, out = self._sessions[key], np.empty((len(x), n), np.float32)
-        binding = session.io_binding()
-        binding.bind_input("x", "cpu", 0, np.float32, x.shape, x.ctypes.data)
-        binding.bind_output("y", "cpu", 0, np.float32, out.shape, out.ctypes.data)
-        keep = (x, out)
-        return lambda: session.run_with_iobinding(binding) or keep
+            self._sessions[key] = _session(_graph(self._weight(x.shape[1], n)), self._threads)
+        return _bound(self._sessions[key], x, np.empty((len(x), n), np.float32))
 
     def _openvino(self, x: NDArray[np.float32], n: int, copy: int) -> Call:
         import openvino as ov
@@ -199,19 +200,57 @@ class Products:
         return lambda: request.infer() and keep
 
 
+def product_rates(
+    products: Products,
+    libraries: Sequence[str],
+    shapes: Sequence[tuple[int, int, int]],
+    rounds: int,
+    round_s: float,
+) -> dict[str, Any]:
+    """GFLOP/s of products by shape and library, and the best of all."""
+    rates = {}
+    for m, k, n in shapes:
+        calls = {lib: products.call(lib, m, k, n) for lib in libraries}
+        taken = interleaved(calls, rounds, round_s)
+        rates[f"{m}x{k}x{n}"] = {lib: 2e-9 * m * k * n / taken.median(lib) for lib in calls}
+    return {"by_shape": rates, "best": max(max(r.values()) for r in rates.values())}
+
+
 def _graph(w: NDArray[np.float32]) -> bytes:
     """An ONNX graph y = x w of any number of rows."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import numpy_helper
 
-    ends = [
-        helper.make_tensor_value_info(v, TensorProto.FLOAT, ["m", s])
-        for v, s in zip("xy", w.shape, strict=True)
-    ]
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "product",
-                              ends[:1], ends[1:], [numpy_helper.from_array(w, "w")])  # fmt: skip
+    return _onnx(
+        "MatMul", ["m", w.shape[0]], ["m", w.shape[1]], ["x", "w"], [numpy_helper.from_array(w, "w")]
+    )
+
+
+def _onnx(op: str, x: list[Any], y: list[Any], inputs: list[str], weights: Sequence[Any] = ()) -> bytes:
+    """An ONNX graph of one operator from x to y, of these shapes."""
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in (("x", x), ("y", y))]
+    graph = helper.make_graph([helper.make_node(op, inputs, ["y"])], op, ends[:1], ends[1:], list(weights))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     data: bytes = model.SerializeToString()
     return data
+
+
+def _session(graph: bytes, threads: int = 1) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(graph, options)
+
+
+def _bound(session: Any, x: NDArray[np.float32], y: NDArray[np.float32]) -> Call:
+    """A call of a session on arrays that are there."""
+    binding = session.io_binding()
+    binding.bind_input("x", "cpu", 0, np.float32, x.shape, x.ctypes.data)
+    binding.bind_output("y", "cpu", 0, np.float32, y.shape, y.ctypes.data)
+    keep = (x, y)
+    return lambda: session.run_with_iobinding(binding) or keep
 
 
 def row_loops() -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -273,49 +312,35 @@ def random_rows(table_bytes: float, sizes: Sequence[int], rounds: int, round_s: 
 
 def _over(loop: Callable[..., Any], ids: NDArray[np.int32], count: int, table: int, size: int) -> Call:
     """A call that goes over other ids each time."""
-    rows = [np.array([row.ctypes.data]) for row in ids]
-    turn = 0
     counts, tables, sizes = np.array([count]), np.array([table]), np.array([size])
+    rows = [np.array([row.ctypes.data]) for row in ids]
+    return in_turn(rows, lambda row: loop(row, counts, tables, sizes, sizes))
 
-    def call() -> None:
-        nonlocal turn
-        turn = (turn + 1) % len(rows)
-        loop(rows[turn], counts, tables, sizes, sizes)
 
-    return call
+def in_turn(values: Sequence[Any], use: Callable[[Any], Any]) -> Call:
+    """A call that uses another value each time."""
+    turn = cycle(values)
+    return lambda: use(next(turn))
 
 
 def wise_rates(rounds: int, round_s: float) -> dict[str, float]:
     """Elements per second of tanh and sigmoid in cache, of the faster of torch and ONNX Runtime; bytes per
     second that a dot product of 8 MB reads."""
-    import onnxruntime
     import torch
-    from onnx import TensorProto, helper
 
     x = np.random.default_rng(0).standard_normal(1 << 14, np.float32)
     t, out = torch.from_numpy(x), torch.empty(len(x))
     y = np.empty_like(x)
     calls: dict[str, Call] = {}
     for op, function in (("Tanh", torch.tanh), ("Sigmoid", torch.sigmoid)):
-        ends = [helper.make_tensor_value_info(v, TensorProto.FLOAT, [len(x)]) for v in "xy"]
-        graph = helper.make_graph([helper.make_node(op, ["x"], ["y"])], op, ends[:1], ends[1:])
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-        binding = session.io_binding()
-        binding.bind_input("x", "cpu", 0, np.float32, x.shape, x.ctypes.data)
-        binding.bind_output("y", "cpu", 0, np.float32, y.shape, y.ctypes.data)
-        calls[f"{op} onnxruntime"] = lambda s=session, b=binding: s.run_with_iobinding(b)
+        session = _session(_onnx(op, [len(x)], [len(x)], ["x"]))
+        calls[f"{op} onnxruntime"] = _bound(session, x, y)
         calls[f"{op} torch"] = lambda f=function: f(t, out=out)
     a = np.ones(1 << 21, np.float32)
     calls["stream"] = lambda: np.dot(a, a)
     found = interleaved(calls, rounds, round_s)
-    best = {
-        op: min(found.median(f"{op} {lib}") for lib in ("torch", "onnxruntime")) for op in ("Tanh", "Sigmoid")
+    rates = {
+        op.lower(): len(x) / min(found.median(f"{op} {lib}") for lib in ("torch", "onnxruntime"))
+        for op in ("Tanh", "Sigmoid")
     }
-    return {
-        "tanh": len(x) / best["Tanh"],
-        "sigmoid": len(x) / best["Sigmoid"],
-        "stream_bytes": a.nbytes / found.median("stream"),
-    }
+    return {**rates, "stream_bytes": a.nbytes / found.median("stream")}

@@ -1,7 +1,5 @@
 """What the node itself costs: batches/s through one worker, hop latency, lateness of the source, memory.
 
-    python -m benchmarks.node.overhead
-
 The engine computes nothing (`null`), so that all that is left is the node. Keep the machine idle.
 """
 
@@ -9,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.harness import ROOT, put_in, save
+from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from deeprecsys.core.policy import Static
 from deeprecsys.core.runlog import summarise
 from deeprecsys.node.driver import Recording
@@ -20,25 +18,12 @@ ROUNDS = 5
 TABLES = 0.5  # rows scale of dlrm-rmc1 for the memory figure: 2.56 GB of tables
 
 
-def main() -> None:
-    result = {"hop": hop(), "lateness": lateness(), "memory": memory()}
-    path = save("node_overhead", result)
-    h, late, m = result["hop"], result["lateness"], result["memory"]
-    print(f"batches/s through one worker, dispatcher included: {h['batches_per_s']:.0f} (median of {ROUNDS})")
-    print(f"dispatch to completion: p50 {h['p50_us']:.1f} us, p99 {h['p99_us']:.1f} us")
-    print(f"of that: to the worker {h['to_worker_us']:.1f}, in it {h['in_worker_us']:.1f}, "
-          f"back {h['back_us']:.1f} us (medians)")  # fmt: skip
-    print(
-        f"lateness of the source at 2,000 queries/s: p99 {late['p99_ms']:.3f} ms, max {late['max_ms']:.3f} ms"
-    )
-    print(f"memory, sum of PSS: {m['pss_bytes'] / 1e6:.0f} MB for {m['table_bytes'] / 1e6:.0f} MB of tables; "
-          f"allowed {m['allowed_bytes'] / 1e6:.0f} MB")  # fmt: skip
-    print(path)
-    put_in(ROOT / "docs" / "results.md", "node", table(result))
+def run(run: Run) -> Result:
+    rounds, seconds, scale = (2, 0.5, 0.01) if run.quick else (ROUNDS, 3.0, TABLES)
+    return {"hop": hop(rounds), "lateness": lateness(rounds, seconds), "memory": memory(scale, seconds)}
 
 
-def table(result: dict[str, dict[str, float]]) -> str:
-    """The figures as Markdown."""
+def tables(result: Result) -> Tables:
     h, late, m = result["hop"], result["lateness"], result["memory"]
     rows = [
         ("batches/s through one worker, dispatcher included", f"{h['batches_per_s']:,.0f}"),
@@ -49,15 +34,15 @@ def table(result: dict[str, dict[str, float]]) -> str:
         ("sum of PSS", f"{m['pss_bytes'] / 1e6:,.0f} MB, of it tables {m['table_bytes'] / 1e6:,.0f} MB"),
         ("tables on huge pages", f"{100 * m['huge_page_fraction']:.0f} %"),
     ]
-    return "\n".join(["| what | figure |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
+    return {"node": markdown(("what", "figure"), rows)}
 
 
-def hop() -> dict[str, float]:
+def hop(rounds: int) -> dict[str, float]:
     """Back-to-back batches of one item through the dispatcher on one worker."""
     rates, times = [], []
     with Node(NodeConfig("ncf", rows_scale=0.1, engine="null", workers=1)) as node:
         stream = Workload.parse("constant", "fixed:1000").stream(100, duration_s=0.3)
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             recording = Recording()
             log = node.run(Static(1), stream, recording=recording)
             rates.append(log.batches / log.duration_s)
@@ -75,27 +60,29 @@ def hop() -> dict[str, float]:
     }
 
 
-def lateness() -> dict[str, float]:
+def lateness(rounds: int, seconds: float) -> dict[str, float]:
     """How late the open-loop source is at 2,000 queries/s."""
     found = []
     with Node(NodeConfig("ncf", rows_scale=0.1, engine="null")) as node:
-        for seed in range(ROUNDS):
-            log = node.run(Static(1000), Workload.parse(seed=seed).stream(2000, duration_s=3))
+        for seed in range(rounds):
+            log = node.run(Static(1000), Workload.parse(seed=seed).stream(2000, duration_s=seconds))
             late = log.issued_s - log.arrival_s
             found.append((summarise(log).lateness_p99_ms, 1e3 * late.max(), log.node_cpu_share))
     p99, most, cpu = np.median(found, axis=0)
     return {"p99_ms": p99, "max_ms": most, "node_cpu_share": cpu, "p99_ms_rounds": [f[0] for f in found]}
 
 
-def memory() -> dict[str, float]:
+def memory(scale: float, seconds: float) -> dict[str, float]:
     """PSS of all processes of a real node after a trial, against tables + 15 % + 250 MB per worker."""
-    with Node(NodeConfig("dlrm-rmc1", rows_scale=TABLES)) as node:
-        node.run(Static(100), Workload.parse().stream(100, duration_s=3))
+    with Node(NodeConfig("dlrm-rmc1", rows_scale=scale)) as node:
+        node.run(Static(100), Workload.parse().stream(100, duration_s=seconds))
         found = node.footprint()
         workers = node.workers
     allowed = 1.15 * found["table_bytes"] + 250e6 * workers
     return {**found, "workers": workers, "allowed_bytes": allowed}
 
 
+BENCHMARK = Benchmark(__file__, __doc__, run, tables)
+
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -1,7 +1,5 @@
 """Two ways to find a queue's capacity, side by side: the artefact's rule and the capacity search.
 
-    python -m benchmarks.search.artefact_rule [--seeds 100]
-
 Both look for the highest rate with p95 within the target on the same virtual M/D/1 and M/D/c queues, whose capacity
 theory knows exactly. The artefact's rule is as its code runs it (docs/facts.md §4): 128 updates of
 64 queries, each update raises the rate by one grid step where the p95 of its 64 samples is within the target and
@@ -11,14 +9,13 @@ Its faults of another kind (gaps of whole milliseconds, queues drained) are left
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import ROOT, put_in, save
+from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from deeprecsys.core.policy import Static
 from deeprecsys.core.target import Target
 from deeprecsys.search import (
@@ -141,45 +138,24 @@ def compare(servers: int, latency: float, seeds: int) -> list[dict[str, Any]]:
     return found
 
 
-def line(row: dict[str, Any]) -> str:
-    covered = "" if row["covered"] is None else f"{100 * row['covered']:.0f} %"
-    return (
-        f"{row['queue']:8}{row['target_services']:>6g}  {row['rule']:26}{100 * row['mean_error']:>+8.2f} %"
-        f"{100 * row['rms_error']:>8.2f} %{100 * row['point_misses']:>8.0f} %"
-        f"{100 * row['point_misses_clearly']:>8.0f} %{100 * row['mean_true_miss_rate']:>9.1f} %"
-        f"{covered:>8}{row['queries']:>10.0f}"
-    )
+def tables(result: Result) -> Tables:
+    rows = [
+        (f"{r['queue']}, {r['target_services']:g} services", r["rule"], f"{100 * r['mean_error']:+.1f} %",
+         f"{100 * r['rms_error']:.1f} %", f"{100 * r['point_misses']:.0f} %",
+         "–" if r["covered"] is None else f"{100 * r['covered']:.0f} %", f"{r['queries']:,.0f}")
+        for r in result["rows"]
+    ]  # fmt: skip
+    header = ("queue, target", "rule", "mean error", "r.m.s. error", "its points miss the target",
+              "interval covers", "queries")  # fmt: skip
+    return {"artefact-rule": markdown(header, rows)}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The comparison as Markdown."""
-    out = ["| queue, target | rule | mean error | r.m.s. error | its points miss the target | interval covers | queries |",
-           "|---|---|---|---|---|---|---|"]  # fmt: skip
-    for r in rows:
-        covered = "–" if r["covered"] is None else f"{100 * r['covered']:.0f} %"
-        out.append(
-            f"| {r['queue']}, {r['target_services']:g} services | {r['rule']} | {100 * r['mean_error']:+.1f} % | "
-            f"{100 * r['rms_error']:.1f} % | {100 * r['point_misses']:.0f} % | {covered} | {r['queries']:,.0f} |"
-        )
-    return "\n".join(out)
+def run(run: Run) -> Result:
+    queues, seeds = (QUEUES[:1], 2) if run.quick else (QUEUES, run.options.seeds)
+    return {"excess": EXCESS, "rows": [row for queue in queues for row in compare(*queue, seeds)]}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=100)
-    seeds = parser.parse_args().seeds
-    print(
-        f"{'queue':8}{'target':>6}  {'rule':26}{'mean err':>10}{'rms err':>10}{'misses':>10}{'clearly':>10}"
-        f"{'true miss':>11}{'covers':>8}{'queries':>10}"
-    )
-    rows = []
-    for servers, latency in QUEUES:
-        found = compare(servers, latency, seeds)
-        rows += found
-        print("\n".join(line(row) for row in found), flush=True)
-    print(save("search_artefact_rule", {"excess": EXCESS, "rows": rows}))
-    put_in(ROOT / "docs" / "results.md", "artefact-rule", table(rows))
-
+BENCHMARK = Benchmark(__file__, __doc__, run, tables, options={"--seeds": {"type": int, "default": 100}})
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

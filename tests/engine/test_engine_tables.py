@@ -34,7 +34,7 @@ def models(**fractions: float) -> dict[str, Any]:
 
 
 def test_a_share_is_bold_where_its_goal_is_met() -> None:
-    text = engine_tables.tables(models(dien=0.61, ncf=0.59, dlrm_rmc1=0.79), LIMITS, {"cpu": "x"})
+    text = engine_tables.sections(models(dien=0.61, ncf=0.59, dlrm_rmc1=0.79), LIMITS, {"cpu": "x"})
     assert "| dien | 1.5 → 0.5, 10 % (10 %);  | 1.5 → 0.5, **61 %** (61 %);  | +10 µs |" in text
     assert "59 % (59 %)" in text
     assert text.count("**6") == 1
