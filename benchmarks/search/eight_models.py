@@ -36,7 +36,7 @@ from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.node.node import Node
 from deeprecsys.report import format as f
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
-from deeprecsys.search.hill_climb import HillClimb
+from deeprecsys.search.climbs import HillClimb
 from deeprecsys.search.history import batch_sizes
 from deeprecsys.search.saturation import saturation_qps
 from deeprecsys.search.tuner import tune

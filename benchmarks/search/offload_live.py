@@ -39,10 +39,9 @@ from deeprecsys.core.errors import NodeError, TargetUnreachableError, TrialsVoid
 from deeprecsys.core.policy import DeepRecSched, Policy
 from deeprecsys.report import format as f
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
-from deeprecsys.search.hill_climb import HillClimb
+from deeprecsys.search.climbs import HillClimb, Sweep
 from deeprecsys.search.history import UNREACHABLE, Score, Search, batch_sizes, thresholds
 from deeprecsys.search.saturation import saturation_qps
-from deeprecsys.search.sweep import Sweep
 
 MODELS = ("dlrm-rmc1", "wnd", "din", "dien")
 """The device is a little faster than a core, much faster, slower for small and faster for large batches."""
@@ -107,7 +106,7 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
         climbed_s = run(climb, live, job, hint, settings, seed=0)
         assert climb.best is not None
         chosen = climb.best.policy
-        size = chosen.describe()["batch_size"]
+        size = chosen.batch_size
         sweep = Sweep([DeepRecSched(size, n) for n in (*limits, None)])
         swept_s = run(sweep, live, job, climb.best.qps, settings, seed=SWEEP_SEED)
         assert sweep.best is not None

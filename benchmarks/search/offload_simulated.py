@@ -27,11 +27,10 @@ from deeprecsys.api.virtual import Accelerators, sample_path
 from deeprecsys.core.policy import DeepRecSched, Earliest, Offload, Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.report import format as f
-from deeprecsys.search.hill_climb import HillClimb
+from deeprecsys.search.climbs import HillClimb, Sweep
 from deeprecsys.search.history import batch_sizes, thresholds
 from deeprecsys.search.rank import TOLERANCE, Ranking
 from deeprecsys.search.saturation import saturation_qps
-from deeprecsys.search.sweep import Sweep
 from deeprecsys.simulate.published import GTX_1080_TI, device_profile
 
 MODELS = ("dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wnd", "mt-wnd", "din", "dien")

@@ -41,7 +41,7 @@ from deeprecsys.node.driver import Recording
 from deeprecsys.node.node import Node
 from deeprecsys.report import format as f
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
-from deeprecsys.search.hill_climb import HillClimb
+from deeprecsys.search.climbs import HillClimb
 from deeprecsys.search.rank import Ranking
 from deeprecsys.search.saturation import saturation_qps
 from deeprecsys.search.slow_trials import NEAR

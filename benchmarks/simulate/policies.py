@@ -45,9 +45,8 @@ from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import Status
 from deeprecsys.core.target import LEVELS, Target, percentile
 from deeprecsys.report import format as f
-from deeprecsys.search.hill_climb import HillClimb
+from deeprecsys.search.climbs import HillClimb, finer, model_search
 from deeprecsys.search.history import UNREACHABLE, KnownCapacity, Search, batch_sizes
-from deeprecsys.search.neighbours import finer, model_search
 from deeprecsys.search.rank import capacity_on_path
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated

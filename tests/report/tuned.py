@@ -14,9 +14,9 @@ from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.report.rundir import RunWriter
 from deeprecsys.search.capacity import Settings
+from deeprecsys.search.climbs import HillClimb
 from deeprecsys.search.confirm import ConfirmSettings
 from deeprecsys.search.events import PhaseStarted
-from deeprecsys.search.hill_climb import HillClimb
 from deeprecsys.search.tuner import TuneSettings, tune
 from deeprecsys.workload.stream import Workload
 from tests.report.trials import run

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from deeprecsys.core.policy import Policy
+from deeprecsys.core.policy import DeepRecSched, Policy
 from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target
+from deeprecsys.search.climbs import Sweep
 from deeprecsys.search.history import KnownCapacity, Search
 
 TARGET = Target(latency_s=0.1)
@@ -89,3 +90,9 @@ def drive(
             search.tell(policy, KnownCapacity(found, found * (1 - half), found * (1 + half)))
         assert len(asked) < 1000
     return asked
+
+
+def grid(batch_sizes, thresholds=()):
+    """A sweep over all batch sizes on the CPU, then each with every offload threshold."""
+    sizes = list(batch_sizes)
+    return Sweep([*map(DeepRecSched, sizes), *(DeepRecSched(b, n) for b in sizes for n in thresholds)])

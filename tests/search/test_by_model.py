@@ -25,7 +25,7 @@ from deeprecsys.search import (
     batch_sizes,
 )
 from deeprecsys.search.by_model import GAIN, ModelSettings, tune_by_model
-from deeprecsys.search.neighbours import Chain, beyond_fixed
+from deeprecsys.search.climbs import Chain, climb_of
 from deeprecsys.search.rank import Ranking
 from deeprecsys.simulate import VirtualNode
 from deeprecsys.simulate.fast import run
@@ -102,7 +102,7 @@ class World:
             Ranking(self.path, TARGET, hint),
             TARGET,
             static=STATIC,
-            search=Chain(HillClimb(SIZES), [beyond_fixed(Adaptive, SIZES), beyond_fixed(Coalescing, SIZES)]),
+            search=Chain(HillClimb(SIZES), [climb_of(Adaptive, SIZES), climb_of(Coalescing, SIZES)]),
             settings=settings,
             progress=progress,
         )

@@ -23,12 +23,12 @@ from deeprecsys.search import (
     HillClimb,
     KnownCapacity,
     Settings,
-    Sweep,
     batch_sizes,
     capacity,
     thresholds,
 )
 from deeprecsys.search.by_model import ModelSettings, tune_by_model
+from deeprecsys.search.climbs import Sweep
 from deeprecsys.search.history import MOVES, UNREACHABLE
 from deeprecsys.search.rank import TOLERANCE, Ranking
 from deeprecsys.search.tuner import TuneSettings, tune

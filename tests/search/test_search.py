@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import DeepRecSched, Earliest, Offload, Static
-from deeprecsys.search import HillClimb, KnownCapacity, Sweep, batch_sizes, thresholds
+from deeprecsys.search import HillClimb, KnownCapacity, batch_sizes, thresholds
+from deeprecsys.search.climbs import Sweep, model_search
 from deeprecsys.search.history import UNREACHABLE
-from deeprecsys.search.neighbours import model_search
-from tests.search.fakes import drive
+from tests.search.fakes import drive, grid
 
 SIZES, LIMITS = batch_sizes(1000, 500), thresholds(1000)
 SEARCHES = {
     "climb": lambda: HillClimb(SIZES, LIMITS),
     "climb on the CPU": lambda: HillClimb(SIZES),
-    "sweep": lambda: Sweep.grid(SIZES, LIMITS),
-    "sweep on the CPU": lambda: Sweep.grid(SIZES),
+    "sweep": lambda: grid(SIZES, LIMITS),
+    "sweep on the CPU": lambda: grid(SIZES),
 }
 
 
@@ -75,7 +75,7 @@ def test_on_one_hill_the_climb_reaches_the_sweeps_optimum(top, fall, seed):
     def hill(policy):
         return 1000 * (1 - fall) ** abs(SIZES.index(policy.batch_size) - top)
 
-    climb, sweep = HillClimb(SIZES), Sweep.grid(SIZES)
+    climb, sweep = HillClimb(SIZES), grid(SIZES)
     drive(climb, hill, seed=seed)
     drive(sweep, hill, seed=seed)
     assert climb.best.policy == sweep.best.policy == DeepRecSched(SIZES[top])

@@ -14,7 +14,6 @@ from deeprecsys.search import (
     HillClimb,
     PhaseStarted,
     Settings,
-    Sweep,
     TrialDone,
     TuneSettings,
     Verdict,
@@ -22,7 +21,7 @@ from deeprecsys.search import (
     tune,
 )
 from deeprecsys.simulate import VirtualNode
-from tests.search.fakes import TARGET, Cliff, log
+from tests.search.fakes import TARGET, Cliff, grid, log
 
 STATIC = Static.baseline(1000, 2)
 SIZES = batch_sizes(1000, STATIC.batch_size)
@@ -203,7 +202,7 @@ def node():
 def test_climb_and_sweep_agree_in_virtual_time():
     settings = TuneSettings.live(TARGET)
     climbed = tune(node(), TARGET, static=STATIC, search=HillClimb(SIZES), hint_qps=600.0, settings=settings)
-    swept = tune(node(), TARGET, static=STATIC, search=Sweep.grid(SIZES), hint_qps=600.0, settings=settings)
+    swept = tune(node(), TARGET, static=STATIC, search=grid(SIZES), hint_qps=600.0, settings=settings)
     assert climbed.tuned.qps > 0.95 * swept.tuned.qps
     assert climbed.search.seconds < 0.9 * swept.search.seconds
     for result in (climbed, swept):

@@ -16,8 +16,8 @@ from deeprecsys.engine.dense import installed
 from deeprecsys.engine.isa import cpu_flags
 from deeprecsys.machine.record import machine_record, same_machine
 from deeprecsys.node.node import default_workers
+from deeprecsys.search.climbs import model_search
 from deeprecsys.search.history import batch_sizes
-from deeprecsys.search.neighbours import model_search
 from deeprecsys.search.rank import Ranking, rank
 from deeprecsys.search.saturation import saturation_qps
 

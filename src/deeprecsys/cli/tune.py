@@ -35,9 +35,8 @@ from deeprecsys.node.node import Node
 from deeprecsys.report import text
 from deeprecsys.report.documents import TuneReport
 from deeprecsys.search.by_model import ModelSettings, tune_by_model
-from deeprecsys.search.hill_climb import HillClimb
+from deeprecsys.search.climbs import HillClimb, model_search
 from deeprecsys.search.history import thresholds
-from deeprecsys.search.neighbours import model_search
 from deeprecsys.search.rank import Ranking
 from deeprecsys.search.saturation import saturation_qps
 from deeprecsys.search.tuner import TuneResult, tune

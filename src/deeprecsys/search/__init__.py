@@ -1,6 +1,7 @@
-"""Capacity search, hill climb, exhaustive sweep, profiler and the tuner, in whichever world trials run."""
+"""Capacity search, hill climbs, profiler and tuner, for live and for virtual trials alike."""
 
 from deeprecsys.search.capacity import CapacityResult, Outcome, Settings, capacity
+from deeprecsys.search.climbs import HillClimb
 from deeprecsys.search.confirm import Candidate, Confirmed, ConfirmSettings, confirm
 from deeprecsys.search.events import (
     CapacityDone,
@@ -13,11 +14,9 @@ from deeprecsys.search.events import (
     TrialDone,
     TrialStarted,
 )
-from deeprecsys.search.hill_climb import HillClimb
 from deeprecsys.search.history import Evaluation, KnownCapacity, Score, Search, batch_sizes, thresholds
 from deeprecsys.search.probes import Probe, Trial, Verdict
 from deeprecsys.search.profiler import Measure, ProfilePlan, profile
-from deeprecsys.search.sweep import Sweep
 from deeprecsys.search.tuner import TuneResult, TuneSettings, tune
 
 __all__ = [
@@ -42,7 +41,6 @@ __all__ = [
     "Score",
     "Search",
     "Settings",
-    "Sweep",
     "Trial",
     "TrialDone",
     "TrialStarted",

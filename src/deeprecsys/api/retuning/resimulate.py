@@ -74,8 +74,8 @@ class Question:
 
 def best_policy(q: Question) -> BestPolicy:
     """The policy that carries the most of a mix, by simulation of one path with Poisson arrivals."""
+    from deeprecsys.search.climbs import model_search
     from deeprecsys.search.history import batch_sizes
-    from deeprecsys.search.neighbours import model_search
     from deeprecsys.search.rank import Ranking, rank
     from deeprecsys.search.saturation import saturation_qps
     from deeprecsys.simulate.table import Tabulated

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 from deeprecsys.core.policy import Adaptive, Coalescing, DeepRecSched, Earliest, Static
 from deeprecsys.search import HillClimb, KnownCapacity
-from deeprecsys.search.history import UNREACHABLE, Evaluation
-from deeprecsys.search.neighbours import (
+from deeprecsys.search.climbs import (
     Chain,
     NeighbourClimb,
     between,
-    beyond_fixed,
+    climb_of,
     finer,
-    ladder,
-    two_sizes,
+    one_step,
+    rungs,
 )
+from deeprecsys.search.history import UNREACHABLE, Evaluation
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -58,7 +58,7 @@ def hill(kind, largest, finest, top=100.0):
 def test_from_anywhere_the_climb_finds_the_top_of_a_hill(kind, data):
     largest, finest, b, f = (data.draw(st.sampled_from(SIZES)) for _ in range(4))
     top, start = kind(max(largest, finest), min(largest, finest)), kind(max(b, f), min(b, f))
-    search = NeighbourClimb([start], two_sizes(kind, SIZES))
+    search = NeighbourClimb([start], one_step(kind, SIZES))
     asked = drive(search, hill(kind, top.batch_size, top.finest))
     assert asked[0] == start
     assert search.best.policy == top
@@ -66,14 +66,14 @@ def test_from_anywhere_the_climb_finds_the_top_of_a_hill(kind, data):
 
 
 def test_a_climb_that_never_meets_the_target_ends_at_its_start():
-    search = NeighbourClimb([Adaptive(8, 8)], two_sizes(Adaptive, SIZES))
+    search = NeighbourClimb([Adaptive(8, 8)], one_step(Adaptive, SIZES))
     search.tell(search.ask(), UNREACHABLE)
     assert search.ask() is None
     assert search.best is None
 
 
 def test_only_better_neighbours_need_be_known_well():
-    search = NeighbourClimb([Adaptive(8, 8)], two_sizes(Adaptive, SIZES))
+    search = NeighbourClimb([Adaptive(8, 8)], one_step(Adaptive, SIZES))
     assert search.floor_qps is None, "the start is measured in full"
     search.tell(search.ask(), KnownCapacity(100.0, 98.0, 102.0))
     assert search.ask() == Adaptive(16, 8)
@@ -81,7 +81,7 @@ def test_only_better_neighbours_need_be_known_well():
 
 
 def test_a_policy_told_without_being_asked_for_counts_and_is_not_climbed_from():
-    search = NeighbourClimb([Adaptive(8, 8)], two_sizes(Adaptive, SIZES))
+    search = NeighbourClimb([Adaptive(8, 8)], one_step(Adaptive, SIZES))
     search.tell(Static(500), KnownCapacity.exactly(1e6))
     asked = drive(search, hill(Adaptive, 32, 4))
     assert Adaptive(32, 4) in asked
@@ -90,7 +90,7 @@ def test_a_policy_told_without_being_asked_for_counts_and_is_not_climbed_from():
 
 
 def test_neighbours_are_one_rung_away_and_never_finer_above_than_below():
-    near = two_sizes(Coalescing, SIZES)
+    near = one_step(Coalescing, SIZES)
     assert near(Coalescing(16, 4)) == [
         Coalescing(8, 4), Coalescing(32, 4), Coalescing(16, 2), Coalescing(16, 8)
     ]  # fmt: skip
@@ -103,12 +103,12 @@ def test_neighbours_are_one_rung_away_and_never_finer_above_than_below():
     [(4, SIZES, [2, 8]), (1, SIZES, [2]), (128, SIZES, [64]), (5, SIZES, [4, 8]), (500, SIZES, [128])],
 )
 def test_the_rungs_next_to_a_value(value, steps, found):
-    assert ladder(value, steps) == found
+    assert rungs(value, steps) == found
 
 
 def chain():
     """What `tune` searches by model."""
-    return Chain(HillClimb(SIZES), [beyond_fixed(Adaptive, SIZES), beyond_fixed(Coalescing, SIZES)])
+    return Chain(HillClimb(SIZES), [climb_of(Adaptive, SIZES), climb_of(Coalescing, SIZES)])
 
 
 def test_a_chain_goes_from_the_best_so_far_and_remembers_all():
@@ -152,7 +152,7 @@ def test_a_ladder_made_finer_keeps_its_rungs_and_halves_its_steps():
 @pytest.mark.parametrize("top", [45, 76, 108])
 def test_a_top_between_the_rungs_is_found_from_the_best_rung(kind, top):
     """As where the longest batch that a target allows lies between two rungs: beyond it there is nothing."""
-    search = Chain(HillClimb(SIZES), [beyond_fixed(kind, SIZES), between(SIZES)])
+    search = Chain(HillClimb(SIZES), [climb_of(kind, SIZES), between(SIZES, (Adaptive, Coalescing))])
 
     def qps(policy):
         finest = getattr(policy, "finest", policy.batch_size)
@@ -169,7 +169,7 @@ def test_a_top_between_the_rungs_is_found_from_the_best_rung(kind, top):
 
 def test_from_a_policy_of_another_sort_there_is_nothing_between():
     told = Evaluation(Earliest(16, 32, 64), KnownCapacity.exactly(1.0))
-    assert between(SIZES)(told) is None
+    assert between(SIZES, (Adaptive, Coalescing))(told) is None
 
 
 def test_a_chain_in_which_nothing_meets_the_target_ends():
