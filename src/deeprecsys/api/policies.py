@@ -1,15 +1,23 @@
-"""Policies by name, as `--policy NAME[:ARG]`, `--batch-size` and `--offload-above` describe them."""
+"""Policies by name, as `--policy`, `--batch-size` and `--offload-above` describe them."""
 
 from __future__ import annotations
 
-from deeprecsys.core.errors import InputError
+from collections.abc import Iterable
+from pathlib import Path
+
+from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.core.policy import Knob, Policy, PolicyBase, Setting, Static
-from deeprecsys.core.policy.registry import POLICIES, make, offloads, policy_class
+from deeprecsys.core.policy.registry import POLICIES, make, offloads, register
 from deeprecsys.core.target import Target
+from deeprecsys.plugins import installed, load, load_installed
 from deeprecsys.workload import spec
 
+GROUP = "deeprecsys.policies"
+"""Entry points of installed policies."""
 MOST_MS = 1e9
 """The longest time that an argument may give, milliseconds."""
+LOADED: dict[str, str] = {}
+"""The text by which another process loads a policy, by the name of each that is not built in."""
 
 
 def _form(kind: type[PolicyBase]) -> str:
@@ -22,13 +30,59 @@ def _argument(kind: type[PolicyBase]) -> Knob | None:
     return next((knob for knob in kind.knobs if knob.argument), None)
 
 
-FORMS = ", ".join(_form(kind) for kind in POLICIES.values())
-"""The built-in names with their arguments, for help."""
+FORMS = ", ".join(_form(kind) for kind in POLICIES.values()) + ", FILE.py:Class, module:Class"
+"""All built-in names with their arguments, and what else names a policy, for help."""
+
+
+def class_of(text: str) -> tuple[type[PolicyBase], list[str]]:
+    """The policy class that a text names, and its arguments as text.
+
+    Args:
+        text: `NAME[:ARG]` of a built-in or installed policy, `FILE.py:Class[:ARG]` or `module:Class[:ARG]`.
+
+    Raises:
+        InputError: there is none, it cannot be imported, or it is no policy.
+    """
+    name, args = spec.split(text)
+    if name in POLICIES:
+        return POLICIES[name], args
+    if name in installed(GROUP):
+        return _registered(load_installed("policy", GROUP, name), name), args
+    where, _, rest = text.strip().partition(":")
+    attribute, colon, argument = rest.partition(":")
+    if not attribute.isidentifier():
+        raise unknown("policy", name, (*POLICIES, *installed(GROUP)))
+    where = str(Path(where).resolve()) if where.endswith(".py") else where
+    kind = load("policy", f"{where}:{attribute}")
+    return _registered(kind, f"{where}:{attribute}"), spec.split(f"_:{argument}")[1] if colon else []
+
+
+def _registered(kind: object, text: str) -> type[PolicyBase]:
+    found = register(kind)
+    LOADED[found.name] = text
+    return found
+
+
+def searched(named: Iterable[str] = ()) -> list[type[PolicyBase]]:
+    """The policies that a search tries: built-in and installed ones that ask for it, and those named.
+
+    Raises:
+        InputError: one is named that does not exist, or with an argument.
+    """
+    for name in installed(GROUP):
+        class_of(name)
+    asked = []
+    for text in named:
+        kind, args = class_of(text)
+        if args:
+            raise InputError(f"--policy: expected {kind.name} without an argument, got {','.join(args)!r}")
+        asked.append(kind)
+    return [kind for kind in POLICIES.values() if kind.searched or kind in asked]
 
 
 def check_whole(text: str, batch_size: int | None, largest: int) -> None:
     """Raise InputError if the options would cut queries that must stay whole."""
-    kind = policy_class(spec.split(text)[0])
+    kind, _ = class_of(text)
     reason = "as this model scores the items of a query together"
     if not kind.keeps_whole:
         whole = ", ".join(name for name, other in POLICIES.items() if other.keeps_whole)
@@ -52,7 +106,7 @@ def policy_of(
     """The policy that the options name.
 
     Args:
-        text: `NAME[:ARG]`.
+        text: as of `class_of`.
         batch_size, offload_above: as given; None where not.
         baseline: the static baseline.
         largest: items of the largest query.
@@ -61,18 +115,19 @@ def policy_of(
     Raises:
         InputError: no such policy, an argument that it does not take, a value that cannot be.
     """
-    name, args = spec.split(text)
-    kind = policy_class(name)
+    kind, args = class_of(text)
     names = [knob.name for knob in kind.knobs]
     given: dict[str, float | None] = _given(kind, args)
     if offload_above is not None:
         if "offload_above" not in names:
             able = ", ".join(n for n, other in POLICIES.items() if offloads(other))
-            raise InputError(f"--offload-above: expected policy {able}, got {name}, which never offloads")
+            raise InputError(
+                f"--offload-above: expected policy {able}, got {kind.name}, which never offloads"
+            )
         given["offload_above"] = offload_above
     if batch_size is not None and "batch_size" not in names:
         raise InputError(
-            f"--batch-size: expected none with policy {name}, which finds its own, got {batch_size}"
+            f"--batch-size: expected none with policy {kind.name}, which finds its own, got {batch_size}"
         )
     setting = Setting(baseline.batch_size, largest, target.latency_s if target else None, batch_size)
     return make(kind, setting, **given)

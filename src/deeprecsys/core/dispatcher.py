@@ -148,7 +148,12 @@ class Dispatcher:
     def _arrive(self, query: Query, now_s: float) -> list[Command]:
         self.arrived += 1
         place, batch_size, due_s = self._rules[query.version].place(query, self, now_s)
-        device = self._devices[place]
+        device = self._devices.get(place)
+        if device is None or batch_size < 1:
+            raise InputError(
+                f"policy: Placement: expected a device of {', '.join(self._devices)} and a batch size of at "
+                f"least 1, got {place} and {batch_size}"
+            )
         if len(self._open) >= self.limits.queries:
             return self._refuse(query, f"{self.limits.queries} queries are open")
         if full := device.refusal(query, self.limits):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from math import inf
 
+from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy.base import Take
 from deeprecsys.core.query import Slice
 
@@ -70,6 +71,8 @@ class Line:
             part = heappop(heap)[3]
             self.items -= part.stop - part.start
             return (part,)
+        if left < 1:
+            raise InputError(f"policy: Take.items: expected at least 1 item, got {left}")
         taken: list[Slice] = []
         while heap and len(taken) < most_slices:
             priority, due_s, number, part = heap[0]

@@ -2,8 +2,14 @@
 
 from deeprecsys.core.policy.adaptive import Adaptive
 from deeprecsys.core.policy.base import (
+    BATCH_SIZE,
     CPU,
+    DEVICE_BATCH,
+    FINEST,
     GPU,
+    LATENCY,
+    OFFLOAD_ABOVE,
+    WHOLE_BATCH,
     BatchDecision,
     Defer,
     Hold,
@@ -30,8 +36,14 @@ from deeprecsys.core.policy.tf_serving import TFServing
 from deeprecsys.core.policy.triton import Triton
 
 __all__ = [
+    "BATCH_SIZE",
     "CPU",
+    "DEVICE_BATCH",
+    "FINEST",
     "GPU",
+    "LATENCY",
+    "OFFLOAD_ABOVE",
+    "WHOLE_BATCH",
     "Adaptive",
     "BatchDecision",
     "BentoML",

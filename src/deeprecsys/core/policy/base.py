@@ -63,7 +63,10 @@ class LineView(Protocol):
 
 
 class Placement(NamedTuple):
-    """Where a query waits, how it is cut, and its place in the line."""
+    """Where a query waits, how it is cut, and its place in the line.
+
+    The dispatcher raises InputError if the node lacks the device, or `batch_size` is below 1.
+    """
 
     device: str
     batch_size: int
