@@ -20,7 +20,9 @@ from deeprecsys.core.policy import (
     Deadline,
     DeepRecSched,
     Knob,
+    Placement,
     PolicyBase,
+    Take,
     TFServing,
     Triton,
     registry,
@@ -241,3 +243,35 @@ def test_what_is_no_policy_is_not_registered():
         with pytest.raises(InputError, match=message):
             registry.register(kind)
     assert set(registry.POLICIES) == set(BY_NAME)
+
+
+class Wrong(PolicyBase):
+    """Places and forms as it is told."""
+
+    def __init__(self, placement=None, decision=None):
+        self._placement, self._decision = placement, decision
+
+    def place(self, query, view, now_s):
+        return self._placement or super().place(query, view, now_s)
+
+    def form(self, line, view, now_s):
+        return self._decision or super().form(line, view, now_s)
+
+    def describe(self):
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (Wrong(Placement("tpu", 8)), "policy: Placement: expected a device of cpu and .*, got tpu and 8"),
+        (
+            Wrong(Placement("cpu", 0)),
+            "policy: Placement: .* batch size of at least 1, got cpu and 0",
+        ),
+        (Wrong(decision=Take(0, merge=True)), "policy: Take.items: expected at least 1 item, got 0"),
+    ],
+)
+def test_a_decision_that_cannot_be_carried_out_is_one_clear_error(policy, message):
+    with pytest.raises(InputError, match=message):
+        simulate(policy, [0.0], [5], service, 1)

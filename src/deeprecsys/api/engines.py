@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deeprecsys.api.experiment import Experiment, check_profile, load_profile
 from deeprecsys.api.trials import measure_profile, sample_sizes, start
-from deeprecsys.api.virtual import sample_path
-from deeprecsys.core.policy import Policy
+from deeprecsys.api.virtual import path_queries, sample_path
+from deeprecsys.core.policy import Policy, PolicyBase
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.engine import PRECISIONS, EngineSpec
 from deeprecsys.engine.dense import installed
@@ -107,8 +108,12 @@ def from_profile(file: Path, options: dict[str, Any], engine: tuple[str, ...]) -
     return EngineChoice(job, profile, (f"{file} was measured on another machine",) if elsewhere else ())
 
 
-def tried_out(setup: EngineChoice, profile_s: float) -> RankedEngine:
-    """Measure a setup's batch times, where they are not known, and find its best policy in virtual time."""
+def tried_out(setup: EngineChoice, profile_s: float, kinds: Sequence[type[PolicyBase]]) -> RankedEngine:
+    """Measure a setup's batch times, where they are not known, and find its best policy in virtual time.
+
+    Args:
+        kinds: the policies to search.
+    """
     job, profile = setup.job, setup.profile
     if profile is None:
         with start(job.on_cpu()) as node:
@@ -117,8 +122,9 @@ def tried_out(setup: EngineChoice, profile_s: float) -> RankedEngine:
         workers = job.node.workers or default_workers(job.node)
     static = job.baseline(workers)
     hint = saturation_qps(profile, static.batch_size, sample_sizes(job), workers)
-    ranking = Ranking(sample_path(profile, job.workload, workers, job.target), job.target, hint)
-    search = model_search(sizes_of(job, workers))
+    path = sample_path(profile, job.workload, workers, job.target, path_queries(kinds))
+    ranking = Ranking(path, job.target, hint)
+    search = model_search(sizes_of(job, workers), kinds=kinds, latency_s=job.target.latency_s)
     rank(ranking, search, static)
     best = search.best
     return RankedEngine(

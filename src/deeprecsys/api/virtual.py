@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from deeprecsys.core.policy import CPU, GPU
+from deeprecsys.core.policy import CPU, GPU, PolicyBase
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.target import Target
+from deeprecsys.simulate.fast import COMPILED
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.simulate.trial import Load, SamplePath, VirtualNode
 from deeprecsys.workload.stream import Workload
 
 PATH_QUERIES = 40_000
 """Queries of the sample path that ranks candidates: 2,000 of them are above its 95th percentile."""
+
+
+FEWER_QUERIES = 10_000
+"""Queries of the path where a policy is searched that the simulator does not compile: that takes longer."""
+
+
+def path_queries(kinds: Sequence[type[PolicyBase]]) -> int:
+    """Queries of the sample path that ranks policies."""
+    return PATH_QUERIES if set(kinds) <= set(COMPILED) else FEWER_QUERIES
 
 
 class Accelerators(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 
 from deeprecsys.api.engines import setups_of, sizes_of, tried_out
 from deeprecsys.api.experiment import Experiment
+from deeprecsys.api.policies import class_of, searched
 from deeprecsys.api.predict import offloaded_share, prediction
 from deeprecsys.api.trials import (
     LiveTrials,
@@ -24,19 +26,20 @@ from deeprecsys.api.trials import (
     sample_sizes,
     start,
 )
-from deeprecsys.api.virtual import Accelerators, sample_path, virtual_node
+from deeprecsys.api.virtual import Accelerators, path_queries, sample_path, virtual_node
 from deeprecsys.cli import options as opt
 from deeprecsys.cli.output import emit, report_on, run_directory
 from deeprecsys.cli.quality import quality_of
 from deeprecsys.cli.searching import SearchProgress, tune_settings
 from deeprecsys.core.errors import positive
+from deeprecsys.core.policy import PolicyBase
 from deeprecsys.core.profile import FAR, LatencyProfile
 from deeprecsys.node.node import Node
 from deeprecsys.report import text
 from deeprecsys.report.documents import TuneReport
 from deeprecsys.search.by_model import ModelSettings, tune_by_model
 from deeprecsys.search.climbs import HillClimb, model_search
-from deeprecsys.search.history import thresholds
+from deeprecsys.search.history import Search, thresholds
 from deeprecsys.search.rank import Ranking
 from deeprecsys.search.saturation import saturation_qps
 from deeprecsys.search.tuner import TuneResult, tune
@@ -56,11 +59,15 @@ SHARE_QUERIES = 100_000
                    "Without one they are measured first.")  # fmt: skip
 @click.option("--method", type=click.Choice(["model", "live"]), default="model", show_default=True,
               help="Search by simulation on the profile, or the paper's climb under live load.")  # fmt: skip
+@click.option("--policy", "policy_names", multiple=True, metavar="NAME",
+              help="Search this policy too: a name, FILE.py:Class or module:Class; several may be given."
+              )  # fmt: skip
 @opt.search
 @opt.output
 def tune_command(
     profile_files: tuple[Path, ...],
     method: str,
+    policy_names: tuple[str, ...],
     budget: float | None,
     json_file: str | None,
     out_dir: Path | None,
@@ -72,6 +79,7 @@ def tune_command(
     the static baseline live, side by side, with load that nothing was chosen by. With --method live the
     search itself is live, on the first engine named: from batch size 1 up, as long as the rate rises.
     """
+    kinds = searched(policy_names)
     setups = setups_of(options, profile_files)
     job = setups[0].job
     if budget is not None:
@@ -81,7 +89,7 @@ def tune_command(
     with ExitStack() as stack:
         out = stack.enter_context(run_directory(out_dir, job.configuration()))
         several = method == "model" and len(setups) > 1
-        tried = [tried_out(setup, profile_s) for setup in setups] if several else []
+        tried = [tried_out(setup, profile_s, kinds) for setup in setups] if several else []
         best = max(tried, key=lambda t: t.qps, default=None)
         job = best.setup.job if best else job
         exact = job.node.precision == "fp32"
@@ -98,17 +106,18 @@ def tune_command(
                 LiveTrials(node, job, listener),
                 job.target,
                 static=baseline(node, job),
-                search=HillClimb(sizes_of(job, node.workers), thresholds_of(job)),
+                search=live_search(job, node.workers, policy_names),
                 hint_qps=hint,
                 settings=settings,
                 seed=job.node.seed,
                 progress=listener,
             )
         else:
-            path = sample_path(profile, job.workload, node.workers, job.target, gpu=gpu)
+            queries = path_queries(kinds)
+            path = sample_path(profile, job.workload, node.workers, job.target, queries, gpu)
             same = best is not None and gpu is None and profile is best.profile
             ranking = best.ranking if best and same else Ranking(path, job.target, hint)
-            found = by_model(node, job, profile, ranking, listener, budget, gpu)
+            found = by_model(node, job, profile, ranking, listener, budget, kinds, gpu)
         result = {
             **document(node, job, gpu.profile if gpu else None),
             "profile": profile.to_json(),
@@ -168,9 +177,15 @@ def by_model(
     ranking: Ranking,
     listener: SearchProgress,
     budget_s: float | None,
+    kinds: Sequence[type[PolicyBase]],
     gpu: Accelerators | None = None,
 ) -> TuneResult:
-    """Tune a job on its node by simulation on a profile; `budget_s` is for the live confirmation."""
+    """Tune a job on its node by simulation on a profile.
+
+    Args:
+        budget_s: seconds of the live confirmation.
+        kinds: the policies to search.
+    """
     settings = ModelSettings.of(job.target, budget_s) if budget_s else ModelSettings.of(job.target)
     return tune_by_model(
         LiveTrials(node, job, listener),
@@ -178,11 +193,22 @@ def by_model(
         ranking,
         job.target,
         static=baseline(node, job),
-        search=model_search(sizes_of(job, node.workers), thresholds_of(job)),
+        search=model_search(
+            sizes_of(job, node.workers), thresholds_of(job), kinds=kinds, latency_s=job.target.latency_s
+        ),
         settings=settings,
         seed=job.node.seed,
         progress=listener,
     )
+
+
+def live_search(job: Experiment, workers: int, policy_names: Sequence[str]) -> Search:
+    """The paper's climb, and after it climbs over the policies named."""
+    sizes, limits = sizes_of(job, workers), thresholds_of(job)
+    if not policy_names:
+        return HillClimb(sizes, limits)
+    named = [class_of(text)[0] for text in policy_names]
+    return model_search(sizes, limits, kinds=named, latency_s=job.target.latency_s)
 
 
 def thresholds_of(job: Experiment) -> tuple[int, ...]:

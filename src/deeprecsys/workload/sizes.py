@@ -11,12 +11,13 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError, positive, unknown
+from deeprecsys.plugins import installed, load, load_installed
 from deeprecsys.workload.spec import number, numbers, split, whole, within
 from deeprecsys.workload.trace import Trace
 
@@ -257,25 +258,49 @@ _PLAIN: dict[str, Callable[[], Sizes]] = {
 }
 _WITH_ARGUMENTS: dict[str, Callable[[list[str]], Sizes]] = {"normal": _normal, "fixed": _fixed}
 _OF_TRACE: dict[str, Callable[[Trace], Sizes]] = {"trace": _empirical, "in-order": InOrder}
+GROUP = "deeprecsys.sizes"
+"""Entry points of installed size distributions."""
 NAMES: Sequence[str] = (*_PLAIN, *_WITH_ARGUMENTS, *_OF_TRACE, "mix")
+
+
+def _plugged(text: str, name: str, args: list[str]) -> Sizes | None:
+    """The distribution of an installed entry point, a file or a module; None where the text names none."""
+    what = "size distribution"
+    where, _, rest = text.strip().partition(":")
+    attribute, colon, given = rest.partition(":")
+    if name in installed(GROUP):
+        make = load_installed(what, GROUP, name)
+    elif attribute.isidentifier() and name != "mix":
+        make = load(what, f"{where}:{attribute}")
+        args = split(f"_:{given}")[1] if colon else []
+    else:
+        return None
+    found = make(args)
+    if missing := [part for part in ("spec", "cap", "of", "describe") if not hasattr(found, part)]:
+        raise InputError(f"{what} {text!r}: expected attributes {', '.join(missing)}, got {found!r}")
+    return cast(Sizes, found)
 
 
 def parse(text: str, trace: Trace | None = None) -> Sizes:
     """The distribution that `NAME[:args]` names.
 
     `production`, `mlperf`, `ribbon`, `lognormal`, `normal[:MEAN,STD,CAP]`, `fixed:N`; of a trace, `trace`
-    (drawn from its sizes) and `in-order` (row by row); `mix:NAME@0,NAME@FROM_S…[/PERIOD_S]`.
+    (drawn from its sizes) and `in-order` (row by row); `mix:NAME@0,NAME@FROM_S…[/PERIOD_S]`. Besides
+    `FILE.py:make[:args]`, `module:make[:args]` and installed entry points: callables that take the arguments
+    as a list of texts and return `Sizes`, whose `spec` is to be that text.
 
     Raises:
         InputError: another name, arguments that do not fit, or no trace where one is needed.
     """
     name, args = split(text)
+    if name not in NAMES and (found := _plugged(text, name, args)):
+        return found
     if name == "mix":
         return _mix(text.strip(), trace)
     if name in _WITH_ARGUMENTS:
         return _WITH_ARGUMENTS[name](args)
     if name not in NAMES:
-        raise unknown("size distribution", name, NAMES)
+        raise unknown("size distribution", name, (*NAMES, *installed(GROUP)))
     numbers(f"sizes {name}", args, {})
     if name in _PLAIN:
         return _PLAIN[name]()

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from deeprecsys.api.policies import LOADED, class_of, searched
 from deeprecsys.api.retuning.decision import BestPolicy
 from deeprecsys.core.errors import NodeError
 from deeprecsys.core.policy import Policy, Static
@@ -57,10 +58,13 @@ class Question:
             "largest": self.largest,
             "present": self.present.describe() if self.present else None,
             "queries": self.queries,
+            "policies": list(LOADED.values()),
         }
 
     @classmethod
     def from_json(cls, doc: dict[str, Any]) -> Question:
+        for text in doc["policies"]:
+            class_of(text)
         return cls(
             LatencyProfile.from_json(doc["profile"]),
             doc["sizes"],
@@ -87,7 +91,8 @@ def best_policy(q: Question) -> BestPolicy:
     path = SamplePath(Tabulated(q.profile), q.workers, lambda rate: (unit_s / rate, sizes), q.target)
     static = Static.baseline(q.largest, q.workers)
     hint = saturation_qps(q.profile, static.batch_size, np.asarray(q.sizes, np.int32), q.workers)
-    search = model_search(batch_sizes(q.largest, static.batch_size))
+    sizes_tried = batch_sizes(q.largest, static.batch_size)
+    search = model_search(sizes_tried, kinds=searched(), latency_s=q.target.latency_s)
     begin = q.present or static
     present = rank(Ranking(path, q.target, hint), search, begin)
     best = search.best
