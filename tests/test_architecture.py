@@ -46,3 +46,30 @@ def test_no_public_class_name_is_defined_twice():
                 places[node.name].append(name)
     assert len(places) > 200, "the classes were not found"
     assert not {k: v for k, v in places.items() if len(v) > 1}
+
+
+def modules_that(holds) -> list[str]:
+    """The modules of `node` with a syntax node for which `holds`."""
+    inside = {n: t for n, t in TREES.items() if n.startswith("deeprecsys.node")}
+    return sorted(n for n, tree in inside.items() if any(holds(node) for node in ast.walk(tree)))
+
+
+def calls(node: ast.AST, method: str) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method
+
+
+def test_a_node_has_one_worker_entry_point_one_supervisor_and_one_driver():
+    """For trials and for the live service alike."""
+    assert modules_that(lambda n: isinstance(n, ast.FunctionDef) and n.name == "main") == [
+        "deeprecsys.node.runtime.worker"
+    ]
+    starts = modules_that(lambda n: calls(n, "Popen") or calls(n, "create_subprocess_exec"))
+    assert starts == ["deeprecsys.node.runtime.workers"]
+    names = ("Finish", "Lost", "Ready")  # what workers report, as events of the dispatcher
+    driver = ["deeprecsys.node.driver"]
+    for name in names:
+        made = modules_that(lambda n, e=name: isinstance(n, ast.Call) and getattr(n.func, "id", "") == e)
+        assert made == driver
+    closed = "deeprecsys.node.closed"  # batches in a row, without a dispatcher
+    posts = modules_that(lambda n: calls(n, "post") and getattr(n.func.value, "attr", "") != "box")
+    assert posts == [closed, *driver]

@@ -253,3 +253,34 @@ def test_a_shared_batch_that_is_lost_runs_again_slice_by_slice_and_fails_the_bad
     assert d.handle(Finish(three), 7.0) == [Complete(Query(3, 5, 0.0))]
     d.check()
     assert not d._kills, "nothing is remembered of queries that have ended"
+
+
+def test_what_an_accelerator_was_to_run_goes_to_the_cpu_while_it_has_no_worker():
+    d = Dispatcher(DeepRecSched(10, offload_above=50), {CPU: 1, GPU: 1})
+    (away,) = start(d.handle(Arrive(Query(1, 60, 0.0)), 0.0))
+    assert away.device == GPU
+    assert start(d.handle(Arrive(Query(2, 51, 0.1)), 0.1)) == [], "it waits for the accelerator"
+    (first,) = start(d.handle(Lost(GPU, 0), 0.2))
+    assert (first.device, first.slices) == (CPU, (Slice(away.slices[0].query, 0, 10),))
+    assert d.handle(Arrive(Query(3, 55, 0.3)), 0.3) == []
+    d.check()
+    assert (d.waiting_items(CPU), d.waiting_items(GPU)) == (50 + 51 + 55, 0)
+    assert d.handle(Ready(GPU, 0), 0.4) == [], "what was cut for the CPU stays there"
+    (back,) = start(d.handle(Arrive(Query(4, 70, 0.5)), 0.5))
+    assert (back.device, back.items) == (GPU, 70)
+    done: list[int] = []
+    running = [first, back]
+    while running:
+        commands = d.handle(Finish(running.pop(0)), 1.0)
+        running += start(commands)
+        done += [c.query.id for c in commands if isinstance(c, Complete)]
+    assert sorted(done) == [1, 2, 3, 4]
+
+
+def test_an_accelerator_with_a_worker_left_keeps_its_work():
+    d = Dispatcher(DeepRecSched(10, offload_above=50), {CPU: 1, GPU: 2})
+    (a, b) = (start(d.handle(Arrive(Query(i, 60, 0.0)), 0.0))[0] for i in (1, 2))
+    assert d.handle(Lost(GPU, a.worker), 0.1) == []
+    assert d.waiting_items(GPU) == 60
+    (again,) = start(d.handle(Finish(b), 0.2))
+    assert (again.device, again.slices) == (GPU, a.slices)

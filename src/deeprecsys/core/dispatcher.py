@@ -29,7 +29,8 @@ from deeprecsys.core.events import (
 from deeprecsys.core.forecast import Forecast
 from deeprecsys.core.line import Line
 from deeprecsys.core.outlook import Outlook
-from deeprecsys.core.policy import Defer, Hold, Policy, PolicyState
+from deeprecsys.core.policy import CPU, Defer, Hold, Policy, PolicyState
+from deeprecsys.core.policy.base import WHOLE
 from deeprecsys.core.query import Batch, Query, Slice, cut
 
 __all__ = [
@@ -79,6 +80,7 @@ class Dispatcher:
         self.limits = limits or Limits()
         self._devices = {name: Device(name, count) for name, count in workers.items()}
         self._rules: dict[int, PolicyState] = {0: policy.begin()}
+        self._cpu_batch = {0: policy.batch_size or WHOLE}  # by version, the most items of a batch on the CPU
         self._outlook = Outlook()
         self._open: dict[int, int] = {}  # query id -> items not yet scored
         self._running: dict[tuple[str, int], tuple[Batch, float]] = {}  # with the time of its start
@@ -154,6 +156,8 @@ class Dispatcher:
                 f"policy: Placement: expected a device of {', '.join(self._devices)} and a batch size of at "
                 f"least 1, got {place} and {batch_size}"
             )
+        if not device.alive and place != CPU:
+            device, batch_size = self._devices[CPU], self._cpu_batch[query.version]
         if len(self._open) >= self.limits.queries:
             return self._refuse(query, f"{self.limits.queries} queries are open")
         if full := device.refusal(query, self.limits):
@@ -287,6 +291,7 @@ class Dispatcher:
         unknown = [d for d in policy.devices if d not in self._devices]
         assert not unknown, f"policy wants devices that are not there: {unknown}"
         self._rules[version] = policy.begin()
+        self._cpu_batch[version] = policy.batch_size or WHOLE
         for device in self._devices.values():
             device.lines.setdefault(version, Line(device.name, version))
         waits = [s for s in self._unscored() if s.query.version == version and s.query.id in self._open]
@@ -305,12 +310,12 @@ class Dispatcher:
         assert not any(s.query.version == version for s in self._unscored()), "its batches must have ended"
         for device in self._devices.values():
             del device.lines[version]
-        del self._rules[version]
+        del self._rules[version], self._cpu_batch[version]
         self._outlook.retire(version)
         return []
 
     def _lost(self, name: str, worker: int, now_s: float) -> list[Command]:
-        """Scoring is pure, so what ran on the worker runs again."""
+        """Scoring is pure: what ran on the worker runs again, on the CPU if no other is left."""
         device = self._devices[name]
         device.lost(worker)
         batch, _ = self._running.pop((name, worker), (None, now_s))
@@ -324,7 +329,23 @@ class Dispatcher:
                 device.again.appendleft(part)
             else:
                 commands += self._fail(part.query, f"{kills} workers died while scoring it")
+        if not device.alive and name != CPU:
+            return commands + self._fall_back(device, now_s)
         return commands + self._start(device, now_s)
+
+    def _fall_back(self, device: Device, now_s: float) -> list[Command]:
+        """Have the CPU run what waits for a device that has no worker left, cut as its own work is."""
+        cpu = self._devices[CPU]
+        for version, line in device.lines.items():
+            for due_s, part in line.clear():
+                cpu.lines[version].put(self._cut_for_cpu(part), due_s)
+        for part in device.again:
+            cpu.again += self._cut_for_cpu(part)
+        device.again.clear()
+        return self._start_all(now_s)
+
+    def _cut_for_cpu(self, part: Slice) -> list[Slice]:
+        return cut(part.query, self._cpu_batch[part.query.version], part.start, part.stop)
 
     def _ready(self, name: str, worker: int, now_s: float) -> list[Command]:
         device = self._devices[name]

@@ -102,6 +102,12 @@ class Line:
         for entry in behind:
             heappush(heap, entry)
 
+    def clear(self) -> list[tuple[float, Slice]]:
+        """Remove all slices; in their order, with their due times."""
+        entries = sorted(self._heap, key=lambda entry: entry[:3])
+        self._heap, self.items = [], 0
+        return [(due_s, part) for _, due_s, _, part in entries]
+
     def drop(self, query_id: int) -> None:
         """Remove all slices of a query."""
         kept = [entry for entry in self._heap if entry[3].query.id != query_id]

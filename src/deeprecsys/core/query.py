@@ -51,19 +51,22 @@ class Batch(NamedTuple):
         return sum(s.items for s in self.slices)
 
 
-def cut(query: Query, batch_size: int) -> list[Slice]:
+def cut(query: Query, batch_size: int, start: int = 0, stop: int | None = None) -> list[Slice]:
     """The query as the fewest slices of at most `batch_size` items, their lengths as equal as can be.
+
+    With `start` and `stop`, these items of the query alone.
 
     Equal lengths and not full batches with a remainder: the number of slices is the same, and the
     longest one, which decides when an idle node completes the query, is never longer
     (docs/design/0002-equal-slices.md).
     """
-    n = query.size
+    stop = query.size if stop is None else stop
+    n = stop - start
     if n <= batch_size:
-        return [Slice(query, 0, n)]
+        return [Slice(query, start, stop)]
     parts = -(-n // batch_size)
     base, longer = divmod(n, parts)
-    slices, start = [], 0
+    slices = []
     for i in range(parts):
         stop = start + base + (i < longer)
         slices.append(Slice(query, start, stop))
