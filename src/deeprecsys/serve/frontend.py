@@ -18,9 +18,9 @@ from deeprecsys.node.service.backend import (
 )
 from deeprecsys.serve.metrics.counters import Counters
 from deeprecsys.serve.protocol.errors import NotFoundError, shown
-from deeprecsys.serve.protocol.fill import BodyLayout, fill
 from deeprecsys.serve.protocol.inputs import Binary, HeaderCache, Inputs, ValidatedRequest
 from deeprecsys.serve.protocol.request import Request
+from deeprecsys.serve.protocol.values import BodyLayout, fill
 
 LARGE_BODY_BYTES = 1 << 16
 """A smaller body comes in one piece, and its query is only asked for by `reserve`."""

@@ -34,8 +34,8 @@ from deeprecsys.serve.protocol.errors import (
     TooLargeError,
     shown,
 )
-from deeprecsys.serve.protocol.reply import http_reply
 from deeprecsys.serve.protocol.request import check_binary
+from deeprecsys.serve.protocol.values import http_reply
 
 T = TypeVar("T")
 Scope = dict[str, Any]

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from deeprecsys.node.service.backend import Reason, RefusedError, Seat
 from deeprecsys.serve.protocol.errors import GoneError, RequestError, SlowError, TooLargeError
-from deeprecsys.serve.protocol.fill import BodyLayout
 from deeprecsys.serve.protocol.inputs import Binary, ValidatedRequest
+from deeprecsys.serve.protocol.values import BodyLayout
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 

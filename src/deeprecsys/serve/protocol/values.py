@@ -1,4 +1,4 @@
-"""The values of a request: checked, and written where workers read them."""
+"""The values of tensors: a request's checked and written where workers read them, scores into a reply."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from deeprecsys.node.service.backend import Seat
 from deeprecsys.serve.protocol.errors import RequestError, shown
-from deeprecsys.serve.protocol.inputs import IDS, REALS, Binary, InputTensor, ValidatedRequest
-from deeprecsys.serve.protocol.request import Tensor
+from deeprecsys.serve.protocol.inputs import IDS, OUTPUT, REALS, Binary, InputTensor, ValidatedRequest
+from deeprecsys.serve.protocol.request import Request, Tensor
 
 _ID_RANGE = np.iinfo(np.int32)
 
@@ -92,6 +93,25 @@ def _fill_one(p: InputTensor, binary: Binary, into: NDArray[Any]) -> None:
         np.copyto(into, source, casting="unsafe")
         if (into != source).any():  # the tables' sizes are checked as rows are gathered
             raise RequestError(_out_of_range(tensor.name, into, source))
+
+
+def http_reply(request: Request, model: str, version: str, scores: NDArray[Any]) -> tuple[bytes, int | None]:
+    """The body of a reply, and the length of its JSON part where binary data follows.
+
+    Args:
+        scores: float32 [items, outputs]; it is copied.
+    """
+    output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": scores.shape}
+    doc = {"model_name": model, "model_version": version, "outputs": [output]}
+    if request.id:
+        doc["id"] = request.id
+    if request.outputs.get(OUTPUT, request.binary_output):
+        raw = scores.astype("<f4", copy=False).tobytes()
+        output["parameters"] = {"binary_data_size": len(raw)}
+        head = orjson.dumps(doc)
+        return head + raw, len(head)
+    output["data"] = np.ascontiguousarray(scores).reshape(-1)
+    return orjson.dumps(doc, option=orjson.OPT_SERIALIZE_NUMPY), None
 
 
 def check_finite(request: ValidatedRequest, blocks: Sequence[NDArray[Any]]) -> None:
