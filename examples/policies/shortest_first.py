@@ -8,12 +8,12 @@ deeprecsys serve wnd --policy examples/policies/shortest_first.py:ShortestFirst
 from dataclasses import dataclass
 
 from deeprecsys.core.errors import at_least
-from deeprecsys.core.policy import BATCH_SIZE, CPU, Placement, PolicyBase, View
+from deeprecsys.core.policy import BATCH_SIZE, CPU, Placement, Policy, View
 from deeprecsys.core.query import Query
 
 
 @dataclass(frozen=True, slots=True)
-class ShortestFirst(PolicyBase):
+class ShortestFirst(Policy):
     """Cut queries into batches of one size; of those that wait, the one with the fewest items goes first.
 
     The mean latency is the least of all orders, and large queries pay for it under load.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprecsys.core.line import Line
+from deeprecsys.core.device import Line
 from deeprecsys.core.policy import Take
 from deeprecsys.core.query import Query, Slice, cut
 

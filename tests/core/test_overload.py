@@ -9,6 +9,7 @@ from math import inf
 import numpy as np
 import pytest
 
+from deeprecsys.core.deadlines import Forecast, LateBudget, batch_seconds
 from deeprecsys.core.dispatcher import (
     Adopt,
     Arrive,
@@ -21,7 +22,6 @@ from deeprecsys.core.dispatcher import (
     Start,
     Tick,
 )
-from deeprecsys.core.forecast import Forecast, LateBudget, batch_seconds
 from deeprecsys.core.policy import CPU, Adaptive, Coalescing, DeepRecSched, Policy
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.query import Query

@@ -21,7 +21,7 @@ from deeprecsys.core.policy import (
     DeepRecSched,
     Knob,
     Placement,
-    PolicyBase,
+    Policy,
     Take,
     TFServing,
     Triton,
@@ -224,28 +224,28 @@ def test_name_class_file_and_knobs_agree(name):
 
 def test_what_is_no_policy_is_not_registered():
     @dataclass(frozen=True, slots=True)
-    class Second(PolicyBase):
+    class Second(Policy):
         name = "triton"
 
     @dataclass(frozen=True, slots=True)
-    class Knobless(PolicyBase):
+    class Knobless(Policy):
         knobs = (Knob("depth", lambda setting: 1),)
 
-    class Open(PolicyBase):
+    class Open(Policy):
         pass
 
     for kind, message in [
         (Second, "policy triton: expected a name that is not taken, got that of Triton"),
         (Knobless, "policy knobless: expected a field for each knob, got none for depth"),
         (Open, "policy open: expected a frozen dataclass, got Open"),
-        (int, "expected a subclass of deeprecsys.core.policy.PolicyBase, got <class 'int'>"),
+        (int, "expected a subclass of deeprecsys.core.policy.Policy, got <class 'int'>"),
     ]:
         with pytest.raises(InputError, match=message):
             registry.register(kind)
     assert set(registry.POLICIES) == set(BY_NAME)
 
 
-class Wrong(PolicyBase):
+class Wrong(Policy):
     """Places and forms as it is told."""
 
     def __init__(self, placement=None, decision=None):

@@ -8,8 +8,8 @@ from math import inf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deeprecsys.core.deadlines import Forecast, LateBudget
 from deeprecsys.core.dispatcher import Adopt, Arrive, Cancel, Dispatcher, Finish, Limits, Retire, Start, Tick
-from deeprecsys.core.forecast import Forecast, LateBudget
 from deeprecsys.core.policy import CPU, Coalescing, Static, Triton
 from deeprecsys.core.query import Query
 from tests.core.policies import BY_NAME, OFFLOADING

@@ -23,7 +23,7 @@ from deeprecsys.core.policy import (
     Earliest,
     Offload,
     Placement,
-    PolicyBase,
+    Policy,
     Static,
 )
 from deeprecsys.core.profile import LatencyProfile, Point
@@ -214,7 +214,7 @@ def test_shed_queries_are_counted() -> None:
     assert np.isnan(log.start_s[3:]).all()
 
 
-class Halves(PolicyBase):
+class Halves(Policy):
     """Half of the query at a time: a policy that is not compiled."""
 
     def place(self, query: Query, view: Any, now_s: float) -> Placement:

@@ -10,7 +10,7 @@ from typing import Any
 from deeprecsys.api.experiment import Experiment, check_profile, load_profile
 from deeprecsys.api.trials import measure_profile, sample_sizes, start
 from deeprecsys.api.virtual import path_queries, sample_path
-from deeprecsys.core.policy import Policy, PolicyBase
+from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.engine import PRECISIONS, EngineSpec
 from deeprecsys.engine.dense import installed
@@ -108,7 +108,7 @@ def from_profile(file: Path, options: dict[str, Any], engine: tuple[str, ...]) -
     return EngineChoice(job, profile, (f"{file} was measured on another machine",) if elsewhere else ())
 
 
-def tried_out(setup: EngineChoice, profile_s: float, kinds: Sequence[type[PolicyBase]]) -> RankedEngine:
+def tried_out(setup: EngineChoice, profile_s: float, kinds: Sequence[type[Policy]]) -> RankedEngine:
     """Measure a setup's batch times, where they are not known, and find its best policy in virtual time.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from deeprecsys.core.errors import InputError, unknown
-from deeprecsys.core.policy import Knob, Policy, PolicyBase, Setting, Static
+from deeprecsys.core.policy import Knob, Policy, Setting, Static
 from deeprecsys.core.policy.registry import POLICIES, make, offloads, register
 from deeprecsys.core.target import Target
 from deeprecsys.plugins import installed, load, load_installed
@@ -20,12 +20,12 @@ LOADED: dict[str, str] = {}
 """The text by which another process loads a policy, by the name of each that is not built in."""
 
 
-def _form(kind: type[PolicyBase]) -> str:
+def _form(kind: type[Policy]) -> str:
     knob = _argument(kind)
     return f"{kind.name}[:{knob.argument}]" if knob else kind.name
 
 
-def _argument(kind: type[PolicyBase]) -> Knob | None:
+def _argument(kind: type[Policy]) -> Knob | None:
     """The knob that `NAME:ARG` gives."""
     return next((knob for knob in kind.knobs if knob.argument), None)
 
@@ -34,7 +34,7 @@ FORMS = ", ".join(_form(kind) for kind in POLICIES.values()) + ", FILE.py:Class,
 """All built-in names with their arguments, and what else names a policy, for help."""
 
 
-def class_of(text: str) -> tuple[type[PolicyBase], list[str]]:
+def class_of(text: str) -> tuple[type[Policy], list[str]]:
     """The policy class that a text names, and its arguments as text.
 
     Args:
@@ -57,13 +57,13 @@ def class_of(text: str) -> tuple[type[PolicyBase], list[str]]:
     return _registered(kind, f"{where}:{attribute}"), spec.split(f"_:{argument}")[1] if colon else []
 
 
-def _registered(kind: object, text: str) -> type[PolicyBase]:
+def _registered(kind: object, text: str) -> type[Policy]:
     found = register(kind)
     LOADED[found.name] = text
     return found
 
 
-def searched(named: Iterable[str] = ()) -> list[type[PolicyBase]]:
+def searched(named: Iterable[str] = ()) -> list[type[Policy]]:
     """The policies that a search tries: built-in and installed ones that ask for it, and those named.
 
     Raises:
@@ -133,7 +133,7 @@ def policy_of(
     return make(kind, setting, **given)
 
 
-def _given(kind: type[PolicyBase], args: list[str]) -> dict[str, float | None]:
+def _given(kind: type[Policy], args: list[str]) -> dict[str, float | None]:
     """The value of the knob that stands behind the name."""
     knob, asked = _argument(kind), f"--policy {kind.name}"
     if knob is None or knob.argument is None:

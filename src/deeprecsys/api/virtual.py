@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from deeprecsys.core.policy import CPU, GPU, PolicyBase
+from deeprecsys.core.policy import CPU, GPU, Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.target import Target
 from deeprecsys.simulate.fast import COMPILED
@@ -22,7 +22,7 @@ FEWER_QUERIES = 10_000
 """Queries of the path where a policy is searched that the simulator does not compile: that takes longer."""
 
 
-def path_queries(kinds: Sequence[type[PolicyBase]]) -> int:
+def path_queries(kinds: Sequence[type[Policy]]) -> int:
     """Queries of the sample path that ranks policies."""
     return PATH_QUERIES if set(kinds) <= set(COMPILED) else FEWER_QUERIES
 

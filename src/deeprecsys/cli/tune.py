@@ -32,7 +32,7 @@ from deeprecsys.cli.output import emit, report_on, run_directory
 from deeprecsys.cli.quality import quality_of
 from deeprecsys.cli.searching import SearchProgress, tune_settings
 from deeprecsys.core.errors import positive
-from deeprecsys.core.policy import PolicyBase
+from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import FAR, LatencyProfile
 from deeprecsys.node.node import Node
 from deeprecsys.report import text
@@ -177,7 +177,7 @@ def by_model(
     ranking: Ranking,
     listener: SearchProgress,
     budget_s: float | None,
-    kinds: Sequence[type[PolicyBase]],
+    kinds: Sequence[type[Policy]],
     gpu: Accelerators | None = None,
 ) -> TuneResult:
     """Tune a job on its node by simulation on a profile.

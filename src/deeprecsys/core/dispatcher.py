@@ -1,6 +1,6 @@
-"""The dispatcher: events in, commands out. A pure state machine; whoever drives it owns time.
+"""The dispatcher: events in, commands out. A pure state machine; its driver owns time.
 
-A live node and a simulator both drive this very class. Nothing here reads a clock or touches a device.
+A live node and a simulator drive the same class. Nothing here reads a clock or touches a device.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import inf
 
-from deeprecsys.core.device import Device, Limits
+from deeprecsys.core.deadlines import DeadlineTracker, Forecast
+from deeprecsys.core.device import Device, Limits, Line
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.events import (
     Adopt,
@@ -26,9 +27,6 @@ from deeprecsys.core.events import (
     Start,
     Tick,
 )
-from deeprecsys.core.forecast import Forecast
-from deeprecsys.core.line import Line
-from deeprecsys.core.outlook import Outlook
 from deeprecsys.core.policy import CPU, Defer, Hold, Policy, PolicyState
 from deeprecsys.core.policy.base import WHOLE
 from deeprecsys.core.query import Batch, Query, Slice, cut
@@ -79,9 +77,9 @@ class Dispatcher:
         self.policy = policy
         self.limits = limits or Limits()
         self._devices = {name: Device(name, count) for name, count in workers.items()}
-        self._rules: dict[int, PolicyState] = {0: policy.begin()}
+        self._states: dict[int, PolicyState] = {0: policy.begin()}
         self._cpu_batch = {0: policy.batch_size or WHOLE}  # by version, the most items of a batch on the CPU
-        self._outlook = Outlook()
+        self._deadlines = DeadlineTracker()
         self._open: dict[int, int] = {}  # query id -> items not yet scored
         self._running: dict[tuple[str, int], tuple[Batch, float]] = {}  # with the time of its start
         self._kills: dict[tuple[int, int], int] = {}  # (query id, start) -> workers lost while running it
@@ -133,15 +131,15 @@ class Dispatcher:
                 return self._retire(version)
 
     def late_by_s(self, query: Query, now_s: float) -> float:
-        """By how much a query that comes now would miss its deadline, as far as can be told; below 0: not.
+        """By how much a query that arrives now is predicted to miss its deadline, seconds; below 0: not.
 
-        It must not be let in where this is above 0, unless it `may_be_late`.
+        Above 0 it is refused, unless it `may_be_late`.
         """
-        return self._outlook.late_by_s(query, self._most_workers, self._running.values(), now_s)
+        return self._deadlines.late_by_s(query, self._most_workers, self._running.values(), now_s)
 
     def may_be_late(self, query: Query) -> bool:
         """Whether the target's quantile leaves room for the query to be late."""
-        return self._outlook.may_be_late(query)
+        return self._deadlines.may_be_late(query)
 
     @property
     def _most_workers(self) -> int:
@@ -149,7 +147,7 @@ class Dispatcher:
 
     def _arrive(self, query: Query, now_s: float) -> list[Command]:
         self.arrived += 1
-        place, batch_size, due_s = self._rules[query.version].place(query, self, now_s)
+        place, batch_size, due_s = self._states[query.version].place(query, self, now_s)
         device = self._devices.get(place)
         if device is None or batch_size < 1:
             raise InputError(
@@ -165,9 +163,9 @@ class Dispatcher:
         if query.deadline_s < inf and (late_s := self.late_by_s(query, now_s)) > 0:
             if not self.may_be_late(query):
                 return self._refuse(query, f"it would miss its deadline by {1e3 * late_s:.0f} ms", late=True)
-            self._outlook.promise(query)
+            self._deadlines.tolerate_late(query)
         self._open[query.id] = query.size
-        self._outlook.count(query, query.size)
+        self._deadlines.count(query, query.size)
         device.lines[query.version].put(cut(query, batch_size), due_s)
         return self._start(device, now_s)
 
@@ -191,10 +189,10 @@ class Dispatcher:
                 line = device.next_line()
                 if line is None:
                     break
-                if hopeless := self._hopeless(line.head.query, now_s):
-                    commands += hopeless
+                if dropped := self._drop_late(line.head.query, now_s):
+                    commands += dropped
                     continue
-                wanted = self._rules[line.version].form(line, self, now_s)
+                wanted = self._states[line.version].form(line, self, now_s)
                 if isinstance(wanted, Hold):
                     assert wanted.until_s > now_s, "held until a time that has passed"
                     device.wake_s = min(wanted.until_s, device.wake_s)
@@ -210,13 +208,13 @@ class Dispatcher:
             commands.append(Start(batch))
         return commands
 
-    def _hopeless(self, query: Query, now_s: float) -> list[Command]:
-        """Drop a query whose turn it is, if it would be late and may not: its answer is worth nothing."""
-        late_s = self._outlook.hopeless_by_s(query, self._open[query.id], self._most_workers, now_s)
+    def _drop_late(self, query: Query, now_s: float) -> list[Command]:
+        """Drop a query whose turn it is, if it would be late and may not be."""
+        late_s = self._deadlines.cannot_meet_by_s(query, self._open[query.id], self._most_workers, now_s)
         if late_s <= 0:
             return []
         if self.may_be_late(query):
-            self._outlook.promise(query)
+            self._deadlines.tolerate_late(query)
             return []
         self._close(query)
         self._forget(query.id)
@@ -232,8 +230,8 @@ class Dispatcher:
         device = self._devices[batch.device]
         device.idle.append(batch.worker)
         version = batch.slices[0].query.version
-        self._rules[version].finished(batch, now_s - started_s)
-        self._outlook.learn(batch, now_s - started_s)
+        self._states[version].finished(batch, now_s - started_s)
+        self._deadlines.learn(batch, now_s - started_s)
         commands = self._start(device, now_s)
         for query_id, reason in errors:
             query = next(s.query for s in batch.slices if s.query.id == query_id)
@@ -252,17 +250,17 @@ class Dispatcher:
         items = part.stop - part.start
         if left > items:
             self._open[query.id] = left - items
-            self._outlook.count(query, -items)
+            self._deadlines.count(query, -items)
             return []
         self._close(query)
         self.completed += 1
-        self._outlook.answered(query, now_s)
+        self._deadlines.answered(query, now_s)
         return [Complete(query)]
 
     def _close(self, query: Query) -> None:
         """The query is open no more."""
-        self._outlook.count(query, -self._open.pop(query.id))
-        self._outlook.ended(query)
+        self._deadlines.count(query, -self._open.pop(query.id))
+        self._deadlines.ended(query)
 
     def _forget(self, query_id: int) -> None:
         """Drop the slices of a query that no worker has begun, and what is remembered of it."""
@@ -290,12 +288,12 @@ class Dispatcher:
     def _adopt(self, version: int, policy: Policy, forecast: Forecast | None, now_s: float) -> list[Command]:
         unknown = [d for d in policy.devices if d not in self._devices]
         assert not unknown, f"policy wants devices that are not there: {unknown}"
-        self._rules[version] = policy.begin()
+        self._states[version] = policy.begin()
         self._cpu_batch[version] = policy.batch_size or WHOLE
         for device in self._devices.values():
             device.lines.setdefault(version, Line(device.name, version))
         waits = [s for s in self._unscored() if s.query.version == version and s.query.id in self._open]
-        self._outlook.adopt(version, policy, forecast, waits)
+        self._deadlines.adopt(version, policy, forecast, waits)
         return self._start_all(now_s)
 
     def _unscored(self) -> list[Slice]:
@@ -310,8 +308,8 @@ class Dispatcher:
         assert not any(s.query.version == version for s in self._unscored()), "its batches must have ended"
         for device in self._devices.values():
             del device.lines[version]
-        del self._rules[version], self._cpu_batch[version]
-        self._outlook.retire(version)
+        del self._states[version], self._cpu_batch[version]
+        self._deadlines.retire(version)
         return []
 
     def _lost(self, name: str, worker: int, now_s: float) -> list[Command]:
@@ -365,7 +363,7 @@ class Dispatcher:
             assert not busy & set(device.idle)
             assert all(s.query.id in self._open for s in slices)
         self._check_items()
-        self._outlook.check(self._open, [s for s in self._unscored() if s.query.id in self._open])
+        self._deadlines.check(self._open, [s for s in self._unscored() if s.query.id in self._open])
 
     def _check_items(self) -> None:
         left = dict.fromkeys(self._open, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from deeprecsys.core.forecast import Forecast
+from deeprecsys.core.deadlines import Forecast
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.query import Batch, Query
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 from math import sqrt
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import DeepRecSched, Knob, Ladder, Policy, PolicyBase, Setting, Static
+from deeprecsys.core.policy import DeepRecSched, Knob, Ladder, Policy, Setting, Static
 from deeprecsys.core.policy.registry import POLICIES, make, offloads
 from deeprecsys.search.history import Evaluation, History, Score, Search, batch_size_of, best_of
 
@@ -26,7 +26,7 @@ NEAR = 3
 FIXED = (Static, DeepRecSched)
 """The policies of one batch size for all, which the paper's climb searches."""
 Neighbours = Callable[[Policy], Sequence[Policy]]
-Kind = type[PolicyBase]
+Kind = type[Policy]
 
 
 class HillClimb(History):

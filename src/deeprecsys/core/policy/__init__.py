@@ -1,71 +1,33 @@
 """Policies: how queries become batches on devices. Each is a value; the dispatcher carries it out."""
 
-from deeprecsys.core.policy.adaptive import Adaptive
-from deeprecsys.core.policy.base import (
-    BATCH_SIZE,
-    CPU,
-    DEVICE_BATCH,
-    FINEST,
-    GPU,
-    LATENCY,
-    OFFLOAD_ABOVE,
-    WHOLE_BATCH,
-    BatchDecision,
-    Defer,
-    Hold,
-    Knob,
-    Ladder,
-    LineView,
-    Placement,
-    Policy,
-    PolicyBase,
-    PolicyState,
-    Setting,
-    Take,
-    View,
-)
-from deeprecsys.core.policy.bentoml import BentoML
-from deeprecsys.core.policy.clipper import Clipper
-from deeprecsys.core.policy.coalescing import Coalescing
-from deeprecsys.core.policy.deadline import Deadline
-from deeprecsys.core.policy.deeprecsched import DeepRecSched
-from deeprecsys.core.policy.earliest import Earliest
-from deeprecsys.core.policy.offload import Offload
-from deeprecsys.core.policy.static import Static
-from deeprecsys.core.policy.tf_serving import TFServing
-from deeprecsys.core.policy.triton import Triton
-
-__all__ = [
-    "BATCH_SIZE",
-    "CPU",
-    "DEVICE_BATCH",
-    "FINEST",
-    "GPU",
-    "LATENCY",
-    "OFFLOAD_ABOVE",
-    "WHOLE_BATCH",
-    "Adaptive",
-    "BatchDecision",
-    "BentoML",
-    "Clipper",
-    "Coalescing",
-    "Deadline",
-    "DeepRecSched",
-    "Defer",
-    "Earliest",
-    "Hold",
-    "Knob",
-    "Ladder",
-    "LineView",
-    "Offload",
-    "Placement",
-    "Policy",
-    "PolicyBase",
-    "PolicyState",
-    "Setting",
-    "Static",
-    "TFServing",
-    "Take",
-    "Triton",
-    "View",
-]
+from deeprecsys.core.policy.adaptive import Adaptive as Adaptive
+from deeprecsys.core.policy.base import BATCH_SIZE as BATCH_SIZE
+from deeprecsys.core.policy.base import CPU as CPU
+from deeprecsys.core.policy.base import DEVICE_BATCH as DEVICE_BATCH
+from deeprecsys.core.policy.base import FINEST as FINEST
+from deeprecsys.core.policy.base import GPU as GPU
+from deeprecsys.core.policy.base import LATENCY as LATENCY
+from deeprecsys.core.policy.base import OFFLOAD_ABOVE as OFFLOAD_ABOVE
+from deeprecsys.core.policy.base import WHOLE_BATCH as WHOLE_BATCH
+from deeprecsys.core.policy.base import BatchDecision as BatchDecision
+from deeprecsys.core.policy.base import Defer as Defer
+from deeprecsys.core.policy.base import Hold as Hold
+from deeprecsys.core.policy.base import Knob as Knob
+from deeprecsys.core.policy.base import Ladder as Ladder
+from deeprecsys.core.policy.base import LineView as LineView
+from deeprecsys.core.policy.base import Placement as Placement
+from deeprecsys.core.policy.base import Policy as Policy
+from deeprecsys.core.policy.base import PolicyState as PolicyState
+from deeprecsys.core.policy.base import Setting as Setting
+from deeprecsys.core.policy.base import Take as Take
+from deeprecsys.core.policy.base import View as View
+from deeprecsys.core.policy.bentoml import BentoML as BentoML
+from deeprecsys.core.policy.clipper import Clipper as Clipper
+from deeprecsys.core.policy.coalescing import Coalescing as Coalescing
+from deeprecsys.core.policy.deadline import Deadline as Deadline
+from deeprecsys.core.policy.deeprecsched import DeepRecSched as DeepRecSched
+from deeprecsys.core.policy.earliest import Earliest as Earliest
+from deeprecsys.core.policy.offload import Offload as Offload
+from deeprecsys.core.policy.static import Static as Static
+from deeprecsys.core.policy.tf_serving import TFServing as TFServing
+from deeprecsys.core.policy.triton import Triton as Triton

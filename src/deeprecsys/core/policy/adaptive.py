@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deeprecsys.core.errors import InputError, at_least
-from deeprecsys.core.policy.base import BATCH_SIZE, FINEST, BatchDecision, LineView, PolicyBase, Take, View
+from deeprecsys.core.policy.base import BATCH_SIZE, FINEST, BatchDecision, LineView, Policy, Take, View
 
 
 @dataclass(frozen=True, slots=True)
-class Adaptive(PolicyBase):
+class Adaptive(Policy):
     """Cut late: when a worker is free, by what waits then and how many workers are free to share it.
 
     What waits is spread over the idle workers, in batches of at least `finest` and at most `batch_size`

@@ -151,45 +151,6 @@ class Knob(NamedTuple):
     values: Ladder | tuple[float, ...] = ()
 
 
-class Policy(Protocol):
-    """Decides where a query runs, how finely it is cut, and which slices share a batch.
-
-    A policy is a frozen, hashable value whose knobs are attributes. One that learns as it runs returns a new
-    state from `begin`.
-    """
-
-    name: ClassVar[str]
-    searched: ClassVar[bool]
-
-    @property
-    def batch_size(self) -> int | None:
-        """The most items of a batch on the CPU; None where the policy sets no such limit."""
-        ...
-
-    @property
-    def offload_above(self) -> int | None:
-        """Queries of more items than this may go to the accelerator; None where none do."""
-        ...
-
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """The devices on which this policy may place queries."""
-        ...
-
-    @property
-    def merges_queries(self) -> bool:
-        """Whether slices of several queries may share a batch: then other bounds hold."""
-        ...
-
-    def begin(self) -> PolicyState:
-        """The state of one run; the policy itself where it keeps none."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """Name and knobs as JSON values, for reports; `batch_size` and `offload_above` are always present."""
-        ...
-
-
 class PolicyState(Protocol):
     """A policy in one run."""
 
@@ -212,18 +173,21 @@ WHOLE = 1 << 62
 """A batch size that cuts nothing."""
 
 
-class PolicyBase:
-    """A policy that places all on the CPU, first come first served, slices alone, and learns nothing.
+class Policy:
+    """Decides where a query runs, how finely it is cut, and which slices share a batch.
 
-    Derive from it, as a frozen dataclass with slots whose fields are the knobs, and override what differs.
-    `batch_size` and `offload_above` are None in a class that has no such field.
+    Derive from it, as a frozen dataclass with slots whose fields are the knobs, and override what differs:
+    this class places all on the CPU, first come first served, slices alone, and learns nothing. A policy is
+    a hashable value; one that learns as it runs returns a new state from `begin`. `batch_size`, the most
+    items of a batch on the CPU, and `offload_above`, beyond which queries may go to the accelerator, are None
+    in a class that has no such field.
 
     Attributes:
         name: by which options ask for the policy, in lower case; by default the class's.
         knobs: how each field is given, its default and what a search tries; a field without a knob needs a
             default value.
         searched: whether `tune` and live retuning try the policy.
-        merges_queries: whether slices of several queries may share a batch.
+        merges_queries: whether slices of several queries may share a batch: then other bounds hold.
         keeps_whole: whether no query is cut that has at most `batch_size` items.
     """
 
@@ -252,9 +216,11 @@ class PolicyBase:
 
     @property
     def devices(self) -> tuple[str, ...]:
+        """The devices on which this policy may place queries."""
         return (CPU,)
 
     def begin(self) -> PolicyState:
+        """The state of one run; the policy itself where it keeps none."""
         return self
 
     def place(self, query: Query, view: View, now_s: float) -> Placement:
@@ -267,6 +233,7 @@ class PolicyBase:
         pass
 
     def describe(self) -> dict[str, Any]:
+        """Name and knobs as JSON values, for reports; `batch_size` and `offload_above` are always present."""
         found: dict[str, Any] = {"policy": self.name, "batch_size": self.batch_size}
         for field in fields(self):  # type: ignore[arg-type] # each policy is a dataclass
             key, value = described_as(field.name), getattr(self, field.name)
@@ -274,7 +241,7 @@ class PolicyBase:
         return found | {"offload_above": self.offload_above}
 
     @classmethod
-    def from_description(cls, known: dict[str, Any]) -> PolicyBase:
+    def from_description(cls, known: dict[str, Any]) -> Policy:
         """The policy that `describe` describes.
 
         Raises:

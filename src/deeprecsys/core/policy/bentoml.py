@@ -13,7 +13,7 @@ from deeprecsys.core.policy.base import (
     Hold,
     LineView,
     Placement,
-    PolicyBase,
+    Policy,
     Take,
     View,
 )
@@ -25,7 +25,7 @@ TICK_S = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class BentoML(PolicyBase):
+class BentoML(Policy):
     """Wait for more queries while that costs those in line less than the overhead of a batch.
 
     Overhead and time per item come from a least-squares line through the batches that have finished. Whole

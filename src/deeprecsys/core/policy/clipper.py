@@ -13,7 +13,7 @@ from deeprecsys.core.policy.base import (
     Knob,
     LineView,
     Placement,
-    PolicyBase,
+    Policy,
     Take,
     View,
 )
@@ -24,7 +24,7 @@ BACK_OFF = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Clipper(PolicyBase):
+class Clipper(Policy):
     """Raise the largest batch by `step` items until a batch takes longer than `latency_s`.
 
     Then lower it by a tenth (NSDI 2017, §4.3). Whole queries share a batch; one larger than the limit runs

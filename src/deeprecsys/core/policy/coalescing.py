@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deeprecsys.core.policy.adaptive import rising, share
-from deeprecsys.core.policy.base import BATCH_SIZE, FINEST, BatchDecision, LineView, PolicyBase, Take, View
+from deeprecsys.core.policy.base import BATCH_SIZE, FINEST, BatchDecision, LineView, Policy, Take, View
 
 
 @dataclass(frozen=True, slots=True)
-class Coalescing(PolicyBase):
+class Coalescing(Policy):
     """Fill batches from the line by items, across queries, and never wait for more.
 
     A free worker takes what waits, spread over all that are free as in `Adaptive`, up to `batch_size` items.

@@ -14,7 +14,7 @@ from deeprecsys.core.policy.base import (
     Defer,
     LineView,
     Placement,
-    PolicyBase,
+    Policy,
     Take,
     View,
 )
@@ -23,7 +23,7 @@ from deeprecsys.core.query import Batch, Query
 
 
 @dataclass(frozen=True, slots=True)
-class Deadline(PolicyBase):
+class Deadline(Policy):
     """Queries in order of the time by which they must have started; late ones go last.
 
     A query is due to start at arrival + `latency_s` - the time of its longest batch, which is learnt from

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deeprecsys.core.errors import at_least
-from deeprecsys.core.policy.base import BATCH_SIZE, CPU, GPU, OFFLOAD_ABOVE, Placement, PolicyBase, View
+from deeprecsys.core.policy.base import BATCH_SIZE, CPU, GPU, OFFLOAD_ABOVE, Placement, Policy, View
 from deeprecsys.core.query import Query
 
 
 @dataclass(frozen=True, slots=True)
-class DeepRecSched(PolicyBase):
+class DeepRecSched(Policy):
     """Cut queries into batches over the cores, offload large ones whole (paper §IV).
 
     Queries of more than `offload_above` items go to the accelerator uncut; None keeps all on the CPU,

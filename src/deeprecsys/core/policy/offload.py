@@ -16,7 +16,7 @@ from deeprecsys.core.policy.base import (
     BatchDecision,
     LineView,
     Placement,
-    PolicyBase,
+    Policy,
     Take,
     View,
 )
@@ -24,7 +24,7 @@ from deeprecsys.core.query import Query
 
 
 @dataclass(frozen=True, slots=True)
-class Offload(PolicyBase):
+class Offload(Policy):
     """`DeepRecSched` whose accelerator merges whole queries that wait into one batch.
 
     An accelerator's time rises slowly with the batch, so two queries in one batch take less of it than one

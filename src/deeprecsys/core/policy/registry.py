@@ -6,7 +6,7 @@ from typing import Any
 
 from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.core.policy.adaptive import Adaptive
-from deeprecsys.core.policy.base import Ladder, Policy, PolicyBase, Setting
+from deeprecsys.core.policy.base import Ladder, Policy, Setting
 from deeprecsys.core.policy.bentoml import BentoML
 from deeprecsys.core.policy.clipper import Clipper
 from deeprecsys.core.policy.coalescing import Coalescing
@@ -18,22 +18,22 @@ from deeprecsys.core.policy.static import Static
 from deeprecsys.core.policy.tf_serving import TFServing
 from deeprecsys.core.policy.triton import Triton
 
-BUILT_IN: tuple[type[PolicyBase], ...] = (
+BUILT_IN: tuple[type[Policy], ...] = (
     DeepRecSched, Static, Adaptive, Coalescing, Deadline, Triton, TFServing, BentoML, Offload, Earliest,
     Clipper,
 )  # fmt: skip
-POLICIES: dict[str, type[PolicyBase]] = {kind.name: kind for kind in BUILT_IN}
+POLICIES: dict[str, type[Policy]] = {kind.name: kind for kind in BUILT_IN}
 """Name -> class."""
 
 
-def register(kind: Any) -> type[PolicyBase]:
+def register(kind: Any) -> type[Policy]:
     """Add a policy class; the class itself.
 
     Raises:
         InputError: it is no policy class with a name of its own, or its knobs are not its fields.
     """
-    if not (isinstance(kind, type) and issubclass(kind, PolicyBase)):
-        raise InputError(f"policy: expected a subclass of deeprecsys.core.policy.PolicyBase, got {kind!r}")
+    if not (isinstance(kind, type) and issubclass(kind, Policy)):
+        raise InputError(f"policy: expected a subclass of deeprecsys.core.policy.Policy, got {kind!r}")
     name = getattr(kind, "name", None)
     if not isinstance(name, str) or not name or name != name.lower() or ":" in name:
         raise InputError(
@@ -53,7 +53,7 @@ def register(kind: Any) -> type[PolicyBase]:
     return kind
 
 
-def policy_class(name: str) -> type[PolicyBase]:
+def policy_class(name: str) -> type[Policy]:
     """The class of a name.
 
     Raises:
@@ -73,7 +73,7 @@ def from_description(known: dict[str, Any]) -> Policy:
     return policy_class(known["policy"]).from_description(known)
 
 
-def make(kind: type[PolicyBase], setting: Setting, **given: float | None) -> PolicyBase:
+def make(kind: type[Policy], setting: Setting, **given: float | None) -> Policy:
     """A policy with the given knobs, and the defaults of the others.
 
     Raises:
@@ -85,6 +85,6 @@ def make(kind: type[PolicyBase], setting: Setting, **given: float | None) -> Pol
     return kind(**values)
 
 
-def offloads(kind: type[PolicyBase]) -> bool:
+def offloads(kind: type[Policy]) -> bool:
     """Whether a policy has a threshold above which queries go to an accelerator."""
     return any(knob.values is Ladder.THRESHOLDS for knob in kind.knobs)

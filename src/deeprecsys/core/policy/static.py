@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deeprecsys.core.errors import at_least
-from deeprecsys.core.policy.base import BATCH_SIZE, CPU, Placement, PolicyBase, View
+from deeprecsys.core.policy.base import BATCH_SIZE, CPU, Placement, Policy, View
 from deeprecsys.core.query import Query
 
 
 @dataclass(frozen=True, slots=True)
-class Static(PolicyBase):
+class Static(Policy):
     """One batch size for good, all work on the CPU, one first-come-first-served line."""
 
     name = "static"

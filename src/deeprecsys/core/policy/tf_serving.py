@@ -11,14 +11,14 @@ from deeprecsys.core.policy.base import (
     Hold,
     Knob,
     LineView,
-    PolicyBase,
+    Policy,
     Take,
     View,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class TFServing(PolicyBase):
+class TFServing(Policy):
     """Batches of exactly the maximum size, cut across queries; a part-filled one leaves after a timeout."""
 
     name = "tf-serving"

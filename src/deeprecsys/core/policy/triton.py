@@ -11,14 +11,14 @@ from deeprecsys.core.policy.base import (
     Hold,
     Knob,
     LineView,
-    PolicyBase,
+    Policy,
     Take,
     View,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Triton(PolicyBase):
+class Triton(Policy):
     """Merge whole queries up to a maximum batch; wait at most a maximum delay for it to fill.
 
     Triton refuses a request that is larger than `max_batch_size`. Here it runs alone and whole, since a

@@ -12,8 +12,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from deeprecsys.core.deadlines import Forecast, LateBudget, batch_seconds
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.forecast import Forecast, LateBudget, batch_seconds
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.query import Query

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deeprecsys.core.deadlines import MOST_MARGIN, MOST_SPARE, Forecast, LateBudget, batch_seconds
 from deeprecsys.core.dispatcher import Adopt, Arrive, Cancel, Complete, Dispatcher, Finish, Shed, Start
-from deeprecsys.core.forecast import MOST_MARGIN, MOST_SPARE, Forecast, LateBudget, batch_seconds
 from deeprecsys.core.policy import CPU, Coalescing, DeepRecSched, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.query import Query
@@ -63,7 +63,7 @@ def test_several_workers_share_a_query_and_the_line():
     assert d.late_by_s(query(1, size=80), 0.0) == pytest.approx(0.04 - 0.09)
 
 
-def test_what_has_become_hopeless_is_dropped_when_its_turn_comes():
+def test_what_cannot_meet_its_deadline_any_more_is_dropped_when_its_turn_comes():
     d, _ = node()
     (batch,) = started(d.handle(Arrive(query(0)), 0.0))
     d.handle(Arrive(query(1)), 0.0)
@@ -104,14 +104,14 @@ def test_an_idle_node_refuses_no_query_for_its_own_size():
     assert d.late_by_s(query(0, size=500), 0.0) > 0, "a client's own deadline is another matter"
 
 
-def test_promises_are_counted_until_their_queries_end():
+def test_late_queries_that_are_tolerated_are_counted_until_their_queries_end():
     d, budget = node()
     d.handle(Arrive(query(0, size=200, firm=False)), 0.0)
     d.handle(Arrive(query(1, size=200, firm=False)), 0.0)
     d.handle(Arrive(query(2, size=200, firm=False)), 0.0)
-    assert budget.promised == 2, "the first found nothing before it"
+    assert budget.tolerated == 2, "the first found nothing before it"
     d.handle(Cancel(query(1, size=200, firm=False)), 0.0)
-    assert budget.promised == 1
+    assert budget.tolerated == 1
     d.check()
 
 

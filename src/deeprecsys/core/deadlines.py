@@ -1,0 +1,255 @@
+"""Deadlines: when a query will be answered, who is refused, and how many answers may be late.
+
+The time of an answer is predicted from batch times and from the work before it. Whether a query is let in
+although it will be late follows from the target's quantile: p95 ≤ t leaves room for one late answer in
+twenty, and that room is kept for when the machine stands still (docs/design/0011-live-service.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from math import inf
+
+from deeprecsys.core.policy import Policy
+from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.core.query import Batch, Query, Slice
+
+KEEP = 0.98
+"""Weight of the past in the pace at each new batch, in [0, 1): about 50 batches count."""
+USED = 0.5
+"""Share of the late answers that the target allows which may be spent on predicted ones, in [0, 1]."""
+MOST_SPARE = 10.0
+"""Late answers that may be saved up for a burst, a count."""
+STEP = 0.02
+"""Share of the allowed time that is kept back for each late answer beyond those planned."""
+MOST_MARGIN = 0.5
+"""Most of the allowed time that is kept back, as a share in [0, 1]."""
+RESERVE = 0.1
+"""Share of the allowed time that admission keeps back in addition. Without it about half of the queries that
+are let in when the line is full would be dropped at its head."""
+WAY_S = 1e-3
+"""Seconds that the answer takes to the client, which counts them: it must be ready that long before."""
+WAY_SHARE = 0.1
+"""The most of the allowed time that `WAY_S` may be, as a share."""
+CALM = 0.25
+"""Share of the allowed time: while the predicted wait is below it, no query is refused. It is then not the
+line that makes a query late, and refusing it helps no other."""
+
+
+class LateBudget:
+    """How many more answers may be late within a target's quantile.
+
+    An answer in time adds to the level, a late one takes 1: over many answers the share of late ones
+    that keeps the level where it is, is `USED` of the share that the target allows.
+
+    Attributes:
+        level: late answers to spare; below 0, more were late than planned.
+        tolerated: open queries that were let in, or let wait, although they will be late.
+    """
+
+    __slots__ = ("_earned", "level", "tolerated")
+
+    def __init__(self, miss_rate: float) -> None:
+        self._earned = USED * miss_rate
+        self.level = MOST_SPARE
+        self.tolerated = 0
+
+    def answered(self, late: bool) -> None:
+        self.level = min(self.level + self._earned - late, MOST_SPARE)
+
+    @property
+    def spare(self) -> bool:
+        """Whether one more query may be late."""
+        return self.level - self.tolerated >= 1.0
+
+    @property
+    def margin(self) -> float:
+        """Share of the allowed time to keep back, since predictions have been too early."""
+        return min(STEP * max(-self.level, 0.0), MOST_MARGIN)
+
+
+class Forecast:
+    """Predicts the times of one model's queries under its policy, and learns from the batches that end.
+
+    Args:
+        seconds: by number of items, the time of a batch; index 0 is not used. Longer batches are
+            continued along the last step.
+        batch_size: of the policy; None where it does not cut.
+        merges_queries: whether its batches hold several queries.
+        budget: of late answers.
+    """
+
+    def __init__(
+        self, seconds: Sequence[float], batch_size: int | None, merges_queries: bool, budget: LateBudget
+    ) -> None:
+        assert len(seconds) >= 3, "two times make a line"
+        self._seconds = seconds
+        self.budget = budget
+        self._took = self._predicted = 0.0
+        self.adopt(batch_size, merges_queries)
+
+    def adopt(self, batch_size: int | None, merges_queries: bool) -> None:
+        """Another policy is in force; what was learnt of the machine is kept."""
+        self._batch_size, self._merges_queries = batch_size, merges_queries
+
+    @property
+    def pace(self) -> float:
+        """Measured over predicted time of the batches; 1 before the first."""
+        return self._took / self._predicted if self._predicted else 1.0
+
+    def batch_s(self, items: int) -> float:
+        """The predicted time of a batch, before the pace."""
+        seconds = self._seconds
+        last = len(seconds) - 1
+        if items <= last:
+            return seconds[items]
+        return seconds[last] + (items - last) * (seconds[last] - seconds[last - 1])
+
+    def work_s(self, items: int) -> float:
+        """Worker-seconds that a query takes, before the pace."""
+        size = self._batch_size
+        if size is None:
+            return self.batch_s(items)
+        if self._merges_queries:
+            return items * self.batch_s(size) / size
+        parts = -(-items // size)
+        return parts * self.batch_s(-(-items // parts))
+
+    def alone_s(self, items: int, workers: int) -> float:
+        """Seconds from start to end of a query on workers that have nothing else to do."""
+        parts = 1 if self._batch_size is None else -(-items // self._batch_size)
+        rounds = -(-parts // workers)
+        return rounds * self.batch_s(-(-items // parts)) * self.pace
+
+    def learn(self, predicted_s: float, took_s: float) -> None:
+        """A batch ended: the predicted time of its slices, and the measured one."""
+        self._predicted = KEEP * self._predicted + predicted_s
+        self._took = KEEP * self._took + took_s
+
+
+class DeadlineTracker:
+    """Forecasts by model version, and the work of the queries that are open.
+
+    Versions without a forecast have no deadlines and count for nothing.
+    """
+
+    def __init__(self) -> None:
+        self._forecasts: dict[int, Forecast] = {}
+        self._ahead_s: dict[int, dict[int, float]] = {}  # version -> priority -> work not yet done
+        self._tolerated: set[int] = set()  # ids of queries that will be late, and may
+
+    def adopt(
+        self, version: int, policy: Policy, forecast: Forecast | None, unscored: Iterable[Slice]
+    ) -> None:
+        """A version's policy, or forecast, is another one now; `unscored` is counted anew."""
+        if forecast:
+            self._forecasts[version] = forecast
+        if known := self._forecasts.get(version):
+            known.adopt(policy.batch_size, policy.merges_queries)
+            self._ahead_s[version] = {}
+            for part in unscored:
+                self.count(part.query, part.items)
+
+    def retire(self, version: int) -> None:
+        """A version without open queries is no longer served."""
+        self._forecasts.pop(version, None)
+        self._ahead_s.pop(version, None)
+
+    def count(self, query: Query, items: int) -> None:
+        """Add a query's items to those that are to be scored; a negative number takes them off."""
+        if forecast := self._forecasts.get(query.version):
+            ahead = self._ahead_s[query.version]
+            left = ahead.get(query.priority, 0.0) + forecast.work_s(query.size) * items / query.size
+            ahead[query.priority] = max(left, 0.0)
+
+    def learn(self, batch: Batch, took_s: float) -> None:
+        """A batch ended."""
+        if forecast := self._forecasts.get(batch.slices[0].query.version):
+            forecast.learn(_work_s(forecast, batch.slices), took_s)
+
+    def late_by_s(
+        self, query: Query, workers: int, running: Iterable[tuple[Batch, float]], now_s: float
+    ) -> float:
+        """By how much a query that comes at `now_s` would miss its deadline; below 0: it would not.
+
+        Args:
+            workers: number of live workers.
+            running: their batches, with the times of their starts.
+        """
+        forecast = self._forecasts.get(query.version)
+        if forecast is None or query.deadline_s == inf:
+            return -inf
+        if not workers:
+            return inf
+        allowed_s = query.deadline_s - query.arrival_s
+        kept_s = min(forecast.budget.margin + RESERVE, 1.0) * allowed_s
+        wait_s = self._work_ahead_s(query.priority, running, now_s) / workers
+        if not query.firm and wait_s <= CALM * allowed_s:
+            return -inf
+        return now_s + wait_s + forecast.alone_s(query.size, workers) - (query.deadline_s - kept_s)
+
+    def _work_ahead_s(self, priority: int, running: Iterable[tuple[Batch, float]], now_s: float) -> float:
+        """Worker-seconds of open work that goes before a query of a priority."""
+        total = 0.0
+        for version, by_priority in self._ahead_s.items():
+            pace = self._forecasts[version].pace
+            total += pace * sum(s for p, s in by_priority.items() if p <= priority)
+        for batch, started_s in running:  # part of it is done
+            if known := self._forecasts.get(batch.slices[0].query.version):
+                total -= min(now_s - started_s, known.pace * _work_s(known, batch.slices))
+        return max(total, 0.0)
+
+    def cannot_meet_by_s(self, query: Query, items: int, workers: int, now_s: float) -> float:
+        """By how much a query misses its deadline if its `items` start now; below 0 where it may be late."""
+        forecast = self._forecasts.get(query.version)
+        if forecast is None or query.deadline_s == inf or query.id in self._tolerated:
+            return -inf
+        allowed_s = query.deadline_s - query.arrival_s
+        if not query.firm and now_s - query.arrival_s <= CALM * allowed_s:
+            return -inf
+        kept_s = forecast.budget.margin * allowed_s
+        return now_s + forecast.alone_s(items, workers) - (query.deadline_s - kept_s)
+
+    def may_be_late(self, query: Query) -> bool:
+        """Whether the target's quantile leaves room for the query to be late."""
+        forecast = self._forecasts.get(query.version)
+        return not query.firm and (forecast is None or forecast.budget.spare)
+
+    def tolerate_late(self, query: Query) -> None:
+        """Let a query be late."""
+        self._tolerated.add(query.id)
+        self._forecasts[query.version].budget.tolerated += 1
+
+    def answered(self, query: Query, now_s: float) -> None:
+        """All items of a query are scored."""
+        if query.deadline_s < inf and not query.firm and (forecast := self._forecasts.get(query.version)):
+            way_s = min(WAY_S, WAY_SHARE * (query.deadline_s - query.arrival_s))
+            forecast.budget.answered(late=now_s > query.deadline_s - way_s)
+
+    def ended(self, query: Query) -> None:
+        """A query has ended, in whichever way."""
+        if query.id in self._tolerated:
+            self._tolerated.remove(query.id)
+            self._forecasts[query.version].budget.tolerated -= 1
+
+    def check(self, open_queries: Collection[int], unscored: Iterable[Slice]) -> None:
+        """Raise AssertionError if what is counted is not what waits and runs; for tests."""
+        assert self._tolerated <= set(open_queries)
+        budgets = {id(f.budget): f.budget for f in self._forecasts.values()}
+        assert sum(b.tolerated for b in budgets.values()) == len(self._tolerated)
+        known = {v: sum(by_priority.values()) for v, by_priority in self._ahead_s.items()}
+        for part in unscored:
+            if part.query.version in known:
+                known[part.query.version] -= _work_s(self._forecasts[part.query.version], (part,))
+        assert all(abs(s) < 1e-6 for s in known.values()), "work is counted twice, or not at all"
+
+
+def _work_s(forecast: Forecast, slices: Iterable[Slice]) -> float:
+    """The work of slices, before the pace."""
+    return sum(forecast.work_s(s.query.size) * s.items / s.query.size for s in slices)
+
+
+def batch_seconds(profile: LatencyProfile, workers: int, largest: int) -> list[float]:
+    """Mean s(b) of a profile for 0 … `largest` items, at least two, while all `workers` are busy."""
+    times = [profile.seconds(b, workers) for b in range(1, max(largest, 2) + 1)]
+    return [times[0], *times]
