@@ -74,8 +74,8 @@ class Instance:
     def score_merged(self, parts: list[Features], sizes: list[int]) -> Tensor:
         """[all items, outputs] of several slices in one batch."""
         x = {i.name: torch.cat([p[i.name] for p in parts]) for i in self.schema.inputs}
-        owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-        return self.dense(self.stages(x), owner)
+        slice_of_item = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+        return self.dense(self.stages(x), slice_of_item)
 
 
 def instantiate(config: Model, rows_scale: float = 1e-4) -> Instance:

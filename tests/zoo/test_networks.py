@@ -56,9 +56,9 @@ def test_spread_gives_each_item_its_slices_row():
 def test_a_split_layer_is_one_layer_over_both_parts():
     layer = SplitLayer(5, 3, 7, torch.ones(8))
     initialise(layer, 0)
-    user, item, owner = torch.randn(2, 5), torch.randn(4, 3), torch.tensor([0, 1, 1, 1])
-    whole = functional.linear(torch.cat([user[owner], item], dim=1), layer.weight, layer.bias)
-    torch.testing.assert_close(layer(user, item, owner), whole)
+    user, item, slice_of_item = torch.randn(2, 5), torch.randn(4, 3), torch.tensor([0, 1, 1, 1])
+    whole = functional.linear(torch.cat([user[slice_of_item], item], dim=1), layer.weight, layer.bias)
+    torch.testing.assert_close(layer(user, item, slice_of_item), whole)
 
 
 @pytest.mark.parametrize("interaction", ["cat", "dot"])

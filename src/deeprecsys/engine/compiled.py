@@ -59,12 +59,12 @@ class CompiledEngine:
         Raises:
             IndexError: an id is outside its table, or a slice outside its input's rows.
         """
-        items, owner = slices[0].stop - slices[0].start, None
+        items, slice_of_item = slices[0].stop - slices[0].start, None
         single = len(slices) == 1 and slices[0].out.flags.c_contiguous
         if len(slices) > 1:
             sizes = [s.stop - s.start for s in slices]
             items = sum(sizes)
-            owner = np.repeat(np.arange(len(slices)), sizes) if self._per_query else None
+            slice_of_item = np.repeat(np.arange(len(slices)), sizes) if self._per_query else None
         if items > self._items or len(slices) > self._slices:
             self._grow(items, len(slices))
         if single:
@@ -74,7 +74,7 @@ class CompiledEngine:
         if faults := self._gather_all.gather(slices):
             raise IndexError(str(faults[0]))
         scores = self._scores[:items]
-        self._stage.run(items, owner, scores)
+        self._stage.run(items, slice_of_item, scores)
         at = 0
         for s in slices:
             s.out[...] = scores[at : (at := at + s.stop - s.start)]

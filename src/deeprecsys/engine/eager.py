@@ -34,10 +34,10 @@ class EagerEngine:
         x = self._sparse({i.name: rows[i.name] for i in self._schema.sparse})
         x |= {i.name: rows[i.name] for i in self._schema.dense}
         items = [s.stop - s.start for s in slices]
-        owner = None
+        slice_of_item = None
         if len(slices) > 1:
-            owner = torch.repeat_interleave(torch.arange(len(slices)), torch.tensor(items))
-        scores = self._dense(x, owner)
+            slice_of_item = torch.repeat_interleave(torch.arange(len(slices)), torch.tensor(items))
+        scores = self._dense(x, slice_of_item)
         for part, y in zip(slices, scores.split(items), strict=True):
             torch.from_numpy(part.out).copy_(y)
 

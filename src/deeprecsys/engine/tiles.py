@@ -150,8 +150,8 @@ def multiply_add(_context: Any, _out: Any, _a: Any, _b: Any, _c: Any, lanes: Any
 
 @_intrinsic
 def gated(
-    _context: Any, tile: Any, _x: Any, _x_stride: Any, _owner: Any, _amount: Any, _amount_stride: Any,
-    _bias: Any, _old: Any, _old_stride: Any, _new: Any, _new_stride: Any,
+    _context: Any, tile: Any, _x: Any, _x_stride: Any, _sequence_of_row: Any, _amount: Any,
+    _amount_stride: Any, _bias: Any, _old: Any, _old_stride: Any, _new: Any, _new_stride: Any,
 ) -> Any:  # fmt: skip
     """A step of a gated recurrent unit, for `lanes` columns of a tile's rows.
 
@@ -161,20 +161,20 @@ def gated(
 
     Args:
         tile: [rows, 3]: the products of the state with the matrices of r, u and n.
-        x: address of the input's share of r, u and n, one vector after the other, of the first owner.
-        owner: address of int64s: how many `x_stride` further each row's share lies.
+        x: address of the input's share of r, u and n, one vector after the other, of the first sequence.
+        sequence_of_row: address of int64s: each row's share lies so many `x_stride` after `x`.
         amount: address of the first row's factor of the update gate.
         bias: address of what is added to n's product.
         old, new: addresses of these columns of the first row's state before and after.
     """
 
     def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        _, x, x_stride, owner, amount, amount_stride, bias, old, old_stride, new, new_stride = args
+        _, x, x_stride, sequence_of_row, amount, amount_stride, bias, old, old_stride, new, new_stride = args
         size, lanes = 4 * tile.lanes, tile.lanes
         own_bias = _load(builder, bias, 0, lanes)
         # Row by row: the last rows' gates then overlap with what follows, another tile's product.
         for k in range(tile.rows):
-            index = builder.load(_pointer(builder, owner, 8 * k, _I64), align=8)
+            index = builder.load(_pointer(builder, sequence_of_row, 8 * k, _I64), align=8)
             mine = builder.add(x, builder.mul(index, x_stride))
             x_r, x_u, x_n = (_load(builder, mine, v * size, lanes) for v in range(3))
             p_r, p_u, p_n = (builder.extract_value(args[0], 3 * k + v) for v in range(3))

@@ -8,8 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deeprecsys.engine import SliceView
-from deeprecsys.engine.cuda.layout import StagingArena, Vector, blocks_of, bucket_of, buckets
-from deeprecsys.engine.cuda.passes import MOST_SLICES, passes, slices_together
+from deeprecsys.engine.cuda.layout import (
+    MOST_SLICES,
+    StagingArena,
+    blocks_of,
+    bucket_of,
+    buckets,
+    passes,
+    slices_together,
+)
 from deeprecsys.zoo import MODELS, model
 
 
@@ -38,11 +45,11 @@ def test_passes_hold_every_item_once_in_order_within_the_bucket(sizes, largest, 
 @pytest.mark.parametrize("name", MODELS)
 def test_an_arena_holds_every_input_once_and_none_over_another(name):
     schema = model(name).schema
-    blocks, vectors = blocks_of(schema), tuple(Vector(i.name, i.per, i.width) for i in schema.dense)
+    blocks, vectors = blocks_of(schema), schema.dense
     names = [n for b in blocks for n in b.names] + [v.name for v in vectors]
     assert sorted(names) == sorted(i.name for i in schema.inputs)
     arena = StagingArena.of(blocks, vectors, 64, 16)
-    places = [*arena.blocks, *arena.vectors, arena.owner]
+    places = [*arena.blocks, *arena.vectors, arena.slice_of_item]
     ends = [0]
     for p in sorted(places, key=lambda p: p.word):
         assert p.word >= ends[-1]

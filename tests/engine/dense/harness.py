@@ -55,7 +55,7 @@ def rows(name: str, items: int, slices: int, seed: int) -> dict[str, NDArray[np.
     return x
 
 
-def owners(sizes: list[int]) -> NDArray[np.int64] | None:
+def slices_of_items(sizes: list[int]) -> NDArray[np.int64] | None:
     return None if len(sizes) == 1 else np.repeat(np.arange(len(sizes)), sizes)
 
 
@@ -71,15 +71,17 @@ def put(s: DenseStage, x: dict[str, NDArray[np.float32]], sizes: list[int]) -> N
 def score(s: DenseStage, x: dict[str, NDArray[np.float32]], sizes: list[int]) -> NDArray[np.float32]:
     put(s, x, sizes)
     out = np.full((sum(sizes), s.outputs), np.nan, np.float32)
-    s.run(sum(sizes), owners(sizes), out)
+    s.run(sum(sizes), slices_of_items(sizes), out)
     return out
 
 
 @torch.inference_mode()
 def exact(name: str, x: dict[str, NDArray[np.float32]], sizes: list[int]) -> NDArray[np.float64]:
-    owner = owners(sizes)
+    slice_of_item = slices_of_items(sizes)
     values = {n: torch.from_numpy(a).double() for n, a in x.items()}
-    y: NDArray[np.float64] = double(name)(values, None if owner is None else torch.from_numpy(owner)).numpy()
+    y: NDArray[np.float64] = double(name)(
+        values, None if slice_of_item is None else torch.from_numpy(slice_of_item)
+    ).numpy()
     return y
 
 

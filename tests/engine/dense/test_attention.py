@@ -35,11 +35,13 @@ def rows(*shape: int) -> np.ndarray:
     return np.random.default_rng(7).standard_normal(shape, np.float32)
 
 
-def wanted(u: ActivationUnit, behaviours: np.ndarray, items: np.ndarray, owner: np.ndarray) -> np.ndarray:
+def wanted(
+    u: ActivationUnit, behaviours: np.ndarray, items: np.ndarray, slice_of_item: np.ndarray
+) -> np.ndarray:
     exact = u.double()
     found = [
         exact(torch.from_numpy(np.float64(behaviours[s])), torch.from_numpy(np.float64(c[None])))
-        for s, c in zip(owner, items, strict=True)
+        for s, c in zip(slice_of_item, items, strict=True)
     ]
     u.float()
     return torch.cat(found).numpy()
@@ -51,14 +53,14 @@ def wanted(u: ActivationUnit, behaviours: np.ndarray, items: np.ndarray, owner: 
 def test_interests_are_those_of_the_formula(steps: int, hidden: int, slope: float) -> None:
     u = unit(hidden, steps, slope)
     behaviours, items = rows(3, steps, WIDTH), rows(11, WIDTH)
-    owner = np.array([0] * 4 + [1] * 6 + [2])
+    slice_of_item = np.array([0] * 4 + [1] * 6 + [2])
     out = np.full((11, WIDTH), np.nan, np.float32)
     attention = Attention(u, steps)
-    want = wanted(u, behaviours, items, owner)
+    want = wanted(u, behaviours, items, slice_of_item)
     for _ in range(2):  # what a batch leaves in its scratch is nothing to the next
-        attention.run(behaviours, items, owner, out)
+        attention.run(behaviours, items, slice_of_item, out)
         assert np.abs(out - want).max() <= 2e-6 * max(1.0, np.abs(want).max())
-    attention.run(behaviours[:1], items[:4], owner[:4], out[:4])
+    attention.run(behaviours[:1], items[:4], slice_of_item[:4], out[:4])
     assert np.abs(out[:4] - want[:4]).max() <= 2e-6 * max(1.0, np.abs(want).max())
 
 

@@ -28,12 +28,15 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
-def states(g: Gates, x: np.ndarray, owner: np.ndarray, amounts: np.ndarray) -> np.ndarray:
+def states(g: Gates, x: np.ndarray, sequence_of_row: np.ndarray, amounts: np.ndarray) -> np.ndarray:
     """[rows, steps, hidden] in float64, gate by gate."""
     w, u, b, b_ = (np.float64(m) for m in g)
-    state, found = np.zeros((len(owner), HIDDEN)), []
+    state, found = np.zeros((len(sequence_of_row), HIDDEN)), []
     for t in range(STEPS):
-        inside, own = (x[owner, t] @ w + b).reshape(-1, 3, HIDDEN), (state @ u + b_).reshape(-1, 3, HIDDEN)
+        inside, own = (
+            (x[sequence_of_row, t] @ w + b).reshape(-1, 3, HIDDEN),
+            (state @ u + b_).reshape(-1, 3, HIDDEN),
+        )
         r, update = (sigmoid(inside[:, k] + own[:, k]) for k in range(2))
         new = np.tanh(inside[:, 2] + r * own[:, 2])
         state = state + amounts[:, t, None] * update * (new - state)
@@ -47,15 +50,15 @@ def states(g: Gates, x: np.ndarray, owner: np.ndarray, amounts: np.ndarray) -> n
 def test_states_are_those_of_the_formula(rows: int, sequences: int, keep: bool, scale: float) -> None:
     g, rng = gates(scale), np.random.default_rng(rows)
     x = rng.uniform(-1, 1, (padded(sequences), STEPS, INPUTS)).astype(np.float32)
-    owner = np.zeros(padded(rows), np.int64)
-    owner[:rows] = np.sort(rng.integers(0, sequences, rows))
+    sequence_of_row = np.zeros(padded(rows), np.int64)
+    sequence_of_row[:rows] = np.sort(rng.integers(0, sequences, rows))
     amounts = rng.uniform(0, 1, (padded(rows), STEPS)).astype(np.float32)
     layer = Recurrence(g, STEPS, keep)
     projected = np.full((padded(sequences) * STEPS, 3 * HIDDEN), np.nan, np.float32)
     layer.project(x.reshape(-1, INPUTS), projected)
     out = np.full((padded(rows), *([STEPS] if keep else []), HIDDEN), np.nan, np.float32)
-    layer.run(projected, owner, amounts, out)
-    wanted = states(g, np.float64(x), owner, np.float64(amounts))[:rows]
+    layer.run(projected, sequence_of_row, amounts, out)
+    wanted = states(g, np.float64(x), sequence_of_row, np.float64(amounts))[:rows]
     error = np.abs(out[:rows] - (wanted if keep else wanted[:, -1]))
     assert error.max() <= 2e-6 * scale
 

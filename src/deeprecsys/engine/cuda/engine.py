@@ -13,8 +13,17 @@ import torch
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError, unknown
-from deeprecsys.engine.cuda.layout import LARGEST, StagingArena, bucket_of, buckets, view
-from deeprecsys.engine.cuda.passes import MOST_SLICES, Piece, passes, slices_together
+from deeprecsys.engine.cuda.layout import (
+    LARGEST,
+    MOST_SLICES,
+    SliceItems,
+    StagingArena,
+    bucket_of,
+    buckets,
+    passes,
+    slices_together,
+    view,
+)
 from deeprecsys.engine.cuda.programs import FLAG, SCORES, Network, program, scores_of
 from deeprecsys.engine.cuda.queues import Mark, queues
 from deeprecsys.engine.cuda.tables import DeviceTables, free_bytes
@@ -43,7 +52,7 @@ class _Ticket(NamedTuple):
     """A pass under way."""
 
     slot: int
-    pieces: list[Piece]
+    pieces: list[SliceItems]
     items: int
     out: NDArray[Any]
     flag: NDArray[Any]
@@ -142,7 +151,7 @@ class DeviceEngine:
         if faulty:
             raise IndexError(self._fault(slices))
 
-    def _submit(self, pieces: list[Piece], slices: Sequence[SliceView]) -> _Ticket:
+    def _submit(self, pieces: list[SliceItems], slices: Sequence[SliceView]) -> _Ticket:
         began_s = perf_counter()
         slot, self._slot = self._slot, (self._slot + 1) % SLOTS
         items = sum(p.stop - p.start for p in pieces)
@@ -172,7 +181,11 @@ class DeviceEngine:
         )  # fmt: skip
 
     def _fill(
-        self, words: NDArray[np.int32], arena: StagingArena, pieces: list[Piece], slices: Sequence[SliceView]
+        self,
+        words: NDArray[np.int32],
+        arena: StagingArena,
+        pieces: list[SliceItems],
+        slices: Sequence[SliceView],
     ) -> None:
         """Lay the pieces' rows into the arena, and zeros behind them."""
         parts = [(slices[p.slice], p) for p in pieces]
@@ -195,11 +208,11 @@ class DeviceEngine:
                 if per is Per.QUERY and arena.slices == 1:
                     break  # pieces of several slices only where nothing is per query
             rows[:, at:] = 0
-        if arena.owner:
-            owner = view(words, arena.owner, np.int32)
+        if arena.slice_of_item:
+            slice_of_item = view(words, arena.slice_of_item, np.int32)
             counts = [p.stop - p.start for p in pieces]
-            owner[: sum(counts)] = np.repeat(np.arange(len(pieces)), counts)
-            owner[sum(counts) :] = 0
+            slice_of_item[: sum(counts)] = np.repeat(np.arange(len(pieces)), counts)
+            slice_of_item[sum(counts) :] = 0
 
     def _collect(self, ticket: _Ticket, slices: Sequence[SliceView]) -> bool:
         """Wait for a pass, give its scores to their slices; whether one of its ids was outside its table."""

@@ -12,12 +12,12 @@ from deeprecsys.engine.cuda.layout import DeviceBlock
 from deeprecsys.engine.cuda.tables import DeviceTables
 from deeprecsys.zoo.schema import Pooling
 
-Gather = Callable[[Tensor, Tensor, torch.dtype], Tensor]
+DeviceGather = Callable[[Tensor, Tensor, torch.dtype], Tensor]
 """From ids [inputs, rows, look-ups] int32 and a flag [1] int32, which is set where an id is outside its
 table (another row is read in its place), to [inputs, rows, dim] pooled or [inputs, rows, look-ups, dim]."""
 
 
-def gather_of(block: DeviceBlock, tables: DeviceTables) -> Gather:
+def gather_of(block: DeviceBlock, tables: DeviceTables) -> DeviceGather:
     """The fused kernel where there is a CUDA device and Triton's language, torch's kernels elsewhere."""
     if tables.by_dim[block.dim].device.type == "cuda" and triton_importable():
         from deeprecsys.engine.cuda.kernel import FusedGather
@@ -35,11 +35,6 @@ def triton_importable() -> bool:
     return True
 
 
-def pooled(block: DeviceBlock) -> bool:
-    """Whether a row's look-ups become one vector."""
-    return block.pooling in (Pooling.SUM, Pooling.MEAN)
-
-
 class TorchGather:
     """Two or three of torch's kernels over all tables."""
 
@@ -54,7 +49,7 @@ class TorchGather:
         clean = torch.minimum(wide.clamp(min=0), self._last)
         flag.logical_or_((clean != wide).any())
         places = clean + self._first
-        if not pooled(self._block):
+        if not self._block.pooled:
             return functional.embedding(places, self._table).to(dtype)
         if lookups == 1:
             return functional.embedding(places.squeeze(2), self._table).to(dtype)

@@ -52,7 +52,7 @@ class FusedGather:
 
     def __init__(self, block: DeviceBlock, tables: DeviceTables) -> None:
         self._block = block
-        self._apart = block.pooling not in (Pooling.SUM, Pooling.MEAN)
+        self._apart = not block.pooled
         self._table, self._first, rows = tables.of(block)
         self._last = rows - 1
         self._scale = 1.0 / block.lookups if block.pooling is Pooling.MEAN else 1.0

@@ -1,4 +1,4 @@
-"""How a batch lies in memory on its way to the device: blocks of like inputs, padded to a bucket.
+"""How a batch goes to the device: in passes, each laid out as blocks of like inputs, padded to a bucket.
 
 All words are 32 bits, so one copy carries ids and floats. An input's rows lie together ([rows, look-ups]),
 so that filling is one copy per input and slice; inputs alike in pooling and look-ups form a block
@@ -7,6 +7,7 @@ so that filling is one copy per input and slice; inputs alike in pooling and loo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import at_least
-from deeprecsys.zoo.schema import Per, Pooling, Schema
+from deeprecsys.engine.protocol import SliceView
+from deeprecsys.zoo.schema import DenseInput, Per, Pooling, Schema
 
 ALIGN_WORDS = 32  # 128 bytes: a line of the device's cache
 LARGEST = 4096
+MOST_SLICES = 256
 
 
 def buckets(largest: int = LARGEST) -> tuple[int, ...]:
@@ -51,14 +54,10 @@ class DeviceBlock:
     dim: int
     tables: tuple[str, ...]
 
-
-@dataclass(frozen=True)
-class Vector:
-    """A dense input."""
-
-    name: str
-    per: Per
-    width: int
+    @property
+    def pooled(self) -> bool:
+        """Whether a row's look-ups become one vector."""
+        return self.pooling in (Pooling.SUM, Pooling.MEAN)
 
 
 def blocks_of(schema: Schema) -> tuple[DeviceBlock, ...]:
@@ -94,7 +93,7 @@ class StagingArena:
         items, slices: the bucket: rows of per-item and of per-query inputs.
         blocks: [inputs, rows, look-ups] int32 each, in the order of `blocks_of`.
         vectors: [rows, width] float32 each.
-        owner: [items] int32, each item's slice; None where the bucket holds one slice.
+        slice_of_item: [items] int32, each item's slice; None where the bucket holds one slice.
         words: of the whole.
     """
 
@@ -102,12 +101,12 @@ class StagingArena:
     slices: int
     blocks: tuple[FieldPlace, ...]
     vectors: tuple[FieldPlace, ...]
-    owner: FieldPlace | None
+    slice_of_item: FieldPlace | None
     words: int
 
     @classmethod
     def of(
-        cls, blocks: tuple[DeviceBlock, ...], vectors: tuple[Vector, ...], items: int, slices: int
+        cls, blocks: tuple[DeviceBlock, ...], vectors: tuple[DenseInput, ...], items: int, slices: int
     ) -> StagingArena:
         at = 0
 
@@ -125,7 +124,7 @@ class StagingArena:
             slices=slices,
             blocks=tuple(put(len(b.names), rows(b.per), b.lookups) for b in blocks),
             vectors=tuple(put(rows(v.per), v.width) for v in vectors),
-            owner=put(items) if slices > 1 else None,
+            slice_of_item=put(items) if slices > 1 else None,
             words=at,
         )
 
@@ -135,3 +134,42 @@ def view(
 ) -> NDArray[Any]:
     """An array in an arena's words."""
     return words[place.word : place.word + place.words].view(dtype).reshape(place.shape)
+
+
+class SliceItems(NamedTuple):
+    """Items `start` to `stop` of slice number `slice` of a batch, counted from the slice's first."""
+
+    slice: int
+    start: int
+    stop: int
+
+
+def passes(slices: Sequence[SliceView], largest: int, together: bool) -> list[list[SliceItems]]:
+    """The batch in passes of at most `largest` items, every item once, in order.
+
+    Args:
+        together: whether several slices may share a pass.
+    """
+    found: list[list[SliceItems]] = []
+    room = 0
+    for index, s in enumerate(slices):
+        start, items = 0, s.stop - s.start
+        while start < items:
+            full = not found or room == 0 or len(found[-1]) >= MOST_SLICES
+            if full or (start == 0 and not together):
+                found.append([])
+                room = largest
+            stop = min(items, start + room)
+            found[-1].append(SliceItems(index, start, stop))
+            room -= stop - start
+            start = stop
+    return found
+
+
+def slices_together(schema: Schema) -> bool:
+    """Whether one pass may hold several slices of a model.
+
+    Items that attend to their own query's sequence make as many products of different shapes as there are
+    slices: no graph of a fixed shape holds them. Their slices run one after the other.
+    """
+    return not any(i.per is Per.QUERY and i.pooling is Pooling.SEQUENCE for i in schema.sparse)

@@ -9,18 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deeprecsys.engine.cuda.gather import Gather, gather_of, pooled
+from deeprecsys.engine.cuda.gather import DeviceGather, gather_of
 from deeprecsys.engine.cuda.layout import (
     ALIGN_WORDS,
     DeviceBlock,
     FieldPlace,
     StagingArena,
-    Vector,
     blocks_of,
 )
-from deeprecsys.engine.cuda.queues import CudaQueues, NowQueues
+from deeprecsys.engine.cuda.queues import CudaQueues, Queues
 from deeprecsys.engine.cuda.tables import DeviceTables
-from deeprecsys.zoo.schema import Pooling, Schema
+from deeprecsys.zoo.schema import DenseInput, Pooling, Schema
 
 FLAG, SCORES = 0, ALIGN_WORDS
 """Words of the output arena: whether an id was outside its table, and where the scores begin."""
@@ -40,8 +39,8 @@ class Network:
     """
 
     blocks: tuple[DeviceBlock, ...]
-    vectors: tuple[Vector, ...]
-    gathers: tuple[Gather, ...]
+    vectors: tuple[DenseInput, ...]
+    gathers: tuple[DeviceGather, ...]
     dense: nn.Module
     dtype: torch.dtype
     outputs: int
@@ -51,7 +50,7 @@ class Network:
         blocks = blocks_of(schema)
         return cls(
             blocks=blocks,
-            vectors=tuple(Vector(i.name, i.per, i.width) for i in schema.dense),
+            vectors=schema.dense,
             gathers=tuple(gather_of(b, tables) for b in blocks),
             dense=dense,
             dtype=dtype,
@@ -65,14 +64,14 @@ class Network:
         x: dict[str, Tensor] = {}
         for block, gather, place in zip(self.blocks, self.gathers, arena.blocks, strict=True):
             found = gather(_at(words, place), flag, self.dtype)
-            if not pooled(block) and block.pooling is Pooling.CONCAT:
+            if block.pooling is Pooling.CONCAT:
                 found = found.flatten(2)
             x |= zip(block.names, found.unbind(0), strict=True)
         floats = words.view(torch.float32)
         for vector, place in zip(self.vectors, arena.vectors, strict=True):
             x[vector.name] = _at(floats, place).to(self.dtype)
-        owner = _at(words, arena.owner) if arena.owner else None
-        scores = self.dense(x, owner)
+        slice_of_item = _at(words, arena.slice_of_item) if arena.slice_of_item else None
+        scores = self.dense(x, slice_of_item)
         scores_of(out, arena.items, self.outputs).copy_(scores)
 
 
@@ -90,7 +89,7 @@ def program(
     arena: StagingArena,
     words: Tensor,
     out: Tensor,
-    queues: CudaQueues | NowQueues,
+    queues: Queues,
     pool: Any,
 ) -> Callable[[], object]:
     """Runs the network on one bucket; to be called within the queue `compute`.

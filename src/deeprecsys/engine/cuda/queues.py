@@ -1,46 +1,31 @@
-"""Streams, events and pinned memory of a CUDA device; on the CPU the same in order, at once."""
+"""Streams, events and pinned memory of a CUDA device; on the CPU all of it in order, at once."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 
-class Mark(Protocol):
-    """A point in a queue."""
+class Mark:
+    """A point in a queue; where nothing is queued, a moment that has passed already."""
+
+    def __init__(self) -> None:
+        self.at_s = time.perf_counter()
 
     def wait(self) -> None:
-        """Until the device has passed it."""
-        ...
+        """Return once the device has passed it."""
 
-    def since_s(self, earlier: Any) -> float:
+    def since_s(self, earlier: Mark) -> float:
         """Device seconds from an earlier mark; both have passed, and marks are timed."""
-        ...
+        return self.at_s - earlier.at_s
 
 
-class Queues(Protocol):
-    """What work is put into: `copy_in`, `compute` and `copy_out` run beside each other."""
-
-    def host(self, words: int) -> Tensor:
-        """Memory of the host that the device can read itself."""
-        ...
-
-    def on(self, queue: str, after: Mark | None = None) -> contextlib.AbstractContextManager[None]:
-        """What is issued within goes to that queue, and runs once `after` has passed."""
-        ...
-
-    def mark(self, queue: str) -> Mark:
-        """A mark behind what the queue holds."""
-        ...
-
-
-class CudaMark:
-    """An event."""
+class CudaMark(Mark):
+    """An event of a stream."""
 
     def __init__(self, event: torch.cuda.Event) -> None:
         self.event = event
@@ -48,11 +33,32 @@ class CudaMark:
     def wait(self) -> None:
         self.event.synchronize()
 
-    def since_s(self, earlier: CudaMark) -> float:
+    def since_s(self, earlier: Mark) -> float:
+        assert isinstance(earlier, CudaMark)
         return float(1e-3 * earlier.event.elapsed_time(self.event))
 
 
-class CudaQueues:
+class Queues:
+    """What work is put into: `copy_in`, `compute` and `copy_out` run at the same time on a CUDA device.
+
+    This class has no queues: work is done as it is issued. For tests without a GPU.
+    """
+
+    def host(self, words: int) -> Tensor:
+        """Memory of the host that the device reads by itself: int32 [words]."""
+        return torch.zeros(words, dtype=torch.int32)
+
+    @contextlib.contextmanager
+    def on(self, queue: str, after: Mark | None = None) -> Iterator[None]:
+        """What is issued within goes to that queue, and runs once `after` has passed."""
+        yield
+
+    def mark(self, queue: str) -> Mark:
+        """A mark behind what the queue holds."""
+        return Mark()
+
+
+class CudaQueues(Queues):
     """Three streams of one device.
 
     Args:
@@ -83,33 +89,6 @@ class CudaQueues:
         return CudaMark(event)
 
 
-class NowMark:
-    """A moment that has passed already."""
-
-    def __init__(self) -> None:
-        self.at_s = time.perf_counter()
-
-    def wait(self) -> None:
-        pass
-
-    def since_s(self, earlier: NowMark) -> float:
-        return self.at_s - earlier.at_s
-
-
-class NowQueues:
-    """No queues: everything has happened when it is issued. For tests without a GPU."""
-
-    def host(self, words: int) -> Tensor:
-        return torch.zeros(words, dtype=torch.int32)
-
-    @contextlib.contextmanager
-    def on(self, queue: str, after: Mark | None = None) -> Iterator[None]:
-        yield
-
-    def mark(self, queue: str) -> NowMark:
-        return NowMark()
-
-
-def queues(device: torch.device, timed: bool = False) -> CudaQueues | NowQueues:
+def queues(device: torch.device, timed: bool = False) -> Queues:
     """The queues of a device."""
-    return CudaQueues(device, timed) if device.type == "cuda" else NowQueues()
+    return CudaQueues(device, timed) if device.type == "cuda" else Queues()

@@ -79,15 +79,15 @@ class Attention:
         self._words[8:18] = [a.ctypes.data for a in (*weights, *activation, *scratch)]
         self._address = self._words.ctypes.data
 
-    def run(self, behaviours: Floats, items: Floats, owner: NDArray[np.int64], out: Floats) -> None:
+    def run(self, behaviours: Floats, items: Floats, slice_of_item: NDArray[np.int64], out: Floats) -> None:
         """Each item's interest.
 
         Args:
-            behaviours: [S, T, width]; items: [n, width]; owner: [n], each item's slice; all contiguous.
+            behaviours, items, slice_of_item: [S, T, width], [n, width] and [n]; all contiguous.
             out: [n, width].
         """
         panels = self._pack(behaviours)
-        arrays = (owner, items, behaviours, panels, out)
+        arrays = (slice_of_item, items, behaviours, panels, out)
         strides = (behaviours.strides[0], panels.strides[0])
         self._words[:8] = [len(items), *(a.ctypes.data for a in arrays), *strides]
         self._attend(self._address)
@@ -122,7 +122,7 @@ def _attention(width: int, hidden: int, steps: int, size: int) -> Callable[[int]
     parts, levels = width // size, -(-hidden // size)
 
     def attend(c: int) -> None:
-        items, owners, item, behaviours, panels, out = (
+        items, slices_of_items, item, behaviours, panels, out = (
             word(c), word(c + 8), word(c + 16), word(c + 24), word(c + 32), word(c + 40),
         )  # fmt: skip
         behaviours_stride, panels_stride = word(c + 48), word(c + 56)
@@ -130,7 +130,7 @@ def _attention(width: int, hidden: int, steps: int, size: int) -> Callable[[int]
         factors, start, slope = word(c + 96), word(c + 104), word(c + 112)
         left, level, weights = word(c + 120), word(c + 128), word(c + 136)
         for n in range(items):
-            slice_ = word(owners + 8 * n)
+            slice_ = word(slices_of_items + 8 * n)
             own = item + n * row
             line = blank_tile(1, levels, size)
             for k in range(width):

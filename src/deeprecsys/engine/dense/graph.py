@@ -23,7 +23,7 @@ from deeprecsys.zoo.schema import Per
 OPSET = 18
 IR_VERSION = 9
 
-OWNER = "owner"
+SLICE_OF_ITEM = "slice_of_item"
 SCORES = "scores"
 
 
@@ -32,8 +32,8 @@ class Graph:
 
     Args:
         layout: the buffers, which are the graph's inputs. Rows per item are called `n`.
-        merged: several slices share the batch: rows per query are called `S`, and `owner` [n] int64 is
-            an input. Otherwise rows per query are one.
+        merged: several slices share the batch: rows per query are called `S`, and `slice_of_item` [n] int64
+            is an input. Otherwise there is one row per query.
         few: for batches of few items, where what is made once per slice counts.
     """
 
@@ -49,7 +49,7 @@ class Graph:
             shape = [rows, *b.shape(1)[1:]]
             self._inputs.append(helper.make_tensor_value_info(b.name, TensorProto.FLOAT, shape))
         if merged:
-            self._inputs.append(helper.make_tensor_value_info(OWNER, TensorProto.INT64, ["n"]))
+            self._inputs.append(helper.make_tensor_value_info(SLICE_OF_ITEM, TensorProto.INT64, ["n"]))
 
     def steps(self, buffer: str) -> int:
         """Length of the sequences in a buffer."""
@@ -128,7 +128,7 @@ class Graph:
 
     def spread(self, x: str) -> str:
         """Each item's row of a per-slice value: [S, ...] -> [n, ...]; for one slice the row, to broadcast."""
-        return self.node("Gather", x, OWNER, axis=0) if self.merged else x
+        return self.node("Gather", x, SLICE_OF_ITEM, axis=0) if self.merged else x
 
     def model(self, scores: str, outputs: int) -> bytes:
         """The finished model, whose result `scores` [n, outputs] is `scores`."""

@@ -54,20 +54,23 @@ class BoundGraph:
         self,
         at: BufferRows,
         inputs: Callable[[BufferRows], Arrays],
-        owner: NDArray[np.int64] | None,
+        slice_of_item: NDArray[np.int64] | None,
         out: NDArray[np.float32],
     ) -> None:
         """Write the result for the items and slices at the buffers' beginning.
 
         Args:
             inputs: the graph's input arrays for such rows.
-            owner: [n], each item's slice; None for a single slice.
+            slice_of_item: [n], each item's slice; None for a single slice.
         """
-        session, key = self._sessions[owner is not None], (at.items, at.slices, owner is not None)
+        session, key = (
+            self._sessions[slice_of_item is not None],
+            (at.items, at.slices, slice_of_item is not None),
+        )
         binding = self._bindings.get(key)
         if binding is None:
             binding = self._bindings.add(key, session, inputs(at))
-        run(session, binding, owner, out)
+        run(session, binding, slice_of_item, out)
 
 
 class InterestStage(DenseStage):
@@ -96,23 +99,27 @@ class InterestStage(DenseStage):
     def _moved(self) -> None:
         items = padded(self._items)
         self._interest = aligned((items, self._width))
-        self._owner = np.zeros(items, np.int64)
+        self._slice_of_item = np.zeros(items, np.int64)
         self._head.forget()
 
     def _run(
-        self, at: BufferRows, owner: NDArray[np.int64] | None, out: NDArray[np.float32], overrides: Arrays
+        self,
+        at: BufferRows,
+        slice_of_item: NDArray[np.int64] | None,
+        out: NDArray[np.float32],
+        overrides: Arrays,
     ) -> None:
         assert (at.item, at.slice, len(overrides)) == (0, 0, 0), "one block, and no dense inputs"
-        self._owner[: at.items] = 0 if owner is None else owner
-        self._interests(at, owner)
-        self._head.run(at, self._head_inputs, owner, out)
+        self._slice_of_item[: at.items] = 0 if slice_of_item is None else slice_of_item
+        self._interests(at, slice_of_item)
+        self._head.run(at, self._head_inputs, slice_of_item, out)
 
     def _head_inputs(self, at: BufferRows) -> Arrays:
         user, item = self.buffers["user"][: at.slices], self.buffers["item"][: at.items]
         return {"user": user, "interest": self._interest[: at.items], "item": item}
 
-    def _interests(self, at: BufferRows, owner: NDArray[np.int64] | None) -> None:
-        """Write `_interest` [n, width] of the batch's items; `_owner` holds each item's slice."""
+    def _interests(self, at: BufferRows, slice_of_item: NDArray[np.int64] | None) -> None:
+        """Write `_interest` [n, width] of the batch's items; `_slice_of_item` holds each item's slice."""
         raise NotImplementedError
 
 
@@ -126,10 +133,10 @@ class DinStage(InterestStage):
         self._attention = Attention(network.unit, model.behaviours)
         self._moved()
 
-    def _interests(self, at: BufferRows, owner: NDArray[np.int64] | None) -> None:
+    def _interests(self, at: BufferRows, slice_of_item: NDArray[np.int64] | None) -> None:
         n = at.items
         behaviours, item = self.buffers["behaviours"][: at.slices], self.buffers["item"][:n]
-        self._attention.run(behaviours, item, self._owner[:n], self._interest[:n])
+        self._attention.run(behaviours, item, self._slice_of_item[:n], self._interest[:n])
 
 
 class DienStage(InterestStage):
@@ -160,12 +167,12 @@ class DienStage(InterestStage):
         self._each = np.arange(slices)
         self._attend.forget()
 
-    def _interests(self, at: BufferRows, owner: NDArray[np.int64] | None) -> None:
+    def _interests(self, at: BufferRows, slice_of_item: NDArray[np.int64] | None) -> None:
         self._extract(at.slices)
-        self._attend.run(at, self._attend_inputs, owner, self._weights[: at.items])
+        self._attend.run(at, self._attend_inputs, slice_of_item, self._weights[: at.items])
         rows = padded(at.items)
-        self._owner[at.items : rows] = 0  # rows beyond the last are computed and not read
-        self._augru.run(self._x, self._owner[:rows], self._weights, self._interest)
+        self._slice_of_item[at.items : rows] = 0  # rows beyond the last are computed and not read
+        self._augru.run(self._x, self._slice_of_item[:rows], self._weights, self._interest)
 
     def _attend_inputs(self, at: BufferRows) -> Arrays:
         return {"interests": self._states[: at.slices], "item": self.buffers["item"][: at.items]}

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.engine.dense.graph import OWNER
+from deeprecsys.engine.dense.graph import SLICE_OF_ITEM
 from deeprecsys.engine.dense.graphs import GraphSet, block_items, merges
 from deeprecsys.engine.dense.stage import Arrays, BufferRows, DenseStage
 from deeprecsys.zoo.model import Model
@@ -52,12 +52,16 @@ class OpenVinoStage(DenseStage):
         return ("fp32", "bf16") if "BF16" in able else ("fp32",)
 
     def _run(
-        self, at: BufferRows, owner: NDArray[np.int64] | None, out: NDArray[np.float32], overrides: Arrays
+        self,
+        at: BufferRows,
+        slice_of_item: NDArray[np.int64] | None,
+        out: NDArray[np.float32],
+        overrides: Arrays,
     ) -> None:
-        request = self._requests.choose(at.items, owner is not None)
+        request = self._requests.choose(at.items, slice_of_item is not None)
         for name, array in {**self.rows(at), **overrides}.items():
             request.set_tensor(name, ov.Tensor(array, shared_memory=True))
-        if owner is not None:
-            request.set_tensor(OWNER, ov.Tensor(owner, shared_memory=True))
+        if slice_of_item is not None:
+            request.set_tensor(SLICE_OF_ITEM, ov.Tensor(slice_of_item, shared_memory=True))
         request.set_output_tensor(ov.Tensor(out, shared_memory=True))
         request.infer()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.engine.dense.graph import OWNER, SCORES
+from deeprecsys.engine.dense.graph import SCORES, SLICE_OF_ITEM
 from deeprecsys.engine.dense.graphs import GraphSet, block_items, merges
 from deeprecsys.engine.dense.stage import Arrays, BufferRows, DenseStage
 from deeprecsys.zoo.model import Model
@@ -39,9 +39,13 @@ class OrtStage(DenseStage):
         self._bindings = Bindings()
 
     def _run(
-        self, at: BufferRows, owner: NDArray[np.int64] | None, out: NDArray[np.float32], overrides: Arrays
+        self,
+        at: BufferRows,
+        slice_of_item: NDArray[np.int64] | None,
+        out: NDArray[np.float32],
+        overrides: Arrays,
     ) -> None:
-        session = self._sessions.choose(at.items, owner is not None)
+        session = self._sessions.choose(at.items, slice_of_item is not None)
         key = (at, tuple(overrides))
         binding = self._bindings.get(key)
         if binding is None:
@@ -49,7 +53,7 @@ class OrtStage(DenseStage):
             binding = self._bindings.add(key, session, rows)
         for name, array in overrides.items():
             bind(binding, name, array)
-        run(session, binding, owner, out)
+        run(session, binding, slice_of_item, out)
 
 
 class Bindings(dict[Hashable, Any]):
@@ -68,15 +72,17 @@ class Bindings(dict[Hashable, Any]):
         return binding
 
 
-def run(session: Any, binding: Any, owner: NDArray[np.int64] | None, out: NDArray[np.float32]) -> None:
+def run(
+    session: Any, binding: Any, slice_of_item: NDArray[np.int64] | None, out: NDArray[np.float32]
+) -> None:
     """Run a bound graph.
 
     Args:
-        owner: [n], each item's slice, for a graph of several slices.
+        slice_of_item: [n], each item's slice, for a graph of several slices.
         out: float32, C-contiguous, where the graph's result goes.
     """
-    if owner is not None:
-        bind(binding, OWNER, owner)
+    if slice_of_item is not None:
+        bind(binding, SLICE_OF_ITEM, slice_of_item)
     binding.bind_output(SCORES, "cpu", 0, np.float32, out.shape, out.ctypes.data)
     session.run_with_iobinding(binding)
 

@@ -73,7 +73,7 @@ def _recurrence(hidden: int, width: int) -> Callable[..., None]:
 
     def recur(c: int) -> None:
         rows, steps, keep = word(c), word(c + 8), word(c + 16)
-        x, owner, amounts, matrix, bias = (
+        x, sequence_of_row, amounts, matrix, bias = (
             word(c + 24), word(c + 32), word(c + 40), word(c + 48), word(c + 56),
         )  # fmt: skip
         zeros, scratch, result = word(c + 64), word(c + 72), word(c + 80)
@@ -97,7 +97,8 @@ def _recurrence(hidden: int, width: int) -> Callable[..., None]:
                             for k in range(hidden):
                                 tile = outer(tile, state + 4 * k, old_stride, right + k * panel)
                         gated(
-                            tile, x + t * 3 * row_size + p * panel, x_stride, owner + 8 * (begin + r),
+                            tile, x + t * 3 * row_size + p * panel, x_stride,
+                            sequence_of_row + 8 * (begin + r),
                             amounts + (begin + r) * amount_stride + 4 * t, amount_stride, bias + column,
                             state + column, old_stride, new + r * new_stride + column, new_stride,
                         )  # fmt: skip
@@ -171,17 +172,17 @@ class Recurrence:
             len(x), x.ctypes.data, x.strides[0], matrix.ctypes.data, bias.ctypes.data, out.ctypes.data
         )
 
-    def run(self, x: Floats, owner: NDArray[np.int64], amounts: Floats, out: Floats) -> None:
+    def run(self, x: Floats, sequence_of_row: NDArray[np.int64], amounts: Floats, out: Floats) -> None:
         """Go through all steps.
 
         Args:
             x: [S, steps, 3 hidden] of `project`.
-            owner: [padded(rows)], each row's sequence in x.
+            sequence_of_row: [padded(rows)], each row's sequence in x.
             amounts: [padded(rows), steps], the factor a.
             out: [padded(rows), steps, hidden] with `keep`, else [padded(rows), hidden].
         """
-        arrays = (x, owner, amounts)
-        self._words[:6] = [len(owner), self._steps, self._keep, *(a.ctypes.data for a in arrays)]
+        arrays = (x, sequence_of_row, amounts)
+        self._words[:6] = [len(sequence_of_row), self._steps, self._keep, *(a.ctypes.data for a in arrays)]
         self._words[10] = out.ctypes.data
         self._recur(self._address)
 

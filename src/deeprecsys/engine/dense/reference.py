@@ -24,9 +24,13 @@ class EagerStage(DenseStage):
 
     @torch.inference_mode()
     def _run(
-        self, at: BufferRows, owner: NDArray[np.int64] | None, out: NDArray[np.float32], overrides: Arrays
+        self,
+        at: BufferRows,
+        slice_of_item: NDArray[np.int64] | None,
+        out: NDArray[np.float32],
+        overrides: Arrays,
     ) -> None:
         views = self.layout.views({**self.rows(at), **overrides})
         x = {name: torch.from_numpy(view) for name, view in views.items()}
-        scores = self._network(x, None if owner is None else torch.from_numpy(owner))
+        scores = self._network(x, None if slice_of_item is None else torch.from_numpy(slice_of_item))
         torch.from_numpy(out).copy_(scores)

@@ -71,14 +71,14 @@ class DenseStage(ABC):
     def run(
         self,
         items: int,
-        owner: NDArray[np.int64] | None,
+        slice_of_item: NDArray[np.int64] | None,
         out: NDArray[np.float32],
         overrides: Arrays = NOTHING,
     ) -> None:
         """Score the first `items` rows of the buffers.
 
         Args:
-            owner: [items], each item's slice, rising from 0 by steps of 0 or 1; None for a single slice.
+            slice_of_item: [items], rising from 0 by steps of 0 or 1; None for a single slice.
             out: float32 [items, outputs], C-contiguous, where the scores go.
             overrides: arrays to read in place of buffers that are `direct`; float32 [rows, width],
                 C-contiguous.
@@ -86,7 +86,7 @@ class DenseStage(ABC):
         Raises:
             InputError: more rows than there is room for, or arrays of another shape.
         """
-        slices = 1 if owner is None else int(owner[-1]) + 1
+        slices = 1 if slice_of_item is None else int(slice_of_item[-1]) + 1
         if items > self._items or slices > self._slices:
             room = f"at most {self._items} items and {self._slices} slices"
             raise InputError(f"batch: expected {room}, got {items} and {slices}")
@@ -100,13 +100,13 @@ class DenseStage(ABC):
         if slices == 1 or not self._per_query:
             self._blocks(BufferRows(0, items, 0, 1), out, overrides)
         elif self._one_by_one:
-            assert owner is not None
+            assert slice_of_item is not None
             assert not overrides, "a model without dense inputs"
-            ends = np.searchsorted(owner, np.arange(slices), side="right").tolist()
+            ends = np.searchsorted(slice_of_item, np.arange(slices), side="right").tolist()
             for s, (start, stop) in enumerate(zip([0, *ends], ends, strict=False)):
                 self._blocks(BufferRows(start, stop - start, s, 1), out[start:stop], NOTHING)
         else:
-            self._run(BufferRows(0, items, 0, slices), owner, out, overrides)
+            self._run(BufferRows(0, items, 0, slices), slice_of_item, out, overrides)
 
     def _blocks(self, at: BufferRows, out: NDArray[np.float32], overrides: Arrays) -> None:
         """Run one slice's items block by block."""
@@ -146,6 +146,10 @@ class DenseStage(ABC):
 
     @abstractmethod
     def _run(
-        self, at: BufferRows, owner: NDArray[np.int64] | None, out: NDArray[np.float32], overrides: Arrays
+        self,
+        at: BufferRows,
+        slice_of_item: NDArray[np.int64] | None,
+        out: NDArray[np.float32],
+        overrides: Arrays,
     ) -> None:
-        """Score rows, all checked; `owner` is None unless several slices must be told apart."""
+        """Score rows, all checked; `slice_of_item` is None unless several slices must be told apart."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.engine.gather import fields as f
+from deeprecsys.engine.gather import control as f
 from deeprecsys.engine.gather.kernel import run
 from deeprecsys.engine.gather.plan import InputPlan, Pool, plan
 from deeprecsys.engine.protocol import SliceView
@@ -130,10 +130,10 @@ class Gather:
         self._slices_room = slices
         self._slice_words = _aligned(slices * self._slice.size)
         self._slice_bytes = self._slice_words.data.cast("B")
-        self._segments = _aligned(slices * len(self._plans) * f.SEGMENT_SIZE)
+        self._spans = _aligned(slices * len(self._plans) * f.SPAN_SIZE)
         self._faults = _aligned(slices * f.FAULT_SIZE)
         self._set(f.SLICES, self._slice_words.ctypes.data)
-        self._set(f.SEGMENTS, self._segments.ctypes.data)
+        self._set(f.SPANS, self._spans.ctypes.data)
         self._set(f.FAULTS, self._faults.ctypes.data)
 
     def _found(self, slices: Sequence[SliceView]) -> tuple[Fault, ...]:
@@ -149,7 +149,7 @@ def _fault(k: int, plan: InputPlan, s: SliceView, kind: int, place: int, value: 
     """A fault in words.
 
     Args:
-        kind: one of `fields`.
+        kind: one of `control`.
         place, value: of a bad id its place among the slice's ids, and itself; else first row and rows.
     """
     per_item = plan.per is Per.ITEM

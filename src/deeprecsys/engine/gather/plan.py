@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.engine.gather import fields as f
+from deeprecsys.engine.gather import control as f
 from deeprecsys.engine.gather.pool import BagKind, pooling
 from deeprecsys.zoo.rows import format_of, row_bytes
 from deeprecsys.zoo.schema import DenseInput, Input, Per, Pooling, Schema, SparseInput
@@ -54,7 +54,7 @@ class InputPlan:
     Attributes:
         name: the input's.
         per: item or query.
-        block: its words, as in `fields`.
+        block: its words, as in `control`.
         ids: its pool; None for a dense input.
         out_rows: rows that its output has room for.
         keep: the arrays whose addresses are in the block.

@@ -33,11 +33,11 @@ class OwnDense(nn.Module):
         self._outputs = schema.outputs
         self._together = splittable and Per.QUERY not in self._per.values()
 
-    def forward(self, x: Mapping[str, Tensor], owner: Tensor | None) -> Tensor:
+    def forward(self, x: Mapping[str, Tensor], slice_of_item: Tensor | None) -> Tensor:
         """Rows by input name -> [n, outputs]."""
-        if owner is None or self._together:
+        if slice_of_item is None or self._together:
             return self._scores(x)
-        sizes = torch.bincount(owner).tolist()
+        sizes = torch.bincount(slice_of_item).tolist()
         starts = np.cumsum([0, *sizes]).tolist()
         parts = [
             {name: x[name][a:b] if per is Per.ITEM else x[name][s : s + 1] for name, per in self._per.items()}

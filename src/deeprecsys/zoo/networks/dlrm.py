@@ -34,7 +34,7 @@ class DlrmDense(nn.Module):
         self.top = mlp((config.interaction_width, *config.top), std, nn.Sigmoid())
         self.register_buffer("pairs", row * config.vectors + column, persistent=False)
 
-    def forward(self, x: Rows, owner: Tensor | None) -> Tensor:
+    def forward(self, x: Rows, slice_of_item: Tensor | None) -> Tensor:
         """dense [n, bottom[0]], each sparse input [n, dim] -> [n, 1]; nothing is per query."""
         vectors = [self.bottom(x["dense"]), *(x[f] for f in self.features)]
         return self.top(self.interact(vectors))  # type: ignore[no-any-return]

@@ -32,14 +32,14 @@ class InterestDense(nn.Module):
         super().__init__()
         self.profile = config.profile_features
 
-    def forward(self, x: Rows, owner: Tensor | None) -> Tensor:
+    def forward(self, x: Rows, slice_of_item: Tensor | None) -> Tensor:
         """behaviour_* [S, T, dim], profile [S, dim] each, candidate_* [n, dim] -> [n, 1]."""
         behaviours = torch.cat([x["behaviour_goods"], x["behaviour_category"]], dim=2)
         candidates = concat(x, ("candidate_goods", "candidate_category"))
-        interest = self.interest(behaviours, candidates, owner)
-        return self.head(concat(x, self.profile), torch.cat([interest, candidates], dim=1), owner)  # type: ignore[no-any-return]
+        interest = self.interest(behaviours, candidates, slice_of_item)
+        return self.head(concat(x, self.profile), torch.cat([interest, candidates], dim=1), slice_of_item)  # type: ignore[no-any-return]
 
-    def interest(self, behaviours: Tensor, candidates: Tensor, owner: Tensor | None) -> Tensor:
+    def interest(self, behaviours: Tensor, candidates: Tensor, slice_of_item: Tensor | None) -> Tensor:
         """behaviours [S, T, width], candidates [n, width] -> [n, interest width]."""
         raise NotImplementedError
 
@@ -86,8 +86,8 @@ class DinDense(InterestDense):
         stds = columns((config.profile_width, std), (width, self.unit.std), (width, std))
         self.head = ClickHead(config.profile_width, 2 * width, config.head, stds)
 
-    def interest(self, behaviours: Tensor, candidates: Tensor, owner: Tensor | None) -> Tensor:
-        parts = per_slice(candidates, owner, len(behaviours))
+    def interest(self, behaviours: Tensor, candidates: Tensor, slice_of_item: Tensor | None) -> Tensor:
+        parts = per_slice(candidates, slice_of_item, len(behaviours))
         interests = [self.unit(b, c) for b, c in zip(behaviours, parts, strict=True)]
         return interests[0] if len(interests) == 1 else torch.cat(interests)
 
@@ -146,7 +146,7 @@ class DinArtefactDense(nn.Module):
         assert isinstance(first, Layer)
         first.centred = slice(dim, 2 * dim)
 
-    def forward(self, x: Rows, owner: Tensor | None) -> Tensor:
+    def forward(self, x: Rows, slice_of_item: Tensor | None) -> Tensor:
         """Each sparse input [n, dim] -> [n, 2]."""
         summed = self.units([x[f] for f in self.behaviours], x["candidate"])
         return self.head(torch.cat([x["user"], summed, x["candidate"], x["context"]], dim=1))  # type: ignore[no-any-return]
@@ -167,7 +167,7 @@ class Augru(nn.Module):
         self.input = Layer(width, 3 * hidden, torch.full((width,), 0.5), gain=1.0)
         self.state = Layer(hidden, 3 * hidden, gain=1.0)
 
-    def forward(self, interests: Tensor, attention: Tensor, owner: Tensor | None) -> Tensor:
+    def forward(self, interests: Tensor, attention: Tensor, slice_of_item: Tensor | None) -> Tensor:
         """interests [T, S, width], attention [n, T] -> last state [n, hidden]."""
         n, h = len(attention), self.state.in_features
         x = self.input(interests)  # [T, S, 3 h]
@@ -178,10 +178,10 @@ class Augru(nn.Module):
         u_matrix = self.state.weight.t()
         state = attention.new_zeros(n, h)
         for x_gates_t, x_new_t, a_t in zip(x_gates, x_new, attention.t().unsqueeze(2), strict=True):
-            gates = torch.addmm(spread(x_gates_t, owner, n), state, u_matrix)
+            gates = torch.addmm(spread(x_gates_t, slice_of_item, n), state, u_matrix)
             gates[:, : 2 * h].sigmoid_()
             r, u, uh = gates.chunk(3, dim=1)
-            new = torch.addcmul(spread(x_new_t, owner, n), r, uh).tanh_()
+            new = torch.addcmul(spread(x_new_t, slice_of_item, n), r, uh).tanh_()
             state = torch.lerp(state, new, u * a_t)
         return state
 
@@ -201,14 +201,14 @@ class DienDense(InterestDense):
         stds = columns((config.profile_width, std), (hidden, 0.3), (width, std))
         self.head = ClickHead(config.profile_width, hidden + width, config.head, stds)
 
-    def interest(self, behaviours: Tensor, candidates: Tensor, owner: Tensor | None) -> Tensor:
+    def interest(self, behaviours: Tensor, candidates: Tensor, slice_of_item: Tensor | None) -> Tensor:
         """The evolved interest: the AUGRU's last state, [n, hidden]."""
         interests, _ = self.gru(behaviours.transpose(0, 1))  # [T, S, hidden]
-        return self.augru(interests, self.attend(interests, candidates, owner), owner)  # type: ignore[no-any-return]
+        return self.augru(interests, self.attend(interests, candidates, slice_of_item), slice_of_item)  # type: ignore[no-any-return]
 
-    def attend(self, interests: Tensor, candidates: Tensor, owner: Tensor | None) -> Tensor:
+    def attend(self, interests: Tensor, candidates: Tensor, slice_of_item: Tensor | None) -> Tensor:
         """interests [T, S, hidden], candidates [n, width] -> attention [n, T], each row summing to 1."""
-        parts = per_slice(self.attention(candidates), owner, interests.shape[1])
+        parts = per_slice(self.attention(candidates), slice_of_item, interests.shape[1])
         scores = [c @ h.t() for c, h in zip(parts, interests.unbind(1), strict=True)]
         return torch.softmax(scores[0] if len(scores) == 1 else torch.cat(scores), dim=1)
 
@@ -227,7 +227,7 @@ class DienArtefactDense(nn.Module):
         stds = columns((config.hidden, 0.5), (3 * config.dim, std))
         self.head = output_relu(mlp(config.head_widths, stds))
 
-    def forward(self, x: Rows, owner: Tensor | None) -> Tensor:
+    def forward(self, x: Rows, slice_of_item: Tensor | None) -> Tensor:
         """Each sparse input [n, dim] -> [n, 2]."""
         states, _ = self.first(torch.stack([x[f] for f in self.sequence]))  # [T, n, hidden]
         torch.softmax(self.unused(states), dim=2)  # the artefact's graph computes it, so its time counts

@@ -16,23 +16,23 @@ Rows = Mapping[str, Tensor]
 """Dense inputs and pooled sparse inputs by input name: [n, ...] per item, [S, ...] per query."""
 
 
-def spread(x: Tensor, owner: Tensor | None, n: int) -> Tensor:
+def spread(x: Tensor, slice_of_item: Tensor | None, n: int) -> Tensor:
     """Each item's row of a per-slice tensor: [S, ...] -> [n, ...]; a view when there is one slice.
 
     Args:
-        owner: [n] int64, each item's slice; None when S is 1.
+        slice_of_item: [n] int64, each item's slice; None when S is 1.
     """
-    return x.expand(n, *x.shape[1:]) if owner is None else x.index_select(0, owner)
+    return x.expand(n, *x.shape[1:]) if slice_of_item is None else x.index_select(0, slice_of_item)
 
 
-def per_slice(x: Tensor, owner: Tensor | None, slices: int) -> Sequence[Tensor]:
+def per_slice(x: Tensor, slice_of_item: Tensor | None, slices: int) -> Sequence[Tensor]:
     """The items of each slice: [n, ...] -> `slices` views [n_s, ...].
 
-    The items of a slice lie together and slices are in order: `owner` never decreases.
+    The items of a slice lie together and slices are in order: `slice_of_item` never decreases.
     """
-    if owner is None:
+    if slice_of_item is None:
         return (x,)
-    return torch.split(x, torch.bincount(owner, minlength=slices).tolist())
+    return torch.split(x, torch.bincount(slice_of_item, minlength=slices).tolist())
 
 
 def concat(x: Rows, names: Iterable[str]) -> Tensor:
@@ -104,11 +104,11 @@ class SplitLayer(Layer):
         super().__init__(user + item, outputs, std)
         self.user = user
 
-    def forward(self, user: Tensor, item: Tensor, owner: Tensor | None) -> Tensor:  # type: ignore[override]
+    def forward(self, user: Tensor, item: Tensor, slice_of_item: Tensor | None) -> Tensor:  # type: ignore[override]
         """[S, user], [n, item] -> [n, outputs]."""
         once = functional.linear(user, self.weight[:, : self.user], self.bias)
         mine = self.weight[:, self.user :].t()
-        return torch.addmm(spread(once, owner, len(item)), item, mine)
+        return torch.addmm(spread(once, slice_of_item, len(item)), item, mine)
 
 
 def mlp(
@@ -149,9 +149,9 @@ class ClickHead(nn.Module):
             layers += [Layer(a, b), nn.PReLU()]
         self.rest = nn.Sequential(*layers, Layer(widths[-2], widths[-1], gain=1.0))
 
-    def forward(self, user: Tensor, item: Tensor, owner: Tensor | None) -> Tensor:
+    def forward(self, user: Tensor, item: Tensor, slice_of_item: Tensor | None) -> Tensor:
         """[S, user], [n, item] -> [n, 1]."""
-        logits = self.rest(self.first_act(self.first(user, item, owner)))
+        logits = self.rest(self.first_act(self.first(user, item, slice_of_item)))
         return torch.softmax(logits, dim=1)[:, 1:2]
 
 

@@ -30,11 +30,11 @@ class NcfDense(nn.Module):
         both = columns((config.dim, product), (config.mlp[-1], 1.0))
         self.out = Layer(len(both), 1, both, gain=1.0)
 
-    def forward(self, x: Rows, owner: Tensor | None) -> Tensor:
+    def forward(self, x: Rows, slice_of_item: Tensor | None) -> Tensor:
         """mf_user, mlp_user [S, dim], mf_item, mlp_item [n, dim] -> [n, 1]."""
         items = x["mf_item"]
-        gmf = spread(x["mf_user"], owner, len(items)) * items
-        deep = self.mlp(self.first(x["mlp_user"], x["mlp_item"], owner))
+        gmf = spread(x["mf_user"], slice_of_item, len(items)) * items
+        deep = self.mlp(self.first(x["mlp_user"], x["mlp_item"], slice_of_item))
         return torch.sigmoid(self.out(torch.cat([gmf, deep], dim=1)))
 
 
@@ -48,7 +48,7 @@ class NcfArtefactDense(nn.Module):
         both = columns((config.dim, std * 2**0.5), (config.mlp[-1], 1.0))
         self.out = output_relu(mlp((len(both), config.out), both))
 
-    def forward(self, x: Rows, owner: Tensor | None) -> Tensor:
+    def forward(self, x: Rows, slice_of_item: Tensor | None) -> Tensor:
         """sparse_0 ... sparse_3 [n, dim] -> [n, out]."""
         mf = x["sparse_0"] + x["sparse_1"]
         deep = self.mlp(torch.cat([x["sparse_2"], x["sparse_3"]], dim=1))

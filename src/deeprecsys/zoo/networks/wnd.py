@@ -44,16 +44,18 @@ class WndDense(nn.Module):
         # The crosses' weights come summed from their table; the bias is the deep part's.
         self.wide = Layer(config.dense, 1, gain=0.25, bias=False) if config.crosses else None
 
-    def forward(self, x: Rows, owner: Tensor | None) -> Tensor:
+    def forward(self, x: Rows, slice_of_item: Tensor | None) -> Tensor:
         """dense and user fields [S or n, ...], item fields [n, dim], cross [n, 1] -> [n, 1]."""
         if self.shared:
-            hidden = self.first(concat(x, self.user), concat(x, self.item), owner)
+            hidden = self.first(concat(x, self.user), concat(x, self.item), slice_of_item)
         else:
             hidden = self.first(concat(x, self.user + self.item))
         logit = self.deep(hidden)
         if self.wide is not None:
             linear = self.wide(x["dense"])
-            logit = logit + x["cross"] + (spread(linear, owner, len(logit)) if self.shared else linear)
+            logit = (
+                logit + x["cross"] + (spread(linear, slice_of_item, len(logit)) if self.shared else linear)
+            )
         return torch.sigmoid(logit)
 
 
@@ -69,9 +71,9 @@ class MtWndDense(nn.Module):
         self.first = SplitLayer(config.user_width, config.item_width, first, std)
         self.towers = nn.ModuleList(mlp(config.tower, last=nn.Sigmoid()) for _ in range(config.tasks))
 
-    def forward(self, x: Rows, owner: Tensor | None) -> Tensor:
+    def forward(self, x: Rows, slice_of_item: Tensor | None) -> Tensor:
         """dense and user fields [S, ...], item fields [n, dim] -> [n, tasks]."""
-        hidden = self.first(concat(x, self.user), concat(x, self.item), owner).relu_()
+        hidden = self.first(concat(x, self.user), concat(x, self.item), slice_of_item).relu_()
         parts = hidden.chunk(len(self.towers), dim=1)
         return torch.cat([tower(h) for tower, h in zip(self.towers, parts, strict=True)], dim=1)
 
@@ -84,6 +86,6 @@ class MtWndArtefactDense(nn.Module):
         self.inputs = tuple(i.name for i in config.schema.inputs)
         self.layers = mlp(config.widths, _input_stds(config), nn.Sigmoid())
 
-    def forward(self, x: Rows, owner: Tensor | None) -> Tensor:
+    def forward(self, x: Rows, slice_of_item: Tensor | None) -> Tensor:
         """dense [n, dense], each sparse input [n, dim] -> [n, 128]."""
         return self.layers(concat(x, self.inputs))  # type: ignore[no-any-return]

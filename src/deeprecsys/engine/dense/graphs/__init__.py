@@ -60,7 +60,8 @@ def block_items(network: nn.Module) -> int:
 def onnx_model(model: Model, network: nn.Module, *, merged: bool = False, few: bool = False) -> bytes:
     """A dense stage, its weights drawn, as a serialised ONNX model.
 
-    Inputs are the layout's buffers, and `owner` [n] int64 if `merged`; the output is `scores` [n, outputs].
+    Inputs are the layout's buffers, and `slice_of_item` [n] int64 if `merged`; the output is `scores`
+    [n, outputs].
 
     Args:
         merged: for batches of several slices rather than of one.
