@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.harness import Benchmark, Result, Run, Tables, UnavailableError, markdown
 from benchmarks.lib.experiments import MODELS, experiment, ranking_of
 from deeprecsys.api.engines import sizes_of
-from deeprecsys.api.trials import measure_profile, start
+from deeprecsys.api.profiles import measure_profile, start
 from deeprecsys.core.policy import CPU, DeepRecSched
 from deeprecsys.engine.isa import ISAS, cpu_flags, ignores_isa
 from deeprecsys.engine.spec import EngineSpec

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.harness import PROFILES
 from deeprecsys.api.experiment import Experiment
-from deeprecsys.api.trials import sample_sizes
+from deeprecsys.api.profiles import sample_sizes
 from deeprecsys.api.virtual import sample_path
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory
@@ -24,7 +24,7 @@ def experiment(name: str, **changes: Any) -> Experiment:
     """A model as most benchmarks run it: eager torch at fp32, whole tables, ids by Zipf's law."""
     usual: dict[str, Any] = {"rows_scale": 1.0, "engine": "eager", "precision": "fp32", "threads": 1,
                              "workers": None, "seed": 0, "locality": LOCALITY}  # fmt: skip
-    return Experiment.resolve(model_name=name, **{**usual, **changes})
+    return Experiment.resolve(model=name, **{**usual, **changes})
 
 
 def kept_profile(name: str, machine: str = "*") -> LatencyProfile | None:

@@ -9,7 +9,7 @@ import json
 
 from benchmarks.harness import PROFILES, Benchmark, Run
 from benchmarks.lib.experiments import MODELS, experiment
-from deeprecsys.api.trials import measure_profile
+from deeprecsys.api.profiles import measure_profile
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.node.node import Node
 from deeprecsys.report.json_values import plain

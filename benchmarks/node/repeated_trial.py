@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from benchmarks.lib.experiments import MODELS, experiment
-from deeprecsys.api.trials import quick_hint_qps
+from deeprecsys.api.profiles import quick_hint_qps
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.core.runlog import summarise
 from deeprecsys.node.node import Node

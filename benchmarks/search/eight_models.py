@@ -21,16 +21,11 @@ from typing import Any
 from benchmarks.harness import ROOT, load, measured_on, put_in, save
 from benchmarks.lib.interleaved_searches import side_by_side
 from deeprecsys.api.experiment import Experiment
-from deeprecsys.api.trials import (
-    LiveTrials,
-    baseline,
-    document,
-    measure_profile,
-    offline_qps,
-    quick_hint_qps,
-    sample_sizes,
-)
-from deeprecsys.cli.searching import SearchProgress, tune_settings
+from deeprecsys.api.profiles import measure_profile, quick_hint_qps, sample_sizes
+from deeprecsys.api.progress import SearchProgress, stage
+from deeprecsys.api.runs import Record
+from deeprecsys.api.trials import LiveTrials, document, offline_qps
+from deeprecsys.api.tune import tune_settings
 from deeprecsys.core.errors import TargetUnreachableError
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.node.node import Node
@@ -51,7 +46,7 @@ DUEL_S, DUEL_FACTOR = 24.0, {"dlrm-rmc2": 2}
 def job_of(name: str) -> Experiment:
     """The model as it is measured here."""
     return Experiment.resolve(
-        model_name=name, rows_scale=1.0, engine="eager", precision="fp32", threads=1, workers=None,
+        model=name, rows_scale=1.0, engine="eager", precision="fp32", threads=1, workers=None,
         seed=0, locality="zipf:0.9",
     )  # fmt: skip
 
@@ -63,10 +58,11 @@ def measure(name: str, with_sweep: bool) -> dict[str, Any]:
     began = time.monotonic()
     with Node(job.node) as node:
         profile = measure_profile(node, job, 12.0)
-        static = baseline(node, job)
+        static = job.baseline(node.workers)
         hint = saturation_qps(profile, static.batch_size, sample_sizes(job), node.workers)
         sizes = batch_sizes(job.workload.sizes.cap, static.batch_size)
-        with SearchProgress(name, None, settings) as listener:
+        with stage(f"{name}: searching", True) as report:
+            listener = SearchProgress(report, Record(job.configuration()), settings.climb_budget_s)
             trials = LiveTrials(node, job, listener)
             tuned = tune(
                 trials, job.target, static=static, search=HillClimb(sizes), hint_qps=hint,

@@ -17,7 +17,8 @@ from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from benchmarks.lib.experiments import MODELS, experiment
 from benchmarks.lib.interleaved_searches import interleaved
 from deeprecsys.api.experiment import Experiment
-from deeprecsys.api.trials import LiveTrials, quick_hint_qps
+from deeprecsys.api.profiles import quick_hint_qps
+from deeprecsys.api.trials import LiveTrials
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.core.target import Target
 from deeprecsys.node.node import Node

@@ -24,17 +24,10 @@ from benchmarks.harness import ROOT, load, put_in, save
 from benchmarks.lib.interleaved_searches import side_by_side
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
-from deeprecsys.api.trials import (
-    LiveTrials,
-    accelerated,
-    baseline,
-    document,
-    measure_profile,
-    sample_sizes,
-    start,
-)
+from deeprecsys.api.profiles import measure_profile, sample_sizes, start
+from deeprecsys.api.trials import LiveTrials, accelerated, document
+from deeprecsys.api.tune import tune_settings
 from deeprecsys.api.virtual import Accelerators
-from deeprecsys.cli.searching import tune_settings
 from deeprecsys.core.errors import NodeError, TargetUnreachableError, TrialsVoidError
 from deeprecsys.core.policy import DeepRecSched, Policy
 from deeprecsys.report import format as f
@@ -80,7 +73,7 @@ def main() -> None:
 def job_of(name: str, quick: bool) -> Experiment:
     """The model as it is measured here."""
     return Experiment.resolve(
-        model_name=name, rows_scale=0.01 if quick else 0.5, engine="eager", precision="fp32", threads=1,
+        model=name, rows_scale=0.01 if quick else 0.5, engine="eager", precision="fp32", threads=1,
         workers=None, seed=0, locality="zipf:0.9", gpu="emulated:gtx-1080-ti",
     )  # fmt: skip
 
@@ -94,7 +87,7 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
         cpu = measure_profile(node, job, 2.0 if quick else PROFILE_S)
     with accelerated(job, cpu) as (ready, gpu), start(ready) as node:
         assert gpu is not None
-        static = baseline(node, job)
+        static = job.baseline(node.workers)
         hint = saturation_qps(cpu, static.batch_size, sample_sizes(job), node.workers)
         sizes, limits = batch_sizes(cap, static.batch_size), thresholds(cap, sample_sizes(job))
         if quick:

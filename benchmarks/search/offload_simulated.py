@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.harness import ROOT, load, put_in, save
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
-from deeprecsys.api.trials import sample_sizes
+from deeprecsys.api.profiles import sample_sizes
 from deeprecsys.api.virtual import Accelerators, sample_path
 from deeprecsys.core.policy import DeepRecSched, Earliest, Offload, Policy
 from deeprecsys.core.profile import LatencyProfile
@@ -63,8 +63,8 @@ def main() -> None:
 def case(what: tuple[str, str, int]) -> dict[str, Any]:
     """One model at one target: the climb, the exhaustive optimum, and what goes beyond."""
     name, level, queries = what
-    job = Experiment.resolve(model_name=name, rows_scale=1.0, engine="eager", precision="fp32", threads=1,
-                      workers=CORES, seed=0, locality="zipf:0.9", level=level, gpu="emulated:gtx-1080-ti")  # fmt: skip
+    job = Experiment.resolve(model=name, rows_scale=1.0, engine="eager", precision="fp32", threads=1,
+                      workers=CORES, seed=0, locality="zipf:0.9", target=level, gpu="emulated:gtx-1080-ti")  # fmt: skip
     cpu = LatencyProfile.from_json(json.loads((ROOT / "profiles" / f"{MACHINE}-{name}.json").read_text()))
     gpu = Accelerators(device_profile(cpu, GTX_1080_TI))
     cap, static = job.workload.sizes.cap, job.baseline(CORES).batch_size

@@ -31,7 +31,8 @@ from benchmarks.harness import ROOT, load, measured_on, put_in, save
 from benchmarks.search.eight_models import MODELS
 from deeprecsys.api.engines import sizes_of
 from deeprecsys.api.experiment import Experiment
-from deeprecsys.api.trials import LiveTrials, baseline, measure_profile, sample_sizes
+from deeprecsys.api.profiles import measure_profile, sample_sizes
+from deeprecsys.api.trials import LiveTrials
 from deeprecsys.api.virtual import sample_path
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile, quantiles_of, slowdown
@@ -64,7 +65,7 @@ QUANTILES = 41
 def measure(name: str) -> dict[str, Any]:
     """Everything about one model."""
     job = Experiment.resolve(
-        model_name=name, rows_scale=1.0, engine="eager", precision="fp32", threads=1, workers=None,
+        model=name, rows_scale=1.0, engine="eager", precision="fp32", threads=1, workers=None,
         seed=0, locality="zipf:0.9",
     )  # fmt: skip
     trial_s = max(TRIAL_S, 10 * job.target.latency_s)
@@ -128,7 +129,7 @@ def predict(profile: LatencyProfile, job: Experiment, workers: int, policy: Poli
 
 def best_on(profile: LatencyProfile, node: Node, job: Experiment) -> tuple[Policy, float]:
     """The batch size that the simulator finds best, and about its capacity."""
-    hint = saturation_qps(profile, baseline(node, job).batch_size, sample_sizes(job), node.workers)
+    hint = saturation_qps(profile, job.baseline(node.workers).batch_size, sample_sizes(job), node.workers)
     search = HillClimb(sizes_of(job, node.workers))
     Ranking(sample_path(profile, job.workload, node.workers, job.target), job.target, hint).finish(search)
     assert search.best is not None

@@ -39,7 +39,7 @@ def write_profile(file: Path, batch_s: float, item_s: float, model: str = "ncf",
 def job() -> Experiment:
     """One worker, small tables."""
     return Experiment.resolve(
-        model_name="ncf", rows_scale=0.01, engine="eager", precision="fp32", threads=1, workers=1, seed=0,
+        "ncf", rows_scale=0.01, engine="eager", precision="fp32", threads=1, workers=1, seed=0,
         locality="zipf:0.9",
     )  # fmt: skip
 

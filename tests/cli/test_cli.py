@@ -86,7 +86,10 @@ def test_the_command_line_loads_no_torch() -> None:
         (["bench", "ncf", "--rate", "10", "--workers", "0"], "workers: expected at least 1, got 0"),
         (["bench", "ncf", "--rate", "10", "--duration", "0"], "duration: expected"),
         (["bench", "ncf", "--rate", "10", "--seed", "-1"], "seed: expected"),
-        (["bench", "ncf", "--rate", "10", *SMALL, "--precision", "bf16"], "precision of engine eager"),
+        (
+            ["bench", "ncf", "--rate", "10", *SMALL, "--engine", "eager", "--precision", "bf16"],
+            "precision of engine eager",
+        ),
         (["bench", "ncf", "--rate", "10", *SMALL, "--batch-size", "0"], "batch size: expected at least 1"),
         (["bench", "ncf", "--rate", "10", *NULL, "--offload-above", "9"], "without gpu"),
         (["tune", "ncf", "--profile", "/nowhere.json"], "--profile /nowhere.json: expected"),

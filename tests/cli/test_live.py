@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from deeprecsys.api.experiment import Experiment
-from deeprecsys.api.trials import TRIALS, baseline, in_open_loop, sample_sizes
-from deeprecsys.cli.tune import today
+from deeprecsys.api.profiles import TRIALS, calibrated, refreshed, sample_sizes
 from deeprecsys.core.dispatcher import Command, Event, Finish, Start
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile, Point
@@ -82,38 +81,38 @@ class Slower:
 
 def test_times_become_those_of_the_trial(job: Experiment) -> None:
     node = Slower()
-    found = in_open_loop(node, job, CLOSED)  # type: ignore[arg-type]
+    found = calibrated(node, job, CLOSED)  # type: ignore[arg-type]
     assert found.detail["open_loop_ratio"] == pytest.approx(1.25, rel=1e-6)
     assert found.seconds(500) == pytest.approx(1.25 * CLOSED.seconds(500), rel=1e-6)
     assert (found.host_s, node.trials) == (0.0, 1)
 
 
 def test_a_trial_that_lost_queries_changes_nothing(job: Experiment) -> None:
-    assert in_open_loop(Slower(serves=False), job, CLOSED) == CLOSED  # type: ignore[arg-type]
+    assert calibrated(Slower(serves=False), job, CLOSED) == CLOSED  # type: ignore[arg-type]
 
 
 def test_a_load_that_swamps_a_slower_node_is_halved_until_it_is_served(job: Experiment) -> None:
-    full = saturation_qps(CLOSED, baseline(Slower(), job).batch_size, sample_sizes(job), 1)  # type: ignore[arg-type]
+    full = saturation_qps(CLOSED, job.baseline(1).batch_size, sample_sizes(job), 1)
     node = Slower(by=2.5, most_qps=0.4 * full)
-    found = in_open_loop(node, job, CLOSED)  # type: ignore[arg-type]
+    found = calibrated(node, job, CLOSED)  # type: ignore[arg-type]
     assert node.trials == 2
     assert found.seconds(500) == pytest.approx(2.5 * CLOSED.seconds(500), rel=1e-6)
 
 
 def test_a_profile_of_another_run_is_set_right(job: Experiment) -> None:
     node = Slower(by=1.5)
-    found, warnings = today(node, job, CLOSED, True, 1.0)  # type: ignore[arg-type]
+    found, warnings = refreshed(node, job, CLOSED, True, 1.0)  # type: ignore[arg-type]
     assert found.seconds(500) == pytest.approx(1.5 * CLOSED.seconds(500), rel=1e-6)
     assert warnings == ["batches now take 1.50 times what the profile says; all times were set right by that"]
-    again, quiet = today(Slower(by=1.5), job, found.slowed(1 / 1.05), True, 1.0)  # type: ignore[arg-type]
+    again, quiet = refreshed(Slower(by=1.5), job, found.slowed(1 / 1.05), True, 1.0)  # type: ignore[arg-type]
     assert again.seconds(500) == pytest.approx(1.5 * CLOSED.seconds(500), rel=1e-6)
     assert quiet == []
 
 
 def test_a_profile_of_this_run_is_kept_while_it_holds_and_else_measured_again(job: Experiment) -> None:
-    assert today(Slower(by=1.1), job, CLOSED, False, 1.0) == (CLOSED, [])  # type: ignore[arg-type]
+    assert refreshed(Slower(by=1.1), job, CLOSED, False, 1.0) == (CLOSED, [])  # type: ignore[arg-type]
     node = Slower(by=1.5)
-    found, warnings = today(node, job, CLOSED, False, 0.1)  # type: ignore[arg-type]
+    found, warnings = refreshed(node, job, CLOSED, False, 0.1)  # type: ignore[arg-type]
     assert node.measured > 0
     assert found.detail["samples"] > 0
     assert warnings == [
@@ -123,7 +122,7 @@ def test_a_profile_of_this_run_is_kept_while_it_holds_and_else_measured_again(jo
 
 def test_a_trial_that_the_machine_disturbed_is_repeated(job: Experiment) -> None:
     node = Slower(stalled_s=10.0)
-    in_open_loop(node, job, CLOSED)  # type: ignore[arg-type]
+    calibrated(node, job, CLOSED)  # type: ignore[arg-type]
     assert node.trials == TRIALS
 
 
@@ -149,11 +148,11 @@ def test_a_machine_that_is_slow_for_a_while_is_simulated_as_one(job: Experiment)
         for p in CLOSED.points
     )
     in_a_row = replace(CLOSED, points=tuple(points))
-    found = in_open_loop(node, job, in_a_row)  # type: ignore[arg-type]
+    found = calibrated(node, job, in_a_row)  # type: ignore[arg-type]
     assert found.detail["open_loop_ratio"] == pytest.approx(1, rel=0.05)
     u = np.array(found.ranks)
     assert np.corrcoef(u[:-1], u[1:])[0, 1] > 0.5
-    policy = baseline(node, job)  # type: ignore[arg-type]
+    policy = job.baseline(node.workers)
     rate = 0.75 * saturation_qps(CLOSED, policy.batch_size, sample_sizes(job), 1)
     stream = replace(job.workload, seed=9).stream(rate, queries=20_000)
     live = percentile(node.run(policy, stream, job.target).latency_s, 0.95)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
-from deeprecsys.api.engines import engines_at, setups_of
+from deeprecsys.api.engines import choices, engines_at
+from deeprecsys.api.experiment import TuneOptions
 from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory
 from deeprecsys.zoo.rows import RowFormat, convert
 from tests.cli.conftest import Answered, Refused
 
-OPTIONS: dict[str, Any] = {
-    "model_name": "ncf", "rows_scale": 0.01, "workers": None, "seed": 0, "locality": "zipf:0.9",
-}  # fmt: skip
-
 
 def tried(precision: str, *engines: str) -> list[tuple[str, str]]:
-    options = {**OPTIONS, "precision": precision, "engines": engines, "threads_tried": (1,)}
-    return [(s.job.node.engine, s.job.node.precision) for s in setups_of(options, ())]
+    options: TuneOptions = {"rows_scale": 0.01, "precision": precision}
+    return [(s.experiment.node.engine, s.experiment.node.precision) for s in choices("ncf", options, engines)]
 
 
 def test_tune_tries_every_precision_that_is_allowed_the_lowest_first() -> None:

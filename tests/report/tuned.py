@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deeprecsys.cli.output import event_document
+from deeprecsys.api.progress import event_document
 from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target

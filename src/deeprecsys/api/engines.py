@@ -1,21 +1,29 @@
-"""What a search by model chooses from: engines, precisions, threads and workers, each with its profile."""
+"""The engines, precisions and threads that a search by model chooses from, each with its profile."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from deeprecsys.api.experiment import Experiment, check_profile, load_profile
-from deeprecsys.api.trials import measure_profile, sample_sizes, start
+from deeprecsys.api.experiment import ENGINE, Experiment, ExperimentOptions, TuneOptions
+from deeprecsys.api.profiles import (
+    GivenProfile,
+    given_profile,
+    measure_profile,
+    measured_elsewhere,
+    name_of,
+    sample_sizes,
+    start,
+)
+from deeprecsys.api.progress import ProgressOption
 from deeprecsys.api.virtual import path_queries, sample_path
+from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.engine import PRECISIONS, EngineSpec
 from deeprecsys.engine.dense import installed
 from deeprecsys.engine.isa import cpu_flags
-from deeprecsys.machine.record import machine_record, same_machine
 from deeprecsys.node.node import default_workers
 from deeprecsys.search.climbs import model_search
 from deeprecsys.search.history import batch_sizes
@@ -23,24 +31,24 @@ from deeprecsys.search.rank import Ranking, rank
 from deeprecsys.search.saturation import saturation_qps
 
 ENGINES = {"fp32": ("eager", "compiled"), "bf16": ("compiled",), "int8": ("compiled",)}
-"""Precision -> the engines that are tried at it where none is named."""
+"""Precision -> the engines that are tried in it where none is named."""
 BF16_DENSE = "compiled:openvino"
-"""Tried too where the CPU computes in bf16 and the package is there."""
+"""Tried as well where the CPU computes in bf16 and the package is installed."""
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An engine, its threads and the number of workers: what a search by model may choose from."""
+    """An engine, its threads and the number of workers: what a search by model chooses from."""
 
-    job: Experiment
+    experiment: Experiment
     profile: LatencyProfile | None = None
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class RankedEngine:
-    """What a setup can do in virtual time."""
+    """A choice with its batch times and its best policy in virtual time."""
 
     setup: EngineChoice
     profile: LatencyProfile
@@ -50,7 +58,7 @@ class RankedEngine:
     qps: float
 
     def to_json(self) -> dict[str, Any]:
-        node = self.setup.job.node
+        node = self.setup.experiment.node
         return {
             "engine": node.engine,
             "precision": node.precision,
@@ -61,29 +69,42 @@ class RankedEngine:
         }
 
 
-def setups_of(options: dict[str, Any], profile_files: tuple[Path, ...]) -> list[EngineChoice]:
-    """What is to be tried: the given profiles' engines and threads, or those that the options name.
+def choices(
+    model: str,
+    options: TuneOptions,
+    engines: tuple[str, ...] = (),
+    threads: tuple[int, ...] = (1,),
+    profiles: Sequence[GivenProfile] = (),
+) -> list[EngineChoice]:
+    """What is to be tried: the given profiles' engines and threads, or those that are named.
 
     Every precision from the one allowed up to fp32 is tried, the lowest first, with every engine that
     computes in it.
 
     Raises:
-        InputError: an option's value cannot be.
+        InputError: an option's value is not valid.
     """
-    engines, threads = options.pop("engines"), options.pop("threads_tried")
-    if profile_files:
-        return [from_profile(file, options, engines[:1] or ("eager",)) for file in profile_files]
-    allowed = PRECISIONS[: PRECISIONS.index(options["precision"]) + 1]
+    if profiles:
+        return [_of_profile(given, model, options, (*engines, ENGINE)[0]) for given in profiles]
+    lowest = options.get("precision", "fp32")
+    if lowest not in PRECISIONS:
+        raise unknown("precision", lowest, PRECISIONS)
+    allowed = PRECISIONS[: PRECISIONS.index(lowest) + 1]
     return [
-        EngineChoice(Experiment.resolve(**{**options, "precision": p}, engine=e, threads=t))
+        EngineChoice(_experiment(model, options, e, p, t))
         for p in reversed(allowed)
         for e in engines_at(p, engines)
         for t in threads
     ]
 
 
+def _experiment(model: str, options: TuneOptions, engine: str, precision: str, threads: int) -> Experiment:
+    chosen: ExperimentOptions = {**options, "engine": engine, "precision": precision, "threads": threads}
+    return Experiment.resolve(model, **chosen)
+
+
 def engines_at(precision: str, named: tuple[str, ...]) -> tuple[str, ...]:
-    """Of the engines named, those that compute in a precision; the usual ones where none is named.
+    """The engines among those named that compute in a precision; the usual ones where none is named.
 
     Raises:
         InputError: no such engine.
@@ -96,35 +117,43 @@ def engines_at(precision: str, named: tuple[str, ...]) -> tuple[str, ...]:
     return usual
 
 
-def from_profile(file: Path, options: dict[str, Any], engine: tuple[str, ...]) -> EngineChoice:
-    """The setup that a profile was measured in; one written by hand names no engine, and gets the first."""
-    profile = load_profile(file)
-    named = engine[0] if profile.engine == "unknown" else profile.engine
-    job = Experiment.resolve(
-        **{**options, "precision": profile.precision}, engine=named, threads=profile.threads
-    )
-    check_profile(file, profile, job)
-    elsewhere = profile.machine and not same_machine(dict(profile.machine), machine_record())
-    return EngineChoice(job, profile, (f"{file} was measured on another machine",) if elsewhere else ())
+def _of_profile(given: GivenProfile, model: str, options: TuneOptions, engine: str) -> EngineChoice:
+    """The engine and threads that a profile was measured with; one that names no engine gets `engine`."""
+    profile = given_profile(given)
+    named = engine if profile.engine == "unknown" else profile.engine
+    experiment = _experiment(model, options, named, profile.precision, profile.threads)
+    if profile.model != experiment.node.model:
+        raise InputError(
+            f"--profile {name_of(given)}: expected a profile of {experiment.node.model}, "
+            f"got one of {profile.model}"
+        )
+    elsewhere = f"{name_of(given)} was measured on another machine"
+    return EngineChoice(experiment, profile, (elsewhere,) if measured_elsewhere(profile) else ())
 
 
-def tried_out(setup: EngineChoice, profile_s: float, kinds: Sequence[type[Policy]]) -> RankedEngine:
-    """Measure a setup's batch times, where they are not known, and find its best policy in virtual time.
+def ranked(
+    setup: EngineChoice,
+    profile_s: float,
+    kinds: Sequence[type[Policy]],
+    progress: ProgressOption = True,
+) -> RankedEngine:
+    """A choice's batch times, measured where they are not known, and its best policy in virtual time.
 
     Args:
         kinds: the policies to search.
     """
-    job, profile = setup.job, setup.profile
+    experiment, profile = setup.experiment, setup.profile
     if profile is None:
-        with start(job.on_cpu()) as node:
-            profile, workers = measure_profile(node, job, profile_s), node.workers
+        with start(experiment.on_cpu(), progress) as node:
+            profile = measure_profile(node, experiment, profile_s, progress=progress)
+            workers = node.workers
     else:
-        workers = job.node.workers or default_workers(job.node)
-    static = job.baseline(workers)
-    hint = saturation_qps(profile, static.batch_size, sample_sizes(job), workers)
-    path = sample_path(profile, job.workload, workers, job.target, path_queries(kinds))
-    ranking = Ranking(path, job.target, hint)
-    search = model_search(sizes_of(job, workers), kinds=kinds, latency_s=job.target.latency_s)
+        workers = experiment.node.workers or default_workers(experiment.node)
+    static = experiment.baseline(workers)
+    hint = saturation_qps(profile, static.batch_size, sample_sizes(experiment), workers)
+    path = sample_path(profile, experiment.workload, workers, experiment.target, path_queries(kinds))
+    ranking = Ranking(path, experiment.target, hint)
+    search = model_search(sizes_of(experiment, workers), kinds=kinds, latency_s=experiment.target.latency_s)
     rank(ranking, search, static)
     best = search.best
     return RankedEngine(
@@ -132,8 +161,7 @@ def tried_out(setup: EngineChoice, profile_s: float, kinds: Sequence[type[Policy
     )
 
 
-def sizes_of(job: Experiment, workers: int) -> tuple[int, ...]:
+def sizes_of(experiment: Experiment, workers: int) -> tuple[int, ...]:
     """The batch sizes to try."""
-    if not job.splits:
-        return (job.workload.sizes.cap,)
-    return batch_sizes(job.workload.sizes.cap, job.baseline(workers).batch_size)
+    largest = experiment.workload.sizes.cap
+    return batch_sizes(largest, experiment.baseline(workers).batch_size) if experiment.splits else (largest,)

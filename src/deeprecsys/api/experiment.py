@@ -1,91 +1,174 @@
-"""From options to the things that they name: model, node, workload, target, profile."""
+"""An experiment: model, node, workload and target, resolved from options before anything starts."""
 
 from __future__ import annotations
 
-import json
+import inspect
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 from deeprecsys.api.accelerator import check_gpu
-from deeprecsys.core.errors import InputError, positive
-from deeprecsys.core.policy import Static
-from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.api.policies import check_whole, policy_of
+from deeprecsys.core.errors import InputError, positive, unknown
+from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.target import LEVELS, Target
 from deeprecsys.engine import EngineSpec
 from deeprecsys.engine.isa import DEFAULT, environment
 from deeprecsys.node.node import NodeConfig
 from deeprecsys.workload.stream import Workload
-from deeprecsys.zoo import model
+from deeprecsys.zoo import model as named_model
 from deeprecsys.zoo.custom.spec import with_weights
 from deeprecsys.zoo.model import splittable
 
+ENGINE = "compiled"
+"""The engine of every command that names none: the fastest."""
+LOCALITY = "zipf:0.9"
 UNUSED_MS = 1e3
-"""The target of a job that needs none and whose model has none: a profile of a user's own."""
+"""The target, in milliseconds, of an experiment that needs none and whose model has none."""
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class NodeOptions(TypedDict, total=False):
+    """The model, its workers and the seed; the defaults are those of `Experiment.resolve`."""
+
+    weights: str | Path | None
+    rows_scale: float
+    workers: int | None
+    isa: str
+    locality: str
+    seed: int
+
+
+class ModelOptions(NodeOptions, total=False):
+    """A model on a node, with what scores it."""
+
+    engine: str
+    precision: str
+    threads: int
+
+
+class LoadOptions(TypedDict, total=False):
+    """The load and the latency target."""
+
+    arrivals: str | None
+    sizes: str | None
+    trace: str | Path | None
+    sla_ms: float | None
+    target: str | None
+    quantile: float
+
+
+class TuneOptions(NodeOptions, LoadOptions, total=False):
+    """The options of an experiment whose engine and threads are searched."""
+
+    precision: str
+    gpu: str | None
+    gpus: int
+
+
+class ExperimentOptions(TuneOptions, total=False):
+    """All options of an experiment."""
+
+    engine: str
+    threads: int
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a command is to do, resolved from its options and checked before anything starts.
+    """A model on a node under a workload, and its target.
 
     Attributes:
         splits: queries may be cut: the model scores each item by itself.
     """
 
-    options: dict[str, Any]
     node: NodeConfig
     workload: Workload
     target: Target
     splits: bool = True
 
     @classmethod
-    def resolve(cls, **options: Any) -> Experiment:
-        """The job that options of the groups model, node, workload and target describe.
+    def resolve(
+        cls,
+        model: str,
+        *,
+        weights: str | Path | None = None,
+        rows_scale: float = 1.0,
+        engine: str = ENGINE,
+        precision: str = "fp32",
+        threads: int = 1,
+        workers: int | None = None,
+        isa: str = DEFAULT,
+        locality: str = LOCALITY,
+        seed: int = 0,
+        gpu: str | None = None,
+        gpus: int = 1,
+        arrivals: str | None = None,
+        sizes: str | None = None,
+        trace: str | Path | None = None,
+        sla_ms: float | None = None,
+        target: str | None = None,
+        quantile: float = 95.0,
+        needs_target: bool = True,
+    ) -> Experiment:
+        """The experiment that options describe; each means what the command line's of its name does.
+
+        Args:
+            needs_target: whether a model without a published target needs one to be given.
 
         Raises:
-            InputError: an option's value cannot be.
+            InputError: an option's value is not valid.
         """
-        name = with_weights(options["model_name"], options.get("weights"))
-        chosen = model(name).scaled(positive("--rows-scale", options["rows_scale"]))
-        EngineSpec.parse(options["engine"]).require(options["precision"])
-        isa = options.get("isa", DEFAULT)
+        name = with_weights(model, Path(weights) if weights else None)
+        chosen = named_model(name).scaled(positive("--rows-scale", rows_scale))
+        EngineSpec.parse(engine).require(precision)
         environment(isa)
-        check_gpu(options.get("gpu"))
-        workload = Workload.parse(
-            options.get("arrivals"),
-            options.get("sizes"),
-            trace=options.get("trace_file"),
-            seed=options["seed"],
-            locality=options["locality"],
-        )
-        target = target_of(
-            options.get("sla_ms"),
-            options.get("level"),
-            options.get("quantile", 95.0),
-            chosen.medium_target_ms if "sla_ms" in options else chosen.medium_target_ms or UNUSED_MS,
-        )
+        check_gpu(gpu)
+        workload = Workload.parse(arrivals, sizes, trace=trace, seed=seed, locality=locality)
+        known_ms = chosen.medium_target_ms or (None if needs_target else UNUSED_MS)
         node = NodeConfig(
             model=name,
-            rows_scale=options["rows_scale"],
-            engine=options["engine"],
-            precision=options["precision"],
-            threads=options["threads"],
-            workers=options["workers"],
-            seed=options["seed"],
+            rows_scale=rows_scale,
+            engine=engine,
+            precision=precision,
+            threads=threads,
+            workers=workers,
+            seed=seed,
             max_query=workload.sizes.cap,
-            locality=options["locality"],
+            locality=locality,
             isa=isa,
-            gpu=options.get("gpu"),
-            gpus=options.get("gpus") or 1,
+            gpu=gpu,
+            gpus=gpus,
         )
-        return cls(options, node, workload, target, splittable(chosen))
+        return cls(node, workload, target_of(sla_ms, target, quantile, known_ms), splittable(chosen))
 
     def baseline(self, workers: int) -> Static:
-        """The static baseline on so many workers: the whole query where it must not be cut."""
+        """The static baseline on this many workers: the whole query where it must not be cut."""
         return Static.baseline(self.workload.sizes.cap, workers if self.splits else 1)
 
+    def policy(
+        self,
+        given: str | Policy,
+        batch_size: int | None,
+        offload_above: int | None,
+        workers: int,
+        largest: int | None = None,
+    ) -> Policy:
+        """The policy that a name, `NAME[:ARG]`, and knobs describe; or the one given.
+
+        Args:
+            largest: items of the largest query; by default the workload's.
+
+        Raises:
+            InputError: there is no such policy, or it does not take these knobs.
+        """
+        return chosen_policy(
+            given, batch_size, offload_above, largest=largest or self.workload.sizes.cap, workers=workers,
+            target=self.target, splits=self.splits,
+        )  # fmt: skip
+
     def on_cpu(self) -> Experiment:
-        """The same without an accelerator."""
+        """The experiment without an accelerator."""
         return replace(self, node=replace(self.node, gpu=None))
 
     def configuration(self) -> dict[str, Any]:
@@ -100,15 +183,46 @@ class Experiment:
         return {"quantile": self.target.quantile, "latency_ms": 1e3 * self.target.latency_s}
 
 
-def target_of(sla_ms: float | None, level: str | None, quantile: float, medium_ms: float | None) -> Target:
-    """The target in milliseconds, or a level of the paper's medium one; the latter's medium by default.
+def chosen_policy(
+    given: str | Policy,
+    batch_size: int | None,
+    offload_above: int | None,
+    *,
+    largest: int,
+    workers: int,
+    target: Target | None,
+    splits: bool = True,
+) -> Policy:
+    """The policy that a name, `NAME[:ARG]`, and knobs describe; or the one given.
+
+    Args:
+        largest: items of the largest query.
+        splits: queries may be cut.
 
     Raises:
-        InputError: both or neither are given, or no published one is known of the model.
+        InputError: there is no such policy, or it does not take these knobs.
+    """
+    if not isinstance(given, str):
+        if batch_size is not None or offload_above is not None:
+            raise InputError("--batch-size, --offload-above: expected none with a policy that has its own")
+        return given
+    if not splits:
+        check_whole(given, batch_size, largest)
+    baseline = Static.baseline(largest, workers if splits else 1)
+    return policy_of(given, batch_size, offload_above, baseline=baseline, largest=largest, target=target)
+
+
+def target_of(sla_ms: float | None, level: str | None, quantile: float, medium_ms: float | None) -> Target:
+    """The target in milliseconds, or a level of the model's published one, `medium_ms`; that by default.
+
+    Raises:
+        InputError: both are given, a value is not valid, or neither is given and none is published.
     """
     if sla_ms is not None and level is not None:
         raise InputError("--sla-ms and --target: expected one of them, got both")
     checked_quantile(quantile)
+    if level is not None and level not in LEVELS:
+        raise unknown("target", level, LEVELS)
     if sla_ms is not None:
         return Target(latency_s=positive("--sla-ms", sla_ms) / 1e3, quantile=quantile / 100)
     if medium_ms is None:
@@ -119,29 +233,21 @@ def target_of(sla_ms: float | None, level: str | None, quantile: float, medium_m
 
 
 def checked_quantile(percent: float) -> float:
-    """A quantile in percent, if it can be one."""
+    """A quantile in percent, if it is one."""
     if not 0 < percent < 100:
         raise InputError(f"--quantile: expected a percentage between 0 and 100, got {percent:g}")
     return percent
 
 
-def load_profile(path: Path) -> LatencyProfile:
-    """A latency profile from a file.
+def shows_options(options: type) -> Callable[[F], F]:
+    """Show options, with the defaults of `Experiment.resolve`, in a signature in place of `**options`."""
 
-    Raises:
-        InputError: no such file, or not a profile.
-    """
-    try:
-        return LatencyProfile.from_json(json.loads(path.read_text()))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise InputError(f"--profile {path}: expected a latency profile in JSON, got: {e}") from e
-    except InputError as e:
-        raise InputError(f"--profile {path}: {e}") from e
+    def shown(function: F) -> F:
+        own = inspect.signature(function)
+        given = inspect.signature(Experiment.resolve).parameters
+        parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        more = [given[name] for name in options.__annotations__ if name not in own.parameters]
+        function.__signature__ = own.replace(parameters=[*parameters, *more])  # type: ignore[attr-defined]
+        return function
 
-
-def check_profile(path: Path, profile: LatencyProfile, job: Experiment) -> None:
-    """Raise InputError if a profile is not one of the job's model."""
-    if profile.model != job.node.model:
-        raise InputError(
-            f"--profile {path}: expected a profile of {job.node.model}, got one of {profile.model}"
-        )
+    return shown

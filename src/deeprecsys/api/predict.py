@@ -30,7 +30,11 @@ MOST_ITEMS = 1 << 13
 
 
 def prediction(
-    profile: LatencyProfile, job: Experiment, workers: int, point: Confirmed, gpu: Accelerators | None = None
+    profile: LatencyProfile,
+    experiment: Experiment,
+    workers: int,
+    point: Confirmed,
+    gpu: Accelerators | None = None,
 ) -> dict[str, Any]:
     """The parts of the JSON of `tune` that come from the profile.
 
@@ -41,8 +45,8 @@ def prediction(
     With an accelerator it is not known.
     """
     qps, policy = point.qps, point.policy
-    stream = job.workload.stream(qps, queries=int(min(SECONDS * qps, MOST_QUERIES)))
-    again = _Again(job, workers, point, gpu)
+    stream = experiment.workload.stream(qps, queries=int(min(SECONDS * qps, MOST_QUERIES)))
+    again = _Again(experiment, workers, point, gpu)
     simulated = again.run(profile)
     live_ms = point.probe.summary.p95_ms
     pace = paced_error = None
@@ -52,7 +56,7 @@ def prediction(
         as_then = profile.slowed(pace * slowdown(profile.host_s, qps, workers))
         paced_error = again.run(as_then).latency_ms["p95_ms"] / live_ms - 1
     return {
-        **bounds_document(as_then, workers, job.target, stream, policy, qps, gpu),
+        **bounds_document(as_then, workers, experiment.target, stream, policy, qps, gpu),
         "simulated": simulated.latency_ms,
         "simulator_error": simulated.latency_ms["p95_ms"] / live_ms - 1,
         "pace": pace,
@@ -70,10 +74,12 @@ class Simulated(NamedTuple):
 class _Again:
     """The trials that confirmed a point, to be run again in virtual time."""
 
-    def __init__(self, job: Experiment, workers: int, point: Confirmed, gpu: Accelerators | None) -> None:
+    def __init__(
+        self, experiment: Experiment, workers: int, point: Confirmed, gpu: Accelerators | None
+    ) -> None:
         self._policy, self._workers, self._gpu = point.policy, workers, gpu
         self._trials = [
-            (replace(job.workload, seed=r.seed).stream(point.qps, duration_s=r.offered_s), r)
+            (replace(experiment.workload, seed=r.seed).stream(point.qps, duration_s=r.offered_s), r)
             for r in point.probe.reruns
         ]
         self.live_s = sum(int(stream.size.sum()) * r.seconds_per_item for stream, r in self._trials)

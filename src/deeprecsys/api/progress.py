@@ -1,27 +1,64 @@
-"""Progress bars on stderr, where it is a terminal. Drawing one costs the dispatcher some 50 µs."""
+"""Progress of long work: a callback of the caller's, or a bar in a terminal or a notebook."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from deeprecsys.api.runs import Record
+from deeprecsys.core.policy import Policy
 from deeprecsys.core.query import Query
+from deeprecsys.core.runlog import RunLog
+from deeprecsys.machine.energy import over
+from deeprecsys.node.driver import Recording
+from deeprecsys.report.text import knobs
+from deeprecsys.search.events import (
+    CapacityDone,
+    CapacityStarted,
+    Event,
+    PhaseStarted,
+    ProbeDone,
+    TrialDone,
+    TrialStarted,
+)
+
+ProgressCallback = Callable[[str, float, str], None]
+"""Called with the stage, the share of it that is done, in [0, 1], and a note on what runs now."""
+ProgressOption = ProgressCallback | bool | None
+"""A callback; True for a bar in a terminal or a notebook; False or None for silence."""
+StageReport = Callable[[float, str], None]
+"""Called with the share of one stage that is done, and a note."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Work that the user interrupted, with what it had found.
+
+    Attributes:
+        result: of the trial that was cut short; None where there is none.
+        found: the capacities that a search had found, in order.
+    """
+
+    def __init__(self, result: Any = None, found: tuple[CapacityDone, ...] = ()) -> None:
+        super().__init__("interrupted")
+        self.result, self.found = result, found
 
 
 class Bar:
-    """One line that says what is going on and how far it is. Silent where stderr is no terminal."""
+    """A progress bar on standard error, shown in a terminal or a notebook. Drawing it takes some 50 µs."""
 
     def __init__(self, label: str) -> None:
         self._bar: tqdm[Any] = tqdm(
             total=1.0,
             desc=label,
             file=sys.stderr,
-            disable=None,  # tqdm's own test for a terminal
+            disable=not (sys.stderr.isatty() or "ipykernel" in sys.modules),
             leave=False,
             dynamic_ncols=True,
             bar_format="{desc} |{bar:24}| {percentage:3.0f}% {elapsed} {postfix}",
@@ -37,18 +74,26 @@ class Bar:
         self._bar.close()
 
     def set(self, share: float, note: str = "") -> None:
-        """Move to a share in [0, 1]; `note` stands behind the bar."""
+        """Move to a share in [0, 1] and show a note behind the bar."""
         if note:
             self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(max(0.0, min(1.0, share) - self._bar.n))
 
-    def said(self, what: str, share: float) -> None:
-        """The same, in the order in which a node reports its start."""
-        self.set(share, what)
+
+@contextmanager
+def stage(label: str, progress: ProgressOption) -> Iterator[StageReport]:
+    """One stage of the work; the value reports how far it is."""
+    if progress is True:
+        with Bar(label) as bar:
+            yield bar.set
+    elif callable(progress):
+        yield partial(progress, label)
+    else:
+        yield lambda share, note: None
 
 
 class TickHooks:
-    """Hooks of a trial that move a bar and may keep what they hear."""
+    """Hooks of a trial that report its progress and ignore its scores."""
 
     def __init__(self, tick: Callable[[float], None]) -> None:
         self._tick = tick
@@ -57,4 +102,98 @@ class TickHooks:
         self._tick(share)
 
     def scores(self, query: Query, scores: NDArray[Any]) -> None:
-        """Scores are of no interest to a load test."""
+        """A load test has no use for scores."""
+
+
+class SearchProgress:
+    """Follows a search: reports its progress, records its events and trials, and adds up what it took."""
+
+    def __init__(self, report: StageReport, record: Record, budget_s: float = 0.0) -> None:
+        self._report, self._record = report, record
+        self._phase = ""
+        self._budget_s = budget_s
+        self._spent_s = 0.0
+        self._phase_began_s = 0.0
+        self._trial_s = 0.0
+        self._note = ""
+        self.found: list[CapacityDone] = []
+        self._trials = self._queries = self._voids = 0
+        self._energy: dict[str, list[dict[str, Any]]] = {"static": [], "tuned": []}
+
+    def __call__(self, event: Event) -> None:
+        self._record.event(event_document(event))
+        match event:
+            case PhaseStarted(phase, budget_s):
+                self._phase, self._budget_s, self._phase_began_s = phase, budget_s, self._spent_s
+            case CapacityStarted(policy, budget_s, _):
+                self._note = knobs(policy.describe())
+                if not self._phase:
+                    self._budget_s = budget_s
+            case TrialStarted(policy, rate_qps, duration_s):
+                self._trial_s = duration_s
+                self._note = f"{knobs(policy.describe())} at {rate_qps:.4g} queries/s"
+            case TrialDone(_, _, seconds, queries, _, void):
+                self._spent_s += seconds
+                self._trials += 1
+                self._queries += queries
+                self._voids += void
+            case CapacityDone():
+                self.found.append(event)
+        self.tick(0.0)
+
+    def tick(self, share: float) -> None:
+        """A share of the present trial is over."""
+        done_s = self._spent_s - self._phase_began_s + share * self._trial_s
+        label = f"{self._phase}: {self._note}" if self._phase else self._note
+        self._report(min(done_s / self._budget_s, 1.0) if self._budget_s else 0.0, label)
+
+    def recording(self) -> Recording | None:
+        """Where the next trial is recorded slice by slice: those that confirm are, for the report."""
+        return Recording() if self._record.slices and self._phase == "confirm" else None
+
+    def keep(self, policy: Policy, log: RunLog, recording: Recording | None) -> None:
+        """Record a trial; of one that confirms a point, also the energy."""
+        known = policy.describe()
+        role = "static" if known["policy"] == "static" else "tuned"
+        if self._phase == "confirm":
+            if "energy" in log.extra:
+                self._energy[role].append(log.extra["energy"])
+            name = known["role"] = role
+        else:
+            size = f"-b{known['batch_size']}" if known["batch_size"] else ""
+            name = f"{self._phase or 'probe'}{size}"
+        self._record.trial(name, log, recording.batches if recording else None, known)
+
+    def energy(self, policy: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """What the trials took that confirmed an operating point, given as in the JSON of `tune`."""
+        return over(self._energy["static" if policy["policy"] == "static" else "tuned"]) if policy else None
+
+    def cost(self) -> dict[str, Any]:
+        """Trials, seconds and queries so far."""
+        return {
+            "trials": self._trials,
+            "seconds": self._spent_s,
+            "queries": self._queries,
+            "voids": self._voids,
+        }
+
+
+def event_document(event: Event) -> dict[str, Any]:
+    """One event of a search as JSON values, for the run directory."""
+    kind = {"event": type(event).__name__}
+    match event:
+        case PhaseStarted(phase, budget_s):
+            return {**kind, "phase": phase, "budget_s": budget_s}
+        case CapacityStarted(policy, budget_s, floor_qps):
+            return {**kind, **policy.describe(), "budget_s": budget_s, "floor_qps": floor_qps}
+        case TrialDone(policy, rate_qps, seconds, queries, miss_rate, void):
+            return {
+                **kind, **policy.describe(), "rate_qps": rate_qps, "seconds": seconds, "queries": queries,
+                "miss_rate": miss_rate, "void": void,
+            }  # fmt: skip
+        case ProbeDone(policy, probe):
+            return {**kind, **policy.describe(), **probe.to_json()}
+        case CapacityDone(policy, result):
+            return {**kind, **policy.describe(), **result.to_json()}
+        case _:
+            return {**kind, **event.policy.describe(), "rate_qps": event.rate_qps}

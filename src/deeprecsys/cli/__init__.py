@@ -1,4 +1,4 @@
-"""The command line: the only place that composes, reads configuration, prints, and exits."""
+"""The command line: the only place that reads configuration files, prints, and exits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ import sys
 import click
 
 from deeprecsys import __version__
-from deeprecsys.cli import commands, errors
+from deeprecsys.cli import errors
+from deeprecsys.cli.bench import bench_command, capacity_command
+from deeprecsys.cli.models import models
+from deeprecsys.cli.paper import paper
+from deeprecsys.cli.report import report
+from deeprecsys.cli.serve import serve_command
+from deeprecsys.cli.simulate import simulate_command
+from deeprecsys.cli.tune import profile_command, quality_command, tune_command
 from deeprecsys.core.errors import unknown
 
 
@@ -35,7 +42,18 @@ def cli() -> None:
     """
 
 
-for _command in commands.ALL:
+for _command in (
+    models,
+    profile_command,
+    bench_command,
+    capacity_command,
+    tune_command,
+    quality_command,
+    simulate_command,
+    serve_command,
+    paper,
+    report,
+):
     cli.add_command(_command)
 
 

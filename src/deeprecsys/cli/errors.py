@@ -1,7 +1,8 @@
-"""What a user sees when something is wrong: one line on stderr, and an exit status."""
+"""What a user sees when something is wrong: one line on standard error, and an exit status."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from types import FrameType
 
 import click
 
+from deeprecsys.api.progress import Interrupted
 from deeprecsys.core.errors import (
     InputError,
     NodeError,
@@ -17,6 +19,7 @@ from deeprecsys.core.errors import (
     TargetUnreachableError,
     TrialsVoidError,
 )
+from deeprecsys.report.text import knobs
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -24,7 +27,7 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 def run(command: Callable[[], object]) -> int:
     """Run a command and turn what it raises into one line on stderr and an exit status."""
     try:
-        with sigterm_as_interrupt():
+        with sigterm_as_interrupt(), notices_on_stderr():
             command()
     except click.exceptions.NoArgsIsHelpError as e:
         click.echo(e.format_message(), err=True)
@@ -35,7 +38,9 @@ def run(command: Callable[[], object]) -> int:
         return _say(str(e), BAD_INPUT)
     except (NodeError, TargetUnreachableError, NotConfirmedError, TrialsVoidError) as e:
         return _say(str(e), FAILED)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as e:
+        if isinstance(e, Interrupted):
+            _show_found(e)
         return _say("interrupted", INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away: nothing left to say to it
@@ -46,6 +51,36 @@ def run(command: Callable[[], object]) -> int:
 def _say(text: str, status: int) -> int:
     click.echo(f"deeprecsys: {text}", err=True)
     return status
+
+
+def _show_found(interrupted: Interrupted) -> None:
+    """The capacities that a search had found until it was interrupted."""
+    if interrupted.found:
+        click.echo("found before the interruption:")
+    for done in interrupted.found:
+        qps = done.result.capacity_qps
+        rate = f"{qps:.4g} queries/s" if qps else f"below {done.result.high_qps:.4g} queries/s"
+        click.echo(f"  {knobs(done.policy.describe())}: {rate}")
+
+
+class _Notices(logging.Handler):
+    """Shows what the library logs as lines on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"deeprecsys: {record.getMessage()}", err=True)
+
+
+@contextmanager
+def notices_on_stderr() -> Iterator[None]:
+    """Show the library's notices while a command runs."""
+    logger, handler = logging.getLogger("deeprecsys.api"), _Notices()
+    logger.addHandler(handler)
+    before, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
 
 
 def _one_line(error: click.ClickException) -> str:

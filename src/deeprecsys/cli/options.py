@@ -1,4 +1,4 @@
-"""The options, each defined once: the same name means the same in every command."""
+"""The options, each defined once: the same name means the same in every command and in the Python API."""
 
 from __future__ import annotations
 
@@ -6,133 +6,124 @@ import functools
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from deeprecsys.api.experiment import ENGINE, LOCALITY
 from deeprecsys.api.policies import FORMS
 from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.core.target import LEVELS
+from deeprecsys.engine import PRECISIONS
 from deeprecsys.engine.isa import DEFAULT, NAMES
 
-F = TypeVar("F", bound=Callable[..., Any])
-Decorator = Callable[[F], F]
+Option = Callable[[Any], Any]
+FILE = click.Path(path_type=Path)
 
 
-def _group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def group(*options: Option) -> Option:
     """Several options as one decorator, in the order in which help shows them."""
     return lambda f: functools.reduce(lambda g, option: option(g), reversed(options), f)
 
 
-model = _group(
-    click.argument("model_name", metavar="MODEL"),
-    click.option("--weights", type=click.Path(path_type=Path), metavar="FILE",
-                 help="Weights of a model of your own (a class): .safetensors, or .pt with tensors alone."),
-    click.option("--rows-scale", type=float, default=1.0, show_default=True, metavar="X",
-                 help="Factor on the rows of every embedding table."),
-)  # fmt: skip
+def option(name: str, metavar: str | None, text: str, **more: Any) -> Option:
+    """An option that shows its default, where it has one."""
+    return click.option(*name.split(), metavar=metavar, help=text, show_default="default" in more, **more)
+
+
+weights = option("--weights", "FILE", "Weights of a model of your own (a class): .safetensors, or .pt with "
+                 "tensors alone.", type=FILE)  # fmt: skip
+rows_scale = option("--rows-scale", "X", "Factor on the rows of every embedding table.", type=float,
+                    default=1.0)  # fmt: skip
+model = group(click.argument("model", metavar="MODEL"), weights, rows_scale)
 
 _ENGINES = "What scores a batch: eager, compiled, null, wait:BATCH_MS[,ITEM_MS], or module:attribute."
-_scoring = _group(
-    click.option("--precision", type=click.Choice(["fp32", "bf16", "int8"]), default="fp32",
-                 show_default=True, help="Lowest precision that the engine may compute in."),
-    click.option("--workers", type=int, metavar="K",
-                 help="Worker processes.  [default: one per usable core]"),
-    click.option("--isa", type=click.Choice(list(NAMES)), default=DEFAULT, show_default=True,
-                 help="Hold the engine's libraries to narrower vectors, those that let themselves."),
-)  # fmt: skip
-_data = _group(
-    click.option("--locality", default="zipf:0.9", show_default=True, metavar="NAME[:S]",
-                 help="How often the same embedding rows are asked for: uniform or zipf:S."),
-    click.option("--seed", type=int, default=0, show_default=True, metavar="N",
-                 help="Seed of tables, weights, features, sizes and arrivals."),
+_THREADS = "Compute threads per worker."
+engine = option("--engine", "NAME", _ENGINES, default=ENGINE)
+threads = option("--threads", "T", _THREADS, type=int, default=1)
+workers = option("--workers", "K", "Worker processes.  [default: one per usable core]", type=int)
+isa = option("--isa", None, "Hold the engine's libraries to narrower vectors, those that let themselves.",
+             type=click.Choice(list(NAMES)), default=DEFAULT)  # fmt: skip
+seed = option("--seed", "N", "Seed of tables, weights, features, sizes and arrivals.", type=int, default=0)
+data = group(
+    option("--locality", "NAME[:S]", "How often the same embedding rows are asked for: uniform or zipf:S.",
+           default=LOCALITY),
+    seed,
 )  # fmt: skip
 
-node = _group(
-    click.option("--engine", default="eager", show_default=True, metavar="NAME", help=_ENGINES),
-    _scoring,
-    click.option("--threads", type=int, default=1, show_default=True, metavar="T",
-                 help="Compute threads per worker."),
-    _data,
+
+def precision(default: str = "fp32") -> Option:
+    return option("--precision", None, "Lowest precision that rows are stored and the engine may compute in.",
+                  type=click.Choice(list(PRECISIONS)), default=default)  # fmt: skip
+
+
+node = group(engine, precision(), workers, isa, threads, data)
+nodes = group(
+    option("--engine", "NAME", f"{_ENGINES} Several may be given; the best is taken.  "
+           "[default: all that compute in a precision allowed]", multiple=True),
+    precision(),
+    workers,
+    isa,
+    option("--threads", "T", f"{_THREADS} Several may be given; the best is taken.", type=int, multiple=True,
+           default=(1,)),
+    data,
 )  # fmt: skip
 
-nodes = _group(
-    click.option("--engine", "engines", multiple=True, metavar="NAME",
-                 help=_ENGINES + " Several may be given; the best is taken."
-                      "  [default: all that compute in a precision allowed]"),
-    _scoring,
-    click.option("--threads", "threads_tried", type=int, multiple=True, default=(1,), show_default=True,
-                 metavar="T", help="Compute threads per worker. Several may be given; the best is taken."),
-    _data,
+accelerator = group(
+    option("--gpu", "ENGINE", "A second device beside the CPU workers: cuda, emulated:FILE (a profile, "
+           "replayed), or emulated:gtx-1080-ti (from this CPU's batch times and the published speed-ups)."),
+    option("--gpus", "K", "How many accelerators.", type=int, default=1),
 )  # fmt: skip
 
-lower = _group(
-    click.option("--engine", default="compiled", show_default=True, metavar="NAME", help=_ENGINES),
-    click.option("--precision", type=click.Choice(["bf16", "int8", "fp32"]), default="bf16",
-                 show_default=True, help="Lowest precision that the engine may compute in."),
-    click.option("--workers", type=int, metavar="K",
-                 help="Worker processes.  [default: one per usable core]"),
-    _data,
-)  # fmt: skip
-
-accelerator = _group(
-    click.option("--gpu", metavar="ENGINE",
-                 help="A second device beside the CPU workers: cuda, emulated:FILE (a profile, replayed), or "
-                      "emulated:gtx-1080-ti (from this CPU's batch times and the published speed-ups)."),
-    click.option("--gpus", type=int, default=1, show_default=True, metavar="K",
-                 help="How many accelerators."),
-)  # fmt: skip
-
-sizes = _group(
-    click.option("--sizes", metavar="NAME[:ARGS]",
-                 help="Query sizes: production, mlperf, ribbon, lognormal, normal[:mean,std,cap], fixed:N, "
-                      "mix:NAME@SECONDS,...  [default: production]"),
-)  # fmt: skip
-
-workload = _group(
-    click.option("--arrivals", metavar="NAME[:ARGS]",
-                 help="Arrival process: poisson, constant, diurnal[:ratio,period_s], "
-                      "bursts[:ratio,duty,period_s].  [default: poisson]"),
+sizes = option("--sizes", "NAME[:ARGS]", "Query sizes: production, mlperf, ribbon, lognormal, "
+               "normal[:mean,std,cap], fixed:N, mix:NAME@SECONDS,...  [default: production]")  # fmt: skip
+workload = group(
+    option("--arrivals", "NAME[:ARGS]", "Arrival process: poisson, constant, diurnal[:ratio,period_s], "
+           "bursts[:ratio,duty,period_s].  [default: poisson]"),
     sizes,
-    click.option("--trace", "trace_file", type=click.Path(path_type=Path), metavar="FILE",
-                 help="Arrivals and sizes from a file of (arrival_s, size) rows, scaled to the rate."),
+    option("--trace", "FILE", "Arrivals and sizes from a file of (arrival_s, size) rows, scaled to the rate.",
+           type=FILE),
 )  # fmt: skip
 
-target = _group(
-    click.option("--sla-ms", type=float, metavar="MS", help="Latency target in milliseconds."),
-    click.option("--target", "level", type=click.Choice(list(LEVELS)), default=None,
-                 help="The paper's target for this model instead: medium is its published value, "
-                      "low half of it, high half as much again.  [default: medium]"),
-    click.option("--quantile", type=float, default=95.0, show_default=True, metavar="PERCENT",
-                 help="Share of queries that must be within the target, in percent."),
+target = group(
+    option("--sla-ms", "MS", "Latency target in milliseconds.", type=float),
+    option("--target", None, "The paper's target for this model instead: medium is its published value, "
+           "low half of it, high half as much again.  [default: medium]", type=click.Choice(list(LEVELS))),
+    option("--quantile", "PERCENT", "Share of queries that must be within the target, in percent.",
+           type=float, default=95.0),
 )  # fmt: skip
 
-policy = _group(
-    click.option("--policy", "policy_name", default="deeprecsched", show_default=True, metavar="NAME[:ARG]",
-                 help=f"How queries become batches: {FORMS}."),
-    click.option("--batch-size", type=int, metavar="B",
-                 help="Most items per batch.  [default: the static baseline, largest query / workers; "
-                      "the largest query for triton and bentoml, which do not cut]"),
-    click.option("--offload-above", type=int, metavar="N",
-                 help="Send queries of more than N items to the accelerator."),
+_POLICY = f"How queries become batches: {FORMS}."
+offload_above = option("--offload-above", "N", "Send queries of more than N items to the accelerator.",
+                       type=int)  # fmt: skip
+policy = group(
+    option("--policy", "NAME[:ARG]", _POLICY, default="deeprecsched"),
+    option("--batch-size", "B", "Most items per batch.  [default: the static baseline, largest query / "
+           "workers; the largest query for triton and bentoml, which do not cut]", type=int),
+    offload_above,
+)  # fmt: skip
+pinned_policy = group(
+    option("--policy", "NAME[:ARG]", f"{_POLICY}  Pinned.  [default: tuned on the profile]"),
+    option("--batch-size", "B", "Most items per batch, pinned.  [default: tuned]", type=int),
 )  # fmt: skip
 
-search = _group(
-    click.option("--budget", type=float, metavar="S",
-                 help="Seconds of trials that the search may take.  [default: by the target]"),
-)  # fmt: skip
+budget = option("--budget", "S", "Seconds of trials that the search may take.  [default: by the target]",
+                type=float)  # fmt: skip
+rate = option("--rate", "QPS", "Offered rate.", type=float)
+length = group(
+    option("--duration", "S", "Seconds of arrivals.", type=float),
+    option("--queries", "N", "How many queries instead.", type=int),
+)
 
-_json = click.option("--json", "json_file", metavar="FILE",
-                     help="Write the result as JSON; - for standard output.")  # fmt: skip
-config = click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
-                       is_eager=True, expose_value=False,
-                       callback=lambda ctx, _p, value: _defaults(ctx, value),
-                       help="Defaults for these options from a TOML file; keys are their names.")  # fmt: skip
-
-output = _group(
-    _json,
-    click.option("--out", "out_dir", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-                 help="Keep the result and every measurement, as it is made, in a directory."),
+json_file = option("--json", "FILE", "Write the result as JSON; - for standard output.")
+config = click.option("--config", "config_file", type=FILE, metavar="FILE",
+                      is_eager=True, expose_value=False,
+                      callback=lambda ctx, _p, value: _defaults(ctx, value),
+                      help="Defaults for these options from a TOML file; keys are their names.")  # fmt: skip
+output = group(
+    json_file,
+    option("--out", "DIR", "Keep the result and every measurement, as it is made, in a directory.",
+           type=click.Path(file_okay=False, path_type=Path)),
     config,
 )  # fmt: skip
 

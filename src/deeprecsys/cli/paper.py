@@ -25,9 +25,7 @@ from deeprecsys.report import format as f
               metavar="DIR", help="Measured profiles, *-MODEL.json, of the machine that is shown beside "
                                   "the modelled ones, and scaled to a server.")  # fmt: skip
 @opt.output
-def paper(
-    figures: tuple[str, ...], quick: bool, profiles: Path, json_file: str | None, out_dir: Path | None
-) -> None:
+def paper(figures: tuple[str, ...], quick: bool, profiles: Path, json: str | None, out: Path | None) -> None:
     """Make the paper's figures again, each beside the paper's values.
 
     FIGURE is a number of the paper: 1, 3-7, 9-14; without one, all are made. Its servers and its
@@ -40,7 +38,7 @@ def paper(
     from deeprecsys.paper.study import Study
 
     numbers = recipes.chosen(figures)
-    folder = out_dir or Path("paper")
+    folder = out or Path("paper")
     study = Study(quick=quick, profiles=profiles)
     results, seconds = [], {}
     begun = time.monotonic()
@@ -73,7 +71,7 @@ def paper(
         for r in results
         for c in r.claims
     ]
-    emit("\n".join(lines), document, json_file)
+    emit("\n".join(lines), document, json)
     click.echo(f"page: {folder / 'index.html'}", err=True)
 
 

@@ -154,7 +154,7 @@ async def _serve(config: ServiceConfig, face: ServeForever, options: Options) ->
     """Serve until a signal says to stop; the second one does not wait for open queries."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     with Bar("starting") as bar:
-        service = await Service.start(config, bar.said)
+        service = await Service.start(config, lambda what, share: bar.set(share, what))
     retuner = asyncio.create_task(Retuner(service, RetuneSettings()).run()) if options.retune else None
     draining: set[asyncio.Task[None]] = set()
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from deeprecsys.api.experiment import Experiment, check_profile, load_profile
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.policies import check_whole, policy_of
+from deeprecsys.api.profiles import LISTWISE, load_profile, measure_profile, sample_sizes, start
 from deeprecsys.api.retuning.decision import BestPolicy
 from deeprecsys.api.retuning.resimulate import Question, Resimulator
-from deeprecsys.api.trials import LISTWISE, measure_profile, sample_sizes, start
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.profile import LatencyProfile
@@ -66,9 +66,8 @@ def job_of(name: str, profile: LatencyProfile | None, options: dict[str, Any]) -
     engine = options["engine"] or timed or ENGINE
     if timed and engine != timed:
         raise InputError(f"--engine: expected {timed}, of the profile of {name}, got {engine}")
-    job = Experiment.resolve(**{**options, "engine": engine}, model_name=name, locality="zipf:0.9")
+    job = Experiment.resolve(name, **{**options, "engine": engine})
     if profile:
-        check_profile(Path("FILE"), profile, job)
         if profile.threads != job.node.threads:
             raise InputError(
                 f"--threads: expected {profile.threads}, of the profile of {name}, got {job.node.threads}"

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,7 +108,8 @@ class RunWriter:
         Returns:
             The name that it got.
         """
-        name = self._free(name)
+        name = trial_name(name, self._names)
+        self._names.add(name)
         folder = self.path / "trials"
         if batches is not None:
             slices = batches if isinstance(batches, Slices) else Slices.of(batches)
@@ -128,20 +129,21 @@ class RunWriter:
         self._document("result.json", document)
         self.event({"event": "finished"})
 
-    def _free(self, name: str) -> str:
-        base = _NAME.sub("-", name).strip(".-") or "trial"
-        if base.endswith(_SLICES):
-            base = base.removesuffix(_SLICES) + "-batches"
-        name, number = base, 2
-        while name in self._names:
-            name, number = f"{base}-{number}", number + 1
-        self._names.add(name)
-        return name
-
     def _document(self, name: str, document: dict[str, Any]) -> None:
         partial = self.path / f".{name}.partial"
         partial.write_text(dumps(document, indent=2) + "\n", encoding="utf-8")
         os.replace(partial, self.path / name)
+
+
+def trial_name(name: str, taken: Container[str]) -> str:
+    """A name for a trial's files, with a number where it is taken."""
+    base = _NAME.sub("-", name).strip(".-") or "trial"
+    if base.endswith(_SLICES):
+        base = base.removesuffix(_SLICES) + "-batches"
+    name, number = base, 2
+    while name in taken:
+        name, number = f"{base}-{number}", number + 1
+    return name
 
 
 @dataclass(frozen=True)

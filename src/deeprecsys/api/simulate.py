@@ -1,0 +1,195 @@
+"""`simulate`: what a node would do under a policy, from a latency profile alone, and its bounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Unpack
+
+from deeprecsys.api.accelerator import check_gpu, emulated_profile, gpu_document
+from deeprecsys.api.experiment import LoadOptions, checked_quantile, chosen_policy, shows_options, target_of
+from deeprecsys.api.predict import bounds_document, offloaded_share
+from deeprecsys.api.profiles import GivenProfile, given_profile
+from deeprecsys.api.runs import Record, SimulateRun
+from deeprecsys.api.trials import summary_document
+from deeprecsys.api.virtual import Accelerators, pools, virtual_node
+from deeprecsys.core.errors import InputError, positive
+from deeprecsys.core.policy import Policy
+from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.core.runlog import RunLog, summarise
+from deeprecsys.core.target import Target
+from deeprecsys.search.capacity import Settings, capacity
+from deeprecsys.search.saturation import saturation_qps
+from deeprecsys.simulate.trial import stability_of, trial
+from deeprecsys.workload.stream import Stream, Workload
+from deeprecsys.zoo import MODELS
+
+QUERIES = 100_000
+BOUND_QUERIES = 60_000
+
+
+@shows_options(LoadOptions)
+def simulate(
+    profile: GivenProfile,
+    policy: str | Policy = "deeprecsched",
+    rate: float | None = None,
+    *,
+    workers: int | None = None,
+    queries: int | None = None,
+    duration: float | None = None,
+    batch_size: int | None = None,
+    offload_above: int | None = None,
+    gpu: str | None = None,
+    gpus: int = 1,
+    seed: int = 0,
+    out: str | Path | None = None,
+    **options: Unpack[LoadOptions],
+) -> SimulateRun:
+    """Run the scheduler in virtual time on a latency profile.
+
+    Batch times are those of the profile, with their spread and with what they cost while other workers are
+    busy.
+
+    Args:
+        profile: batch times s(b), or a file of them.
+        policy: `NAME[:ARG]` or a policy; batch_size, offload_above: its knobs.
+        rate: offered queries per second; without one, the highest that meets the target is searched.
+        workers: of the node; by default the most that were busy in the profile.
+        queries: how many, or duration: seconds of arrivals; 100,000 queries by default.
+        out: a run directory to write to.
+
+    Raises:
+        InputError: an option's value is not valid.
+        TargetUnreachableError: no rate meets the target.
+    """
+    measured = given_profile(profile)
+    count = max(measured.busy_levels) if workers is None else workers
+    if count < 1:
+        raise InputError(f"--workers: expected at least 1, got {count}")
+    second = _accelerators(gpu, gpus, measured)
+    workload = Workload.parse(
+        options.get("arrivals"), options.get("sizes"), trace=options.get("trace"), seed=seed
+    )
+    target = _target(measured, options, needed=rate is None)
+    chosen = chosen_policy(
+        policy, batch_size, offload_above, largest=workload.sizes.cap, workers=count, target=target
+    )
+    stream = None if rate is None else _stream(workload, rate, queries, duration)
+    if stream is None and (queries is not None or duration is not None):
+        raise InputError("--queries, --duration: expected with --rate alone; a search takes what it needs")
+    case = {
+        "target": {"quantile": target.quantile, "latency_ms": 1e3 * target.latency_s} if target else None,
+        "workload": workload.describe(),
+        "workers": dict(pools(measured, count, second)[1]),
+        "profile": {
+            "file": str(profile) if isinstance(profile, str | Path) else None,
+            "machine": dict(measured.machine),
+        },
+        "simulated": True,
+        **chosen.describe(),
+        **gpu_document(gpu, gpus, second.profile if second else None),
+    }
+    found: dict[str, Any] = {
+        **case,
+        "model": measured.model,
+        "engine": measured.engine,
+        "precision": measured.precision,
+        "threads": measured.threads,
+    }
+    with Record({**case, "node": {"model": measured.model}, "seed": seed}, out) as record:
+        if stream is None:
+            assert target is not None
+            found |= _search(measured, workload, count, chosen, target, seed, second)
+        else:
+            log = trial(
+                chosen, stream.arrival_s, stream.size, *pools(measured, count, second),
+                rate_qps=stream.rate_qps, target=target, seed=seed,
+            )  # fmt: skip
+            found |= _outcome(log, target)
+            record.trial("simulated", log, None, {**chosen.describe(), "simulated": True})
+        if target and found.get("stable") is not False:
+            path_queries = min(BOUND_QUERIES, BOUND_QUERIES if stream is None else len(stream))
+            path = workload.stream(found["qps"] or 1.0, queries=path_queries)
+            met_qps = found["qps"] if stream is None or _met(found, target) else None
+            found |= bounds_document(measured, count, target, path, chosen, met_qps, second)
+            if second:
+                found["gpu_share"] = offloaded_share(chosen, path)
+        return SimulateRun.of(record.run(found), found)
+
+
+def _target(profile: LatencyProfile, options: LoadOptions, needed: bool) -> Target | None:
+    """The target that the options name, or the paper's for the model; None where neither is known."""
+    sla_ms, level, quantile = options.get("sla_ms"), options.get("target"), options.get("quantile", 95.0)
+    known = MODELS.get(profile.model)
+    if sla_ms is not None or known is not None:
+        return target_of(sla_ms, level, quantile, known.medium_target_ms if known else 0.0)
+    checked_quantile(quantile)
+    if needed or level is not None:
+        raise InputError(
+            f"--sla-ms: expected a target in milliseconds, as {profile.model!r} is no model of the zoo "
+            "and has none of its own"
+        )
+    return None
+
+
+def _accelerators(gpu: str | None, gpus: int, cpu: LatencyProfile) -> Accelerators | None:
+    """The accelerators that `--gpu` names."""
+    check_gpu(gpu)
+    if gpu is None:
+        return None
+    found = emulated_profile(gpu, cpu)
+    if found is None:
+        raise InputError(f"--gpu: expected emulated:FILE or a published device to simulate, got {gpu}")
+    if found.model != cpu.model:
+        raise InputError(f"--gpu {gpu}: expected a profile of {cpu.model}, got one of {found.model}")
+    if gpus < 1:
+        raise InputError(f"--gpus: expected at least 1, got {gpus}")
+    return Accelerators(found, gpus)
+
+
+def _stream(workload: Workload, rate: float, queries: int | None, duration: float | None) -> Stream:
+    """The load of one trial."""
+    positive("--rate", rate)
+    if queries is None and duration is None and workload.trace is None:
+        queries = QUERIES
+    stream = workload.stream(rate, queries=queries, duration_s=duration)
+    if not len(stream):
+        raise InputError("--duration: expected a time in which at least one query arrives")
+    return stream
+
+
+def _outcome(log: RunLog, target: Target | None) -> dict[str, Any]:
+    """What a trial shows, under the names of the JSON of `bench`."""
+    state = stability_of(log)
+    found = {**summary_document(summarise(log, target)), "load": state.load, "stable": state.stable}
+    if state.stable is False:
+        # What queries waited only says how long the trial was.
+        found |= dict.fromkeys(("mean_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms", "misses", "miss_rate"))
+    return found
+
+
+def _met(found: dict[str, Any], target: Target) -> bool:
+    return bool(found["served"] == 1 and target.allows(found["miss_rate"]))
+
+
+def _search(
+    profile: LatencyProfile,
+    workload: Workload,
+    workers: int,
+    policy: Policy,
+    target: Target,
+    seed: int,
+    gpu: Accelerators | None,
+) -> dict[str, Any]:
+    """The capacity in virtual time."""
+    sample = workload.stream(1.0, queries=4000).size
+    size = policy.batch_size or workload.sizes.cap
+    found = capacity(
+        virtual_node(profile, workload, workers, target, gpu),
+        policy,
+        target,
+        hint_qps=0.8 * saturation_qps(profile, size, sample, workers),
+        settings=Settings.virtual(target),
+        seed=seed,
+    )
+    point = summary_document(found.summary) if found.summary else {}
+    return {**point, **found.to_json(), "qps": found.capacity_qps}

@@ -1,0 +1,31 @@
+"""`report`: run directories, rendered again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from deeprecsys.cli import options as opt
+from deeprecsys.report.rundir import read_run
+
+
+@click.command("report")
+@click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=opt.FILE)
+@opt.option(
+    "--out",
+    "DIR",
+    "Where to write.  [default: into the one DIR; ./comparison for several]",
+    type=click.Path(file_okay=False, path_type=Path),
+)
+def report(directories: tuple[Path, ...], out: Path | None) -> None:
+    """Render run directories again: report.html, report.txt and plots; several are compared."""
+    runs = [read_run(d) for d in directories]
+    for run in runs:
+        for problem in run.problems:
+            click.echo(f"deeprecsys: {run.name}: {problem}", err=True)
+    from deeprecsys.report.render import render  # matplotlib takes a second to load
+
+    written = render(runs, out or (directories[0] if len(runs) == 1 else Path("comparison")))
+    click.echo(next(p for p in written if p.suffix == ".txt").read_text(), nl=False)
+    click.echo(f"page: {written[0]}")
