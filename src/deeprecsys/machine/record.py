@@ -17,7 +17,7 @@ def machine_record() -> dict[str, Any]:
     """CPU, memory, kernel and versions of this machine, as JSON values."""
     cpu = _cpuinfo()
     return {
-        "cpu": cpu.get("model name", platform.processor() or UNAVAILABLE),
+        "cpu": cpu.get("model name") or platform.processor() or UNAVAILABLE,  # that may start a process
         "cpu_family_model": f"{cpu.get('cpu family', '?')}/{cpu.get('model', '?')}",
         "cores": len(os.sched_getaffinity(0)),
         "isa": [f for f in _FLAGS if f in cpu.get("flags", "").split()],
