@@ -143,7 +143,7 @@ def test_statistics_and_metrics_count_the_same(http: Direct) -> None:
         assert line in text.splitlines(), line
 
 
-def test_a_client_that_goes_away_cancels_its_query(running: Running) -> None:
+def test_a_client_that_prefers_accelerator_cancels_its_query(running: Running) -> None:
     running.backend.delay_s = 60
     host, port = running.http.split(":")
     body = json_body(arrays(FLAT, 1))

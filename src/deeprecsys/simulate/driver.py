@@ -33,7 +33,7 @@ from deeprecsys.core.policy import CPU, Policy
 from deeprecsys.core.profile import LatencyProfile, Point, slowdown
 from deeprecsys.core.query import Batch, Query
 from deeprecsys.core.runlog import RunLog, Status
-from deeprecsys.simulate.draws import Draws, ranks_of
+from deeprecsys.simulate.quantile_draws import Draws, ranks_of
 
 AT_ONCE = 4096
 
@@ -75,7 +75,7 @@ def simulate(
     Ties are settled by rule: at one instant a finish comes before an arrival, so that the arrival finds
     the worker idle; finishes of one instant come in the order in which the batches started; a tick that a
     policy waits for comes after them; arrivals come last, in the order given. Batch number i takes the
-    i-th draw (`simulate.draws`), whatever the events in between.
+    i-th draw (`simulate.quantile_draws`), whatever the events in between.
 
     Args:
         policy: how queries become batches.

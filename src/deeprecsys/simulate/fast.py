@@ -23,7 +23,7 @@ from deeprecsys.core.policy import (
 )
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog
-from deeprecsys.simulate.draws import Draws
+from deeprecsys.simulate.quantile_draws import Draws
 from deeprecsys.simulate.driver import (
     Observer,
     ServiceTimes,
@@ -219,10 +219,10 @@ def _late_cuts(
     most_batches = items // finest + 2 * len(sizes)
 
     def loop(load: kernel.LoadArrays, times: kernel.TimeArrays, kept: kernel.Batches) -> tuple[float, int]:
-        from deeprecsys.simulate.late_cuts import run_late_cuts
+        from deeprecsys.simulate.kernel_late import run_late
 
         most = limits.slices, limits.queries, _most_items(limits)
-        return run_late_cuts(load, times, kept, workers[CPU], max(coarsest, 1), finest, merge, *most)
+        return run_late(load, times, kept, workers[CPU], max(coarsest, 1), finest, merge, *most)
 
     return _Job(arrivals, sizes, workers, tables, service.ranks, most_batches, loop, rate_qps)
 

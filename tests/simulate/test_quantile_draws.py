@@ -7,7 +7,7 @@ import pytest
 
 from deeprecsys.core.policy import CPU, GPU
 from deeprecsys.core.profile import LatencyProfile, Point
-from deeprecsys.simulate.draws import Draws, ranks_of
+from deeprecsys.simulate.quantile_draws import Draws, ranks_of
 from deeprecsys.simulate.driver import ProfileService
 from deeprecsys.simulate.table import Tabulated
 
