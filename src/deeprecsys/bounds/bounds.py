@@ -113,9 +113,9 @@ def two_pools(
 ) -> TwoPools:
     """The highest rate r with r Σ x f W_cpu ≤ cores and r Σ (1 - x) f s_gpu ≤ accelerators, 0 ≤ x ≤ 1.
 
-    Exchanging a query on the accelerator for another gains where the other's ratio W_cpu / s_gpu is larger:
-    so the optimum offloads the sizes of largest ratio, and at most one size in part, where both pools are full. The ratio rises with n where the accelerator pays with size,
-    and then the optimum is a threshold.
+    Exchanging a query on the accelerator for another gains where the other's ratio W_cpu / s_gpu is larger.
+    So the optimum offloads the sizes of largest ratio, and at most one size in part, where both pools are
+    full. The ratio rises with n where the accelerator pays with size, and then the optimum is a threshold.
 
     Args:
         cpu_work_s: [N or more] core time by size; infinite where the CPU cannot meet the target.

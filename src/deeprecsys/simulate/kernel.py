@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.jit import compiled
-from deeprecsys.simulate.earliest import LEARNT, prefers_accelerator, learn
+from deeprecsys.simulate.earliest import LEARNT, learn, prefers_accelerator
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
