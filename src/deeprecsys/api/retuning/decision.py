@@ -105,5 +105,5 @@ def decide(
 
 
 def searched(policy: Policy, gpu: bool = False) -> bool:
-    """Whether a policy is of a kind that is searched in virtual time, for a model with an accelerator or none."""
+    """Whether a policy is of a kind that is searched in virtual time, with an accelerator or without."""
     return policy.searched and (gpu or GPU not in policy.devices)
