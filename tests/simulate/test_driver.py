@@ -13,8 +13,7 @@ from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import Status, warmup_s
 from deeprecsys.core.target import Target
-from deeprecsys.simulate.driver import ProfileService, simulate
-from deeprecsys.simulate.trial import VirtualNode
+from deeprecsys.simulate import ProfileService, VirtualNode, simulate
 
 
 def second(items, busy, u):

@@ -206,8 +206,15 @@ class DeviceDocument(Document):
 class TrialExtra(Document):
     """What the driver of a trial observed in addition; further keys are in `more`."""
 
-    devices: Mapping[str, DeviceDocument] | None = optional()
+    batches: int | None = optional()
+    occupied_s: float | None = optional()
+    seconds_per_item: float | None = optional()
+    stalled_s: float | None = optional()
     elapsed_s: float | None = optional()
+    node_cpu_share: float | None = optional()
+    abandoned: bool | None = optional()
+    interrupted: bool | None = optional()
+    devices: Mapping[str, DeviceDocument] | None = optional()
     energy: EnergyDocument | None = optional()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -93,10 +94,17 @@ def rendered(template: str, *packages: str, **values: Any) -> str:
         packages: where it, what it imports, and further `page.css` are; this package is always the last.
         values: what it shows, besides `css`: the style sheets of all packages.
     """
-    loaders = [PackageLoader(package, ".") for package in (*packages, HERE)]
+    environment, css = _environment((*packages, HERE))
+    return environment.get_template(template).render(css=css, **values)
+
+
+@cache
+def _environment(packages: tuple[str, ...]) -> tuple[Environment, Markup]:
+    """The templates and the style of some packages; later ones are overridden."""
+    loaders = [PackageLoader(package, ".") for package in packages]
     environment = Environment(
         loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    css = Markup("".join(loader.get_source(environment, "page.css")[0] for loader in reversed(loaders)))
-    return environment.get_template(template).render(css=css, **values)
+    css = (loader.get_source(environment, "page.css")[0] for loader in reversed(loaders))
+    return environment, Markup("".join(css))

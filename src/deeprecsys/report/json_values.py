@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+DEEPEST = 50
 _WORDS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
 
@@ -46,12 +47,18 @@ def plain(value: Any) -> Any:
     raise TypeError(f"expected a value that JSON can hold, got {type(value).__name__}")
 
 
-def restored(value: Any) -> Any:
-    """What `plain` made a document from, the strings for infinity and nan turned back into numbers."""
+def restored(value: Any, depth: int = DEEPEST) -> Any:
+    """What `plain` made a document from, the strings for infinity and nan turned back into numbers.
+
+    Raises:
+        ValueError: objects and lists are nested more than `depth` deep.
+    """
+    if not depth:
+        raise ValueError(f"expected at most {DEEPEST} levels of objects and lists")
     if isinstance(value, dict):
-        return {k: restored(v) for k, v in value.items()}
+        return {k: restored(v, depth - 1) for k, v in value.items()}
     if isinstance(value, list):
-        return [restored(v) for v in value]
+        return [restored(v, depth - 1) for v in value]
     return _WORDS.get(value, value) if isinstance(value, str) else value
 
 

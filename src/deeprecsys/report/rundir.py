@@ -15,7 +15,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any, TextIO
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.runlog import RunLog
+from deeprecsys.report.document import Document
 from deeprecsys.report.json_values import dumps, restored
 from deeprecsys.report.slices import BatchTimes, Slices
 from deeprecsys.report.trialfile import (
@@ -39,6 +40,8 @@ VERSION = 1
 FORMAT = f"deeprecsys-run/{VERSION}"
 _NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 _SLICES = ".batches"
+LONGEST_NAME = 200
+"""Characters of a trial's name: with the ending, what a file system takes."""
 
 
 class RunWriter:
@@ -146,6 +149,15 @@ def trial_name(name: str, taken: Container[str]) -> str:
     return name
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunHead(Document):
+    """What `config.json` and the first event say of a run."""
+
+    format: str | None = None
+    created: str | None = None
+    config: Mapping[str, Any] | None = None
+
+
 @dataclass(frozen=True)
 class Run:
     """A run directory, read back. What could not be read is empty, and said in `problems`.
@@ -190,18 +202,21 @@ def read_run(path: Path) -> Run:
     if not any((path / part).exists() for part in parts):
         raise InputError(f"run directory {path}: expected {', '.join(parts)}, got none of them")
     problems: list[str] = []
-    head = _object(path / "config.json", "the configuration is not known", problems)
+    head = RunHead.from_json(
+        _object(path / "config.json", "the configuration is not known", problems), "config.json"
+    )
+    problems += head.problems
     events = _events(path / "events.jsonl", problems)
-    first = events[0] if events and events[0].get("event") == "started" else {}
-    version = _version(head.get("format", first.get("format")), problems)
-    config = head.get("config", {})
+    started = events[0] if events and events[0].get("event") == "started" else {}
+    first = RunHead.from_json(started, "events.jsonl")
+    version = _version(head.format or first.format, problems)
     machine = _object(path / "machine.json", "where it ran is not known", problems)
     result = _result(path / "result.json", events, problems)
     return Run(
         path=path,
         version=version,
-        created=head.get("created", first.get("created")),
-        config=config if isinstance(config, dict) else {},
+        created=head.created or first.created,
+        config=dict(head.config or {}),
         machine=machine,
         events=tuple(events),
         result=result or None,
@@ -210,10 +225,10 @@ def read_run(path: Path) -> Run:
     )
 
 
-def _version(text: Any, problems: list[str]) -> int | None:
-    found = re.fullmatch(r"deeprecsys-run/(\d+)", text) if isinstance(text, str) else None
+def _version(text: str | None, problems: list[str]) -> int | None:
+    found = re.fullmatch(r"deeprecsys-run/(\d{1,9})", text or "")
     if found is None:
-        if text is not None:
+        if text:
             problems.append(f"format: expected {FORMAT!r}, got {text!r}; what is understood is shown")
         return None
     version = int(found[1])
@@ -228,18 +243,17 @@ def _version(text: Any, problems: list[str]) -> int | None:
 def _object(path: Path, consequence: str, problems: list[str]) -> dict[str, Any]:
     """A JSON object from a file; empty, with a problem noted, where there is none."""
     try:
-        value = json.loads(path.read_bytes())
+        value = restored(json.loads(path.read_bytes()))
     except FileNotFoundError:
         problems.append(f"{path.name} is missing: {consequence}")
         return {}
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         problems.append(f"{path.name} is damaged ({str(e)[:120]}): {consequence}")
         return {}
     if not isinstance(value, dict):
         problems.append(f"{path.name} is damaged (expected an object): {consequence}")
         return {}
-    restored_value: dict[str, Any] = restored(value)
-    return restored_value
+    return value
 
 
 def _events(path: Path, problems: list[str]) -> list[dict[str, Any]]:
@@ -253,11 +267,11 @@ def _events(path: Path, problems: list[str]) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except ValueError:
+            value = restored(json.loads(line))
+        except (ValueError, RecursionError):
             value = None
         if isinstance(value, dict):
-            events.append(restored(value))
+            events.append(value)
         elif number == len(lines):
             problems.append(
                 f"events.jsonl is cut short in line {number}: the {number - 1} before it are read"
@@ -284,7 +298,10 @@ def _trials(folder: Path, events: list[dict[str, Any]], problems: list[str]) -> 
         problems.append("trials/ is missing: no raw records")
         return {}
     found = {p.name.removesuffix(".parquet").removesuffix(_SLICES) for p in folder.glob("*.parquet")}
-    noted = {str(e["name"]): e for e in events if e.get("event") == "trial" and "name" in e}
+    noted = {str(e.get("name")): e for e in events if e.get("event") == "trial"}
+    for name in [n for n in noted if len(n) > LONGEST_NAME or trial_name(n, ()) != n]:
+        problems.append(f"events.jsonl: expected the name of a trial, got {name!r:.40}: skipped")
+        del noted[name]
     trials = {}
     for name in sorted(found | noted.keys()):
         record = _trial(folder, name, bool(noted.get(name, {}).get("slices")), problems)
@@ -305,7 +322,7 @@ def _trial(folder: Path, name: str, has_slices: bool, problems: list[str]) -> Tr
         return None
     slices = None
     try:
-        slices = read_slices(beside) if beside.exists() else None
+        slices = read_slices(beside, len(log.size)) if beside.exists() else None
         if has_slices and slices is None:
             problems.append(f"trials/{beside.name} is missing: when its slices ran is not known")
     except DamagedError as e:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deeprecsys.core.runlog import RunLog
+from deeprecsys.report.document import Document
+from deeprecsys.report.documents import TrialExtra
 from deeprecsys.report.json_values import dumps, restored
 from deeprecsys.report.slices import TYPES as SLICE_TYPES
 from deeprecsys.report.slices import Slices
@@ -26,7 +29,21 @@ QUERY_TYPES: dict[str, type] = {
     "finish_s": np.float64,
     "status": np.uint8,
 }
+LARGEST = 1e12
+"""Beyond all rates, in queries per second, and all times, in seconds."""
 _SCALARS = ("rate_qps", "busy_s", "workers", "warmup_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialMetadata(Document):
+    """What the file of a trial holds besides its queries."""
+
+    rate_qps: float | None = None
+    busy_s: float | None = None
+    workers: int | None = None
+    warmup_s: float | None = None
+    extra: TrialExtra | None = None
+    about: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +89,29 @@ def read_queries(path: Path) -> tuple[RunLog, dict[str, Any]]:
     """
     table, meta = _read(path)
     columns: dict[str, Any] = {name: _column(table, name, t) for name, t in QUERY_TYPES.items()}
-    missing = [name for name in (*_SCALARS, "extra") if name not in meta]
-    if missing:
+    found = TrialMetadata.from_json(meta, "metadata")
+    scalars: dict[str, Any] = {name: getattr(found, name) for name in _SCALARS}
+    missing = [name for name, value in {**scalars, "extra": found.extra}.items() if value is None]
+    if missing or found.extra is None:
         raise DamagedError(f"lacks the metadata {', '.join(missing)}")
-    scalars = {name: meta[name] for name in _SCALARS}
-    return RunLog(**columns, **scalars).observing(meta["extra"]), meta.get("about") or {}
+    if not 0 <= scalars["rate_qps"] < LARGEST or not 0 <= scalars["warmup_s"] < LARGEST:
+        raise DamagedError("has a rate or a warm-up that no trial can have")
+    if scalars["workers"] < 1:
+        raise DamagedError("has no workers")
+    return RunLog(**columns, **scalars).observing(found.extra.to_json()), dict(found.about or {})
 
 
-def read_slices(path: Path) -> Slices:
-    """The slices of a trial.
+def read_slices(path: Path, queries: int) -> Slices:
+    """The slices of a trial of so many queries.
 
     Raises:
-        DamagedError: the file is cut short, or not one of ours.
+        DamagedError: the file is cut short, or not one of ours, or of another trial.
     """
     table, _ = _read(path)
-    return Slices(**{name: _column(table, name, t) for name, t in SLICE_TYPES.items()})
+    slices = Slices(**{name: _column(table, name, t) for name, t in SLICE_TYPES.items()})
+    if len(slices) and not 0 <= slices.query.min() <= slices.query.max() < queries:
+        raise DamagedError("has slices of queries that are not in the trial")
+    return slices
 
 
 def _write(path: Path, columns: dict[str, Any], meta: dict[str, Any]) -> None:

@@ -147,9 +147,8 @@ def _unfinished(run: Run) -> tuple[AnyReport, CapacityDocument | None]:
     }
     if run.config.get("simulated") is True:
         return SimulateReport.from_json(known, "config.json"), None
-    events = [e for e in run.events if isinstance(e, Mapping)]
-    done = [CandidateDocument.from_json(e) for e in events if e.get("event") == "CapacityDone"]
-    trials = [CostDocument.from_json(e) for e in events if e.get("event") == "TrialDone"]
+    done = [CandidateDocument.from_json(e) for e in run.events if e.get("event") == "CapacityDone"]
+    trials = [CostDocument.from_json(e) for e in run.events if e.get("event") == "TrialDone"]
     if not done:
         return BenchReport.from_json(known, "config.json"), None
     cost = SearchDocument(

@@ -53,7 +53,7 @@ def ahead_s(
 
 
 @compiled
-def prefers_accelerator(
+def goes_away(
     learnt: Floats,
     size: int,
     batch_size: int,

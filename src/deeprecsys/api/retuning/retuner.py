@@ -40,19 +40,17 @@ class Retuner:
         """Look at one model's load once, and change its policy where that is worth it."""
         settings, config, present = self._settings, served.config, served.policy
         load = seen(served.offered, time.monotonic(), settings)
-        if load is None or not searched(present, config.gpu_profile is not None):
+        if load is None or not searched(present):
             return
-        node = self._service.config
+        workers = len(self._service.config.cores)
         question = Question(
             config.profile,
             load.sizes,
-            len(node.cores),
+            workers,
             config.target,
             config.max_items,
             present,
             settings.path_queries,
-            config.gpu_profile,
-            node.gpus,
         )
         try:
             found = await self._simulation.best(question)
@@ -60,7 +58,7 @@ class Retuner:
             log.warning("%s: its load could not be simulated: %s", served.name, e)
             return
         if served.policy != present or served.point.pinned:
-            return  # it was changed meanwhile
+            return  # somebody else was faster
         now = time.monotonic()
         change = decide(present, load, found, served.point.since_s, now, settings)
         if change:

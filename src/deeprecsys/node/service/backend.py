@@ -81,10 +81,9 @@ class QueryRecord:
 
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
-    """One batch that a worker of a device ran: of which model, how many items in how many slices."""
+    """One batch that a worker ran: which worker, of which model, how many items of how many queries."""
 
     model: str
-    device: str
     worker: int
     items: int
     slices: int

@@ -57,14 +57,15 @@ class WeightSwap:
         s.versions.append(new)
         self._workers.renew()
         self._driver.reconcile()
-        while not self._workers.renewed and not self._workers.renewal_problem:
+        while not self._workers.renewed and not self._workers.problems:
             await self._happened.wait()
-        if why := self._workers.renewal_problem:
+        if problems := self._workers.problems:
             s.versions.remove(new)
             self._workers.keep()
             self._workers.drop(new.id)
             self._driver.reconcile()
             new.tables.close()
+            why = "; ".join(problems.values())
             raise NodeError(f"{s.name} version {new.version}: {why}; version {s.current.version} stays")
 
 

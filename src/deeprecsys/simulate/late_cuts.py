@@ -23,7 +23,7 @@ from deeprecsys.simulate.kernel import (
 
 
 @compiled
-def run_late(
+def run_late_cuts(
     load: LoadArrays,
     service: TimeArrays,
     kept: Batches,
