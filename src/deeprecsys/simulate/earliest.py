@@ -1,4 +1,4 @@
-"""What `core.policy.Earliest` predicts, compiled: the same sums in the same order, so the same bits."""
+"""The predictions of `core.policy.Earliest`, compiled: the same sums in the same order, so the same bits."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from deeprecsys.core.policy.linear_time import KEEP
 from deeprecsys.jit import compiled
 
 SUMS = 5
-"""Of a device: weights, items, seconds, items², items x seconds (`core.policy.linear_time.LinearTime`)."""
+"""Sums per device: weights, items, seconds, items², items x seconds, as in `LinearTime`."""
 LEARNT = 2 * SUMS
 Floats = NDArray[np.float64]
 
 
 @compiled
 def learn(learnt: Floats, device: int, items: int, took_s: float) -> None:
-    """A batch of a device took so long."""
+    """Add the time of a batch of a device."""
     at = device * SUMS
     learnt[at] = KEEP * learnt[at] + 1.0
     learnt[at + 1] = KEEP * learnt[at + 1] + items
@@ -27,7 +27,7 @@ def learn(learnt: Floats, device: int, items: int, took_s: float) -> None:
 
 @compiled
 def line_of(learnt: Floats, device: int) -> tuple[float, float]:
-    """Seconds per batch and seconds per item; device 1 is believed flat while one length is known."""
+    """Seconds per batch and seconds per item; device 1 is taken to be flat while one length is known."""
     at = device * SUMS
     n = learnt[at]
     if n == 0:
@@ -44,7 +44,7 @@ def line_of(learnt: Floats, device: int) -> tuple[float, float]:
 def ahead_s(
     learnt: Floats, device: int, batch_s: float, item_s: float, waiting: int, running: int, workers: int
 ) -> float:
-    """Until a query's turn comes on a device."""
+    """Seconds until a query's turn comes on a device."""
     n = learnt[device * SUMS]
     items = learnt[device * SUMS + 1] / n if n else 0.0
     took_s = learnt[device * SUMS + 2] / n if n else 0.0
@@ -64,7 +64,7 @@ def goes_away(
     """Whether a query will be done sooner on device 1, whole, than cut on device 0.
 
     Args:
-        idle, waiting: [2] workers with nothing to do, and items in line.
+        idle, waiting: [2] idle workers, and items in line.
     """
     batch_s, item_s = line_of(learnt, 1)
     away_s = ahead_s(learnt, 1, batch_s, item_s, waiting[1], workers[1] - idle[1], workers[1])

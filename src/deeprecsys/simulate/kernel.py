@@ -1,13 +1,13 @@
-"""The event loop of the fast path, compiled. Loads numba: imported where a trial is run.
+"""The compiled event loop of policies with a fixed batch size. Loads numba: imported where a trial is run.
 
 It repeats, in arrays, what `core.Dispatcher` decides for a fixed batch size and queries that go whole to a
-second device, alone or merged, and what `simulate.driver` does with it; tests/simulate/test_fast.py holds
-the three together, event for event.
+second device, alone or merged, and what `simulate.driver` does with it; tests/simulate/test_fast.py compares
+them event for event.
 
 Running batches lie in one ring per device, by finish time. A new batch has the greatest number, so it
 goes behind those that finish at the same instant, and the ring's order is the driver's order of events.
-It is entered from the back, where it nearly always belongs: with times that vary little that costs a
-step or two, at worst as many as there are workers. The line needs no order but that of arrival.
+It is inserted from the back, where it nearly always belongs: with times that vary little that costs a
+step or two, at worst one for each worker. The line is in order of arrival.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SERVED, SHED = 1, 2  # core.runlog.Status
 
 
 class LoadArrays(NamedTuple):
-    """What happens to queries, one entry each; see `core.runlog.RunLog`."""
+    """The queries of a trial, one entry each; see `core.runlog.RunLog`."""
 
     arrival: Floats
     size: NDArray[np.int32]
@@ -37,7 +37,7 @@ class LoadArrays(NamedTuple):
 
 
 class Batches(NamedTuple):
-    """What happened to batches, by their number; empty arrays where nobody asked.
+    """The batches of a trial, by number; empty arrays where they are not kept.
 
     Attributes:
         query: index of the query.
@@ -55,12 +55,12 @@ class Batches(NamedTuple):
     finish_s: Floats
 
     def first(self, count: int) -> Batches:
-        """The first `count` of them."""
+        """The first `count` batches."""
         return Batches(*(column[:count] for column in self))  # type: ignore[arg-type] # each as it was
 
 
 def no_batches(room: int) -> Batches:
-    """Room for so many batches."""
+    """Arrays for a number of batches."""
     whole = (np.zeros(room, np.int32) for _ in range(3))
     return Batches(
         next(whole), next(whole), np.zeros(room, np.uint8), next(whole), np.zeros(room), np.zeros(room)
@@ -90,16 +90,16 @@ def quantile(seconds: Floats, row: int, last: int, u: float) -> float:
 
 @compiled
 def enter(
-    times: Floats, workers: Ints, base: int, mask: int, first: int, end: int, finish: float, who: int
+    times: Floats, workers: Ints, base: int, mask: int, first: int, end: int, finish: float, worker: int
 ) -> None:
-    """Put a batch that now starts into its device's ring, behind all that finish no later."""
+    """Insert a batch that starts now into its device's ring, behind all that finish no later."""
     i = end
     while i > first and times[base + ((i - 1) & mask)] > finish:
         times[base + (i & mask)] = times[base + ((i - 1) & mask)]
         workers[base + (i & mask)] = workers[base + ((i - 1) & mask)]
         i -= 1
     times[base + (i & mask)] = finish
-    workers[base + (i & mask)] = who
+    workers[base + (i & mask)] = worker
 
 
 @compiled
@@ -135,118 +135,125 @@ def run(
     """
     arrival, size, start, finish, status, left = load
     seconds, points, level_of, draws = service
-    n, k, keep, spread = len(arrival), max(workers), len(kept.query) > 0, len(draws) > 0
+    queries, most_workers = len(arrival), max(workers)
+    keep, spread = len(kept.query) > 0, len(draws) > 0
     _, levels, rows, width = seconds.shape
     times = seconds.reshape(-1)
-    ring = 2
-    while ring <= k:
+    ring = 2  # length of one device's ring, a power of two
+    while ring <= most_workers:
         ring *= 2
     ring_finish, ring_worker = np.zeros(2 * ring), np.zeros(2 * ring, np.int64)  # by finish time
     head, tail = np.zeros(2, np.int64), np.zeros(2, np.int64)  # of the rings; the difference is running
-    # A worker's query, or of device 1 the place in line of its first, and how many; and its batch.
-    runs, many, number = np.zeros(2 * k, np.int64), np.zeros(2 * k, np.int64), np.zeros(2 * k, np.int64)
-    began, holds = np.zeros(2 * k), np.zeros(2 * k, np.int64)  # of its batch: the start, the items
+    # Of each worker's batch: the query, or of device 1 the place in line of its first; how many; its number.
+    runs, many = np.zeros(2 * most_workers, np.int64), np.zeros(2 * most_workers, np.int64)
+    number = np.zeros(2 * most_workers, np.int64)
+    began, holds = np.zeros(2 * most_workers), np.zeros(2 * most_workers, np.int64)  # its start, its items
     learnt = np.zeros(LEARNT)
-    ended = np.full(2 * k, -np.inf)  # when a worker's last batch did
-    idle, idle_top = np.zeros(2 * k, np.int64), np.array(workers)  # stacks: worker 0 starts first
+    ended = np.full(2 * most_workers, -np.inf)  # when a worker's last batch did
+    idle, idle_top = np.zeros(2 * most_workers, np.int64), np.array(workers)  # stacks: worker 0 starts first
     for d in range(2):
         for i in range(workers[d]):
-            idle[d * k + i] = workers[d] - 1 - i
-    line = np.zeros((2 if workers[1] else 1) * n, np.int32)  # queries
+            idle[d * most_workers + i] = workers[d] - 1 - i
+    line = np.zeros((2 if workers[1] else 1) * queries, np.int32)  # indices of queries
     line_head, line_tail = np.zeros(2, np.int64), np.zeros(2, np.int64)
-    part, last_of = 0, 0  # of the CPU line's first query: next slice, its last;
-    base, longer = 0, 0  # items of a slice, how many have one more
+    part, last_part = 0, 0  # of the query at the head of the CPU's line: its next slice, its last
+    base, longer = 0, 0  # items of its slices, and how many of them have one more
     waiting = np.zeros(2, np.int64)  # items
-    batch, opened, q, busy_s = 0, 0, 0, 0.0
+    batch, opened, arrived, busy_s = 0, 0, 0, 0.0
     while True:
         device = 0  # whose batch finishes next; batches of one instant go by their numbers
         if head[1] < tail[1]:
-            i, j = head[0] & (ring - 1), ring + (head[1] & (ring - 1))
-            if head[0] == tail[0] or ring_finish[j] < ring_finish[i]:
+            on_cpu, on_gpu = head[0] & (ring - 1), ring + (head[1] & (ring - 1))
+            if head[0] == tail[0] or ring_finish[on_gpu] < ring_finish[on_cpu]:
                 device = 1
-            elif ring_finish[j] == ring_finish[i]:
-                device = 1 if number[k + ring_worker[j]] < number[ring_worker[i]] else 0
-        due = arrival[q] if q < n else np.inf
-        here = device * ring + (head[device] & (ring - 1))
-        if head[device] < tail[device] and ring_finish[here] <= due:
-            now = ring_finish[here]
-            worker = ring_worker[here]
+            elif ring_finish[on_gpu] == ring_finish[on_cpu]:
+                first_on_gpu = number[most_workers + ring_worker[on_gpu]] < number[ring_worker[on_cpu]]
+                device = 1 if first_on_gpu else 0
+        due = arrival[arrived] if arrived < queries else np.inf
+        next_finish = device * ring + (head[device] & (ring - 1))
+        if head[device] < tail[device] and ring_finish[next_finish] <= due:
+            now = ring_finish[next_finish]
+            worker = ring_worker[next_finish]
+            slot = device * most_workers + worker
             head[device] += 1
-            ended[device * k + worker] = now
-            idle[device * k + idle_top[device]] = worker
+            ended[slot] = now
+            idle[device * most_workers + idle_top[device]] = worker
             idle_top[device] += 1
             if predict:
-                learn(learnt, device, holds[device * k + worker], now - began[device * k + worker])
+                learn(learnt, device, holds[slot], now - began[slot])
             if device == 0:
-                done = runs[worker]
-                left[done] -= 1
-                if left[done] == 0:
-                    finish[done], status[done] = now, SERVED
+                query = runs[worker]
+                left[query] -= 1
+                if left[query] == 0:
+                    finish[query], status[query] = now, SERVED
                     opened -= 1
             else:
-                for i in range(runs[k + worker], runs[k + worker] + many[k + worker]):
-                    done = line[n + i]
-                    left[done] = 0
-                    finish[done], status[done] = now, SERVED
-                opened -= many[k + worker]
-        elif q < n:
-            now, items = due, size[q]
+                for place in range(runs[slot], runs[slot] + many[slot]):
+                    query = line[queries + place]
+                    left[query] = 0
+                    finish[query], status[query] = now, SERVED
+                opened -= many[slot]
+        elif arrived < queries:
+            now, items = due, size[arrived]
             device = 1 if items > offload_above else 0
             if predict and device == 1:
                 away = goes_away(learnt, items, batch_size, workers, idle_top, waiting)
                 device = 1 if away else 0
             waits = idle_top[device] == 0  # then only is there a line
             if opened >= most_queries or (waits and waiting[device] + items > most_items):
-                status[q] = SHED
-                q += 1
+                status[arrived] = SHED
+                arrived += 1
                 continue
             opened += 1
-            left[q] = 1 if device == 1 else (items + batch_size - 1) // batch_size
+            left[arrived] = 1 if device == 1 else (items + batch_size - 1) // batch_size
             waiting[device] += items
-            line[device * n + line_tail[device]] = q
+            line[device * queries + line_tail[device]] = arrived
             line_tail[device] += 1
-            q += 1
+            arrived += 1
         else:
             return busy_s, batch
         while idle_top[device] > 0 and line_head[device] < line_tail[device]:
             idle_top[device] -= 1
-            worker = idle[device * k + idle_top[device]]
-            at = line_head[device]
-            query = line[device * n + at]
+            worker = idle[device * most_workers + idle_top[device]]
+            slot = device * most_workers + worker
+            place = line_head[device]
+            query = line[device * queries + place]
             if device == 1:
                 items, taken = 0, 0
                 while line_head[1] < line_tail[1] and taken < most_slices:
-                    following = line[n + line_head[1]]
+                    following = line[queries + line_head[1]]
                     if taken > 0 and items + size[following] > device_batch:
                         break
                     start[following] = now
                     items += size[following]
                     line_head[1] += 1
                     taken += 1
-                runs[k + worker], many[k + worker] = at, taken
+                runs[slot], many[slot] = place, taken
             else:
                 if part == 0:  # cut it, as core.query.cut does; none of it is scored, so `left` is all
                     start[query] = now
                     base = size[query] // left[query]
                     longer = size[query] - base * left[query]
-                    last_of = left[query] - 1
+                    last_part = left[query] - 1
                 items = base + (1 if part < longer else 0)
-                if part == last_of:
+                if part == last_part:
                     line_head[0] += 1
                     part = 0
                 else:
                     part += 1
                 runs[worker] = query
             waiting[device] -= items
-            kind = 2 * device + (1 if ended[device * k + worker] < now else 0)
-            level = level_of[kind, tail[device] - head[device] + 1]
-            row = ((kind * levels + level) * rows + items) * width
+            table = 2 * device + (
+                1 if ended[slot] < now else 0
+            )  # of workers that had no rest, or that were idle
+            level = level_of[table, tail[device] - head[device] + 1]
+            row = ((table * levels + level) * rows + items) * width
             u = draws[batch] if spread else 0.0
-            took = quantile(times, row, points[kind, level] - 1, u)
+            took = quantile(times, row, points[table, level] - 1, u)
             busy_s += took
-            number[device * k + worker] = batch
+            number[slot] = batch
             if predict:
-                began[device * k + worker], holds[device * k + worker] = now, items
+                began[slot], holds[slot] = now, items
             enter(
                 ring_finish,
                 ring_worker,

@@ -1,8 +1,8 @@
-"""The event loop of policies that cut when a worker is free, compiled: `Adaptive` and `Coalescing`.
+"""The compiled event loop of policies that cut when a worker is free: `Adaptive` and `Coalescing`.
 
-As `simulate.kernel`, of which it shares the parts: it repeats in arrays what `core.Dispatcher` decides and
-`simulate.driver` does, and tests/simulate/test_fast.py holds them together, event for event. Queries wait in
-order of arrival on one device, so a batch is a run of items from one place in that order to another.
+Like `simulate.kernel` it repeats in arrays what `core.Dispatcher` decides and `simulate.driver` does;
+tests/simulate/test_fast.py compares them event for event. Queries wait in order of arrival on one device, so
+a batch is a run of items from one place in that order to another.
 """
 
 from __future__ import annotations
@@ -43,54 +43,53 @@ def run_late_cuts(
     """
     arrival, size, start, finish, status, left = load
     seconds, points, level_of, draws = service
-    n, keep, spread = len(arrival), len(kept.query) > 0, len(draws) > 0
+    queries, keep, spread = len(arrival), len(kept.query) > 0, len(draws) > 0
     _, levels, rows, width = seconds.shape
     times = seconds.reshape(-1)
-    ring = 2
+    ring = 2  # length of the ring, a power of two
     while ring <= workers:
         ring *= 2
     ring_finish, ring_worker = np.zeros(ring), np.zeros(ring, np.int64)  # by finish time
     head, tail = 0, 0  # of the ring; the difference is running
-    of, offset, items_of = (
-        np.zeros(workers, np.int64),
-        np.zeros(workers, np.int64),
-        np.zeros(workers, np.int64),
-    )
+    # Of each worker's batch: the first query, the first item of that, and items.
+    first_query, first_item = np.zeros(workers, np.int64), np.zeros(workers, np.int64)
+    holds = np.zeros(workers, np.int64)
     idle = np.arange(workers - 1, -1, -1)  # a stack: worker 0 starts first
     ended = np.full(workers, -np.inf)  # when a worker's last batch did
     free = workers
     first, taken, waiting = 0, 0, 0  # the line: its first query, items of that already taken, items in all
-    batch, opened, q, busy_s = 0, 0, 0, 0.0
+    batch, opened, arrived, busy_s = 0, 0, 0, 0.0
     while True:
-        due = arrival[q] if q < n else np.inf
-        if head < tail and ring_finish[head & (ring - 1)] <= due:
-            now = ring_finish[head & (ring - 1)]
-            worker = ring_worker[head & (ring - 1)]
+        due = arrival[arrived] if arrived < queries else np.inf
+        next_finish = head & (ring - 1)
+        if head < tail and ring_finish[next_finish] <= due:
+            now = ring_finish[next_finish]
+            worker = ring_worker[next_finish]
             head += 1
             ended[worker] = now
             idle[free] = worker
             free += 1
-            query, at, rest = of[worker], offset[worker], items_of[worker]
+            query, item, rest = first_query[worker], first_item[worker], holds[worker]
             while rest > 0:
                 if status[query] != SHED:
-                    here = min(size[query] - at, rest)
-                    left[query] -= here
-                    rest -= here
+                    scored = min(size[query] - item, rest)
+                    left[query] -= scored
+                    rest -= scored
                     if left[query] == 0:
                         finish[query], status[query] = now, SERVED
                         opened -= 1
                 query += 1
-                at = 0
-        elif q < n:
+                item = 0
+        elif arrived < queries:
             now = due
-            if opened >= most_queries or (free == 0 and waiting + size[q] > most_items):
-                status[q] = SHED
-                q += 1
+            if opened >= most_queries or (free == 0 and waiting + size[arrived] > most_items):
+                status[arrived] = SHED
+                arrived += 1
                 continue
             opened += 1
-            left[q] = size[q]
-            waiting += size[q]
-            q += 1
+            left[arrived] = size[arrived]
+            waiting += size[arrived]
+            arrived += 1
         else:
             return busy_s, batch
         while free > 0 and waiting > 0:
@@ -103,31 +102,31 @@ def run_late_cuts(
                 wanted = (rest + parts - 1) // parts
             free -= 1
             worker = idle[free]
-            of[worker], offset[worker] = first, taken
+            first_query[worker], first_item[worker] = first, taken
             items, slices = 0, 0
             while items < wanted and waiting > 0 and slices < most_slices:
                 if status[first] == SHED:
                     first += 1
                     continue
-                here = min(size[first] - taken, wanted - items)
+                more = min(size[first] - taken, wanted - items)
                 if taken == 0:
                     start[first] = now
-                items += here
-                waiting -= here
-                taken += here
+                items += more
+                waiting -= more
+                taken += more
                 slices += 1
                 if taken == size[first]:
                     first += 1
                     taken = 0
-            items_of[worker] = items
-            kind = 1 if ended[worker] < now else 0
-            level = level_of[kind, tail - head + 1]
+            holds[worker] = items
+            table = 1 if ended[worker] < now else 0  # of workers without rest, or idle before
+            level = level_of[table, tail - head + 1]
             u = draws[batch] if spread else 0.0
-            row = ((kind * levels + level) * rows + items) * width
-            took = quantile(times, row, points[kind, level] - 1, u)
+            row = ((table * levels + level) * rows + items) * width
+            took = quantile(times, row, points[table, level] - 1, u)
             busy_s += took
             enter(ring_finish, ring_worker, 0, ring - 1, head, tail, now + took, worker)
             tail += 1
             if keep:
-                record(kept, batch, of[worker], items, 0, worker, now, now + took)
+                record(kept, batch, first_query[worker], items, 0, worker, now, now + took)
             batch += 1
