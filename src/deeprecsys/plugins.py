@@ -71,5 +71,8 @@ def import_module(where: str) -> ModuleType:
 
 
 def reason(error: BaseException) -> str:
-    """An exception in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    """The first line of an exception's innermost cause, after the cause's type."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()] or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:400]

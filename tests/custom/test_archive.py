@@ -392,7 +392,7 @@ def test_external_data_lies_in_the_models_folder(
     Path("m.onnx").write_bytes(model.SerializeToString())
 
     from deeprecsys.zoo.custom.describe import describe
-    from deeprecsys.zoo.custom.fill import fill
+    from deeprecsys.zoo.custom.weights import fill
 
     own = describe("m.onnx")
     fd = os.memfd_create("tables")

@@ -18,11 +18,9 @@ from torch import nn
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine import Assembly, SliceView, build
 from deeprecsys.workload.features import FeatureLayout
-from deeprecsys.zoo.custom import Own
+from deeprecsys.zoo.custom import Own, is_own, with_weights
 from deeprecsys.zoo.custom.describe import describe
-from deeprecsys.zoo.custom.fill import fill
-from deeprecsys.zoo.custom.prepare import shape
-from deeprecsys.zoo.custom.spec import is_own, with_weights
+from deeprecsys.zoo.custom.weights import fill
 from deeprecsys.zoo.networks import dense_stage
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, SparseInput
 from tests.custom.models import Full
@@ -63,7 +61,7 @@ def assembly(own: Own) -> tuple[Assembly, FeatureLayout]:
     fd = os.memfd_create("tables")
     os.ftruncate(fd, offsets[-1])
     wanted = {
-        t.name: (o, *shape(t), own.keys[t.name]) for t, o in zip(own.schema.tables, offsets, strict=False)
+        t.name: (o, t.rows, t.dim, own.keys[t.name]) for t, o in zip(own.schema.tables, offsets, strict=False)
     }
     fill(own.name, fd, wanted)
     memory = mmap.mmap(fd, 0)

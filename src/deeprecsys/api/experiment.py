@@ -18,7 +18,7 @@ from deeprecsys.engine.isa import DEFAULT, environment
 from deeprecsys.node.node import NodeConfig
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model as named_model
-from deeprecsys.zoo.custom.spec import with_weights
+from deeprecsys.zoo.custom import with_weights
 from deeprecsys.zoo.model import splittable
 
 ENGINE = "compiled"

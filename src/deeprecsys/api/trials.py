@@ -29,7 +29,7 @@ from deeprecsys.search.capacity import capacity as search_capacity
 from deeprecsys.serve.extra import require_extra
 from deeprecsys.workload.stream import Stream
 from deeprecsys.zoo import model as named_model
-from deeprecsys.zoo.custom.spec import short_name
+from deeprecsys.zoo.custom import short_name
 
 DURATION_S = 10.0
 OFFLINE_S = 3.0

@@ -20,7 +20,7 @@ from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.machine.record import machine_record, same_machine
 from deeprecsys.node.service.hosted_model import ModelConfig
 from deeprecsys.report import text
-from deeprecsys.zoo.custom.spec import short_name, with_weights
+from deeprecsys.zoo.custom import short_name, with_weights
 
 PROFILE_S = 10.0
 ENGINE = "compiled"

@@ -23,7 +23,7 @@ from deeprecsys.node.runtime.segment import Segment, round_up
 from deeprecsys.node.runtime.tables import ALIGN, Progress, Weights, load_tables, table_arrays, table_offsets
 from deeprecsys.workload.features import FeatureLayout
 from deeprecsys.zoo import Model, model
-from deeprecsys.zoo.custom import Own, adopt
+from deeprecsys.zoo.custom import Own, register
 from deeprecsys.zoo.schema import Per, Schema
 
 STEP = 16
@@ -305,7 +305,7 @@ class VersionSpec:
             mapped: this process's maps by descriptor; what is missing is added.
         """
         if described := self.fds.get("model"):
-            adopt(os.pread(described, os.fstat(described).st_size, 0))
+            register(os.pread(described, os.fstat(described).st_size, 0))
         for name, size in self.layout.sizes().items():
             fd = self.fds[name]
             mapped[fd] = mapped.get(fd) or Segment(fd, size, name == "scores")

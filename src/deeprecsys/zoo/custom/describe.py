@@ -6,25 +6,34 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.zoo.custom import archive, python, weights
-from deeprecsys.zoo.custom.base import OwnModel
+from deeprecsys.plugins import reason
+from deeprecsys.zoo.custom import archive, weights
 from deeprecsys.zoo.custom.graph import lift
-from deeprecsys.zoo.custom.model import Own
-from deeprecsys.zoo.custom.prepare import REFUSED, answer
-from deeprecsys.zoo.custom.probe import Rows, random_rows, splittable
-from deeprecsys.zoo.custom.spec import FileKind, Spec, parse
-from deeprecsys.zoo.custom.stage import SCORES, GraphStage, OwnDense
+from deeprecsys.zoo.custom.model import CustomSpec, FileKind, Own, OwnModel, parse
+from deeprecsys.zoo.custom.prepare import child
+from deeprecsys.zoo.custom.stage import SCORES, GraphStage, OwnDense, class_stage, own_class, random_rows
 from deeprecsys.zoo.schema import Per, Schema
+
+Rows = Mapping[str, NDArray[Any]]
+"""Rows of the dense stage by input name."""
+Score = Callable[[Rows], NDArray[Any]]
+ITEMS = 13
+_CUTS = (0, 1, 6, ITEMS)
+_SCALES = (1.0, 0.05)
+"""Sizes of the values that are tried: of normalised inputs, and of freshly trained embeddings."""
+_TOLERANCE = 1e-4
+"""Beyond what the order of a sum does at fp32, below what items do to each other in a listwise model."""
 
 
 def describe(name: str) -> Own:
@@ -52,9 +61,9 @@ def describe(name: str) -> Own:
         raise InputError(f"model {name}: {str(e).removeprefix(f'model {name}: ')}") from e
 
 
-def _class(spec: Spec) -> Own:
-    made = python.own_class(spec)
-    module, keys = python.stage(spec, made), _keys(spec, made)
+def _class(spec: CustomSpec) -> Own:
+    made = own_class(spec)
+    module, keys = class_stage(spec, made), _keys(spec, made)
     if spec.weights:
         _load(spec, made, module, keys)
     schema = made.schema
@@ -77,14 +86,14 @@ def _class(spec: Spec) -> Own:
     )
 
 
-def _keys(spec: Spec, made: OwnModel) -> dict[str, str]:
+def _keys(spec: CustomSpec, made: OwnModel) -> dict[str, str]:
     if not spec.weights:
         return {}
     found = weights.read(spec.weights)
     return {t.name: made.table_keys.get(t.name, weights.table_key(found, t.name)) for t in made.schema.tables}
 
 
-def _load(spec: Spec, made: OwnModel, module: nn.Module, keys: dict[str, str]) -> None:
+def _load(spec: CustomSpec, made: OwnModel, module: nn.Module, keys: dict[str, str]) -> None:
     found, where = weights.read(spec.weights), f"--weights {spec.weights}"
     for t in made.schema.tables:
         weights.table(found, where, t.name, keys[t.name], (t.rows, t.dim))
@@ -92,16 +101,16 @@ def _load(spec: Spec, made: OwnModel, module: nn.Module, keys: dict[str, str]) -
     weights.refuse_rest(found, used | set(keys.values()), where)
 
 
-def _onnx(spec: Spec) -> Any:
+def _onnx(spec: CustomSpec) -> Any:
     import onnx_ir as ir
 
     try:
         return ir.load(os.path.abspath(spec.where))  # a folder, within which external data must lie
     except Exception as e:
-        raise InputError(f"expected an ONNX file, got {_said(e)}") from e
+        raise InputError(f"expected an ONNX file, got {reason(e)}") from e
 
 
-def _exported(spec: Spec) -> Any:
+def _exported(spec: CustomSpec) -> Any:
     """A `torch.export` archive as ONNX: its embedding tables are found as those of an ONNX file are."""
     program = archive.load(spec.where)
     try:
@@ -109,7 +118,7 @@ def _exported(spec: Spec) -> Any:
         assert made is not None
         return made.model
     except Exception as e:
-        raise InputError(f"expected a program that torch.onnx can write, got {_said(e)}") from e
+        raise InputError(f"expected a program that torch.onnx can write, got {reason(e)}") from e
 
 
 @torch.inference_mode()
@@ -118,7 +127,7 @@ def _check_scores(schema: Schema, module: nn.Module) -> None:
     try:
         found = OwnDense(module, schema)(rows, None)
     except Exception as e:
-        raise InputError(f"dense stage: expected scores for 3 items, got {_said(e)}") from e
+        raise InputError(f"dense stage: expected scores for 3 items, got {reason(e)}") from e
     wanted = [3, schema.outputs]
     if not isinstance(found, Tensor) or list(found.shape) != wanted or found.dtype != torch.float32:
         got = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
@@ -188,7 +197,7 @@ def _written(schema: Schema, module: nn.Module) -> tuple[bytes, str]:
         graph = made.model_proto.SerializeToString()
         return (graph, "") if _same(schema, module, graph) else (b"", "one that scores otherwise than torch")
     except Exception as e:
-        return b"", _said(e)
+        return b"", reason(e)
 
 
 @torch.inference_mode()
@@ -205,23 +214,54 @@ def _same(schema: Schema, module: nn.Module, graph: bytes) -> bool:
     return True
 
 
-def _said(error: BaseException) -> str:
-    """The innermost reason of an exception, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()] or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:400]
+def splittable(schema: Schema, score: Score) -> bool:
+    """Whether items keep their scores in another order, and in pieces.
+
+    Args:
+        score: from rows by input name to scores [n, ...].
+
+    Raises:
+        InputError: the same rows score differently from call to call, or not with every number of items.
+    """
+    return all(_independent(schema, score, scale) for scale in _SCALES)
 
 
-def child(work: Callable[[], bytes]) -> None:
-    """Do a child's work; its answer, or its refusal, goes to the descriptor that it was told."""
-    fd = int(sys.argv[1])
-    warnings.simplefilter("ignore")
+def _independent(schema: Schema, score: Score, scale: float) -> bool:
+    rows = random_rows(schema, ITEMS, scale)
+    whole = _call(score, rows, ITEMS)
+    limit = _TOLERANCE * max(1.0, float(np.nanmax(np.abs(whole), initial=0.0)))
+
+    def same(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
+        return bool(np.allclose(found, wanted, rtol=0, atol=limit, equal_nan=True))
+
+    if not same(_call(score, rows, ITEMS), whole):
+        raise InputError("dense stage: expected the same scores for the same input, got others at each call")
+    order = np.random.default_rng(1).permutation(ITEMS)
+    if not same(_call(score, _taken(schema, rows, order), ITEMS), whole[order]):
+        return False
+    parts = [slice(a, b) for a, b in pairwise(_CUTS)]
+    return all(same(_call(score, _taken(schema, rows, p), p.stop - p.start), whole[p]) for p in parts)
+
+
+def _taken(schema: Schema, rows: Rows, which: slice | NDArray[np.int64]) -> Rows:
+    """Some of the items, with all that is per query."""
+    return {
+        i.name: np.ascontiguousarray(rows[i.name][which] if i.per is Per.ITEM else rows[i.name])
+        for i in schema.inputs
+    }
+
+
+def _call(score: Score, rows: Rows, items: int) -> NDArray[Any]:
     try:
-        answer(fd, work())
-    except InputError as e:
-        answer(fd, str(e).encode())
-        raise SystemExit(REFUSED) from e
+        found = score(rows)
+    except Exception as e:
+        said = " ".join(str(e).split())
+        raise InputError(
+            f"dense stage: expected scores for {items} items, got {type(e).__name__}: {said}"
+        ) from e
+    if not len(found.shape) or found.shape[0] != items:
+        raise InputError(f"dense stage: expected scores [{items}, ...], got shape {list(found.shape)}")
+    return found
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.zoo.custom.probe import random_rows
-from deeprecsys.zoo.custom.stage import SCORES
+from deeprecsys.zoo.custom.stage import SCORES, random_rows
 from deeprecsys.zoo.onnx_session import session
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, Schema, SparseInput, Table
 

@@ -1,4 +1,7 @@
-"""A user's own model as the node sees it: a `zoo.Model` whose facts were found out by `describe`."""
+"""A user's own model: how it is named, the class that a user writes, and what was found out about it.
+
+No torch here, and none of the user's code.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,128 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from functools import cached_property
-from typing import Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from deeprecsys.core.errors import InputError, positive
-from deeprecsys.zoo.custom.spec import FileKind
 from deeprecsys.zoo.model import scale_rows
 from deeprecsys.zoo.schema import DenseInput, Input, Per, Pooling, Schema, SparseInput, Table
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FORMS = "package.module:Class, FILE.py:Class, FILE.onnx or FILE.pt2"
+
+
+class FileKind(StrEnum):
+    """What holds the model."""
+
+    CLASS = "class"
+    ONNX = "onnx"
+    EXPORTED = "pt2"
+
+
+@dataclass(frozen=True, slots=True)
+class CustomSpec:
+    """The name of a model of one's own, taken apart.
+
+    Attributes:
+        where: a file, or of a class the module or file that defines it.
+        attribute: the class; "" of a file.
+        weights: the file of a class's weights; "" for none.
+    """
+
+    text: str
+    kind: FileKind
+    where: str
+    attribute: str = ""
+    weights: str = ""
+
+
+def is_own(name: str) -> bool:
+    """Whether a model's name means a user's own rather than one of the zoo."""
+    return ":" in name or "/" in name or Path(name.partition("@")[0]).suffix in (".onnx", ".pt2", ".py")
+
+
+def with_weights(name: str, weights: str | Path | None) -> str:
+    """A model's name with the file of its weights, as one name: `NAME@FILE`.
+
+    Raises:
+        InputError: a model that takes no weights.
+    """
+    if weights is None:
+        return name
+    if not is_own(name):
+        raise InputError(f"--weights: expected a model of your own ({FORMS}), got {name!r}")
+    return parse(f"{name}@{weights}").text
+
+
+def short_name(name: str) -> str:
+    """The name that clients of a server ask for: of a class, or of a file without folder and suffix."""
+    if not is_own(name):
+        return name
+    spec = parse(name)
+    return spec.attribute or Path(spec.where).stem
+
+
+def parse(text: str) -> CustomSpec:
+    """The spec of an own model.
+
+    Raises:
+        InputError: none of the forms, or a file that is not there.
+    """
+    name, _, weights = text.partition("@")
+    suffix = Path(name).suffix
+    if suffix in (".onnx", ".pt2"):
+        if weights:
+            raise InputError(f"--weights: expected none with {name}, which carries its own, got {weights}")
+        return CustomSpec(
+            text, FileKind.ONNX if suffix == ".onnx" else FileKind.EXPORTED, _file("model", name)
+        )
+    where, _, attribute = name.rpartition(":")
+    if not where or not attribute.isidentifier():
+        raise InputError(f"model: expected {FORMS}, got {name!r}")
+    if "/" in where or where.endswith(".py"):
+        _file("model", where)
+    if weights:
+        _file("--weights", weights)
+    return CustomSpec(text, FileKind.CLASS, where, attribute, weights)
+
+
+def _file(field: str, path: str) -> str:
+    if not Path(path).is_file():
+        raise InputError(f"{field}: expected a file, got {path}, which is none")
+    return path
+
+
+class OwnModel:
+    """A model as its two stages: embedding look-ups, which `schema` describes, and all the rest.
+
+    A subclass takes no arguments. Its tables are filled from the weights file, or from a seed where none is
+    given: capacity can be planned before there is a trained model.
+
+    Attributes:
+        schema: tables, inputs and the number of scores per item.
+        table_keys: by table name, its key in the weights file; by default the name itself, or NAME.weight.
+        dense_prefix: what the dense stage's keys begin with in the weights file.
+    """
+
+    schema: ClassVar[Schema]
+    table_keys: ClassVar[Mapping[str, str]] = {}
+    dense_prefix: ClassVar[str] = ""
+
+    def dense_stage(self) -> nn.Module:
+        """A new module without the embedding tables.
+
+        Its `forward` is called with one keyword argument per input of the schema, float32: a dense input as
+        it came, a sparse one as its rows, pooled: [n, dim] summed or averaged, [n, lookups * dim] side by
+        side, [n, lookups, dim] as a sequence. n is 1 where the input is per query. It returns [n, outputs],
+        or [n].
+        """
+        raise NotImplementedError
+
 
 _HEAD = struct.Struct("=qq")
 
@@ -44,7 +162,7 @@ class Own:
 
     @property
     def medium_target_ms(self) -> None:
-        """Nobody has published one: a target must be given."""
+        """None is published: a target must be given."""
 
     @property
     def bottleneck(self) -> str:
@@ -64,9 +182,9 @@ class Own:
         return replace(self, rows_scale=factor)
 
     def pack(self) -> bytes:
-        """All of it as bytes, for other processes."""
+        """The whole description as bytes, for other processes."""
         values = {k: v for k, v in self.__dict__.items() if k not in ("schema", "graph", "full")}
-        head = json.dumps({**values, "full": schema_values(self.full)}).encode()
+        head = json.dumps({**values, "full": asdict(self.full)}).encode()
         return _HEAD.pack(len(head), len(self.graph)) + head + self.graph
 
     @classmethod
@@ -79,13 +197,8 @@ class Own:
         return cls(**values, graph=data[at : at + graph])
 
 
-def schema_values(schema: Schema) -> dict[str, Any]:
-    """A schema as JSON values."""
-    return asdict(schema)
-
-
 def schema_of(values: Mapping[str, Any]) -> Schema:
-    """The schema of such values."""
+    """The schema whose `asdict` these values are."""
     return Schema(
         tuple(Table(**t) for t in values["tables"]),
         tuple(_input(i) for i in values["inputs"]),

@@ -1,4 +1,4 @@
-"""The node's side of a user's own model: others load it, and this process hears what it is.
+"""Loads a user's own model in processes of their own, whose results the node's process receives.
 
 The user's code, torch and the weights stay out of the process that schedules; what they leave behind, in
 memory or in threads, goes with the process that needed them.
@@ -11,16 +11,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.zoo.custom import sandbox
-from deeprecsys.zoo.custom.model import Own
-from deeprecsys.zoo.custom.spec import FileKind, parse
-from deeprecsys.zoo.schema import Table
+from deeprecsys.zoo.custom.model import FileKind, Own, parse
 
 _known: dict[str, Own] = {}
+REFUSED = 3
+"""Exit status of a child whose answer is an error for the user."""
 
 
 def own_model(name: str) -> Own:
@@ -30,14 +30,13 @@ def own_model(name: str) -> Own:
         InputError: it cannot be loaded or served, and why.
     """
     if name not in _known:
-        _known[name] = Own.unpack(
-            _child("describe", (spec := parse(name)).text, trusted=spec.kind is FileKind.CLASS)
-        )
+        spec = parse(name)
+        _known[name] = Own.unpack(_child("describe", spec.text, trusted=spec.kind is FileKind.CLASS))
     return _known[name]
 
 
-def adopt(data: bytes) -> Own:
-    """Take over what another process found out: `Own.pack`."""
+def register(data: bytes) -> Own:
+    """Make known to this process what another found out: `Own.pack`."""
     own = Own.unpack(data)
     _known[own.name] = own
     return own
@@ -52,18 +51,12 @@ def fill(own: Own, fd: int, offsets: Mapping[str, int]) -> None:
     Raises:
         InputError: the weights are not what they were when the model was described.
     """
-    tables: dict[str, Any] = {
-        t.name: [offsets[t.name], *shape(t), own.keys[t.name]] for t in own.schema.tables
-    }
-    _child("fill", own.name, str(fd), json.dumps(tables), pass_fds=(fd,))
-
-
-def shape(table: Table) -> tuple[int, int]:
-    return table.rows, table.dim
+    tables = {t.name: (offsets[t.name], t.rows, t.dim, own.keys[t.name]) for t in own.schema.tables}
+    _child("weights", own.name, str(fd), json.dumps(tables), pass_fds=(fd,))
 
 
 def _child(module: str, *args: str, pass_fds: tuple[int, ...] = (), trusted: bool = False) -> bytes:
-    """Run a module of this package in a process of its own; the bytes that it answers.
+    """Run a module of this package in a process of its own; the bytes that it writes to its answer.
 
     Args:
         trusted: it imports the user's own code, and keeps the user's privileges for it.
@@ -86,7 +79,7 @@ def _child(module: str, *args: str, pass_fds: tuple[int, ...] = (), trusted: boo
                 raise InputError(data.decode())
             if done.returncode:
                 said.seek(0)
-                lines = said.read().decode("utf-8", "replace").strip().splitlines() or ["no word"]
+                lines = said.read().decode("utf-8", "replace").strip().splitlines() or ["no message"]
                 raise InputError(
                     f"model {args[0]}: cannot be loaded: {lines[-1]} (exit status {done.returncode})"
                 )
@@ -95,12 +88,18 @@ def _child(module: str, *args: str, pass_fds: tuple[int, ...] = (), trusted: boo
     return data
 
 
-REFUSED = 3
-"""Exit status of a child whose answer is an error for the user."""
+def child(work: Callable[[], bytes]) -> None:
+    """A child's main: does its work, writes the result or the refusal to its first argument, a descriptor."""
+    fd = int(sys.argv[1])
+    warnings.simplefilter("ignore")
+    try:
+        _write(fd, work())
+    except InputError as e:
+        _write(fd, str(e).encode())
+        raise SystemExit(REFUSED) from e
 
 
-def answer(fd: int, data: bytes) -> None:
-    """A child's answer."""
+def _write(fd: int, data: bytes) -> None:
     at = 0
     while at < len(data):
         at += os.pwrite(fd, data[at : at + (1 << 26)], at)

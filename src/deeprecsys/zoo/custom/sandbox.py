@@ -24,9 +24,7 @@ import sys
 import tempfile
 from typing import NamedTuple
 
-ANSWER_BYTES = (
-    1 << 31
-)  # the most that a file opened by the caller may grow to; protobuf's own limit is the same
+ANSWER_BYTES = 1 << 31  # the size to which a file opened by the caller may grow; protobuf's limit too
 CPU_S = 3600
 DESCRIPTORS = 1024
 
@@ -141,15 +139,8 @@ _MACHINES = {
             *(132, 235, 261, 280),  # utime*
             *(188, 189, 190, 197, 198, 199, 463, 466),  # *setxattr*, *removexattr*
             *(272, 308, 165, 155, 161),  # unshare, setns, mount, pivot_root, chroot
-            *(
-                321,
-                298,
-                248,
-                249,
-                250,
-                323,
-                304,
-            ),  # bpf, perf_event_open, keys, userfaultfd, open_by_handle_at
+            # bpf, perf_event_open, keys, userfaultfd, open_by_handle_at
+            *(321, 298, 248, 249, 250, 323, 304),
             *(29, 64, 68, 240),  # shmget, semget, msgget, mq_open
         ),
         (425, 435, 437),  # io_uring_setup, clone3, openat2: the C library does without
@@ -225,9 +216,8 @@ if __name__ == "__main__":
     missing = enter()
     if len(sys.argv) == 1:
         sys.exit("\n".join(f"refused: {m}: {why}" for m, why in missing.items()) or "every measure holds")
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.tempdir = (
-        "/"  # torch would try to write when it is imported
-    )
+    # torch would try to write when it is imported.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.tempdir = "/"
     sys.path.append(os.path.abspath(f"{__file__}/../../../.."))  # where this package is, installed or not
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,7 +1,11 @@
-"""A user's dense stage behind the interface that the zoo's have: rows by input name in, scores out."""
+"""A user's dense stage, from a class or a graph, behind the interface of the zoo's.
+
+Imports the user's code, and so runs in workers and children only.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import pairwise
@@ -9,14 +13,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deeprecsys.zoo.custom.model import Own
-from deeprecsys.zoo.custom.spec import FileKind, parse
+from deeprecsys.core.errors import InputError
+from deeprecsys.plugins import import_module, reason
+from deeprecsys.zoo.custom import weights
+from deeprecsys.zoo.custom.model import CustomSpec, FileKind, Own, OwnModel, parse
 from deeprecsys.zoo.onnx_session import session as onnx_session
 from deeprecsys.zoo.schema import Per, Schema
 
 SCORES = "scores"
+
+
+def random_rows(schema: Schema, items: int, scale: float = 1.0, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Standard normal rows times `scale` by input name: `items` of them, one where the input is per query."""
+    rng = np.random.default_rng(seed)
+    shapes = {i.name: (items if i.per is Per.ITEM else 1, *schema.row_shape(i)) for i in schema.inputs}
+    return {n: np.float32(scale) * rng.standard_normal(s, dtype=np.float32) for n, s in shapes.items()}
 
 
 class OwnDense(nn.Module):
@@ -66,13 +80,70 @@ class GraphStage(nn.Module):
         return torch.from_numpy(found[0])
 
 
+SEED = 0
+"""Of a dense stage's weights where no file gives them."""
+
+
+def own_class(spec: CustomSpec) -> OwnModel:
+    """The user's class, instantiated.
+
+    Raises:
+        InputError: its module cannot be imported, or it is no `OwnModel` with a schema.
+    """
+    try:
+        module = import_module(spec.where)
+    except Exception as e:
+        raise InputError(f"model {spec.text}: expected an importable module, got {reason(e)}") from e
+    found = getattr(module, spec.attribute, None)
+    if found is None:
+        raise InputError(f"model {spec.text}: expected a class {spec.attribute!r} in {spec.where}, got none")
+    if not (isinstance(found, type) and issubclass(found, OwnModel)):
+        kind = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise InputError(
+            f"model {spec.text}: expected a subclass of deeprecsys.zoo.custom.OwnModel, got {kind}"
+        )
+    try:
+        made = found()
+    except Exception as e:
+        raise InputError(f"model {spec.text}: expected a class without arguments, got {reason(e)}") from e
+    if not isinstance(getattr(made, "schema", None), Schema):
+        raise InputError(f"model {spec.text}: expected an attribute `schema` of type Schema, got none")
+    return made
+
+
+def class_stage(spec: CustomSpec, made: OwnModel) -> nn.Module:
+    """The class's dense stage, evaluating, its weights drawn from `SEED`.
+
+    Raises:
+        InputError: it is no module, or does not take the schema's inputs by name.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        try:
+            module = made.dense_stage()
+        except Exception as e:
+            raise InputError(f"model {spec.text}: dense_stage: expected a module, got {reason(e)}") from e
+    if not isinstance(module, nn.Module):
+        raise InputError(f"model {spec.text}: dense_stage: expected a module, got a {type(module).__name__}")
+    names = [i.name for i in made.schema.inputs]
+    try:
+        inspect.signature(module.forward).bind(**dict.fromkeys(names))
+    except TypeError as e:
+        wanted = ", ".join(names)
+        raise InputError(
+            f"model {spec.text}: dense stage: expected forward({wanted}), got one with {e}"
+        ) from e
+    return module.eval().requires_grad_(False)
+
+
 def custom_stage(own: Own) -> nn.Module:
     """The dense stage of an own model, its weights in place."""
+    inner: nn.Module = GraphStage(own.graph)
     if own.kind is FileKind.CLASS:
-        from deeprecsys.zoo.custom import python
-
         spec = parse(own.name)
-        inner = python.weighted(spec, python.own_class(spec))
-    else:
-        inner = GraphStage(own.graph)
+        made = own_class(spec)
+        inner = class_stage(spec, made)
+        if spec.weights:
+            found = weights.read(spec.weights)
+            weights.load_dense(inner, found, f"--weights {spec.weights}", made.dense_prefix)
     return OwnDense(inner, own.schema, own.splittable).eval()

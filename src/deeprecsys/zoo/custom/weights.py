@@ -1,16 +1,34 @@
-"""Reads files of weights: safetensors, or torch's with nothing but tensors in them."""
+"""Reads files of weights (safetensors, or torch's with nothing but tensors in them), and writes tables.
+
+As a process, it writes a model's weights into shared tables:
+`python -m deeprecsys.zoo.custom.weights FD NAME TABLES_FD TABLES`.
+"""
 
 from __future__ import annotations
 
+import json
+import mmap
+import os
 import pickle
+import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deeprecsys.core.errors import InputError
+from deeprecsys.zoo.custom import archive
+from deeprecsys.zoo.custom.model import CustomSpec, FileKind, parse
+from deeprecsys.zoo.custom.prepare import child
+
+Tables = dict[str, tuple[int, int, int, str]]
+"""By table name: its offset in the memory, rows, dim, and its key in the weights."""
+_STEP = 1 << 16  # rows copied at once
 
 _TORCH = (".pt", ".pth", ".bin", ".ckpt")
 _NESTED = ("state_dict", "model_state_dict", "model")
@@ -29,7 +47,8 @@ def read(path: str) -> Mapping[str, Tensor]:
 
             return load_file(path)
         if suffix in _TORCH:
-            return _tensors(path, torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path)))
+            mapped = zipfile.is_zipfile(path)
+            return _tensors(path, torch.load(path, map_location="cpu", weights_only=True, mmap=mapped))
     except pickle.UnpicklingError as e:
         raise InputError(f"--weights {path}: expected tensors and nothing else, got {_refused(e)}") from e
     except InputError:
@@ -37,10 +56,6 @@ def read(path: str) -> Mapping[str, Tensor]:
     except Exception as e:
         raise InputError(f"--weights {path}: expected a {suffix} file, got: {str(e).splitlines()[0]}") from e
     raise InputError(f"--weights {path}: expected one of .safetensors, {', '.join(_TORCH)}, got {suffix!r}")
-
-
-def _is_zip(path: str) -> bool:
-    return zipfile.is_zipfile(path)
 
 
 def _refused(error: pickle.UnpicklingError) -> str:
@@ -109,3 +124,58 @@ def refuse_rest(weights: Mapping[str, Tensor], used: set[str], where: str) -> No
         raise InputError(
             f"{where}: expected no keys but those of tables and dense stage, got also {_some(rest)}"
         )
+
+
+def fill(name: str, fd: int, tables: Tables) -> None:
+    """Write every table.
+
+    Raises:
+        InputError: a table is not there any more, or has another shape.
+    """
+    find = _source(parse(name))
+    with mmap.mmap(fd, os.fstat(fd).st_size) as memory:
+        for name_, (offset, rows, dim, key) in tables.items():
+            found = find(name_, key, (rows, dim))
+            out = np.ndarray((rows, dim), np.float32, memory, offset)
+            for at in range(0, rows, _STEP):
+                out[at : at + _STEP] = found[at : at + _STEP]
+            del out  # or the map could not be closed
+
+
+def _source(spec: CustomSpec) -> Callable[[str, str, tuple[int, int]], NDArray[Any]]:
+    """A function from a table's name, key and shape to its weights."""
+    if spec.kind is FileKind.ONNX:
+        import onnx_ir as ir
+
+        initialisers = ir.load(os.path.abspath(spec.where)).graph.initializers
+
+        def from_graph(name: str, key: str, shape: tuple[int, int]) -> NDArray[Any]:
+            held = initialisers[key].const_value if key in initialisers else None
+            if held is None or tuple(held.shape.numpy()) != shape:
+                raise InputError(f"model {spec.text}: table {name!r}: expected it unchanged, got another")
+            try:
+                return held.numpy()
+            except (OSError, ValueError) as e:  # external data that is not there, or outside the folder
+                raise InputError(f"model {spec.text}: table {name!r}: expected its data, got: {e}") from e
+
+        return from_graph
+    if spec.kind is FileKind.EXPORTED:
+        tensors, where = archive.load(spec.where).state_dict, f"model {spec.text}"
+    else:
+        tensors, where = read(spec.weights), f"--weights {spec.weights}"
+
+    def from_tensors(name: str, key: str, shape: tuple[int, int]) -> NDArray[Any]:
+        found = table(tensors, where, name, key, shape).detach()
+        values: NDArray[Any] = (found if found.dtype is torch.float32 else found.float()).numpy()
+        return values
+
+    return from_tensors
+
+
+if __name__ == "__main__":
+
+    def filled() -> bytes:
+        fill(sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4]))
+        return b""
+
+    child(filled)
