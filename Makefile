@@ -31,8 +31,8 @@ type: install
 	$(BIN)/mypy
 
 test: install lint type
-	$(BIN)/pytest -m "not live" -n 2 --dist worksteal
-	$(BIN)/pytest -m live
+	$(BIN)/pytest -m "not alone" -n 2 --dist loadfile
+	$(BIN)/pytest -m alone
 
 check: test
 

@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
+from collections.abc import Generator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
-LIVE = {"cli", "custom", "node", "serve"}
-"""Folders whose tests run nodes and servers, which take the cores for themselves."""
+STARTS_A_NODE = {"bench", "capacity", "profile", "quality", "serve", "tune"}
+"""Commands that start worker processes."""
 
 # Shared machines stall: a slow example is no defect.
 settings.register_profile("deeprecsys", deadline=None, print_blob=True)
 settings.load_profile("deeprecsys")
 
+started: list[str] = []
+"""Command lines of the worker processes, and of the commands that have some, started by this process."""
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen" and starts_workers(args[1]):
+        started.append(" ".join(map(str, args[1])))
+
+
+def starts_workers(command: Sequence[object]) -> bool:
+    """Whether a command line is a worker's, or one of a command that starts some."""
+    words = [str(word) for word in command]
+    if "--help" in words or "-m" not in words:
+        return False
+    module, *args = words[words.index("-m") + 1 :]
+    return module.startswith("deeprecsys.node.") or (
+        module == "deeprecsys" and bool(STARTS_A_NODE.intersection(args[:1]))
+    )
+
+
+sys.addaudithook(_audit)
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(here).parts[0] in LIVE:
+        if item.get_closest_marker("alone"):
             item.add_marker(pytest.mark.live)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    started.clear()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    yield
+    if started and not item.get_closest_marker("live"):
+        pytest.fail(f"expected the mark `live` on a test that starts a node; it started {started[0]}")

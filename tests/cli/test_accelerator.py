@@ -42,6 +42,7 @@ def test_text_and_page_say_that_it_is_emulated(cpu: Path, tmp_path: Path, capsys
     assert LABEL in (out / "report.txt").read_text()
 
 
+@pytest.mark.live
 def test_a_live_trial_is_labelled_and_says_what_the_accelerator_took(cpu: Path, answered: Answered):
     doc = answered("bench", "ncf", "--rows-scale", "0.001", "--engine", "wait:1,0.01", "--workers", "1",
                    "--rate", "40", "--queries", "60", "--gpu", f"emulated:{cpu}", "--offload-above", "100",
@@ -51,6 +52,7 @@ def test_a_live_trial_is_labelled_and_says_what_the_accelerator_took(cpu: Path, 
     assert doc["extra"]["devices"]["gpu"]["items"] > 0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("method", "budget"), [("live", "3"), ("model", "4")])
 def test_tune_with_an_emulated_accelerator_is_labelled_and_keeps_to_what_it_ran(
     tmp_path: Path, answered: Answered, method: str, budget: str

@@ -72,8 +72,6 @@ def test_the_command_line_loads_no_torch() -> None:
         (["bench", "ncf", "--rate", "10", "--sizes", "prodction"], "did you mean 'production'"),
         (["bench", "ncf", "--rate", "10", "--arrivals", "poison"], "did you mean 'poisson'"),
         (["bench", "ncf", "--rate", "10", "--engine", "eagre"], "did you mean 'eager'"),
-        (["bench", "ncf", "--rate", "10", "--policy", "statik"], "did you mean 'static'"),
-        (["bench", "ncf", "--rate", "10", "--locality", "zpf"], "zipf"),
         (["bench", "ncf", "--rate", "0"], "--rate: expected a number above 0, got 0"),
         (["bench", "ncf", "--rate", "nan"], "--rate: expected a number above 0, got nan"),
         (["bench", "ncf", "--rate", "ten"], "'ten' is not a valid float"),
@@ -90,13 +88,25 @@ def test_the_command_line_loads_no_torch() -> None:
             ["bench", "ncf", "--rate", "10", *SMALL, "--engine", "eager", "--precision", "bf16"],
             "precision of engine eager",
         ),
-        (["bench", "ncf", "--rate", "10", *SMALL, "--batch-size", "0"], "batch size: expected at least 1"),
-        (["bench", "ncf", "--rate", "10", *NULL, "--offload-above", "9"], "without gpu"),
         (["tune", "ncf", "--profile", "/nowhere.json"], "--profile /nowhere.json: expected"),
         (["tune", "ncf", "--config", "/nowhere.toml"], "--config /nowhere.toml: expected"),
     ],
 )
 def test_bad_input_gets_one_line_that_names_it(refused: Refused, args: list[str], said: str) -> None:
+    assert said in refused(*args)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["bench", "ncf", "--rate", "10", "--policy", "statik"], "did you mean 'static'"),
+        (["bench", "ncf", "--rate", "10", "--locality", "zpf"], "zipf"),
+        (["bench", "ncf", "--rate", "10", *SMALL, "--batch-size", "0"], "batch size: expected at least 1"),
+        (["bench", "ncf", "--rate", "10", *NULL, "--offload-above", "9"], "without gpu"),
+    ],
+)
+def test_so_does_what_is_found_once_the_node_runs(refused: Refused, args: list[str], said: str) -> None:
     assert said in refused(*args)
 
 
@@ -122,6 +132,7 @@ def test_a_profile_of_another_model_is_refused(refused: Refused, tmp_path: Path)
     assert "expected a profile of ncf, got one of wnd" in refused("tune", "ncf", "--profile", str(file))
 
 
+@pytest.mark.live
 def test_bench_states_what_the_design_promises(tmp_path: Path) -> None:
     file = tmp_path / "job.toml"
     file.write_text('rate = 100\nduration = 2\nengine = "null"\nrows-scale = 0.001\n')
@@ -150,6 +161,7 @@ def measured_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("method", ["model", "live"])
 def test_profile_then_tune_with_it_on_a_small_model(
     method: str, measured_elsewhere: Path, tmp_path: Path
@@ -187,6 +199,7 @@ def test_profile_then_tune_with_it_on_a_small_model(
     assert (out / "report.html").exists()
 
 
+@pytest.mark.alone
 def test_tune_tries_every_engine_that_is_named_and_takes_the_best() -> None:
     done = run(
         "tune", "ncf", *SMALL, "--engine", "wait:8", "--engine", "wait:4", "--sizes", "fixed:20",
@@ -200,6 +213,7 @@ def test_tune_tries_every_engine_that_is_named_and_takes_the_best() -> None:
     assert doc["tuned"]["engine"] == doc["engine"] == doc["profile"]["engine"] == "wait:4"
 
 
+@pytest.mark.live
 def test_a_target_that_nothing_meets_gives_the_best_latency_and_no_point() -> None:
     done = run(
         "capacity", "ncf", *SMALL, "--engine", "wait:5", "--sizes", "fixed:20", "--sla-ms", "1",
@@ -212,6 +226,7 @@ def test_a_target_that_nothing_meets_gives_the_best_latency_and_no_point() -> No
     assert best >= 5
 
 
+@pytest.mark.live
 def test_killing_a_worker_during_bench_costs_no_query(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     args = ["bench", "ncf", *NULL, "--rate", "200", "--duration", "6", "--json", str(file)]
@@ -226,6 +241,7 @@ def test_killing_a_worker_during_bench_costs_no_query(tmp_path: Path) -> None:
     assert doc["extra"]["workers_lost"] == 1
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_bench_reports_what_it_measured_and_leaves_nothing(
     tmp_path: Path, how: signal.Signals
@@ -246,6 +262,7 @@ def test_an_interrupted_bench_reports_what_it_measured_and_leaves_nothing(
     assert json.loads((out / "result.json").read_text())["completed"] > 50
 
 
+@pytest.mark.live
 def test_an_interrupted_tune_keeps_its_events(tmp_path: Path) -> None:
     """Interrupted once a trial has ended; before it as little is profiled and simulated as can be."""
     profile = write_profile(tmp_path / "p.json", 1e-3, 5e-5)

@@ -9,8 +9,11 @@ import pytest
 from tests.fixtures.commands import COMMANDS, RELEASE
 from tests.fixtures.compare import assert_as_before
 
+LIVE = [name for name, command in COMMANDS.items() if command.live]
 
-@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.live])
+
+@pytest.mark.live
+@pytest.mark.parametrize("name", LIVE)
 def test_a_command_writes_the_keys_that_it_wrote(name: str, tmp_path: Path) -> None:
     profile = RELEASE / "profile.profile.json"
     if name != "profile":

@@ -53,6 +53,7 @@ def test_a_lower_precision_shrinks_the_tables_and_nothing_else() -> None:
             memory.close()
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_quality_of_a_live_node(answered: Answered, precision: str) -> None:
     found = answered(

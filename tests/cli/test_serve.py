@@ -77,6 +77,7 @@ def serve(*arguments: str) -> None:
     cli.main(["serve", *arguments], standalone_mode=False)
 
 
+@pytest.mark.live
 def test_two_models_are_tuned_served_and_drained(faces, tmp_path, capsys) -> None:
     files = [profile_of(m, tmp_path) for m in ("ncf", "wnd")]
     serve(
@@ -96,6 +97,7 @@ def test_two_models_are_tuned_served_and_drained(faces, tmp_path, capsys) -> Non
     assert said[2] == "serving ncf, wnd on 2 workers: http://127.0.0.1:1234, gRPC 127.0.0.1:5678"
 
 
+@pytest.mark.live
 def test_a_policy_that_is_given_is_pinned(faces, tmp_path, capsys) -> None:
     serve(
         "ncf", "--profile", profile_of("ncf", tmp_path), "--rows-scale", "0.001", "--workers", "1",
@@ -122,6 +124,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(faces, tmp_path, argum
 LISTWISE = "tests.custom.models:ListwiseAlone"
 
 
+@pytest.mark.live
 def test_a_model_that_scores_items_together_is_served_whole(faces, tmp_path, capsys) -> None:
     serve(
         LISTWISE, "--profile", profile_of(LISTWISE, tmp_path), "--sla-ms", "200", "--workers", "2",

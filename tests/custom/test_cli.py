@@ -21,6 +21,7 @@ def test_a_target_must_be_given(refused) -> None:  # noqa: F811
     assert "got --target low" in refused("tune", LISTWISE, "--target", "low")
 
 
+@pytest.mark.live
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -35,6 +36,7 @@ def test_a_listwise_model_is_never_cut(
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.live
 def test_a_listwise_model_is_served_whole_with_a_message(capsys: pytest.CaptureFixture[str]) -> None:
     args = ["bench", LISTWISE, "--rate", "50", "--duration", "0.5", "--sla-ms", "50", *NULL[:4]]
     assert call(*args, "--workers", "2", "--json", "-") == 0
@@ -73,6 +75,7 @@ def test_the_nodes_process_loads_neither_torch_nor_the_users_code() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+@pytest.mark.live
 def test_the_example_is_profiled_without_a_target(answered) -> None:  # noqa: F811
     name = str(Path("examples/own_model/model.py")) + ":ServedRanker"
     found = answered("profile", name, "--rows-scale", "0.01", "--budget", "1", "--sizes", "fixed:16",

@@ -17,6 +17,8 @@ from deeprecsys.node.node import Node, NodeConfig
 from tests.custom.conftest import EXAMPLE
 from tests.node.test_node import Collect, rows_of, stream
 
+pytestmark = pytest.mark.live
+
 CLASS = f"{EXAMPLE / 'model.py'}:ServedRanker"
 WORKERS = 2
 SIZES = [1, 2, 17, 64, 100, 99, 31]

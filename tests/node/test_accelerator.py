@@ -42,6 +42,7 @@ def node(profile_file) -> Iterator[Node]:
         yield n
 
 
+@pytest.mark.live
 def test_queries_above_the_threshold_go_whole_to_the_accelerator_and_the_others_are_scored(node):
     queries = stream(np.random.default_rng(1).integers(1, 101, 120).tolist(), gap_s=0.006)
     collect, recording = Collect(), Recording()
@@ -58,6 +59,7 @@ def test_queries_above_the_threshold_go_whole_to_the_accelerator_and_the_others_
             np.testing.assert_allclose(collect.scores_by_query[i], expected, atol=1e-5)
 
 
+@pytest.mark.live
 def test_what_each_device_did_is_accounted_for(node):
     queries = stream([80] * 10 + [10] * 20, gap_s=0.008)
     log = node.run(DeepRecSched(100, ABOVE), queries)
@@ -67,6 +69,7 @@ def test_what_each_device_did_is_accounted_for(node):
     assert log.busy_s == pytest.approx(sum(u["busy_s"] for u in used.values()))
 
 
+@pytest.mark.alone
 def test_the_emulated_device_takes_the_time_of_its_profile_with_its_spread(node):
     took = node.measure(50, 1, 60, device=GPU)
     expected = BATCH_S + ITEM_S * 50
@@ -75,6 +78,7 @@ def test_the_emulated_device_takes_the_time_of_its_profile_with_its_spread(node)
     assert np.ptp(took) > 0.05 * expected
 
 
+@pytest.mark.live
 def test_a_killed_accelerator_worker_loses_no_query_and_is_replaced(node):
     deaths = node.pool.deaths
 
@@ -89,11 +93,13 @@ def test_a_killed_accelerator_worker_loses_no_query_and_is_replaced(node):
     assert set(log.status.tolist()) == {Status.SERVED}
 
 
+@pytest.mark.live
 def test_its_workers_are_no_cpu_workers(node):
     assert (node.workers, len(node.pool), node.describe()["gpus"]) == (1, 2, 1)
     assert node.pool.counts == node.pool.alive == {"cpu": 1, "gpu": 1}
 
 
+@pytest.mark.live
 def test_a_profile_that_is_none_or_of_another_model_is_refused(profile_file):
     assert set(BUILT_IN) >= {"cuda", "emulated"}
     with pytest.raises(InputError, match=r"emulated:/nowhere\.json: expected a latency profile"):
@@ -106,6 +112,7 @@ def test_a_profile_that_is_none_or_of_another_model_is_refused(profile_file):
 OFFLOADING_LIVE = [Offload(16, 20, 400), Earliest(16, 20, 400)]
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("policy", OFFLOADING_LIVE, ids=lambda p: p.describe()["policy"])
 def test_policies_that_merge_on_the_accelerator_serve_all_and_replay_alike(node: Node, policy: Policy):
     queries = stream(np.random.default_rng(2).integers(1, 101, 200).tolist(), gap_s=1e-3)

@@ -41,6 +41,8 @@ from deeprecsys.workload.stream import Stream
 from tests.core.policies import BY_NAME, OFFLOADING
 from tests.node.faults import DEADLY_SIZE
 
+pytestmark = pytest.mark.live
+
 SMALL = NodeConfig("dlrm-rmc1", rows_scale=1e-3, workers=2, max_query=100, locality="uniform")
 
 

@@ -187,7 +187,7 @@ def test_a_threshold_that_pays_nothing_leaves_all_on_the_cpu() -> None:
     assert climb.best.policy == DeepRecSched(64)
 
 
-@pytest.mark.live
+@pytest.mark.alone
 def test_both_knobs_are_tuned_live_against_an_emulated_accelerator(tmp_path: Path) -> None:
     """A worker that takes 0.1 ms an item, an accelerator that takes 8 ms whatever the query."""
     gpu = LatencyProfile("ncf", tuple(Point(1, b, (7.9e-3, 8e-3, 8.2e-3)) for b in (1, 300)))

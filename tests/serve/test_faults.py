@@ -17,6 +17,8 @@ from deeprecsys.node.service.service import Service
 from tests.node.faults import DEADLY_SIZE
 from tests.serve.harness import Heard, Reference, ask, ask_any, changed, features, nothing_left, run, service
 
+pytestmark = pytest.mark.live
+
 
 async def until(s: Service, condition) -> None:
     """Wait until something holds."""

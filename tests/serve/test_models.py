@@ -20,6 +20,7 @@ POLICIES = [DeepRecSched(1000), DeepRecSched(37), Coalescing(256, 8)]
 SIZES = [1, 2, 1000, 37, 250, 999, 5, 64, 1, 128, 3]
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_are_the_models_whatever_the_batches(name: str) -> None:
     async def scenario() -> None:
@@ -42,6 +43,7 @@ def test_scores_are_the_models_whatever_the_batches(name: str) -> None:
     run(scenario())
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_at_a_lower_precision_scores_are_those_of_fp32_but_for_the_rounding_of_rows(precision: str) -> None:
     async def scenario() -> None:

@@ -20,6 +20,8 @@ from tests.custom.conftest import EXAMPLE, exported  # noqa: F401 - a fixture
 from tests.custom.test_node import ranker
 from tests.serve.harness import SMALL, ask, features, nothing_left, run, service
 
+pytestmark = pytest.mark.live
+
 SIZES = (1, 17, 64, 100)
 
 

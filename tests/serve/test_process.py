@@ -100,6 +100,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.live
 def test_clients_get_the_engines_scores_and_sigterm_drains(server: Server) -> None:
     clients: tuple[tuple[Any, Any], ...] = (
         (over_http, over_http.InferenceServerClient(server.http, network_timeout=120)),

@@ -131,6 +131,7 @@ def test_a_path_with_less_work_than_the_target_has_no_endless_capacity():
     assert found.capacity_qps <= 1.01 * most_qps
 
 
+@pytest.mark.live
 def test_a_service_changes_its_policy_by_what_it_sees_and_says_why():
     async def scenario() -> None:
         config = changed(

@@ -16,6 +16,7 @@ from deeprecsys.node.service.backend import QueryOutcome, Reason, RefusedError, 
 from tests.serve.harness import Heard, Reference, ask, ask_any, changed, features, nothing_left, run, service
 
 
+@pytest.mark.live
 def test_concurrent_queries_of_all_sizes_get_their_own_scores() -> None:
     async def scenario() -> None:
         async with service() as s:
@@ -38,6 +39,7 @@ def test_concurrent_queries_of_all_sizes_get_their_own_scores() -> None:
     run(scenario())
 
 
+@pytest.mark.live
 def test_a_reservation_that_is_never_scored_leaves_no_record() -> None:
     async def scenario() -> None:
         async with service(changed(engine="null")) as s:
@@ -53,6 +55,7 @@ def test_a_reservation_that_is_never_scored_leaves_no_record() -> None:
     run(scenario())
 
 
+@pytest.mark.live
 def test_reservations_are_bounded_in_queries_and_in_items() -> None:
     async def scenario(**limits: int) -> int:
         async with service(changed(engine="null", **limits)) as s:
@@ -76,6 +79,7 @@ def test_reservations_are_bounded_in_queries_and_in_items() -> None:
     assert 1 <= run(scenario(max_queries=50, most_bytes=per_item * 400)) < 8
 
 
+@pytest.mark.live
 def test_to_ask_takes_no_place_and_is_refused_like_a_reservation() -> None:
     async def scenario() -> None:
         async with service(changed(engine="null", max_queries=1)) as s:
@@ -95,6 +99,7 @@ def test_to_ask_takes_no_place_and_is_refused_like_a_reservation() -> None:
     run(scenario())
 
 
+@pytest.mark.live
 def test_seats_that_are_open_at_once_share_no_memory() -> None:
     async def scenario() -> None:
         async with service(changed(engine="null")) as s:
@@ -110,6 +115,7 @@ def test_seats_that_are_open_at_once_share_no_memory() -> None:
     run(scenario())
 
 
+@pytest.mark.alone
 def test_a_query_in_front_of_a_full_line_is_refused_at_once_and_a_hopeless_one_dropped() -> None:
     async def scenario() -> None:
         slow = changed(engine="wait:50", target=Target(latency_s=0.2), policy=DeepRecSched(100))
@@ -131,6 +137,7 @@ def test_a_query_in_front_of_a_full_line_is_refused_at_once_and_a_hopeless_one_d
     run(scenario())
 
 
+@pytest.mark.alone
 def test_a_cancelled_query_frees_its_seat_once_its_running_slice_is_back() -> None:
     async def scenario() -> None:
         async with service(changed(engine="wait:100", policy=DeepRecSched(10)), workers=1) as s:
@@ -151,6 +158,7 @@ def test_a_cancelled_query_frees_its_seat_once_its_running_slice_is_back() -> No
     run(scenario())
 
 
+@pytest.mark.alone
 def test_a_deadline_that_passes_while_nothing_happens_is_noticed() -> None:
     async def scenario() -> None:
         async with service(changed(engine="wait:300", policy=DeepRecSched(100)), workers=1) as s:
@@ -167,6 +175,7 @@ def test_a_deadline_that_passes_while_nothing_happens_is_noticed() -> None:
     run(scenario())
 
 
+@pytest.mark.live
 def test_priority_goes_first_among_what_waits() -> None:
     async def scenario() -> None:
         async with service(changed(engine="wait:20", policy=DeepRecSched(100)), workers=1) as s:
@@ -182,6 +191,7 @@ def test_priority_goes_first_among_what_waits() -> None:
     run(scenario())
 
 
+@pytest.mark.live
 def test_an_id_outside_its_table_fails_its_query_alone_and_says_where() -> None:
     async def scenario() -> None:
         async with service(changed(policy=Coalescing(64, 16))) as s:
@@ -201,6 +211,7 @@ def test_an_id_outside_its_table_fails_its_query_alone_and_says_where() -> None:
     run(scenario())
 
 
+@pytest.mark.live
 def test_draining_refuses_new_queries_and_answers_those_that_are_here() -> None:
     async def scenario() -> None:
         async with service(changed(engine="wait:50", policy=DeepRecSched(10)), workers=1) as s:
@@ -219,6 +230,7 @@ def test_draining_refuses_new_queries_and_answers_those_that_are_here() -> None:
     run(scenario())
 
 
+@pytest.mark.live
 def test_two_models_share_the_workers_and_keep_apart() -> None:
     async def scenario() -> None:
         other = changed(name="wnd", policy=Coalescing(64, 8), max_items=50)
@@ -239,6 +251,7 @@ def test_two_models_share_the_workers_and_keep_apart() -> None:
     run(scenario())
 
 
+@pytest.mark.live
 def test_closing_leaves_neither_process_nor_descriptor() -> None:
     async def scenario() -> list[int]:
         async with service(changed(engine="null"), spares=1) as s:

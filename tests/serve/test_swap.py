@@ -15,6 +15,8 @@ from deeprecsys.node.runtime.tables import Weights
 from deeprecsys.node.service.backend import QueryOutcome
 from tests.serve.harness import Heard, Reference, ask, changed, features, nothing_left, run, service
 
+pytestmark = pytest.mark.live
+
 
 def scaled_rows(arrays):
     for rows in arrays.values():
