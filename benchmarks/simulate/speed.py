@@ -20,7 +20,7 @@ from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.simulate.driver import simulate
-from deeprecsys.simulate.fast import simulate_fast
+from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.workload.sizes import parse
 
@@ -63,7 +63,7 @@ def measure(batch_size: int, spread: bool, size: NDArray[np.int32]) -> dict[str,
     few = QUERIES_REFERENCE
 
     def fast(n: int) -> RunLog:
-        return simulate_fast(Static(batch_size), arrival_s[:n], size[:n], times, WORKERS)
+        return run(Static(batch_size), arrival_s[:n], size[:n], times, WORKERS)
 
     def reference() -> RunLog:
         return simulate(Static(batch_size), arrival_s[:few], size[:few], times, WORKERS)

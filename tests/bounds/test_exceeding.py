@@ -27,9 +27,10 @@ from deeprecsys.core.policy import CPU, GPU, Coalescing, DeepRecSched, Policy, S
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog, Status
 from deeprecsys.core.target import Target, percentile
-from deeprecsys.simulate.fast import run, simulate_fast
+from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated
 from tests.core.policies import BY_NAME, OFFLOADING, SIZES
+from tests.simulate.compiled import simulate_fast
 
 P95 = 0.95
 

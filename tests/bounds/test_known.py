@@ -12,9 +12,9 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target, percentile
-from deeprecsys.simulate.fast import simulate_fast
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.workload.sizes import parse
+from tests.simulate.compiled import simulate_fast
 
 CORES, QUERIES = 16, 100_000
 TIMES_S = 0.3e-3 + 0.05e-3 * np.arange(1, 701)

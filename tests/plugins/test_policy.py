@@ -25,7 +25,7 @@ from deeprecsys.core.target import Target
 from deeprecsys.plugins import installed
 from deeprecsys.search import KnownCapacity
 from deeprecsys.search.climbs import model_search
-from deeprecsys.simulate import simulate
+from deeprecsys.simulate.driver import simulate
 from tests.cli.conftest import call
 
 FILE = Path(__file__).parents[2] / "examples" / "policies" / "shortest_first.py"

@@ -10,7 +10,7 @@ from deeprecsys.core.dispatcher import Command, Event, Finish, Start
 from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.report.slices import BatchTimes
-from deeprecsys.simulate import ServiceTimes, simulate
+from deeprecsys.simulate.driver import ServiceTimes, simulate
 
 
 def batch_s(items: int, busy: int, u: float) -> float:

@@ -27,9 +27,9 @@ from deeprecsys.search import (
 from deeprecsys.search.by_model import GAIN, ModelSettings, tune_by_model
 from deeprecsys.search.climbs import Chain, climb_of
 from deeprecsys.search.rank import Ranking
-from deeprecsys.simulate import VirtualNode
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated
+from deeprecsys.simulate.trial import VirtualNode
 from deeprecsys.workload.sizes import parse
 from tests.search.fakes import late
 

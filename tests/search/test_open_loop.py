@@ -10,7 +10,7 @@ import pytest
 from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.search.calibration import Ran, ratios
-from deeprecsys.simulate.fast import simulate_fast
+from tests.simulate.compiled import trial
 
 POINTS = (
     Point(1, 1, (0.010,)),
@@ -39,8 +39,7 @@ def test_batches_of_the_simulator_take_what_it_was_given() -> None:
     arrival_s, size = np.cumsum(rng.exponential(0.02, 500)), rng.integers(1, 300, 500)
     # All but constant: what ends at one instant would be told apart by the order of events alone.
     points = tuple(replace(p, seconds=(1.3 * p.mean_s, 1.30001 * p.mean_s)) for p in POINTS)
-    log = simulate_fast(Static(80), arrival_s, size, LatencyProfile("m", points), 2, keep_batches=True)
-    kept = log.extra["batches"]
+    _, kept = trial(Static(80), arrival_s, size, LatencyProfile("m", points), 2).recorded()
     ran = map(Ran, kept.start_s.tolist(), kept.finish_s.tolist(), kept.worker.tolist(), kept.items.tolist())
     found = ratios(ran, PROFILE)
     assert len(found) == len(kept.items)

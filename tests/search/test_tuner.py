@@ -20,7 +20,7 @@ from deeprecsys.search import (
     batch_sizes,
     tune,
 )
-from deeprecsys.simulate import VirtualNode
+from deeprecsys.simulate.trial import VirtualNode
 from tests.search.fakes import TARGET, Cliff, grid, log
 
 STATIC = Static.baseline(1000, 2)

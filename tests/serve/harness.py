@@ -34,13 +34,15 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 @asynccontextmanager
-async def service(*models: ModelConfig, workers: int = 2, spares: int = 0) -> AsyncIterator[Service]:
+async def service(
+    *models: ModelConfig, workers: int = 2, spares: int = 0, gpus: int = 0
+) -> AsyncIterator[Service]:
     """A started service of some models, by default the small one."""
     import os
 
     cores = sorted(os.sched_getaffinity(0))
     config = ServiceConfig(
-        models or (SMALL,), tuple([cores[i % len(cores)]] for i in range(workers)), spares=spares
+        models or (SMALL,), tuple([cores[i % len(cores)]] for i in range(workers)), spares=spares, gpus=gpus
     )
     found = await Service.start(config)
     try:

@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from deeprecsys.node.service.backend import Reason
+from deeprecsys.serve.http import bodies
 from tests.serve.asgi import Direct
 from tests.serve.bodies import arrays, binary_body, json_body
 from tests.serve.conftest import Running
@@ -59,7 +60,7 @@ def test_too_large_a_body_is_refused_unread_where_its_length_is_told(http: Direc
 
 
 def test_a_body_that_stops_coming_is_given_up(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deeprecsys.serve.http.bodies.PAUSE_S", 0.05)
+    monkeypatch.setattr(bodies, "PAUSE_S", 0.05)
     host, port = running.http.split(":")
     with socket.create_connection((host, int(port)), timeout=30) as s:
         s.sendall(b"POST /v2/models/flat/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
@@ -143,7 +144,7 @@ def test_statistics_and_metrics_count_the_same(http: Direct) -> None:
         assert line in text.splitlines(), line
 
 
-def test_a_client_that_goes_away_cancels_its_query(running: Running) -> None:
+def test_a_client_that_prefers_accelerator_cancels_its_query(running: Running) -> None:
     running.backend.delay_s = 60
     host, port = running.http.split(":")
     body = json_body(arrays(FLAT, 1))

@@ -214,7 +214,7 @@ def test_a_query_refused_by_its_head_leaves_the_connection_in_order(wide: Runnin
 
 
 @pytest.mark.parametrize("sent", [0, 100, 70_000, 300_000])
-def test_a_client_that_goes_away_within_its_body_leaves_nothing(
+def test_a_client_that_prefers_accelerator_within_its_body_leaves_nothing(
     wide: Running, sent: int, places: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = watched(monkeypatch)

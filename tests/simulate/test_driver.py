@@ -13,7 +13,8 @@ from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import Status, warmup_s
 from deeprecsys.core.target import Target
-from deeprecsys.simulate import ProfileService, VirtualNode, simulate
+from deeprecsys.simulate.driver import ProfileService, simulate
+from deeprecsys.simulate.trial import VirtualNode
 
 
 def second(items, busy, u):

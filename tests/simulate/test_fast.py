@@ -30,8 +30,9 @@ from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.query import Query
 from deeprecsys.core.runlog import RunLog, Status
 from deeprecsys.simulate.driver import simulate
-from deeprecsys.simulate.fast import run, simulate_fast
+from deeprecsys.simulate.fast import compiled_trial, run
 from deeprecsys.simulate.table import Tabulated
+from tests.simulate.compiled import recorded, simulate_fast
 
 LARGEST = 40
 
@@ -135,10 +136,9 @@ def observed(trial: dict[str, Any]) -> tuple[RunLog, list[tuple[Any, ...]]]:
 @given(trials())
 def test_equal_to_the_reference_event_for_event(trial: dict[str, Any]) -> None:
     expected, batches = observed(trial)
-    log = simulate_fast(**trial, keep_batches=True)
+    log, kept = recorded(**trial)
     same(log, expected)
-    columns = [column.tolist() for column in log.extra["batches"]]
-    assert list(zip(*columns, strict=True)) == batches
+    assert kept == batches
     same(simulate_fast(**trial), expected)
     same(run(**trial), expected)
 
@@ -202,9 +202,9 @@ def test_time_that_does_not_move_is_followed_in_the_order_of_events() -> None:
         "workers": 2,
     }
     expected, batches = observed(trial)
-    log = simulate_fast(**trial, keep_batches=True)
+    log, kept = recorded(**trial)
     same(log, expected)
-    assert list(zip(*(c.tolist() for c in log.extra["batches"]), strict=True)) == batches
+    assert kept == batches
 
 
 def test_shed_queries_are_counted() -> None:
@@ -229,8 +229,7 @@ def test_the_front_takes_the_reference_where_nothing_is_compiled() -> None:
     load = (np.arange(20) / 4, np.arange(20) % 7 + 1)
     for policy, service in [(Halves(), profile), (Static(2), lambda items, busy, u: 0.25 * items)]:
         same(run(policy, *load, service, 2), simulate(policy, *load, service, 2))
-        with pytest.raises(InputError, match="compiled path"):
-            simulate_fast(policy, *load, service, 2)
+        assert compiled_trial(policy, *load, service, 2) is None
     seen: list[Any] = []
     log = run(Static(2), *load, profile, 2, observe=lambda event, now_s, commands: seen.extend(commands))
     same(log, run(Static(2), *load, profile, 2))
@@ -240,8 +239,7 @@ def test_the_front_takes_the_reference_where_nothing_is_compiled() -> None:
 def test_quantiles_that_differ_in_number_are_left_to_the_reference() -> None:
     profile = LatencyProfile("x", (Point(1, 1, (0.5, 0.6)), Point(1, 10, (1.0, 1.1, 1.5))))
     load = (np.arange(50) / 4, np.arange(50) % 10 + 1)
-    with pytest.raises(InputError, match="number of"):
-        simulate_fast(Static(10), *load, profile, 2)
+    assert compiled_trial(Static(10), *load, profile, 2) is None
     same(run(Static(10), *load, profile, 2), simulate(Static(10), *load, profile, 2))
 
 
@@ -256,8 +254,7 @@ def test_a_table_with_gaps_serves_the_batches_that_it_has() -> None:
             simulate(Static(batch_size), arrivals, sizes, profile, 2),
         )
     simulate_fast(Static(10), arrivals, np.full(50, 20), profile, 2)
-    with pytest.raises(InputError, match="compiled path"):
-        simulate_fast(Static(10), arrivals, np.arange(50) % 9 + 1, profile, 2)
+    assert compiled_trial(Static(10), arrivals, np.arange(50) % 9 + 1, profile, 2) is None
 
 
 @pytest.mark.parametrize("call", [run, simulate_fast])

@@ -13,7 +13,7 @@ from scipy.stats import t as student
 
 from deeprecsys.core.policy import Static
 from deeprecsys.core.runlog import Status
-from deeprecsys.simulate import simulate
+from deeprecsys.simulate.driver import simulate
 
 RUNS, QUERIES, WARM = 12, 8000, 1000
 

@@ -13,8 +13,8 @@ from scipy.stats import t as student
 from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog
-from deeprecsys.simulate.fast import simulate_fast
 from deeprecsys.workload.sizes import Discrete, parse
+from tests.simulate.compiled import simulate_fast
 
 QUERIES = 1_000_000
 WARM = QUERIES // 20

@@ -11,7 +11,7 @@ import numpy as np
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.virtual import Accelerators, pools
 from deeprecsys.bounds import Bound, BoundKind, batch_times, bounds_of
-from deeprecsys.bounds.pools import two_pools
+from deeprecsys.bounds.bounds import two_pools
 from deeprecsys.bounds.work import coalesced_work, least_work, pmf_of
 from deeprecsys.core.policy import GPU, Policy
 from deeprecsys.core.profile import LatencyProfile, slowdown

@@ -36,7 +36,7 @@ def _set_work(longest: Ints, leaves: int, i: int, work: int) -> None:
 
 @compiled
 def _set_wait(shortest: Ints, moved: Ints, leaves: int, i: int, wait: int) -> None:
-    """Job i waits so long. Kept at leaf i - 1, so that the leaves from l on hold the jobs after l."""
+    """Set how long job i waits. Kept at leaf i - 1, so that the leaves from l on hold the jobs after l."""
     node = leaves + i - 1
     shortest[node] = wait
     above = node >> 1
@@ -90,7 +90,7 @@ def late_jobs(release: Ints, work: Ints, slack: int, enough: int) -> int:
         release: [n] rising, in ticks.
         work: [n] ticks, above 0 (a job of no work is never late) and below 2**60 in all.
         slack: ticks from a release to its due date.
-        enough: stop when so many jobs are late.
+        enough: stop at this number of late jobs.
     """
     n = len(release)
     leaves = 1

@@ -8,16 +8,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deeprecsys.bounds.bound import Bound, BoundKind
+from deeprecsys.bounds.bounds import Bound, BoundKind, capacity, planning_estimate
+from deeprecsys.bounds.work import coalesced_work, least_span, least_work, mean_work, pmf_of
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.target import Target, percentile
 
 TOLERANCE = 1e-4
-"""Relative, of the rates found; they are above the true ones by at most that."""
-
+"""Relative error of the rates found, which are never below the true ones."""
 _TICKS = float(1 << 60)
+"""Ticks into which a path is divided for the exact count of late queries."""
 _ROUNDING = 1 + 1e-9
+"""Factor of the target that keeps rounding from making a query late."""
 _IDLE = 1e-6
+"""Share of the saturation rate below which a path has no rate that meets the target."""
 
 Floats = NDArray[np.float64]
 
@@ -72,7 +75,7 @@ def o_fcfs(
     late_s = target.latency_s * _ROUNDING
     w = path.work_s / cores
     never = (path.span_s > late_s) | (w > late_s)
-    w = np.where(np.isfinite(w), w, 0.0)  # what cannot be on time anyhow is in nobody's way
+    w = np.where(np.isfinite(w), w, 0.0)  # what cannot be on time does not delay others
     done = np.cumsum(w)
 
     def misses(speed: float) -> int:
@@ -115,7 +118,7 @@ def o_drop(
 
 
 def _allowed(queries: int, target: Target) -> int:
-    """How many of so many queries may be late, by the rule of `core.target.percentile`."""
+    """The number of queries that may be late, by the rule of `core.target.percentile`."""
     return queries - 1 - int(percentile(np.arange(queries), target.quantile))
 
 
@@ -141,3 +144,43 @@ def _highest(
         middle = (low + high) / 2
         low, high = (middle, high) if misses(middle) <= allowed else (low, middle)
     return float(path.rate_qps * high)
+
+
+def bounds_of(
+    times_s: ArrayLike,
+    cores: int,
+    target: Target,
+    arrival_s: ArrayLike,
+    size: ArrayLike,
+    *,
+    coalescing: bool = False,
+    rate_qps: float | None = None,
+) -> dict[BoundKind, Bound]:
+    """Capacity, O_fcfs, O_drop and the planning estimate of one sample path on `cores` cores.
+
+    Args:
+        times_s: [N] s(1), s(2), … in seconds (`work.batch_times`), N at least the largest query; beyond
+            it, batches that only cross-query batching can fill.
+        cores: workers.
+        target: what the rates must meet.
+        arrival_s, size: the sample path; a capacity takes its sizes for their distribution.
+        coalescing: bounds for policies that may put slices of several queries into one batch.
+        rate_qps: the rate that the arrivals are at; by default their number over the time of the last.
+
+    Capacity allows the share of queries that may be late to be run without regard to the target.
+    """
+    s = np.asarray(times_s, dtype=np.float64)
+    pmf = pmf_of(size)
+    if coalescing:
+        work, late = (coalesced_work(s, len(pmf), limit) for limit in (target.latency_s, np.inf))
+    else:
+        work, late = (least_work(s, limit) for limit in (target.latency_s, np.inf))
+    mean_s = mean_work(work, pmf, late, target.miss_rate)
+    path = Path.of(arrival_s, size, work, least_span(s, cores), rate_qps)
+    found = [
+        capacity(mean_s, cores, coalescing=coalescing),
+        o_fcfs(path, cores, target, coalescing=coalescing),
+        o_drop(path, cores, target, coalescing=coalescing),
+        planning_estimate(work, pmf, cores, target, coalescing=coalescing),
+    ]
+    return {b.kind: b for b in found}

@@ -48,9 +48,9 @@ def coalesced_work(times_s: ArrayLike, largest: int, limit_s: float = np.inf) ->
 
 
 def least_span(times_s: ArrayLike, cores: int) -> Floats:
-    """[N] seconds that a query takes at the least, however it is cut over `cores` cores that idle.
+    """[N] least seconds that a query takes, however it is cut over `cores` idle cores.
 
-    Some core runs ceil(n / cores) items or more, so it is the least W of so many. With s(b) rising, and
+    Some core runs ceil(n / cores) items or more, so it is the least W of those. With s(b) rising, and
     two batches never faster than one of their length together, that is s(ceil(n / cores)).
     """
     work = least_work(times_s)

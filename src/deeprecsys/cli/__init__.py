@@ -6,7 +6,6 @@ import sys
 
 import click
 
-from deeprecsys import __version__
 from deeprecsys.cli import errors
 from deeprecsys.cli.bench import bench_command, capacity_command
 from deeprecsys.cli.models import models
@@ -16,6 +15,7 @@ from deeprecsys.cli.serve import serve_command
 from deeprecsys.cli.simulate import simulate_command
 from deeprecsys.cli.tune import profile_command, quality_command, tune_command
 from deeprecsys.core.errors import unknown
+from deeprecsys.version import VERSION
 
 
 class _Group(click.Group):
@@ -34,7 +34,7 @@ class _Group(click.Group):
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="deeprecsys")
+@click.version_option(VERSION, prog_name="deeprecsys")
 def cli() -> None:
     """Serve recommendation models at the highest load a tail-latency target allows, and see why.
 

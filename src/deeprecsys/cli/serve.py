@@ -18,8 +18,8 @@ import click
 from deeprecsys.api.progress import Bar
 from deeprecsys.api.retuning.decision import RetuneSettings
 from deeprecsys.api.retuning.retuner import Retuner
+from deeprecsys.api.serve import by_model, configured, job_of, measured, named
 from deeprecsys.cli import options as opt
-from deeprecsys.cli.serving import by_model, configured, job_of, measured, named
 from deeprecsys.core.errors import positive
 from deeprecsys.core.policy import CPU
 from deeprecsys.node.node import default_workers, pinning

@@ -1,8 +1,8 @@
 """The reference virtual-time driver: feeds arrivals and finishes to the dispatcher, in order of time.
 
-It decides nothing. What starts where is the dispatcher's doing, the very class that a live node drives;
-here a started batch merely finishes after the service time that a profile, or any callable, gives.
-`simulate.fast` stands beside it for the policies that are compiled; this one is what it must equal.
+It decides nothing: the dispatcher, the same class that a live node drives, says what starts where. Here a
+started batch finishes after the service time that a profile, or any callable, gives. `simulate.fast` runs
+compiled policies faster, and must equal this driver.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ from deeprecsys.core.policy import CPU, Policy
 from deeprecsys.core.profile import LatencyProfile, Point, slowdown
 from deeprecsys.core.query import Batch, Query
 from deeprecsys.core.runlog import RunLog, Status
-from deeprecsys.simulate.draws import Draws, ranks_of
+from deeprecsys.simulate.quantile_draws import QuantileDraws, ranks_of
 
 AT_ONCE = 4096
+"""Draws that are made at once."""
 
 
 class ServiceTimes(Protocol):
     """How long a batch takes.
 
-    A service with an attribute `rested`, another service, has the times of that one on a worker that was
-    idle before; one with an attribute `ranks` says in which order quick and slow batches follow each other.
+    The optional attribute `rested`, another service, has the times of a worker that was idle before; the
+    optional attribute `ranks` the order in which quick and slow batches follow each other.
     """
 
     def __call__(self, batch_items: int, busy_workers: int, u: float, /) -> float:
@@ -75,7 +76,7 @@ def simulate(
     Ties are settled by rule: at one instant a finish comes before an arrival, so that the arrival finds
     the worker idle; finishes of one instant come in the order in which the batches started; a tick that a
     policy waits for comes after them; arrivals come last, in the order given. Batch number i takes the
-    i-th draw (`simulate.draws`), whatever the events in between.
+    i-th draw (`simulate.quantile_draws`), whatever the events in between.
 
     Args:
         policy: how queries become batches.
@@ -88,7 +89,7 @@ def simulate(
         rate_qps: the offered rate, by which the node's own process slows the workers on its cores
             (`LatencyProfile.host_s`); by default the number of arrivals over the time of the last.
         limits: of the waiting lines.
-        observe: is told every event.
+        observe: called with every event.
 
     Raises:
         InputError: arrivals that fall or sizes below 1, a device without a service time.
@@ -135,7 +136,7 @@ def simulate(
 
 
 class _World:
-    """What the commands make true: which batches run, and what became of each query."""
+    """The effect of the commands: which batches run, and the state of each query."""
 
     def __init__(self, queries: int, services: Mapping[str, ServiceTimes], seed: int) -> None:
         self.start: list[float | None] = [None] * queries
@@ -144,7 +145,7 @@ class _World:
         self.busy_s = 0.0
         self.running: list[tuple[float, int, Batch]] = []  # a heap by finish time, then by order of start
         self._busy = dict.fromkeys(services, 0)
-        self._services, self._draws = services, _one_by_one(Draws(seed, ranks_of(services)))
+        self._services, self._draws = services, _one_by_one(QuantileDraws(seed, ranks_of(services)))
         self._rested = {device: getattr(s, "rested", s) for device, s in services.items()}
         self._ended: dict[tuple[str, int], float] = {}  # when a worker's last batch did
 
@@ -177,7 +178,7 @@ class _World:
 
 
 class ProfileService:
-    """A latency profile as a service time: what `LatencyProfile.seconds` says, remembered per batch size."""
+    """A latency profile as a service time: `LatencyProfile.seconds`, cached per batch size."""
 
     def __init__(self, profile: LatencyProfile) -> None:
         self._profile = profile
@@ -269,6 +270,6 @@ def checked_services(
     return {d: ProfileService(s) if isinstance(s, LatencyProfile) else s for d, s in given.items()}
 
 
-def _one_by_one(draws: Draws) -> Iterator[float]:
+def _one_by_one(draws: QuantileDraws) -> Iterator[float]:
     while True:
         yield from draws.take(AT_ONCE).tolist()

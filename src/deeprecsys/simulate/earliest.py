@@ -53,7 +53,7 @@ def ahead_s(
 
 
 @compiled
-def goes_away(
+def prefers_accelerator(
     learnt: Floats,
     size: int,
     batch_size: int,

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deeprecsys.core.dispatcher import Dispatcher, Limits
-from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import (
     CPU,
     GPU,
@@ -23,7 +22,6 @@ from deeprecsys.core.policy import (
 )
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog
-from deeprecsys.simulate.draws import Draws
 from deeprecsys.simulate.driver import (
     Observer,
     ServiceTimes,
@@ -33,6 +31,7 @@ from deeprecsys.simulate.driver import (
     offered_qps,
     simulate,
 )
+from deeprecsys.simulate.quantile_draws import QuantileDraws
 from deeprecsys.simulate.table import Tables, Tabulated, stack
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ COMPILED = (Static, DeepRecSched, Offload, Earliest, Adaptive, Coalescing)
 Services = ServiceTimes | LatencyProfile | Mapping[str, ServiceTimes | LatencyProfile]
 
 
-class _Job(NamedTuple):
+class CompiledTrial(NamedTuple):
     """A trial that the compiled path can run."""
 
     arrivals: NDArray[np.float64]
@@ -58,10 +57,49 @@ class _Job(NamedTuple):
     tables: Tables
     ranks: NDArray[np.float64]
     most_batches: int
-    """How many batches there are at most."""
+    """An upper limit of the number of batches."""
     loop: Callable[[kernel.LoadArrays, kernel.TimeArrays, kernel.Batches], tuple[float, int]]
     """The compiled loop, with the policy's knobs and the limits."""
     rate_qps: float
+
+    def run(self, seed: int = 0, warmup_s: float = 0.0) -> RunLog:
+        """Run it."""
+        return self._follow(seed, warmup_s, False)[0]
+
+    def recorded(self, seed: int = 0, warmup_s: float = 0.0) -> tuple[RunLog, kernel.Batches]:
+        """Run it, and keep every batch."""
+        return self._follow(seed, warmup_s, True)
+
+    def _follow(self, seed: int, warmup_s: float, keep: bool) -> tuple[RunLog, kernel.Batches]:
+        from deeprecsys.simulate import kernel
+
+        n = len(self.sizes)
+        most = self.most_batches if self.tables.spread or keep else 0
+        draws = QuantileDraws(seed, self.ranks).take(most if self.tables.spread else 0)
+        # A read-only array is another type, for which the kernel would be compiled again.
+        load = kernel.LoadArrays(
+            arrival=np.require(self.arrivals, requirements=["C", "W"]),
+            size=np.require(self.sizes, requirements=["C", "W"]),
+            start=np.full(n, np.nan),
+            finish=np.full(n, np.nan),
+            status=np.zeros(n, np.uint8),
+            left=np.zeros(n, np.int32),
+        )
+        kept = kernel.no_batches(most if keep else 0)
+        busy_s, batches = self.loop(load, kernel.TimeArrays(*self.tables, draws), kept)
+        log = RunLog(
+            rate_qps=self.rate_qps,
+            arrival_s=self.arrivals,
+            size=self.sizes,
+            issued_s=self.arrivals.copy(),
+            start_s=load.start,
+            finish_s=load.finish,
+            status=load.status,
+            busy_s=busy_s,
+            workers=sum(self.workers.values()),
+            warmup_s=warmup_s,
+        )
+        return log, kept.first(batches if keep else 0)
 
 
 def run(
@@ -80,68 +118,29 @@ def run(
     """One trial in virtual time, by the compiled path where it applies and by the reference driver elsewhere.
 
     Arguments, result and errors are those of `simulate.driver.simulate`, and so is every number. Compiled
-    are the policies of `COMPILED` over latency profiles, unobserved. Whoever runs many trials with one
-    profile wraps it once, in `Tabulated`.
+    are the policies of `COMPILED` over latency profiles, unobserved. For many trials with one profile, wrap
+    it once, in `Tabulated`.
     """
-    job = None if observe else _job(policy, arrival_s, size, service, workers, limits, rate_qps)
-    if job is not None:
-        return _run(job, seed, warmup_s, keep_batches=False)
+    if not observe:
+        trial = compiled_trial(policy, arrival_s, size, service, workers, limits, rate_qps)
+        if trial is not None:
+            return trial.run(seed, warmup_s)
     return simulate(
-        policy,
-        arrival_s,
-        size,
-        service,
-        workers,
-        seed=seed,
-        warmup_s=warmup_s,
-        rate_qps=rate_qps,
-        limits=limits,
-        observe=observe,
-    )
+        policy, arrival_s, size, service, workers,
+        seed=seed, warmup_s=warmup_s, rate_qps=rate_qps, limits=limits, observe=observe,
+    )  # fmt: skip
 
 
-def simulate_fast(
+def compiled_trial(
     policy: Policy,
     arrival_s: ArrayLike,
     size: ArrayLike,
     service: Services,
     workers: int | Mapping[str, int],
-    *,
-    seed: int = 0,
-    warmup_s: float = 0.0,
-    rate_qps: float | None = None,
     limits: Limits | None = None,
-    keep_batches: bool = False,
-) -> RunLog:
-    """One trial by the compiled path; arguments and result as `simulate.driver.simulate`.
-
-    Args:
-        keep_batches: put a `kernel.Batches`, every batch's query, items, worker, start and finish, under
-            `extra["batches"]`.
-
-    Raises:
-        InputError: as the reference driver, or a policy or a service that is not compiled.
-    """
-    job = _job(policy, arrival_s, size, service, workers, limits, rate_qps)
-    if job is None:
-        raise InputError(
-            f"compiled path: expected one of {', '.join(kind.__name__ for kind in COMPILED)} over latency "
-            f"profiles that have one number of quantiles, got {policy.name} over "
-            f"{type(service).__name__}"
-        )
-    return _run(job, seed, warmup_s, keep_batches)
-
-
-def _job(
-    policy: Policy,
-    arrival_s: ArrayLike,
-    size: ArrayLike,
-    service: Services,
-    workers: int | Mapping[str, int],
-    limits: Limits | None,
-    rate_qps: float | None,
-) -> _Job | None:
-    """The trial as the compiled path sees it; None where it cannot run it."""
+    rate_qps: float | None = None,
+) -> CompiledTrial | None:
+    """A trial for the compiled path; None where that cannot run it. Arguments and errors as of `run`."""
     if type(policy) not in COMPILED:
         return None
     arrivals, sizes = checked_load(arrival_s, size)
@@ -157,7 +156,7 @@ def _job(
             return None
         services.append(times if isinstance(times, Tabulated) else Tabulated(times))
     if isinstance(policy, Adaptive | Coalescing):
-        return _late_cuts(policy, arrivals, sizes, services[0], counts, bounds, rate_qps)
+        return _late(policy, arrivals, sizes, services[0], counts, bounds, rate_qps)
     assert isinstance(policy, Static | DeepRecSched | Offload | Earliest)
     return _fixed(policy, arrivals, sizes, services, counts, bounds, rate_qps)
 
@@ -170,7 +169,7 @@ def _fixed(
     workers: Mapping[str, int],
     limits: Limits,
     rate_qps: float,
-) -> _Job | None:
+) -> CompiledTrial | None:
     above = _NEVER if policy.offload_above is None else min(policy.offload_above, _NEVER)
     device_batch = policy.device_batch if isinstance(policy, Offload) else 0
     merged = min(device_batch, int(sizes.sum(dtype=np.int64)))
@@ -194,10 +193,10 @@ def _fixed(
         return kernel.run(load, times, kept, used, batch_size, above, merged, predict, *most)
 
     most_batches = int((parts if predict else np.where(sizes > above, 1, parts)).sum())
-    return _Job(arrivals, sizes, workers, tables, services[0].ranks, most_batches, loop, rate_qps)
+    return CompiledTrial(arrivals, sizes, workers, tables, services[0].ranks, most_batches, loop, rate_qps)
 
 
-def _late_cuts(
+def _late(
     policy: Adaptive | Coalescing,
     arrivals: NDArray[np.float64],
     sizes: NDArray[np.int32],
@@ -205,7 +204,7 @@ def _late_cuts(
     workers: Mapping[str, int],
     limits: Limits,
     rate_qps: float,
-) -> _Job | None:
+) -> CompiledTrial | None:
     merge = isinstance(policy, Coalescing)
     items = int(sizes.sum(dtype=np.int64))
     coarsest = min(policy.batch_size, items if merge else int(sizes.max(initial=1)))
@@ -219,12 +218,12 @@ def _late_cuts(
     most_batches = items // finest + 2 * len(sizes)
 
     def loop(load: kernel.LoadArrays, times: kernel.TimeArrays, kept: kernel.Batches) -> tuple[float, int]:
-        from deeprecsys.simulate.late_cuts import run_late_cuts
+        from deeprecsys.simulate.kernel_late import run_late
 
         most = limits.slices, limits.queries, _most_items(limits)
-        return run_late_cuts(load, times, kept, workers[CPU], max(coarsest, 1), finest, merge, *most)
+        return run_late(load, times, kept, workers[CPU], max(coarsest, 1), finest, merge, *most)
 
-    return _Job(arrivals, sizes, workers, tables, service.ranks, most_batches, loop, rate_qps)
+    return CompiledTrial(arrivals, sizes, workers, tables, service.ranks, most_batches, loop, rate_qps)
 
 
 def _most_items(limits: Limits) -> int:
@@ -248,35 +247,3 @@ def _lengths(sizes: NDArray[np.int32], batch_size: int) -> list[int]:
     parts = -(-whole // batch_size)
     cut = [whole // parts, -(-whole // parts)]
     return [int(n) for n in np.unique([whole, *cut])]
-
-
-def _run(job: _Job, seed: int, warmup_s: float, keep_batches: bool) -> RunLog:
-    from deeprecsys.simulate import kernel
-
-    n = len(job.sizes)
-    most = job.most_batches if job.tables.spread or keep_batches else 0
-    draws = Draws(seed, job.ranks).take(most if job.tables.spread else 0)
-    # A read-only array is another type, for which the kernel would be compiled again.
-    load = kernel.LoadArrays(
-        arrival=np.require(job.arrivals, requirements=["C", "W"]),
-        size=np.require(job.sizes, requirements=["C", "W"]),
-        start=np.full(n, np.nan),
-        finish=np.full(n, np.nan),
-        status=np.zeros(n, np.uint8),
-        left=np.zeros(n, np.int32),
-    )
-    kept = kernel.no_batches(most if keep_batches else 0)
-    busy_s, batches = job.loop(load, kernel.TimeArrays(*job.tables, draws), kept)
-    return RunLog(
-        rate_qps=job.rate_qps,
-        arrival_s=job.arrivals,
-        size=job.sizes,
-        issued_s=job.arrivals.copy(),
-        start_s=load.start,
-        finish_s=load.finish,
-        status=load.status,
-        busy_s=busy_s,
-        workers=sum(job.workers.values()),
-        warmup_s=warmup_s,
-        extra={"batches": kept.first(batches)} if keep_batches else {},
-    )

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.jit import compiled
-from deeprecsys.simulate.earliest import LEARNT, goes_away, learn
+from deeprecsys.simulate.earliest import LEARNT, learn, prefers_accelerator
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -197,7 +197,7 @@ def run(
             now, items = due, size[arrived]
             device = 1 if items > offload_above else 0
             if predict and device == 1:
-                away = goes_away(learnt, items, batch_size, workers, idle_top, waiting)
+                away = prefers_accelerator(learnt, items, batch_size, workers, idle_top, waiting)
                 device = 1 if away else 0
             waits = idle_top[device] == 0  # then only is there a line
             if opened >= most_queries or (waits and waiting[device] + items > most_items):

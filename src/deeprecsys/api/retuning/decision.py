@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deeprecsys.core.policy import Policy
+from deeprecsys.core.policy import GPU, Policy
 from deeprecsys.core.target import percentile
 
 
@@ -104,6 +104,6 @@ def decide(
     return Change(found.policy, found.capacity_qps, why)
 
 
-def searched(policy: Policy) -> bool:
-    """Whether a policy is of a kind that is searched in virtual time."""
-    return policy.searched and len(policy.devices) == 1
+def searched(policy: Policy, gpu: bool = False) -> bool:
+    """Whether a policy is of a kind that is searched in virtual time, with an accelerator or without."""
+    return policy.searched and (gpu or GPU not in policy.devices)

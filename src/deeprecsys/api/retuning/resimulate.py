@@ -39,6 +39,7 @@ class Question:
         sizes: a sample of the mix, in items; largest: items of the largest query that may come.
         present: the policy in use; None takes the baseline for it.
         queries: of the simulated path.
+        gpu: batch times on an accelerator, for its threshold to be searched too; gpus: how many there are.
     """
 
     profile: LatencyProfile
@@ -48,6 +49,8 @@ class Question:
     largest: int
     present: Policy | None
     queries: int
+    gpu: LatencyProfile | None = None
+    gpus: int = 1
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -58,6 +61,8 @@ class Question:
             "largest": self.largest,
             "present": self.present.describe() if self.present else None,
             "queries": self.queries,
+            "gpu": self.gpu.to_json() if self.gpu else None,
+            "gpus": self.gpus,
             "policies": list(LOADED.values()),
         }
 
@@ -73,26 +78,30 @@ class Question:
             doc["largest"],
             from_description(doc["present"]) if doc["present"] else None,
             doc["queries"],
+            LatencyProfile.from_json(doc["gpu"]) if doc["gpu"] else None,
+            doc["gpus"],
         )
 
 
 def best_policy(q: Question) -> BestPolicy:
     """The policy that carries the most of a mix, by simulation of one path with Poisson arrivals."""
+    from deeprecsys.api.virtual import Accelerators, pools
     from deeprecsys.search.climbs import model_search
-    from deeprecsys.search.history import batch_sizes
+    from deeprecsys.search.history import batch_sizes, thresholds
     from deeprecsys.search.rank import Ranking, rank
     from deeprecsys.search.saturation import saturation_qps
-    from deeprecsys.simulate.table import Tabulated
     from deeprecsys.simulate.trial import SamplePath
 
     rng = np.random.default_rng(0)
     sizes = rng.choice(np.asarray(q.sizes, np.int32), q.queries)
     unit_s = np.cumsum(rng.exponential(size=q.queries))
-    path = SamplePath(Tabulated(q.profile), q.workers, lambda rate: (unit_s / rate, sizes), q.target)
+    node = pools(q.profile, q.workers, Accelerators(q.gpu, q.gpus) if q.gpu else None)
+    path = SamplePath(*node, lambda rate: (unit_s / rate, sizes), q.target)
     static = Static.baseline(q.largest, q.workers)
     hint = saturation_qps(q.profile, static.batch_size, np.asarray(q.sizes, np.int32), q.workers)
     sizes_tried = batch_sizes(q.largest, static.batch_size)
-    search = model_search(sizes_tried, kinds=searched(), latency_s=q.target.latency_s)
+    limits = thresholds(q.largest, np.asarray(q.sizes, np.int32)) if q.gpu else ()
+    search = model_search(sizes_tried, limits, kinds=searched(), latency_s=q.target.latency_s)
     begin = q.present or static
     present = rank(Ranking(path, q.target, hint), search, begin)
     best = search.best

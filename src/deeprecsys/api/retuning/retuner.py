@@ -40,17 +40,19 @@ class Retuner:
         """Look at one model's load once, and change its policy where that is worth it."""
         settings, config, present = self._settings, served.config, served.policy
         load = seen(served.offered, time.monotonic(), settings)
-        if load is None or not searched(present):
+        if load is None or not searched(present, config.gpu_profile is not None):
             return
-        workers = len(self._service.config.cores)
+        node = self._service.config
         question = Question(
             config.profile,
             load.sizes,
-            workers,
+            len(node.cores),
             config.target,
             config.max_items,
             present,
             settings.path_queries,
+            config.gpu_profile,
+            node.gpus,
         )
         try:
             found = await self._simulation.best(question)
@@ -58,7 +60,7 @@ class Retuner:
             log.warning("%s: its load could not be simulated: %s", served.name, e)
             return
         if served.policy != present or served.point.pinned:
-            return  # somebody else was faster
+            return  # it was changed meanwhile
         now = time.monotonic()
         change = decide(present, load, found, served.point.since_s, now, settings)
         if change:

@@ -131,6 +131,11 @@ class _Device:
     problem: str = ""
 
     @property
+    def given_up(self) -> bool:
+        """An accelerator that has no process and gets none."""
+        return self.name != CPU and bool(self.problem) and not any(p.process for p in self.posts)
+
+    @property
     def timeout_s(self) -> float:
         return START_TIMEOUT_S if self.name == CPU else ACCELERATOR_START_TIMEOUT_S
 
@@ -227,8 +232,14 @@ class Workers:
 
     @property
     def renewed(self) -> bool:
-        """Whether every post's process was started since the last `renew`."""
-        return all(p.process and p.process.generation >= self._least_generation for p in self._posts.values())
+        """Whether every post's process was started since the last `renew`; a dead accelerator has none."""
+        posts = [p for d in self._devices.values() if not d.given_up for p in d.posts]
+        return all(p.process and not self._outdated(p.process) for p in posts)
+
+    @property
+    def renewal_problem(self) -> str:
+        """Why a renewal cannot go on; "" while it can."""
+        return "; ".join(why for name, why in self.problems.items() if not self._devices[name].given_up)
 
     def _running(self, device: _Device | None = None) -> list[_Process]:
         """The processes that there are, by mailbox."""

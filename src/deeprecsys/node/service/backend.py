@@ -81,9 +81,10 @@ class QueryRecord:
 
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
-    """One batch that a worker ran: which worker, of which model, how many items of how many queries."""
+    """One batch that a worker of a device ran: of which model, how many items in how many slices."""
 
     model: str
+    device: str
     worker: int
     items: int
     slices: int

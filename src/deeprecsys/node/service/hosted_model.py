@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.deadlines import Forecast, LateBudget, batch_seconds
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import Policy
+from deeprecsys.core.policy import GPU, Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.query import Query
 from deeprecsys.core.target import Target
+from deeprecsys.engine import EngineSpec
 from deeprecsys.node.runtime.layout import ModelLayout, QueryArena, VersionSpec
 from deeprecsys.node.runtime.segment import Segment
 from deeprecsys.node.runtime.tables import Progress, Weights
@@ -38,7 +39,9 @@ class ModelConfig:
     Attributes:
         name: by which clients ask for it; model: as `zoo.model` knows it, "" where that is the same.
         target: of its queries; policy: how they become batches; profile: batch times, to predict by.
-        rows_scale, seed: of its tables; engine, precision: what scores it.
+        rows_scale, seed: of its tables; engine, precision: what scores it on the CPU.
+        gpu: engine of the service's accelerators for this model; None leaves it to the CPU.
+        gpu_profile: batch times there; None if they are not known.
         max_items: of one query; max_queries: that may be open at once.
         most_bytes: that features and scores of open queries may take.
         capacity_qps: the load that it can carry, by the tuner; why: how the policy was chosen.
@@ -62,6 +65,23 @@ class ModelConfig:
     pinned: bool = False
     split: bool = True
     model: str = ""
+    gpu: str | None = None
+    gpu_profile: LatencyProfile | None = None
+
+    def __post_init__(self) -> None:
+        if self.gpu and EngineSpec.parse(self.gpu).emulated:
+            raise InputError(
+                f"gpu: expected an engine that scores, got {self.gpu}: an emulated accelerator replays batch "
+                "times and has no scores to answer with"
+            )
+        self.check_devices(self.policy)
+
+    def check_devices(self, policy: Policy) -> None:
+        """Raise InputError if a policy offloads and the model has no accelerator."""
+        if GPU in policy.devices and not self.gpu:
+            raise InputError(
+                f"{self.name}: gpu: expected an engine, as policy {policy.name} offloads, got none"
+            )
 
     @property
     def known_as(self) -> str:
@@ -175,9 +195,13 @@ class HostedModel:
     def name(self) -> str:
         return self.config.name
 
-    def specs(self) -> list[VersionSpec]:
-        """The versions as workers need them."""
+    def specs(self, device: str, worker: int, gpus: int) -> list[VersionSpec]:
+        """The versions as a worker of a device needs them, which has `gpus` accelerators; none if unused."""
         layout, engine = self.arena.layout, self.config.engine
+        if device == GPU:
+            if self.config.gpu is None:
+                return []
+            engine = str(EngineSpec.parse(self.config.gpu).replicas(gpus)[worker])
         return [
             VersionSpec(
                 version.id,
@@ -234,6 +258,7 @@ class HostedModel:
                 "max_queries": c.max_queries,
                 "target_ms": 1e3 * c.target.latency_s,
                 "quantile": c.target.quantile,
+                **({"gpu": c.gpu} if c.gpu else {}),
                 **self.policy.describe(),
             },
         )

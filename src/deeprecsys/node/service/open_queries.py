@@ -87,7 +87,9 @@ class OpenQueries:
             self.places[query_id].compute_s += ended_s - started_s
         if self._listeners:
             name, cut = self.places[batch.slices[0].query.id].served.name, len(batch.slices)
-            record = BatchRecord(name, batch.worker, batch.items, cut, posted_s, started_s, ended_s)
+            record = BatchRecord(
+                name, batch.device, batch.worker, batch.items, cut, posted_s, started_s, ended_s
+            )
             for listener in self._listeners:
                 listener.batch_ended(record)
 

@@ -17,7 +17,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from deeprecsys.core.dispatcher import Adopt, Arrive, Cancel, Dispatcher, Limits
-from deeprecsys.core.policy import CPU, Policy
+from deeprecsys.core.errors import InputError
+from deeprecsys.core.policy import CPU, GPU, Policy
+from deeprecsys.engine.isa import DEFAULT, environment
+from deeprecsys.node.runtime.cores import usable_cores
 from deeprecsys.node.runtime.layout import VersionSpec
 from deeprecsys.node.runtime.mailbox import MAX_SLICES
 from deeprecsys.node.runtime.tables import Weights
@@ -48,13 +51,28 @@ class ServiceConfig:
 
     Attributes:
         models: to be served; cores: those of each worker, one entry per worker.
-        threads: compute threads per worker; spares: started workers that stand by.
+        threads: compute threads per worker; spares: started workers that stand by for the CPU's.
+        gpus: accelerators, each with a process of its own, for the models that have an engine for them.
+        isa: instructions that the workers' libraries are held to (`engine.isa`).
     """
 
     models: tuple[ModelConfig, ...]
     cores: tuple[list[int], ...]
     threads: int = 1
     spares: int = 1
+    gpus: int = 0
+    isa: str = DEFAULT
+
+    def __post_init__(self) -> None:
+        if bool(self.gpus) != any(m.gpu for m in self.models):
+            raise InputError(
+                f"gpus: expected accelerators exactly where a model has an engine for them, got {self.gpus}"
+            )
+
+    @property
+    def devices(self) -> dict[str, Sequence[list[int]]]:
+        """The cores of each worker, by device. An accelerator's process mostly waits: any core will do."""
+        return {CPU: self.cores} | ({GPU: [usable_cores()] * self.gpus} if self.gpus else {})
 
 
 class Service:
@@ -66,10 +84,16 @@ class Service:
         first = next(iter(served.values()))
         queries = sum(len(s.slots) for s in served.values())
         limits = Limits(queries=queries, items=1 << 40, slices=MAX_SLICES)
-        self._dispatcher = Dispatcher(first.policy, {CPU: len(config.cores)}, limits)
+        self._dispatcher = Dispatcher(first.policy, {d: len(c) for d, c in config.devices.items()}, limits)
         for s in served.values():
             self._dispatcher.handle(Adopt(s.current.id, s.policy, s.forecast), 0.0)
-        self._workers = Workers({CPU: config.cores}, self._versions, config.threads, spares=config.spares)
+        self._workers = Workers(
+            config.devices,
+            self._versions,
+            config.threads,
+            spares=config.spares,
+            environment=environment(config.isa),
+        )
         self._happened = Signal()
         self._queries = OpenQueries(self._happened)
         self._admission = Admission(self._dispatcher, self._workers, self._queries)
@@ -208,8 +232,13 @@ class Service:
 
     # What is changed while it runs.
     def adopt(self, model: str, policy: Policy, why: str, capacity_qps: float | None = None) -> None:
-        """Serve a model under another policy from now on; no query is lost."""
+        """Serve a model under another policy from now on; no query is lost.
+
+        Raises:
+            InputError: the policy offloads, and the model has no accelerator.
+        """
         s = self._served[model]
+        s.config.check_devices(policy)
         changed = policy != s.policy
         s.policy = policy
         s.point = point_of(policy, capacity_qps, time.monotonic(), why, s.point.pinned)
@@ -245,7 +274,7 @@ class Service:
 
     def _versions(self, device: str, worker: int) -> Sequence[VersionSpec]:
         """The model versions that a worker which is started now must hold."""
-        return [spec for s in self._served.values() for spec in s.specs()]
+        return [v for s in self._served.values() for v in s.specs(device, worker, self.config.gpus)]
 
     # How it ends.
     async def drain(self, timeout_s: float = 30.0) -> bool:

@@ -57,15 +57,14 @@ class WeightSwap:
         s.versions.append(new)
         self._workers.renew()
         self._driver.reconcile()
-        while not self._workers.renewed and not self._workers.problems:
+        while not self._workers.renewed and not self._workers.renewal_problem:
             await self._happened.wait()
-        if problems := self._workers.problems:
+        if why := self._workers.renewal_problem:
             s.versions.remove(new)
             self._workers.keep()
             self._workers.drop(new.id)
             self._driver.reconcile()
             new.tables.close()
-            why = "; ".join(problems.values())
             raise NodeError(f"{s.name} version {new.version}: {why}; version {s.current.version} stays")
 
 

@@ -9,10 +9,10 @@ from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
-from deeprecsys import __version__
 from deeprecsys.node.service.backend import Backend, OperatingPoint, ServedModel
 from deeprecsys.serve.metrics.counters import WINDOW_S, Counters, ModelCounters, Second
 from deeprecsys.serve.metrics.histogram import SIZES, quantile
+from deeprecsys.version import VERSION
 
 RECENT_S = 10
 """Length of the period of the rates and percentiles at the page's head."""
@@ -33,7 +33,7 @@ def live_document(backend: Backend, counters: Counters, now_s: float | None = No
     """
     now = time.monotonic() if now_s is None else now_s
     return {
-        "version": __version__,
+        "version": VERSION,
         "ready": backend.ready,
         "workers": dict(backend.workers),
         "recent_s": RECENT_S,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deeprecsys import __version__
 from deeprecsys.node.service.backend import ServedModel
 from deeprecsys.serve.protocol.inputs import OUTPUT
 from deeprecsys.serve.protocol.request import DEFAULT_PRIORITY, PRIORITIES
+from deeprecsys.version import VERSION
 from deeprecsys.zoo.schema import Input, Per
 
 SERVER = "deeprecsys"
@@ -25,7 +25,7 @@ EXTENSIONS = (
 
 def server_document() -> dict[str, Any]:
     """The server's metadata."""
-    return {"name": SERVER, "version": __version__, "extensions": list(EXTENSIONS)}
+    return {"name": SERVER, "version": VERSION, "extensions": list(EXTENSIONS)}
 
 
 def model_document(model: ServedModel) -> dict[str, Any]:

@@ -1,14 +1,89 @@
-"""The bound of two pools: CPU cores and accelerators, each query whole in one of them (facts §6.5)."""
+"""Bounds, fractions of them, and what follows from the distribution of sizes alone (docs/facts.md §6)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deeprecsys.bounds.bound import Bound, BoundKind
 from deeprecsys.core.errors import InputError
+from deeprecsys.core.target import Target
+
+
+class BoundKind(StrEnum):
+    """Which bound (docs/facts.md §6)."""
+
+    CAPACITY = "capacity"
+    O_FCFS = "o_fcfs"
+    O_DROP = "o_drop"
+    TWO_POOLS = "two_pools"
+    ESTIMATE = "planning_estimate"  # not a bound: what to expect
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A rate that no policy of some kind exceeds.
+
+    Attributes:
+        kind: which bound.
+        rate_qps: queries per second; infinite where nothing binds, 0 where no rate meets the target.
+        coalescing: whether it also holds for policies that put slices of several queries into one batch.
+    """
+
+    kind: BoundKind
+    rate_qps: float
+    coalescing: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}{'_coalescing' if self.coalescing else ''}"
+
+    def fraction(self, rate_qps: float) -> Fraction:
+        """The share of the bound that a rate is."""
+        return Fraction(self.name, rate_qps / self.rate_qps if self.rate_qps else float("nan"))
+
+
+@dataclass(frozen=True, slots=True)
+class Fraction:
+    """A share of a named bound."""
+
+    bound: str
+    value: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def capacity(mean_work_s: float, cores: int, *, coalescing: bool = False) -> Bound:
+    """k / E[W]: no rate above it can last (docs/facts.md §6.1).
+
+    Args:
+        mean_work_s: E[W] of `work.mean_work`; with cross-query batching that of W_c.
+        cores: workers.
+        coalescing: whether the work was that of cross-query batching.
+    """
+    return Bound(BoundKind.CAPACITY, cores / mean_work_s, coalescing)
+
+
+def planning_estimate(
+    work_s: ArrayLike, pmf: ArrayLike, cores: int, target: Target, *, coalescing: bool = False
+) -> Bound:
+    """θ / (E[e^(θ W / k)] - 1), θ = -ln(miss rate) / SLA: about what a good policy carries; not a bound.
+
+    The rate at which the waiting time of a single server k times as fast decays by e^-θ per second
+    (the Cramér–Lundberg exponent of M/G/1), so that a wait as long as the target has the target's miss
+    rate (docs/facts.md §6.4: θ = ln 20 / SLA for p95).
+    """
+    p = np.asarray(pmf, dtype=np.float64)
+    work = np.asarray(work_s, dtype=np.float64)[: len(p)]
+    theta = -math.log(target.miss_rate) / target.latency_s
+    with np.errstate(over="ignore"):  # an exponential beyond all numbers leaves a rate of 0
+        growth = float(p[p > 0] @ np.expm1(theta * work[p > 0] / cores))
+    return Bound(BoundKind.ESTIMATE, float(theta / growth), coalescing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +113,9 @@ def two_pools(
 ) -> TwoPools:
     """The highest rate r with r Σ x f W_cpu ≤ cores and r Σ (1 - x) f s_gpu ≤ accelerators, 0 ≤ x ≤ 1.
 
-    Whoever sends one query less of some size to the accelerator, and another in its place, gains where
-    the ratio W_cpu / s_gpu is larger: so the optimum offloads the sizes of largest ratio, and at most one
-    size in part, where both pools are full. The ratio rises with n where the accelerator pays with size,
-    and then the optimum is a threshold.
+    Exchanging a query on the accelerator for another gains where the other's ratio W_cpu / s_gpu is larger.
+    So the optimum offloads the sizes of largest ratio, and at most one size in part, where both pools are
+    full. The ratio rises with n where the accelerator pays with size, and then the optimum is a threshold.
 
     Args:
         cpu_work_s: [N or more] core time by size; infinite where the CPU cannot meet the target.

@@ -1,4 +1,4 @@
-"""Which quantile of its time each batch takes."""
+"""The quantile of its time that each batch of a virtual trial takes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from deeprecsys.core.policy import CPU
 
 
-class Draws:
+class QuantileDraws:
     """One number in [0, 1) for each batch, in order of start.
 
-    They are independent where nothing else is known. A profile that was seen under load knows in which order
-    quick and slow batches followed each other (`LatencyProfile.ranks`): batches take these, one after the
-    other from a place chosen by the seed, round and round.
+    They are independent by default. A profile that was measured under load holds the order in which quick and
+    slow batches followed each other (`LatencyProfile.ranks`): batches take these in order, from a place that
+    the seed chooses, and from the first again after the last.
     """
 
     def __init__(self, seed: int, ranks: NDArray[np.float64]) -> None:
@@ -34,5 +34,5 @@ class Draws:
 
 
 def ranks_of(services: Mapping[str, Any]) -> NDArray[np.float64]:
-    """The ranks that the CPU's batch times come with; none if they come with none."""
+    """The ranks of the CPU's batch times; empty where they have none."""
     return np.asarray(getattr(services.get(CPU), "ranks", ()), dtype=np.float64)

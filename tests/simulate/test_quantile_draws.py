@@ -1,4 +1,4 @@
-"""Draws: independent, or in the order in which a machine was seen to be slow."""
+"""QuantileDraws: independent, or in the order in which a machine was seen to be slow."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 
 from deeprecsys.core.policy import CPU, GPU
 from deeprecsys.core.profile import LatencyProfile, Point
-from deeprecsys.simulate.draws import Draws, ranks_of
 from deeprecsys.simulate.driver import ProfileService
+from deeprecsys.simulate.quantile_draws import QuantileDraws, ranks_of
 from deeprecsys.simulate.table import Tabulated
 
 NONE = np.zeros(0)
@@ -16,23 +16,23 @@ RANKS = np.array([0.1, 0.9, 0.8, 0.2, 0.3])
 
 
 def test_without_ranks_they_are_the_generator_s() -> None:
-    assert (Draws(7, NONE).take(100) == np.random.default_rng(7).random(100)).all()
+    assert (QuantileDraws(7, NONE).take(100) == np.random.default_rng(7).random(100)).all()
 
 
 def test_with_ranks_they_follow_each_other_round_and_round_from_a_place_that_the_seed_chooses() -> None:
     firsts = set()
     for seed in range(20):
-        taken = Draws(seed, RANKS).take(11)
+        taken = QuantileDraws(seed, RANKS).take(11)
         start = RANKS.tolist().index(taken[0])
         assert taken.tolist() == np.resize(np.roll(RANKS, -start), 11).tolist()
         firsts.add(taken[0])
     assert len(firsts) > 2
-    assert (Draws(3, RANKS).take(11) == Draws(3, RANKS).take(11)).all()
+    assert (QuantileDraws(3, RANKS).take(11) == QuantileDraws(3, RANKS).take(11)).all()
 
 
 @pytest.mark.parametrize("ranks", [NONE, RANKS])
 def test_in_pieces_they_are_the_same(ranks: np.ndarray) -> None:
-    whole, pieces = Draws(1, ranks).take(23), Draws(1, ranks)
+    whole, pieces = QuantileDraws(1, ranks).take(23), QuantileDraws(1, ranks)
     assert np.concatenate([pieces.take(n) for n in (4, 7, 12)]).tolist() == whole.tolist()
 
 

@@ -23,7 +23,7 @@ from deeprecsys.simulate.kernel import (
 
 
 @compiled
-def run_late_cuts(
+def run_late(
     load: LoadArrays,
     service: TimeArrays,
     kept: Batches,
