@@ -43,9 +43,9 @@ from deeprecsys.node.node import Node
 from deeprecsys.report import format as f
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.climbs import HillClimb
+from deeprecsys.search.intervals import NEAR
 from deeprecsys.search.rank import Ranking
 from deeprecsys.search.saturation import saturation_qps
-from deeprecsys.search.slow_trials import NEAR
 from deeprecsys.simulate.fast import Services, run
 
 SHARES = (0.5, 0.7, 0.85)

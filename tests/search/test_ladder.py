@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprecsys.search.rate_steps import WIDE, RateSteps
+from deeprecsys.search.confirm import WIDE, RateSteps
 
 
 def climb(ladder: RateSteps, capacity_qps: float, attempts: int = 20) -> list[float]:

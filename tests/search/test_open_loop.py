@@ -9,7 +9,7 @@ import pytest
 
 from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile, Point
-from deeprecsys.search.calibration import Ran, ratios
+from deeprecsys.search.profiler import Ran, ratios
 from tests.simulate.compiled import trial
 
 POINTS = (

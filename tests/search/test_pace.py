@@ -6,7 +6,7 @@ from math import nan
 
 import pytest
 
-from deeprecsys.search.slow_trials import Pace, slow
+from deeprecsys.search.intervals import Pace, slow
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,7 @@ from deeprecsys.machine.record import machine_record, same_machine
 from deeprecsys.node.driver import Recording
 from deeprecsys.node.node import Node
 from deeprecsys.node.runtime.cores import usable_cores
-from deeprecsys.search.calibration import Ran, ratios
-from deeprecsys.search.profiler import ProfilePlan, ProfileStep
+from deeprecsys.search.profiler import ProfilePlan, ProfileStep, Ran, ratios
 from deeprecsys.search.profiler import profile as measure
 from deeprecsys.search.saturation import saturation_qps
 from deeprecsys.simulate.fast import run

@@ -1,56 +1,35 @@
 """Capacity search, hill climbs, profiler and tuner, for live and for virtual trials alike."""
 
-from deeprecsys.search.capacity import CapacityResult, Outcome, Settings, capacity
-from deeprecsys.search.climbs import HillClimb
-from deeprecsys.search.confirm import Candidate, Confirmed, ConfirmSettings, confirm
-from deeprecsys.search.events import (
-    CapacityDone,
-    CapacityStarted,
-    Cost,
-    Event,
-    PhaseStarted,
-    ProbeDone,
-    Progress,
-    TrialDone,
-    TrialStarted,
-)
-from deeprecsys.search.history import Evaluation, KnownCapacity, Score, Search, batch_sizes, thresholds
-from deeprecsys.search.probes import Probe, Trial, Verdict
-from deeprecsys.search.profiler import Measure, ProfilePlan, profile
-from deeprecsys.search.tuner import TuneResult, TuneSettings, tune
-
-__all__ = [
-    "Candidate",
-    "CapacityDone",
-    "CapacityResult",
-    "CapacityStarted",
-    "ConfirmSettings",
-    "Confirmed",
-    "Cost",
-    "Evaluation",
-    "Event",
-    "HillClimb",
-    "KnownCapacity",
-    "Measure",
-    "Outcome",
-    "PhaseStarted",
-    "Probe",
-    "ProbeDone",
-    "ProfilePlan",
-    "Progress",
-    "Score",
-    "Search",
-    "Settings",
-    "Trial",
-    "TrialDone",
-    "TrialStarted",
-    "TuneResult",
-    "TuneSettings",
-    "Verdict",
-    "batch_sizes",
-    "capacity",
-    "confirm",
-    "profile",
-    "thresholds",
-    "tune",
-]
+from deeprecsys.search.capacity import CapacityResult as CapacityResult
+from deeprecsys.search.capacity import Outcome as Outcome
+from deeprecsys.search.capacity import Settings as Settings
+from deeprecsys.search.capacity import capacity as capacity
+from deeprecsys.search.climbs import HillClimb as HillClimb
+from deeprecsys.search.confirm import Candidate as Candidate
+from deeprecsys.search.confirm import Confirmed as Confirmed
+from deeprecsys.search.confirm import ConfirmSettings as ConfirmSettings
+from deeprecsys.search.confirm import confirm as confirm
+from deeprecsys.search.events import CapacityDone as CapacityDone
+from deeprecsys.search.events import CapacityStarted as CapacityStarted
+from deeprecsys.search.events import Cost as Cost
+from deeprecsys.search.events import Event as Event
+from deeprecsys.search.events import PhaseStarted as PhaseStarted
+from deeprecsys.search.events import ProbeDone as ProbeDone
+from deeprecsys.search.events import Progress as Progress
+from deeprecsys.search.events import TrialDone as TrialDone
+from deeprecsys.search.events import TrialStarted as TrialStarted
+from deeprecsys.search.history import Evaluation as Evaluation
+from deeprecsys.search.history import KnownCapacity as KnownCapacity
+from deeprecsys.search.history import Score as Score
+from deeprecsys.search.history import Search as Search
+from deeprecsys.search.history import batch_sizes as batch_sizes
+from deeprecsys.search.history import thresholds as thresholds
+from deeprecsys.search.probes import Trial as Trial
+from deeprecsys.search.profiler import Measure as Measure
+from deeprecsys.search.profiler import ProfilePlan as ProfilePlan
+from deeprecsys.search.profiler import profile as profile
+from deeprecsys.search.result import Probe as Probe
+from deeprecsys.search.result import Verdict as Verdict
+from deeprecsys.search.tuner import TuneResult as TuneResult
+from deeprecsys.search.tuner import TuneSettings as TuneSettings
+from deeprecsys.search.tuner import tune as tune

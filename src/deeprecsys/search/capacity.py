@@ -17,8 +17,8 @@ from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target, percentile
 from deeprecsys.search.crossing import Crossing, RateSample, crossing
 from deeprecsys.search.events import CapacityDone, CapacityStarted, ProbeDone, Progress, silent
-from deeprecsys.search.probes import Observation, Probe, Runner, Trial, Verdict
-from deeprecsys.search.result import CapacityResult, Outcome, Settings
+from deeprecsys.search.probes import Observation, Runner, Trial
+from deeprecsys.search.result import CapacityResult, Outcome, Probe, Settings, Verdict
 
 __all__ = ["CapacityResult", "Outcome", "Settings", "capacity"]
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, log
+from math import inf, log, sqrt
 from typing import Any
 
 from deeprecsys.core.errors import TrialsVoidError, positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target
 from deeprecsys.search.events import ProbeDone, Progress, silent
-from deeprecsys.search.probes import Probe, Runner, Trial, Verdict
-from deeprecsys.search.rate_steps import RateSteps
-from deeprecsys.search.result import CapacityResult
+from deeprecsys.search.probes import Runner, Trial
+from deeprecsys.search.result import CapacityResult, Probe, Verdict
 
 CONFIRMATION = 2
 """The purpose (see `trial_seed`) of these trials."""
+WIDE = 3
+"""Steps between the rate that was met and the one that failed, above which the capacity counts as unknown."""
+MOST_STEP = 0.5
+"""The largest step, as a share of the rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ class ConfirmSettings:
         upward: try higher rates after one that was met, by twice the step, and by steps that double.
         attempts: how many rates at most.
         budget_s: trial seconds, of all points together, after which no rate is tried that need not be: a
-            point that is met goes on only while a rate more than `ladder.WIDE` steps above it has failed.
+            point that is met goes on only while a rate more than `WIDE` steps above it has failed.
         limit_s: trial seconds after which not even those are: only a point that met no rate yet goes on, by
             one trial for each rate, whatever it says.
         max_voids: repetitions of a void trial.
@@ -164,6 +167,74 @@ def confirm(
     return [p.result() for p in points]
 
 
+class RateSteps:
+    """Which rate to try next: down in growing steps until one is met, or up until one is not; then between.
+
+    Attributes:
+        rate_qps: to try.
+        met_qps: the highest that was met; 0 while none was.
+        failed_qps: the lowest that was not; infinite while none failed.
+        done: whether there is nothing more to try.
+    """
+
+    def __init__(self, first_qps: float, step: float, upward: bool = False) -> None:
+        self.rate_qps = first_qps
+        self.failed_qps = inf
+        self.done = False
+        self._met: list[float] = []
+        self._step, self._upward, self._falls, self._rises = step, upward, 0, 0
+
+    @property
+    def met_qps(self) -> float:
+        return max(self._met, default=0.0)
+
+    @property
+    def wide(self) -> bool:
+        """Whether much is left between met and failed."""
+        return WIDE < log(self.failed_qps / self.met_qps) / self._step < inf if self.met_qps else True
+
+    def judge(self, met: bool, served_qps: float = inf) -> None:
+        """What came of the present rate; sets the next, or ends.
+
+        Args:
+            met: whether the target was.
+            served_qps: what the node got done. Where that is clearly less than it was offered, the line grew
+                to the end, and no rate above it can be met however long the steps would still be.
+        """
+        if met:
+            self._met.append(self.rate_qps)
+            if self.failed_qps == inf:
+                self.done = not self._upward
+                self.rate_qps *= 1 + min(2 * self._step * 2**self._rises, MOST_STEP)
+                self._rises += 1
+                return
+        else:
+            self.failed_qps = min(self.failed_qps, self.rate_qps)
+        self._close_in(served_qps)
+
+    def withdraw(self, served_qps: float = inf) -> None:
+        """The highest rate that was met is not, as more trials at it say; sets the next, or ends."""
+        self.rate_qps = self.failed_qps = self.met_qps
+        self._met.remove(self.rate_qps)
+        self._close_in(served_qps)
+
+    def _close_in(self, served_qps: float) -> None:
+        """After a rate that failed: down, or between it and the one below that was met."""
+        if self._met:
+            self.rate_qps = sqrt(self.met_qps * self.failed_qps)
+            self.done = self.failed_qps < self.met_qps * (1 + 2 * self._step)
+        else:
+            self.done = False
+            self._fall(served_qps)
+
+    def _fall(self, served_qps: float) -> None:
+        if served_qps < self.rate_qps * (1 - self._step):
+            self.rate_qps = max(served_qps, self.rate_qps / 4) * (1 - self._step)
+        else:
+            self.rate_qps *= 1 - min(self._step * 2**self._falls, MOST_STEP)
+            self._falls += 1
+
+
 class _Point:
     """One candidate under confirmation."""
 
@@ -190,7 +261,7 @@ class _Point:
         c = candidate.capacity
         capacity = positive("capacity to confirm", c.capacity_qps or 0.0)
         first_qps = max(c.low_qps, capacity * (1 - settings.margin))
-        self._ladder = RateSteps(first_qps, settings.step, settings.upward)
+        self._steps = RateSteps(first_qps, settings.step, settings.upward)
         self._probes: dict[float, Probe] = {}
         self._attempts = 0
         self._firm = False  # whether this turn is for the rate that stands, and not for another one
@@ -203,11 +274,11 @@ class _Point:
 
     def turn(self, spent_s: float) -> bool:
         """Whether there is anything to run yet: another rate, or more at the one that stands."""
-        s, ladder = self._settings, self._ladder
-        allowed_s = inf if not ladder.met_qps else s.limit_s if ladder.wide else s.budget_s
-        self._firm = ladder.done or self._attempts >= s.attempts or spent_s >= allowed_s
+        s, steps = self._settings, self._steps
+        allowed_s = inf if not steps.met_qps else s.limit_s if steps.wide else s.budget_s
+        self._firm = steps.done or self._attempts >= s.attempts or spent_s >= allowed_s
         self._void = False
-        return not self._firm or (ladder.met_qps > 0 and self.undecided(spent_s))
+        return not self._firm or (steps.met_qps > 0 and self.undecided(spent_s))
 
     def undecided(self, spent_s: float) -> bool:
         """Whether this turn needs another trial at its rate."""
@@ -238,13 +309,13 @@ class _Point:
         met = not self._void and probe is not None and probe.meets(self._target)
         if not self._firm:
             self._attempts += 1
-            self._ladder.judge(met, self._served_qps)
+            self._steps.judge(met, self._served_qps)
         elif not met:
-            self._ladder.withdraw(self._served_qps)
+            self._steps.withdraw(self._served_qps)
 
     @property
     def _rate_qps(self) -> float:
-        return self._ladder.met_qps if self._firm else self._ladder.rate_qps
+        return self._steps.met_qps if self._firm else self._steps.rate_qps
 
     @property
     def _served_qps(self) -> float:
@@ -255,10 +326,10 @@ class _Point:
     def result(self) -> Confirmed:
         if not self._probes:
             raise TrialsVoidError(
-                f"the load source was late in every trial down to {self._ladder.rate_qps:.4g} queries/s; "
+                f"the load source was late in every trial down to {self._steps.rate_qps:.4g} queries/s; "
                 "the machine is too busy with other work"
             )
-        c, ladder = self._candidate, self._ladder
-        met = ladder.met_qps > 0
-        probe = self._probes[ladder.met_qps] if met else list(self._probes.values())[-1]
-        return Confirmed(c.policy, c.capacity, probe, met, self._attempts, ladder.failed_qps if met else inf)
+        c, steps = self._candidate, self._steps
+        met = steps.met_qps > 0
+        probe = self._probes[steps.met_qps] if met else list(self._probes.values())[-1]
+        return Confirmed(c.policy, c.capacity, probe, met, self._attempts, steps.failed_qps if met else inf)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deeprecsys.core.policy import Policy
-
-if TYPE_CHECKING:
-    from deeprecsys.search.probes import Probe
-    from deeprecsys.search.result import CapacityResult
+from deeprecsys.search.result import CapacityResult, Probe
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,16 @@
-"""What a trial tells about the true miss rate, allowing for the dependence between its queries.
+"""What a trial shows of the true miss rate, and whether the machine ran at its own speed meanwhile.
 
 One late query makes late neighbours, so n queries are worth n / d independent ones, d being the dispersion.
-docs/design/0003-capacity-search.md has the reasoning.
+On shared hardware other work can halve a core's speed for seconds. The same policy at about the same rate
+does the same work, so the time per item shows such a trial. docs/design/0003-capacity-search.md has the
+reasoning.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from math import log
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +21,13 @@ BLOCKS = 10
 FEW_MISSES = 10
 """With fewer misses than this their own clustering shows nothing: that of the latencies stands for it."""
 MOST_LAG = 0.6
+"""The highest correlation of neighbouring blocks that is allowed for."""
+SLOW = 1.15
+"""Times the median time per item of comparable trials: above it a trial was slowed down from outside."""
+NEAR = 0.15
+"""Trials are comparable if their rates differ by less than this, relative."""
+LEAST = 3
+"""The least number of comparable trials."""
 
 
 def dispersion(latency_s: NDArray[np.float64], target_s: float) -> float:
@@ -60,3 +73,16 @@ def miss_bounds(miss_rate: float, worth: float, confidence: float) -> tuple[floa
 def student(confidence: float, degrees: float) -> float:
     """Two-sided quantile of Student's t."""
     return float(stdtrit(max(degrees, 1.0), 0.5 + confidence / 2))
+
+
+class Pace(NamedTuple):
+    """A trial's rate, and its worker-seconds per item; nan where those are not known."""
+
+    rate_qps: float
+    seconds_per_item: float
+
+
+def slow(one: Pace, others: Iterable[Pace]) -> bool:
+    """Whether a trial's items took clearly longer than those of other trials at about its rate."""
+    like = [p.seconds_per_item for p in others if abs(log(p.rate_qps / one.rate_qps)) < NEAR]
+    return len(like) >= LEAST and one.seconds_per_item > SLOW * float(np.median(like))

@@ -1,9 +1,11 @@
-"""The profiler: measures batch times s(b), at every level of contention, into a latency profile."""
+"""The profiler: batch times s(b) at every level of contention; and a trial's batches over these."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from heapq import heappop, heappush
 from itertools import product
 from typing import Any, NamedTuple, Protocol
 
@@ -155,3 +157,41 @@ def _point(cell: _Cell, quantiles: int) -> Point:
     samples = np.concatenate(cell.samples)
     samples = np.minimum(samples, STALL * np.median(samples))
     return Point(cell.busy, cell.batch, quantiles_of(samples, quantiles), cell.after_idle)
+
+
+class Ran(NamedTuple):
+    """A batch of a trial: when it was handed to its worker, and when its end was known."""
+
+    start_s: float
+    end_s: float
+    worker: int
+    items: int
+
+
+def ratios(batches: Iterable[Ran], profile: LatencyProfile) -> NDArray[np.float64]:
+    """[batches] in order of start: the time of each over the mean of like ones.
+
+    Alike are batches of the same size, with as many busy workers at the start, on a worker that was idle
+    before or was not: what the simulator goes by.
+
+    Args:
+        batches: in order of their numbers; of those that start at one instant, each finds the last one busy.
+        profile: batch times.
+    """
+    rested = profile.rested
+
+    @cache
+    def mean_s(items: int, busy: int, idle_before: bool) -> float:
+        return (rested if idle_before else profile).seconds(items, busy)
+
+    running: list[float] = []
+    ended: dict[int, float] = {}
+    found = []
+    for b in batches:
+        while running and running[0] <= b.start_s:
+            heappop(running)
+        heappush(running, b.end_s)
+        like_s = mean_s(b.items, len(running), ended.get(b.worker) != b.start_s)
+        ended[b.worker] = b.end_s
+        found.append((b.end_s - b.start_s) / like_s)
+    return np.array(found)

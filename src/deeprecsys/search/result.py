@@ -1,16 +1,85 @@
-"""What a capacity search may take, and what it finds."""
+"""The settings of a capacity search, and its results: probes and the capacity."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.runlog import Summary
 from deeprecsys.core.target import Target
-from deeprecsys.search.probes import Probe
+
+
+class Verdict(StrEnum):
+    """Whether a rate meets the target."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    UNDECIDED = "undecided"
+
+
+class Rerun(NamedTuple):
+    """One of a probe's trials, as it may be run again in virtual time.
+
+    Attributes:
+        seed: of its load.
+        offered_s: how long queries were offered.
+        warmup_s: from when on they counted.
+        seconds_per_item: worker-seconds that an item took on the CPU; nan where the driver did not say.
+    """
+
+    seed: int
+    offered_s: float
+    warmup_s: float
+    seconds_per_item: float
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """All trials of one policy at one rate.
+
+    Attributes:
+        rate_qps: offered.
+        verdict: what the interval, or a query that was not served, says.
+        miss_rate: share of measured queries later than the target or not served.
+        miss_low, miss_high: its interval.
+        trials, seconds, queries: what it took, warm-up included.
+        summary: of all its trials together; percentiles are exact.
+        reruns: what it takes to run its trials again.
+    """
+
+    rate_qps: float
+    verdict: Verdict
+    miss_rate: float
+    miss_low: float
+    miss_high: float
+    trials: int
+    seconds: float
+    queries: int
+    summary: Summary
+    reruns: tuple[Rerun, ...]
+
+    def meets(self, target: Target) -> bool:
+        """Whether the measured percentile is within the target and every query was served."""
+        return self.summary.meets(target)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rate_qps": self.rate_qps,
+            "verdict": self.verdict.value,
+            "miss_rate": self.miss_rate,
+            "miss_low": self.miss_low,
+            "miss_high": self.miss_high,
+            "trials": self.trials,
+            "seconds": self.seconds,
+            "queries": self.queries,
+            "p50_ms": self.summary.p50_ms,
+            "p95_ms": self.summary.p95_ms,
+            "p99_ms": self.summary.p99_ms,
+            "served": self.summary.served,
+        }
 
 
 @dataclass(frozen=True, slots=True)
