@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
 from deeprecsys.report.document import Document
 from deeprecsys.report.documents import (
     BenchReport,
-    CandidateDocument,
     CapacityReport,
     MachineDocument,
     ModelDocument,
@@ -69,23 +68,15 @@ def test_every_key_of_a_result_has_a_type(name: str) -> None:
     walk(read_report(restored(WRITTEN[name])))
 
 
-def test_what_is_built_has_the_keys_of_what_is_read() -> None:
-    """Each key is written as null where it is unknown, unless the whole part of the result is not there."""
-    target = TargetDocument(quantile=0.95, latency_ms=5.0)
-    for name, built in (
-        ("bench", BenchReport(target=target, policy="static", offered=3)),
-        ("simulate_rate", SimulateReport(policy="static", offered=3, load=0.5, bounds={})),
-        ("capacity", CapacityReport(policy="static", offered=3, outcome="found", trials=2)),
-        ("tune", TuneReport()),
-    ):
-        optional = {k for k, key in type(built).members().items() if key.rule is None}
-        assert built.to_json().keys() - optional <= WRITTEN[name].keys(), name
-        assert WRITTEN[name].keys() - optional <= built.to_json().keys(), name
-    point = PointDocument(policy="static", batch_size=4)
-    assert point.to_json().keys() == WRITTEN["tune"]["static"].keys()
-    assert (
-        CandidateDocument(outcome="unreachable", policy="static", qps=0.0).to_json()["capacity_qps"] is None
-    )
+def test_what_is_built_has_the_keys_that_have_a_value() -> None:
+    built = TuneReport(model="ncf", static=PointDocument(policy="static", batch_size=4), ratio=1.0)
+    assert built.to_json() == {
+        "model": "ncf",
+        "static": {"policy": "static", "batch_size": 4},
+        "ratio": 1.0,
+    }
+    read = TuneReport.from_json({"ratio": None, "candidates": []})
+    assert replace(read, pace=1.5).to_json() == {"ratio": None, "candidates": [], "pace": 1.5}
 
 
 def test_what_is_wrong_is_named_and_the_rest_is_read() -> None:

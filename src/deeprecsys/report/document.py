@@ -12,33 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 _LARGEST = 1e300  # integers beyond it have no floating-point number to be shown as
 _WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
-
-
-def optional(default: Any = None) -> Any:
-    """A field that is written only where it has a value; other fields are written as null."""
-    return field(default=default, metadata={"with": None})
-
-
-def part_of(name: str) -> Any:
-    """A field that is written where the field `name` has a value, as null if it has none itself."""
-    return field(default=None, metadata={"with": name})
-
-
-class Key(NamedTuple):
-    """One key of a document: its type, and what else must have a value for it to be written as null.
-
-    `rule` is the name of a field, "" for a key that is always written, None for one that never is without a
-    value of its own.
-    """
-
-    type: Any
-    rule: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,23 +35,22 @@ class Document:
     problems: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """The object, of dict, list, str, int, float, bool and None; floats may be infinite or nan."""
-        return {k: _json(getattr(self, k)) for k in self.members() if self.has(k)} | dict(self.more)
+        """The object, of dict, list, str, int, float, bool and None; floats may be infinite or nan.
+
+        It has the keys that it had when it was read, and those that have a value.
+        """
+        return {k: _json(getattr(self, k)) for k in self.types() if self.has(k)} | dict(self.more)
 
     def has(self, name: str) -> bool:
         """Whether the object has this key, be it null."""
-        if getattr(self, name) not in (None, ()):
-            return True
-        if self.absent is not None:
-            return name not in self.absent
-        rule = self.members()[name].rule
-        return rule == "" or (rule is not None and getattr(self, rule) is not None)
+        known = self.absent is not None and name not in self.absent
+        return known or getattr(self, name) not in (None, ())
 
     @classmethod
-    def members(cls) -> Mapping[str, Key]:
-        """The keys of the object."""
+    def types(cls) -> Mapping[str, Any]:
+        """The keys of the object and their types."""
         own: Any = cls  # mypy takes the hash of the instances for that of the class
-        return _keys(own)
+        return _types(own)
 
     @classmethod
     def from_json(cls, value: Any, of: str = "result") -> Self:
@@ -84,15 +62,15 @@ class Document:
         """
         problems: list[str] = []
         found = _read(cls, value, of, problems)
-        document = found if isinstance(found, cls) else cls(absent=frozenset(cls.members()))
+        document = found if isinstance(found, cls) else cls(absent=frozenset(cls.types()))
         object.__setattr__(document, "problems", tuple(problems))
         return document
 
 
 @cache
-def _keys(cls: type[Document]) -> Mapping[str, Key]:
-    hints, own = get_type_hints(cls), len(fields(Document))
-    return {f.name: Key(hints[f.name], f.metadata.get("with", "")) for f in fields(cls)[own:]}
+def _types(cls: type[Document]) -> Mapping[str, Any]:
+    hints, bookkeeping = get_type_hints(cls), get_type_hints(Document)
+    return {f.name: hints[f.name] for f in fields(cls) if f.name not in bookkeeping}
 
 
 def _json(value: Any) -> Any:
@@ -145,8 +123,8 @@ def _one_of(kinds: list[Any], value: Any, where: str, problems: list[str]) -> An
 
 
 def _object(cls: type[Document], value: Mapping[str, Any], where: str, problems: list[str]) -> Document:
-    keys, dot = cls.members(), "." if " " in where else " "
-    known = {k: _read(keys[k].type, v, f"{where}{dot}{k}", problems) for k, v in value.items() if k in keys}
+    keys, dot = cls.types(), "." if " " in where else " "
+    known = {k: _read(keys[k], v, f"{where}{dot}{k}", problems) for k, v in value.items() if k in keys}
     return cls(
         **{name: v for name, v in known.items() if v is not None},
         more={str(k): v for k, v in value.items() if k not in keys},

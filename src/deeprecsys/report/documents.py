@@ -12,7 +12,7 @@ from typing import Any
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.target import Target
-from deeprecsys.report.document import Document, optional, part_of
+from deeprecsys.report.document import Document
 
 Unavailable = str
 """`"unavailable"`: what cannot be measured on this machine."""
@@ -49,13 +49,13 @@ class SizesDocument(Document):
     """The distribution of query sizes, in items."""
 
     name: str | None = None
-    mean: float | None = optional()
-    p50: float | None = optional()
-    p75: float | None = optional()
-    p95: float | None = optional()
-    p99: float | None = optional()
-    cap: int | None = optional()
-    top_quarter_share: float | None = optional()
+    mean: float | None = None
+    p50: float | None = None
+    p75: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    cap: int | None = None
+    top_quarter_share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +92,21 @@ class MachineDocument(Document):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NodeDocument(Document):
-    """The node that ran the trials: its workers and its memory."""
+class ScorerDocument(Document):
+    """What computes scores: the engine, its precision, threads for each worker."""
 
     engine: str | None = None
     precision: str | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeDocument(ScorerDocument):
+    """The node that ran the trials: its workers and its memory."""
+
     arithmetic: str | None = None
     isa: str | None = None
     isa_not_heeded_by: tuple[str, ...] = ()
-    threads: int | None = None
     workers: int | None = None
     cores: tuple[tuple[int, ...], ...] = ()
     cores_kept_awake: bool | None = None
@@ -121,8 +127,8 @@ class EnergyDocument(Document):
     """What the machine spent during trials."""
 
     seconds: float | None = None
-    cpu_joules: float | Unavailable | None = optional()
-    gpu_watts: tuple[float, ...] | Unavailable | None = optional()
+    cpu_joules: float | Unavailable | None = None
+    gpu_watts: tuple[float, ...] | Unavailable | None = None
     joules: float | Unavailable | None = None
     served: int | None = None
     qps_per_watt: float | Unavailable | None = None
@@ -150,46 +156,46 @@ class CostDocument(Document):
 class SearchDocument(CostDocument):
     """What a search took live, and in virtual time; whether it ended by itself."""
 
-    complete: bool | None = optional()
-    simulated: CostDocument | None = part_of("complete")
+    complete: bool | None = None
+    simulated: CostDocument | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyDocument(Document):
     """A policy and its knobs; those of a policy of one's own are in `more`."""
 
-    policy: str | None = optional()
-    batch_size: int | None = part_of("policy")
-    offload_above: int | None = part_of("policy")
-    finest: int | None = optional()
-    device_batch: int | None = optional()
-    step: float | None = optional()
-    delay_ms: float | None = optional()
-    timeout_ms: float | None = optional()
+    policy: str | None = None
+    batch_size: int | None = None
+    offload_above: int | None = None
+    finest: int | None = None
+    device_batch: int | None = None
+    step: float | None = None
+    delay_ms: float | None = None
+    timeout_ms: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialFigures(Document):
     """One trial in numbers, or several together; latencies over the queries after the warm-up."""
 
-    rate_qps: float | None = part_of("offered")
-    offered: int | None = optional()
-    completed: int | None = part_of("offered")
-    shed: int | None = part_of("offered")
-    failed: int | None = part_of("offered")
-    mean_ms: float | None = part_of("offered")
-    p50_ms: float | None = part_of("offered")
-    p95_ms: float | None = part_of("offered")
-    p99_ms: float | None = part_of("offered")
-    max_ms: float | None = part_of("offered")
-    lateness_p99_ms: float | None = part_of("offered")
-    utilisation: float | None = part_of("offered")
-    void: bool | None = part_of("offered")
-    stalled_share: float | None = part_of("offered")
-    served: float | None = part_of("offered")
-    misses: int | None = part_of("offered")
-    measured: int | None = part_of("offered")
-    miss_rate: float | None = part_of("offered")
+    rate_qps: float | None = None
+    offered: int | None = None
+    completed: int | None = None
+    shed: int | None = None
+    failed: int | None = None
+    mean_ms: float | None = None
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    max_ms: float | None = None
+    lateness_p99_ms: float | None = None
+    utilisation: float | None = None
+    void: bool | None = None
+    stalled_share: float | None = None
+    served: float | None = None
+    misses: int | None = None
+    measured: int | None = None
+    miss_rate: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,16 +212,16 @@ class DeviceDocument(Document):
 class TrialExtra(Document):
     """What the driver of a trial observed in addition; further keys are in `more`."""
 
-    batches: int | None = optional()
-    occupied_s: float | None = optional()
-    seconds_per_item: float | None = optional()
-    stalled_s: float | None = optional()
-    elapsed_s: float | None = optional()
-    node_cpu_share: float | None = optional()
-    abandoned: bool | None = optional()
-    interrupted: bool | None = optional()
-    devices: Mapping[str, DeviceDocument] | None = optional()
-    energy: EnergyDocument | None = optional()
+    batches: int | None = None
+    occupied_s: float | None = None
+    seconds_per_item: float | None = None
+    stalled_s: float | None = None
+    elapsed_s: float | None = None
+    node_cpu_share: float | None = None
+    abandoned: bool | None = None
+    interrupted: bool | None = None
+    devices: Mapping[str, DeviceDocument] | None = None
+    energy: EnergyDocument | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,38 +234,25 @@ class TouchedDocument(Document):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeDocument(Document):
-    """What all trials at one rate show."""
+class ProbeDocument(TrialFigures, CostDocument):
+    """What all trials at one rate show together."""
 
-    rate_qps: float | None = None
     verdict: str | None = None
-    miss_rate: float | None = None
     miss_low: float | None = None
     miss_high: float | None = None
-    trials: int | None = None
-    seconds: float | None = None
-    queries: int | None = None
-    p50_ms: float | None = None
-    p95_ms: float | None = None
-    p99_ms: float | None = None
-    served: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class CapacityDocument(Document):
+class CapacityDocument(CostDocument):
     """What a capacity search found: the rate, its interval, and every rate that was tried."""
 
-    outcome: str | None = optional()
-    capacity_qps: float | None = part_of("outcome")
-    interval_qps: Interval | None = part_of("outcome")
-    confidence: float | None = part_of("trials")
-    resolved: bool | None = part_of("trials")
-    point: ProbeDocument | None = part_of("trials")
-    probes: tuple[ProbeDocument, ...] = optional(())
-    seconds: float | None = part_of("trials")
-    queries: int | None = part_of("trials")
-    trials: int | None = optional()
-    voids: int | None = part_of("trials")
+    outcome: str | None = None
+    capacity_qps: float | None = None
+    interval_qps: Interval | None = None
+    confidence: float | None = None
+    resolved: bool | None = None
+    point: ProbeDocument | None = None
+    probes: tuple[ProbeDocument, ...] = ()
 
     @property
     def interval(self) -> Interval:
@@ -275,34 +268,19 @@ class CandidateDocument(CapacityDocument, PolicyDocument):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankedDocument(PolicyDocument):
+class RankedDocument(PolicyDocument, ScorerDocument):
     """An engine that a search by model chose from, and its best policy in virtual time."""
 
-    engine: str | None = None
-    precision: str | None = None
-    threads: int | None = None
     workers: int | None = None
     simulated_qps: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointDocument(PolicyDocument):
+class PointDocument(PolicyDocument, TrialFigures, ScorerDocument):
     """An operating point of `tune`, static or tuned, as it was confirmed."""
 
     qps: float | None = None
-    mean_ms: float | None = None
-    p50_ms: float | None = None
-    p95_ms: float | None = None
-    p99_ms: float | None = None
-    max_ms: float | None = None
-    served: float | None = None
-    offered: int | None = None
-    completed: int | None = None
-    shed: int | None = None
-    utilisation: float | None = None
-    lateness_p99_ms: float | None = None
     met: bool | None = None
-    miss_rate: float | None = None
     miss_interval: Interval | None = None
     verdict: str | None = None
     confirmed_by: CostDocument | None = None
@@ -310,12 +288,9 @@ class PointDocument(PolicyDocument):
     failed_qps: float | None = None
     capacity: CapacityDocument | None = None
     energy: EnergyDocument | None = None
-    engine: str | None = optional()
-    precision: str | None = optional()
-    threads: int | None = optional()
-    workers: int | None = optional()
-    gpu_share: float | None = optional()
-    emulated: bool | None = optional()
+    workers: int | None = None
+    gpu_share: float | None = None
+    emulated: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,13 +341,10 @@ class ModelDocument(Document):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(Document):
+class Report(ScorerDocument):
     """What the results of all commands have: the model, what scored it, and where."""
 
     model: str | None = None
-    engine: str | None = None
-    precision: str | None = optional()
-    threads: int | None = optional()
     machine: MachineDocument | None = None
 
     @property
@@ -388,7 +360,7 @@ class ProfilePointDocument(Document):
     busy: int | None = None
     batch: int | None = None
     seconds: tuple[float, ...] | float | None = None
-    after_idle: bool | None = optional()
+    after_idle: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -397,8 +369,8 @@ class ProfileDocument(Report):
 
     format: str | None = None
     detail: Mapping[str, Any] | None = None
-    host_s: float | None = optional()
-    ranks: tuple[float, ...] = optional(())
+    host_s: float | None = None
+    ranks: tuple[float, ...] = ()
     points: tuple[ProfilePointDocument, ...] = ()
 
 
@@ -410,7 +382,7 @@ class GpuDocument(Document):
     workers: int | None = None
     emulated: bool | None = None
     device: str | None = None
-    profile: ProfileDocument | None = optional()
+    profile: ProfileDocument | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -419,10 +391,10 @@ class RunReport(Report):
 
     target: TargetDocument | None = None
     workload: WorkloadDocument | None = None
-    workers: Mapping[str, int] | None = optional()
-    node: NodeDocument | None = optional()
-    gpu: GpuDocument | None = optional()
-    emulated: bool | None = optional()
+    workers: Mapping[str, int] | None = None
+    node: NodeDocument | None = None
+    gpu: GpuDocument | None = None
+    emulated: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -438,10 +410,10 @@ class BenchReport(RunReport, PolicyDocument, TrialFigures):
     """One live trial: what `bench` writes."""
 
     qps: float | None = None
-    offline_qps: float | None = optional()
-    url: str | None = optional()
+    offline_qps: float | None = None
+    url: str | None = None
     extra: TrialExtra | None = None
-    touched: TouchedDocument | None = optional()
+    touched: TouchedDocument | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -456,15 +428,12 @@ class CapacityReport(RunReport, PolicyDocument, TrialFigures, CapacityDocument):
 class SimulateReport(RunReport, PolicyDocument, TrialFigures, CapacityDocument, BoundsDocument):
     """One trial, or the capacity of a policy, in virtual time: what `simulate` writes."""
 
-    machine: MachineDocument | None = optional()
-    bounds: Mapping[str, float] | None = optional()
-    fraction_of_bound: FractionDocument | None = part_of("bounds")
     simulated: bool | None = True
     profile: ProfileSource | None = None
     qps: float | None = None
-    load: float | None = optional()
-    stable: bool | None = part_of("load")
-    gpu_share: float | None = optional()
+    load: float | None = None
+    stable: bool | None = None
+    gpu_share: float | None = None
 
     @property
     def all_simulated(self) -> bool:

@@ -104,7 +104,7 @@ _OPTIONAL = ("policy", "finest", "offload above", "device batch", "on accelerato
 def points(report: AnyReport) -> list[tuple[str, PointDocument]]:
     """The operating points of a result by role, "" for the only one; engine and precision are in each."""
     if not isinstance(report, TuneReport):
-        shared = (PointDocument.members().keys() & report.members().keys()) - {"workers"}
+        shared = (PointDocument.types().keys() & report.types().keys()) - {"workers"}
         return [("", PointDocument(**{k: getattr(report, k) for k in shared}))]
     static, tuned = report.static, report.tuned
     found = {"static": static, "tuned": None if report.kept_static and static else tuned}

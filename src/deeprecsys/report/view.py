@@ -202,7 +202,7 @@ def _records(run: Run, point: PointDocument, role: str, target: Target | None) -
 def _fits(trial: TrialRecord, point: PolicyDocument) -> bool:
     """Whether a trial can be of an operating point, by what is known of both."""
     ran = PolicyDocument.from_json(trial.about)
-    knobs = [k for k in PolicyDocument.members() if k in trial.about and point.has(k)]
+    knobs = [k for k in PolicyDocument.types() if k in trial.about and point.has(k)]
     return all(getattr(ran, k) == getattr(point, k) for k in knobs)
 
 
