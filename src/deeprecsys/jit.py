@@ -39,16 +39,16 @@ def inner(function: F) -> F:
 
 
 def inlined(function: F) -> F:
-    """The same, where a call would cost too much: vectors in registers do not survive one."""
+    """A function that is inlined into compiled code: vectors in registers do not survive a call."""
     return cast(F, njit(forceinline=True)(function))
 
 
 def c_function(function: Callable[..., None], name: str, arguments: int, sources: tuple[str, ...]) -> Any:
-    """A C function of so many int64, compiled, and kept on disk where there is a place for it.
+    """A C function of `arguments` int64, compiled, and kept on disk where there is a place for it.
 
-    On disk each has a name of its own, in which stand the code it is made of and the host's processor:
-    processes that compile at the same time, or share a home directory, then write the same bytes to the
-    same file or others to another, and what older code left is never found.
+    Its name on disk contains a checksum of its code and of the host's processor: processes that compile at
+    the same time, or share a home directory, write equal bytes to one file or others to another, and files
+    of older code are not found.
 
     Args:
         name: of the variant: all that the function closes over must be in it.
@@ -69,7 +69,7 @@ def files(*modules: ModuleType) -> tuple[str, ...]:
 
 @cache
 def identity(sources: tuple[str, ...]) -> int:
-    """Of code, the compiler, and the processor that it is compiled for."""
+    """A checksum of code, of the compiler, and of the processor that it is compiled for."""
     # A worker may be held to narrower vectors than the host has (`engine.isa`).
     cpu = config.CPU_NAME or binding.get_host_cpu_name()
     features = config.CPU_FEATURES or binding.get_host_cpu_features().flatten()

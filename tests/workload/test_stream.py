@@ -17,8 +17,8 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.core.query import Query
 from deeprecsys.workload import Stream, Workload
 from deeprecsys.workload.arrivals import parse as arrivals
-from deeprecsys.workload.seeds import RandomStream, generator
 from deeprecsys.workload.sizes import parse as sizes
+from deeprecsys.workload.stream import RandomStream, generator
 
 ARRIVALS = ["poisson", "constant", "diurnal:3,2", "bursts:5,0.2,1"]
 SIZES = ["production", "mlperf", "fixed:9", "mix:production@0,mlperf@2/3"]

@@ -25,11 +25,11 @@ ROUTE = "onnxruntime"
 class CompiledEngine:
     """Sparse and dense stage joined without a copy: `compiled`, or `compiled:ROUTE` for another dense route.
 
-    One slice's scores go straight where they belong, and dense features that no other input lies beside
-    are read where they are; of several slices both are copied, a few bytes per item.
+    A single slice's scores are written in place, and dense features that have a buffer to themselves are read
+    in place; for several slices both are copied, a few bytes per item.
 
-    The tables' rows are read in whatever format they are stored. The dense layers compute in bf16 where the
-    precision allows it and the route has it on this CPU, else at fp32. `arithmetic` says what became of it.
+    Table rows are read in the format that they are stored in. The dense layers compute in bf16 where the
+    precision allows it and the route has it on this CPU, else at fp32; `arithmetic` states which.
 
     Raises:
         InputError: no such route.
@@ -44,7 +44,7 @@ class CompiledEngine:
         formats = sorted({str(format_of(t, assembly.tables[t.name])) for t in model.schema.tables})
         self.arithmetic = f"{', '.join(formats) or 'no'} rows, {dense} dense ({route})"
         self._per_query = self._stage.layout.per_query or not splittable(model)
-        # Buffer, its one input's name, and its rows: those that a single slice can read where they are.
+        # Buffer, its one input's name, and that input's rows: read in place for a single slice.
         self._direct: list[tuple[str, str, NDArray[Any]]] = []
         for b in self._stage.layout.buffers:
             if b.direct and b.per is Per.ITEM:

@@ -1,4 +1,4 @@
-"""A device that is not there: a latency profile replayed in real time in place of its scores."""
+"""An emulated device: batch times of a latency profile replayed in real time, without scores."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ BUSY = 1
 
 
 class EmulatedEngine:
-    """Takes as long for a batch as the profile of `emulated:FILE` says, drawn from its spread.
+    """Takes for a batch the time in the profile `emulated:FILE`, at a quantile drawn from the seed.
 
-    Nothing is scored: the scores are not numbers (nan), so that nobody takes them for some. The clock
-    starts when the worker has the batch; the node's own hop, some 0.05 ms, comes on top, as on a real
-    device whose profile was measured within its process. Of the spread each batch draws its own quantile,
-    from the assembly's seed.
+    Nothing is scored: all scores are NaN. The clock starts when the worker has the batch; the node's own hop,
+    about 0.05 ms, is added to it, as on a real device whose profile was measured within its process.
 
     Raises:
         InputError: not a profile in a file, or one of another model.
@@ -51,7 +49,7 @@ class EmulatedEngine:
 
 
 def read(file: str) -> LatencyProfile:
-    """The profile in a file, of which a device is to be emulated."""
+    """The profile in a file, by which a device is emulated."""
     try:
         return LatencyProfile.from_json(json.loads(Path(file).read_text()))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:

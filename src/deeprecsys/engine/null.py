@@ -22,7 +22,7 @@ class NullEngine:
 class WaitEngine:
     """Waits a fixed time per batch and per item: `wait:BATCH_MS[,ITEM_MS]`. It uses no core meanwhile.
 
-    Its capacity is known from queueing theory, which makes it the touchstone of a live search.
+    Its capacity is known from queueing theory, so that a live search can be tested against it.
     """
 
     def __init__(self, assembly: Assembly, args: str = "1.0") -> None:

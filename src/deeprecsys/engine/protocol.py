@@ -13,7 +13,7 @@ from deeprecsys.zoo.model import Model
 
 @dataclass(frozen=True)
 class Assembly:
-    """All that an engine is built from. The arrays lie in shared memory and are only read.
+    """What an engine is built from. The arrays lie in shared memory and are only read.
 
     Attributes:
         model: configuration, schema and dense stage.
@@ -50,14 +50,14 @@ class SliceView(NamedTuple):
 class Engine(Protocol):
     """Scores batches, one call at a time. Pure: the same slices give the same scores, in any batch.
 
-    An attribute `arithmetic`, if there is one, says in words what rows and layers are computed in.
+    An attribute `arithmetic`, if there is one, states the number formats of rows and layers.
     """
 
     def score(self, slices: Sequence[SliceView]) -> None:
         """Write each slice's scores to its `out`.
 
         Raises:
-            Exception: an input cannot be scored (an id outside its table, say). The caller scores the
-                slices one by one then, so that only the offending query fails.
+            Exception: an input cannot be scored, for example an id is outside its table. The caller
+                then scores the slices one by one, so that only the offending query fails.
         """
         ...

@@ -21,7 +21,7 @@ GROUP = "deeprecsys.engines"
 """Entry points of installed engines."""
 
 PRECISIONS = ("fp32", "bf16", "int8")
-"""From the most exact down."""
+"""The most exact first."""
 _COMPUTES_IN = {"eager": ("fp32",)}
 """Precisions of an engine that does not compute in all."""
 CUDA = "cuda"

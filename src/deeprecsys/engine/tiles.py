@@ -227,9 +227,9 @@ _TERMS = _power_terms()
 _ROUNDER = 1.5 * 2**23
 """A float32 that is added to this is rounded to an integer, which the sum's lowest bits hold."""
 SCALES = (-1 / np.log(2), -1 / np.log(2), 2 / np.log(2))
-"""Of the sums within r, u and n: sigmoid(x) = 1 / (1 + 2^z) and tanh(x) = 1 - 2 / (1 + 2^z)."""
+"""Factors z / x of the sums within r, u and n: sigmoid(x) = 1 / (1 + 2^z), tanh(x) = 1 - 2 / (1 + 2^z)."""
 _MOST = 60.0
-"""Of z: so far out the functions are 0 or 1, and a product of two powers is finite."""
+"""The most |z|: there the functions are 0 or 1 to rounding, and a product of two powers is finite."""
 
 
 def _power(builder: Any, z: Any) -> Any:

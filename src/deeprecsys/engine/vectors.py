@@ -1,4 +1,4 @@
-"""What compiled code needs and numba lacks: memory by address, prefetch, and whole rows in registers.
+"""Intrinsics that numba lacks: memory by address, prefetch, and whole rows in registers.
 
 Addresses are int64. Nothing here checks one: `kernel` does that.
 
@@ -31,7 +31,7 @@ def _intrinsic(function: Callable[..., Any]) -> Any:
 
 
 def _with_constants(function: Callable[..., Any]) -> Any:
-    """The same for intrinsics some of whose arguments are constants in compiled code."""
+    """numba's decorator for intrinsics some of whose arguments are constants in compiled code."""
     return intrinsic(prefer_literal=True)(function)
 
 
@@ -111,7 +111,7 @@ def prefetch(_context: Any, _address: Any) -> Any:
 
 @_intrinsic
 def outside(_context: Any, _index: Any, _count: Any) -> Any:
-    """Whether an index is not in 0 … count - 1, in one comparison, and told to be rare."""
+    """Whether an index is not in 0 … count - 1, in one comparison that LLVM takes to be rarely true."""
 
     def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return _rare(builder, builder.icmp_unsigned(">=", args[0], args[1]))

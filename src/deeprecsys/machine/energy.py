@@ -33,7 +33,7 @@ def packages(root: Path = POWERCAP) -> Packages | None:
 
 
 def spent_joules(before: Packages | None, after: Packages | None) -> float | str:
-    """What all packages took between two readings, each counter having wrapped once at most."""
+    """Energy of all packages between two readings; each counter may have wrapped once."""
     if before is None or after is None or before.keys() != after.keys():
         return UNAVAILABLE
     spent = {zone: after[zone][0] - before[zone][0] for zone in before}
@@ -41,17 +41,17 @@ def spent_joules(before: Packages | None, after: Packages | None) -> float | str
 
 
 class Energy:
-    """What the machine takes between entering and leaving. Attributes are there after leaving.
+    """The energy that the machine uses between entering and leaving. Attributes are set on leaving.
 
     Args:
         gpus: CUDA devices whose power counts, by the numbers that this process sees; none by default.
         root: of RAPL's counters.
 
     Attributes:
-        cpu_joules: of all packages, whatever runs on them; "unavailable" without readable counters.
+        cpu_joules: of all packages, other processes included; "unavailable" without readable counters.
         gpu_watts: mean power of each GPU, from its energy counter; "unavailable" where there is no NVML, no
             such GPU, or no counter.
-        seconds: how long it was.
+        seconds: its duration.
     """
 
     def __init__(self, gpus: Sequence[int] = (), root: Path = POWERCAP) -> None:
@@ -85,7 +85,7 @@ class Energy:
         try:
             handles = [_handle(self._nvml, i) for i in self._gpus]
             return [1e-3 * float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(h)) for h in handles]
-        except Exception:  # no such GPU, no counter, no permission: all the same to a reader
+        except Exception:  # no such GPU, no counter, no permission
             return None
 
     def document(self, served: int, emulated: bool = False) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Energy:
 
         Args:
             served: queries.
-            emulated: an accelerator took part that is not there, whose power nobody knows.
+            emulated: an emulated accelerator took part, whose power is unknown.
         """
         watts = UNAVAILABLE if emulated else self.gpu_watts
         joules: float | str = UNAVAILABLE

@@ -1,4 +1,4 @@
-"""The machine record: where a figure was measured. What cannot be read is "unavailable", never invented."""
+"""The machine record: where a figure was measured. What cannot be read is "unavailable"."""
 
 from __future__ import annotations
 

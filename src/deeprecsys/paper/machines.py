@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.machine.record import UNAVAILABLE
 from deeprecsys.paper.platforms import EPYC_64, scaled, work_of
 from deeprecsys.paper.published import MODELS, SHORT
 from deeprecsys.paper.result import FigureTable
@@ -33,7 +34,7 @@ def row(study: Study, model: str) -> tuple[str, str]:
 def _row(study: Study, model: str) -> tuple[str, str]:
     profile = measured(study, model)
     if profile is None:
-        return f.UNAVAILABLE, f.UNAVAILABLE
+        return UNAVAILABLE, UNAVAILABLE
     server = scaled(profile, work_of(ZOO[model]), EPYC_64)
     return (
         _words(study, model, profile, max(profile.busy_levels)),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from deeprecsys.machine.record import UNAVAILABLE
+
 NONE = "–"
-UNAVAILABLE = "unavailable"
 _SIZES = ("B", "KB", "MB", "GB", "TB")
 
 

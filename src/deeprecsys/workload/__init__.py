@@ -1,4 +1,4 @@
-"""What a node is asked: arrivals × sizes × feature locality, with a seed → a seeded stream of queries."""
+"""Workloads: arrivals × sizes × feature locality, with a seed → a stream of queries."""
 
 from deeprecsys.workload.stream import Stream, Workload
 

@@ -70,7 +70,7 @@ class Diurnal:
     Attributes:
         ratio: peak rate over trough rate; a = (ratio - 1) / (ratio + 1). Published: 2 to 3.
         period_s: length of the day in seconds. A minute by default, so that a trial of some minutes
-            sees whole days; say 86400 for a real one. From a trough, the mean over any multiple of
+            sees whole days; 86400 is a real one. From a trough, the mean over any multiple of
             half a period is the rate asked for.
     """
 
@@ -101,7 +101,7 @@ class Bursts:
     """A two-state Markov-modulated Poisson process: calm, and bursts of a higher rate.
 
     Both states last exponentially long. When the bursts come depends on the seed alone and not on the
-    rate. The mean rate is the one asked for in the long run, over many periods, not within each.
+    rate. The mean rate is met over many periods, not within each.
 
     Attributes:
         ratio: rate in a burst over the rate when calm. The calm rate is 1 / (1 + duty·(ratio - 1)) of

@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.workload.locality import Locality, Scatter, parse
-from deeprecsys.workload.seeds import RandomStream, generator
+from deeprecsys.workload.stream import RandomStream, generator
 from deeprecsys.zoo.schema import DenseInput, Input, Per, Schema, SparseInput
 
 ALIGN = 64
 LLC_FACTOR = 8
 """Unique row bytes that a pool aims to touch, in last-level caches (docs/facts.md §3)."""
 WHOLE = 0.98
-"""The share of tables that counts as the whole of them: random ids touch the last rows only in the limit."""
+"""The share of tables that counts as all of them: random ids touch the last rows only in the limit."""
 MARGIN = 1.01
-"""Aim so much beyond the goal, so that chance does not leave a pool short of it."""
+"""Factor on the goal, so that chance does not leave a pool short of it."""
 _BLOCK = 1 << 17  # elements drawn from one generator; part of what a seed means
 
 
@@ -182,7 +182,7 @@ class FeatureLayout:
 
         Item j of the query is row `first + j` of a per-item input; a per-query input has the one row.
         Spans are consecutive integers, which share only small factors, so the remainders of one
-        handle are as good as independent: no two inputs march in lock-step.
+        handle are as good as independent: no two inputs advance in lock-step.
         """
         return {name: handle % span for name, span in self._spans}
 

@@ -106,7 +106,7 @@ class Mix:
 
     Attributes:
         parts: pairs of a time in seconds, the first 0, and the distribution that holds from then on.
-        period_s: after so many seconds it begins anew; None: the last part holds for ever.
+        period_s: seconds after which it begins anew; None: the last part holds to the end.
     """
 
     parts: tuple[tuple[float, Discrete], ...]
@@ -166,13 +166,13 @@ def _edges(cap: int) -> NDArray[np.float64]:
 
 
 def _capped(below: _Cdf) -> _Cdf:
-    """The table with all that lies beyond the cap put on the cap itself (clipped, not drawn again)."""
+    """The table with larger sizes counted as the cap (clipped, not drawn again)."""
     below[-1] = 1.0
     return below
 
 
 def _counted(counts: NDArray[np.int64]) -> _Cdf:
-    """The table of sizes 1, 2, … that occur so many times each."""
+    """The table of sizes 1, 2, … that occur `counts` times each."""
     cumulative = np.cumsum(counts, dtype=np.float64)
     shares: _Cdf = cumulative / cumulative[-1]
     return shares

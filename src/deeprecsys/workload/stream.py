@@ -1,8 +1,12 @@
-"""A workload, and the stream of queries that it gives at a rate."""
+"""A workload, the random streams of its parts, and the queries that it gives at a rate.
+
+Each part draws from a generator of its own, all from one seed, so that no part disturbs another.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +20,29 @@ from deeprecsys.workload import arrivals as arrivals_
 from deeprecsys.workload import locality as locality_
 from deeprecsys.workload import sizes as sizes_
 from deeprecsys.workload.arrivals import Arrivals, Replay
-from deeprecsys.workload.seeds import RandomStream, generator
 from deeprecsys.workload.sizes import Sizes
 from deeprecsys.workload.spec import whole
 from deeprecsys.workload.trace import read
+
+
+class RandomStream(IntEnum):
+    """The parts of a workload that draw random numbers. Its values fix every stream: never reorder."""
+
+    ARRIVALS = 0
+    SIZES = 1
+    FEATURES = 2
+    POOL = 3
+
+
+def generator(seed: int, part: RandomStream, *key: int) -> np.random.Generator:
+    """A fresh generator for one part (and, below it, for one `key`) of the workload with this seed.
+
+    Raises:
+        InputError: the seed is not an integer of at least 0.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed: expected an integer of at least 0, got {seed!r}")
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(int(part), *key)))
 
 
 @dataclass(frozen=True, eq=False)

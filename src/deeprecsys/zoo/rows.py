@@ -1,6 +1,6 @@
 """Row formats of embedding tables: float32, bfloat16, and 8-bit codes with a scale and a bias per row.
 
-A table's format is its dtype, so that an array alone says how to read it:
+A table's format follows from its array's dtype:
 
 | format | array | a row |
 |---|---|---|
@@ -22,7 +22,7 @@ from deeprecsys.zoo.schema import Table
 
 HEADER = 8
 """Bytes before the codes of an int8 row: its scale and its bias, float32 each."""
-_CHUNK = 1 << 18  # values converted at once: what is needed beside the result stays in cache
+_CHUNK = 1 << 18  # values converted at once, so that temporaries stay in cache
 
 
 class RowFormat(StrEnum):

@@ -27,7 +27,7 @@ def fill(table: NDArray[Any], seed: int | Sequence[int], threads: int | None = N
     Args:
         table: any shape.
         seed: an integer or a sequence of them, such as (seed, table index).
-        threads: at most so many; by default one per core that this process may use.
+        threads: the most threads; by default one per core that this process may use.
 
     Raises:
         ValueError: the array is not C-contiguous float32.

@@ -30,7 +30,7 @@ def buckets(largest: int = LARGEST) -> tuple[int, ...]:
 
 
 def bucket_of(items: int) -> int:
-    """The smallest power of two that holds so many items."""
+    """The smallest power of two that is at least `items`."""
     return 1 << (items - 1).bit_length()
 
 

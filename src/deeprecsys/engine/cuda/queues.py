@@ -62,7 +62,7 @@ class CudaQueues(Queues):
     """Three streams of one device.
 
     Args:
-        timed: whether marks can say how long something took; they cost a little more.
+        timed: whether marks measure time, which costs a little more.
     """
 
     def __init__(self, device: torch.device, timed: bool = False) -> None:

@@ -14,7 +14,7 @@ from deeprecsys.engine.cuda.layout import DeviceBlock
 from deeprecsys.zoo.schema import Schema
 
 SHARE = 0.9
-"""Of the device's free memory that tables may take; the rest is for weights, batches and graphs."""
+"""Share of the device's free memory that tables may take; the rest is for weights, batches and graphs."""
 CHUNK_ROWS = 1 << 18
 
 

@@ -1,4 +1,4 @@
-"""The dense stage on libraries that run whole graphs: nothing of Python between its layers."""
+"""The dense stage on libraries that run whole graphs, without Python between its layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROUTES = {
     "onnxruntime": ("deeprecsys.engine.dense.ort", "OrtStage", ("onnx", "onnxruntime")),
     "openvino": ("deeprecsys.engine.dense.openvino", "OpenVinoStage", ("onnx", "openvino")),
 }
-"""Route -> module and class, and the packages that it needs beside torch."""
+"""Route -> module and class, and the packages that it needs besides torch."""
 
 
 def installed() -> tuple[str, ...]:
@@ -40,7 +40,7 @@ def build(
         precision: "fp32", or "bf16" on openvino where the CPU computes in it.
 
     Raises:
-        InputError: no such route; it is not installed; it has not that precision on this CPU; no thread.
+        InputError: no such route; not installed; the precision is not available on this CPU; no thread.
     """
     if threads < 1:
         raise InputError(f"threads: expected 1 or more, got {threads}")

@@ -1,7 +1,7 @@
 """DIN's activation unit on compiled code of our own: product, activation and weighting in the same registers.
 
-A library writes the hidden layer of all behaviours, `hidden` x T values per item, and passes over it three
-more times. Here a tile of it is activated, weighted and summed where it was made, and what is stored is one
+A library writes the hidden layer of all behaviours, `hidden` x T values per item, and reads it three more
+times. Here a tile of it is activated, weighted and summed where it was made, and what is stored is one
 weight per behaviour. For an item c, with the layer's matrix in blocks [B | C | D | P] (`zoo.networks.din`),
 
     W [b, c, b - c, b * c] + u = ((B + D) + P diag(c)) b + ((C - D) c + u),
@@ -34,7 +34,7 @@ PANEL = 3
 _SUMS = 12
 _ROWS = {n: _SUMS // n for n in range(1, PANEL + 1)}
 MOST_VECTORS = 12
-"""Of an item's values and of a hidden layer's: each is summed in registers, one vector each."""
+"""The most vectors of an item's values, and of a hidden layer's: each is summed in registers."""
 
 
 def fits(width: int, hidden: int) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deeprecsys.engine.dense import attention, recurrent
@@ -16,7 +15,7 @@ from deeprecsys.engine.dense.graphs.interest import attention_weights, click_hea
 from deeprecsys.engine.dense.layout import Buffer, Layout, aligned
 from deeprecsys.engine.dense.ort import Bindings, only_fp32, run
 from deeprecsys.engine.dense.recurrent import ROWS, Gates, Recurrence, padded
-from deeprecsys.engine.dense.stage import Arrays, BufferRows, DenseStage
+from deeprecsys.engine.dense.stage import Arrays, BufferRows, DenseStage, Floats, SliceOfItem
 from deeprecsys.zoo.interest import Dien, Din
 from deeprecsys.zoo.model import Model
 from deeprecsys.zoo.networks.interest import Augru, DienDense, DinDense
@@ -54,8 +53,8 @@ class BoundGraph:
         self,
         at: BufferRows,
         inputs: Callable[[BufferRows], Arrays],
-        slice_of_item: NDArray[np.int64] | None,
-        out: NDArray[np.float32],
+        slice_of_item: SliceOfItem,
+        out: Floats,
     ) -> None:
         """Write the result for the items and slices at the buffers' beginning.
 
@@ -102,13 +101,7 @@ class InterestStage(DenseStage):
         self._slice_of_item = np.zeros(items, np.int64)
         self._head.forget()
 
-    def _run(
-        self,
-        at: BufferRows,
-        slice_of_item: NDArray[np.int64] | None,
-        out: NDArray[np.float32],
-        overrides: Arrays,
-    ) -> None:
+    def _run(self, at: BufferRows, slice_of_item: SliceOfItem, out: Floats, overrides: Arrays) -> None:
         assert (at.item, at.slice, len(overrides)) == (0, 0, 0), "one block, and no dense inputs"
         self._slice_of_item[: at.items] = 0 if slice_of_item is None else slice_of_item
         self._interests(at, slice_of_item)
@@ -118,7 +111,7 @@ class InterestStage(DenseStage):
         user, item = self.buffers["user"][: at.slices], self.buffers["item"][: at.items]
         return {"user": user, "interest": self._interest[: at.items], "item": item}
 
-    def _interests(self, at: BufferRows, slice_of_item: NDArray[np.int64] | None) -> None:
+    def _interests(self, at: BufferRows, slice_of_item: SliceOfItem) -> None:
         """Write `_interest` [n, width] of the batch's items; `_slice_of_item` holds each item's slice."""
         raise NotImplementedError
 
@@ -133,7 +126,7 @@ class DinStage(InterestStage):
         self._attention = Attention(network.unit, model.behaviours)
         self._moved()
 
-    def _interests(self, at: BufferRows, slice_of_item: NDArray[np.int64] | None) -> None:
+    def _interests(self, at: BufferRows, slice_of_item: SliceOfItem) -> None:
         n = at.items
         behaviours, item = self.buffers["behaviours"][: at.slices], self.buffers["item"][:n]
         self._attention.run(behaviours, item, self._slice_of_item[:n], self._interest[:n])
@@ -167,7 +160,7 @@ class DienStage(InterestStage):
         self._each = np.arange(slices)
         self._attend.forget()
 
-    def _interests(self, at: BufferRows, slice_of_item: NDArray[np.int64] | None) -> None:
+    def _interests(self, at: BufferRows, slice_of_item: SliceOfItem) -> None:
         self._extract(at.slices)
         self._attend.run(at, self._attend_inputs, slice_of_item, self._weights[: at.items])
         rows = padded(at.items)
@@ -205,6 +198,6 @@ def _augru_gates(cell: Augru) -> Gates:
     return Gates(*(_array(p) for p in parameters))
 
 
-def _array(parameter: Tensor) -> NDArray[np.float32]:
+def _array(parameter: Tensor) -> Floats:
     """A weight [outputs, inputs] transposed, or a bias."""
     return np.ascontiguousarray(parameter.detach().t().numpy())

@@ -1,7 +1,7 @@
 """Where a dense stage reads its inputs: few wide buffers, each input at its columns. No torch here.
 
-Inputs that a network concatenates lie side by side in one buffer, so that whoever gathers embedding rows
-writes the concatenation at once and nobody copies it together.
+Inputs that a network concatenates are adjacent in one buffer, so that the gather writes the concatenation
+itself and no copy is made.
 """
 
 from __future__ import annotations
@@ -75,8 +75,7 @@ class Layout:
         return any(b.per is Per.QUERY for b in self.buffers)
 
     def allocate(self, items: int, slices: int) -> dict[str, NDArray[np.float32]]:
-        """New buffers by name, with room for so many items and slices; their rows begin on cache lines
-        wherever the width allows."""
+        """New buffers by name, with room for `items` and `slices`; they begin on cache lines."""
         rows = {Per.ITEM: items, Per.QUERY: slices}
         return {b.name: aligned(b.shape(rows[b.per])) for b in self.buffers}
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import openvino as ov
-from numpy.typing import NDArray
 from torch import nn
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.dense.graph import SLICE_OF_ITEM
 from deeprecsys.engine.dense.graphs import GraphSet, block_items, merges
-from deeprecsys.engine.dense.stage import Arrays, BufferRows, DenseStage
+from deeprecsys.engine.dense.stage import Arrays, BufferRows, DenseStage, Floats, SliceOfItem
 from deeprecsys.zoo.model import Model
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -51,13 +49,7 @@ class OpenVinoStage(DenseStage):
         able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return ("fp32", "bf16") if "BF16" in able else ("fp32",)
 
-    def _run(
-        self,
-        at: BufferRows,
-        slice_of_item: NDArray[np.int64] | None,
-        out: NDArray[np.float32],
-        overrides: Arrays,
-    ) -> None:
+    def _run(self, at: BufferRows, slice_of_item: SliceOfItem, out: Floats, overrides: Arrays) -> None:
         request = self._requests.choose(at.items, slice_of_item is not None)
         for name, array in {**self.rows(at), **overrides}.items():
             request.set_tensor(name, ov.Tensor(array, shared_memory=True))

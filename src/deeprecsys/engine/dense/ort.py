@@ -12,7 +12,7 @@ from torch import nn
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.dense.graph import SCORES, SLICE_OF_ITEM
 from deeprecsys.engine.dense.graphs import GraphSet, block_items, merges
-from deeprecsys.engine.dense.stage import Arrays, BufferRows, DenseStage
+from deeprecsys.engine.dense.stage import Arrays, BufferRows, DenseStage, Floats, SliceOfItem
 from deeprecsys.zoo.model import Model
 from deeprecsys.zoo.onnx_session import session
 
@@ -38,13 +38,7 @@ class OrtStage(DenseStage):
     def _moved(self) -> None:
         self._bindings = Bindings()
 
-    def _run(
-        self,
-        at: BufferRows,
-        slice_of_item: NDArray[np.int64] | None,
-        out: NDArray[np.float32],
-        overrides: Arrays,
-    ) -> None:
+    def _run(self, at: BufferRows, slice_of_item: SliceOfItem, out: Floats, overrides: Arrays) -> None:
         session = self._sessions.choose(at.items, slice_of_item is not None)
         key = (at, tuple(overrides))
         binding = self._bindings.get(key)
@@ -72,9 +66,7 @@ class Bindings(dict[Hashable, Any]):
         return binding
 
 
-def run(
-    session: Any, binding: Any, slice_of_item: NDArray[np.int64] | None, out: NDArray[np.float32]
-) -> None:
+def run(session: Any, binding: Any, slice_of_item: SliceOfItem, out: Floats) -> None:
     """Run a bound graph.
 
     Args:

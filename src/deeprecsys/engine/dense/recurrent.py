@@ -37,7 +37,7 @@ def lanes() -> int:
 
 
 def padded(rows: int) -> int:
-    """Rows that a buffer for so many must have."""
+    """Rows that a buffer for `rows` rows must have."""
     return -(-rows // ROWS) * ROWS
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.engine.dense.stage import Arrays, BufferRows, DenseStage
+from deeprecsys.engine.dense.stage import Arrays, BufferRows, DenseStage, Floats, SliceOfItem
 from deeprecsys.zoo.model import Model
 
 
@@ -23,13 +21,7 @@ class EagerStage(DenseStage):
         self._network = network
 
     @torch.inference_mode()
-    def _run(
-        self,
-        at: BufferRows,
-        slice_of_item: NDArray[np.int64] | None,
-        out: NDArray[np.float32],
-        overrides: Arrays,
-    ) -> None:
+    def _run(self, at: BufferRows, slice_of_item: SliceOfItem, out: Floats, overrides: Arrays) -> None:
         views = self.layout.views({**self.rows(at), **overrides})
         x = {name: torch.from_numpy(view) for name, view in views.items()}
         scores = self._network(x, None if slice_of_item is None else torch.from_numpy(slice_of_item))

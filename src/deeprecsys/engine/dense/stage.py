@@ -14,7 +14,10 @@ from deeprecsys.engine.dense.layout import Layout
 from deeprecsys.zoo.model import Model, splittable
 from deeprecsys.zoo.schema import Per
 
-Arrays = Mapping[str, NDArray[np.float32]]
+Floats = NDArray[np.float32]
+SliceOfItem = NDArray[np.int64] | None
+"""[n], the slice of each item of a batch, never decreasing; None for a single slice."""
+Arrays = Mapping[str, Floats]
 """Arrays by buffer name."""
 NOTHING: Arrays = {}
 ITEMS, SLICES = 64, 1
@@ -71,8 +74,8 @@ class DenseStage(ABC):
     def run(
         self,
         items: int,
-        slice_of_item: NDArray[np.int64] | None,
-        out: NDArray[np.float32],
+        slice_of_item: SliceOfItem,
+        out: Floats,
         overrides: Arrays = NOTHING,
     ) -> None:
         """Score the first `items` rows of the buffers.
@@ -108,7 +111,7 @@ class DenseStage(ABC):
         else:
             self._run(BufferRows(0, items, 0, slices), slice_of_item, out, overrides)
 
-    def _blocks(self, at: BufferRows, out: NDArray[np.float32], overrides: Arrays) -> None:
+    def _blocks(self, at: BufferRows, out: Floats, overrides: Arrays) -> None:
         """Run one slice's items block by block."""
         if at.items <= self._block:
             self._run(at, None, out, overrides)
@@ -121,7 +124,7 @@ class DenseStage(ABC):
             }
             self._run(part, None, out[some], rows)
 
-    def rows(self, at: BufferRows) -> dict[str, NDArray[np.float32]]:
+    def rows(self, at: BufferRows) -> dict[str, Floats]:
         """By name, the rows of the buffers that a call reads."""
         items = slice(at.item, at.item + at.items)
         slices = slice(at.slice, at.slice + at.slices)
@@ -145,11 +148,5 @@ class DenseStage(ABC):
         """`buffers` are new arrays."""
 
     @abstractmethod
-    def _run(
-        self,
-        at: BufferRows,
-        slice_of_item: NDArray[np.int64] | None,
-        out: NDArray[np.float32],
-        overrides: Arrays,
-    ) -> None:
-        """Score rows, all checked; `slice_of_item` is None unless several slices must be told apart."""
+    def _run(self, at: BufferRows, slice_of_item: SliceOfItem, out: Floats, overrides: Arrays) -> None:
+        """Score rows, all checked; `slice_of_item` is None unless the batch has several slices."""

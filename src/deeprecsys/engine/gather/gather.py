@@ -26,7 +26,7 @@ class Fault(NamedTuple):
 
     Attributes:
         slice: its index in the batch.
-        input: the name of the input that could not be gathered as asked.
+        input: the name of the input at fault.
         item: the item, counted in the query; None for a per-query input.
         reason: one line: what was expected and what came.
     """
@@ -45,18 +45,18 @@ class Gather:
     """Gathers and pools the embedding rows of a batch, and copies its dense inputs, into given arrays.
 
     Row r of an output belongs to the batch's r-th item, slices one after another, or to its r-th slice if
-    the input is per query. A batch writes its rows and no others. Nothing is allocated once as many slices
-    have been seen. One call at a time; it holds no lock (GIL).
+    the input is per query. A batch writes its rows and no others. Nothing is allocated for a batch of no
+    more slices than before. One call at a time; it holds no lock (GIL).
 
     Args:
         schema: what the model reads.
         tables: by name, in any format of `rows`. They are read where they are; rows that begin on
             cache lines, on huge pages, are read faster.
         inputs: the pools that slices point into, by input name; also `Assembly.inputs` as it is.
-        outputs: by input name, float32 with a contiguous last axis, other strides as you like:
+        outputs: by input name, float32 with a contiguous last axis and any other strides:
             [rows, dim] (sum, mean), [rows, lookups * dim] or [rows, lookups, dim] (concat, sequence),
             [rows, width] (dense; without an output a dense input is not copied). Views of one wide
-            array put features side by side.
+            array concatenate features.
         distance: rows to ask for ahead of their use.
 
     Raises:
@@ -126,7 +126,7 @@ class Gather:
         self._call[field // 8] = value
 
     def _make_room(self, slices: int) -> None:
-        """Room for the blocks of so many slices."""
+        """Make room for the blocks of `slices` slices."""
         self._slices_room = slices
         self._slice_words = _aligned(slices * self._slice.size)
         self._slice_bytes = self._slice_words.data.cast("B")

@@ -15,8 +15,7 @@ from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.serve.load.client import ConnectionPool, Response
-from deeprecsys.workload.seeds import RandomStream, generator
-from deeprecsys.workload.stream import Stream
+from deeprecsys.workload.stream import RandomStream, Stream, generator
 from deeprecsys.zoo.schema import DenseInput, Input, Per, Schema
 
 LEAD_S = 0.05

@@ -1,4 +1,4 @@
-"""A process that loads a user's own model and says what it is:
+"""A process that loads a user's own model and describes it:
 `python -m deeprecsys.zoo.custom.describe FD NAME`.
 """
 
@@ -33,7 +33,8 @@ _CUTS = (0, 1, 6, ITEMS)
 _SCALES = (1.0, 0.05)
 """Sizes of the values that are tried: of normalised inputs, and of freshly trained embeddings."""
 _TOLERANCE = 1e-4
-"""Beyond what the order of a sum does at fp32, below what items do to each other in a listwise model."""
+"""Of scores: more than the order of a sum changes at fp32, less than items change each other's in a listwise
+model."""
 
 
 def describe(name: str) -> Own:
@@ -176,9 +177,9 @@ class _Positional(nn.Module):
 
 
 def _written(schema: Schema, module: nn.Module) -> tuple[bytes, str]:
-    """The dense stage as ONNX, and why not where it cannot be.
+    """The dense stage as ONNX, or no bytes and the reason.
 
-    A size that Python saw, by `len(x)` say, may be a constant of the graph: hence it is tried.
+    A size that Python read, by `len(x)` for example, may be a constant of the graph: hence the trial.
     """
     items = torch.export.Dim("n")
     shapes = tuple({0: items} if i.per is Per.ITEM else {} for i in schema.inputs)

@@ -1,7 +1,7 @@
 """Takes a whole model in ONNX apart: embedding tables out of the graph, their rows its inputs.
 
-A table is a float initialiser that a graph input indexes: Gather on axis 0. The Gather goes, and with it the
-sum or mean over the look-ups where one follows; what it gave becomes an input.
+A table is a float initialiser that a graph input indexes: Gather on axis 0. The Gather is removed, and with
+it the sum or mean over the look-ups where one follows; its result becomes an input.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class _Lifter:
         return rows, SparseInput(name, key, lookups, pooling)
 
     def _reshaped(self, name: str, node: ir.Node, rows: ir.Value, lookups: int, pooling: Pooling) -> None:
-        """Let a Shape of the ids read the rows instead, whose first dimensions are the same."""
+        """Let a Shape of the ids read the rows, whose first dimensions are the same."""
         rank = 2 if lookups else 1
         start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", rank)
         start, end = (x + rank if x < 0 else x for x in (start, min(end, rank)))

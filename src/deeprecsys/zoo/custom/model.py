@@ -146,7 +146,7 @@ class Own:
         costs: FLOPs by `Per`.
         keys: by table name, where the weights have it; empty where tables are filled from a seed.
         graph: the dense stage as ONNX, its inputs the schema's, its output `scores`; empty where it could
-            not be written, and `graph_error` says why.
+            not be written, for the reason in `graph_error`.
     """
 
     name: str

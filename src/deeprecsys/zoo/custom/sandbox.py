@@ -113,7 +113,7 @@ class _Machine(NamedTuple):
 
     Attributes:
         audit: the architecture's own number.
-        absent: calls said not to exist, as the C library then takes older ones that the filter can judge.
+        absent: calls answered with ENOSYS; the C library then takes older ones that the filter can judge.
         opening: by call, which argument has the flags of opening.
     """
 

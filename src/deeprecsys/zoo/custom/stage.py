@@ -37,7 +37,7 @@ class OwnDense(nn.Module):
     """Calls the user's stage with one query's rows at a time.
 
     Slices of several queries are scored one by one, unless nothing is per query and items are scored
-    independently: then no item can tell whose neighbour it is.
+    independently: then an item's score does not depend on the others.
     """
 
     def __init__(self, inner: nn.Module, schema: Schema, splittable: bool = True) -> None:
@@ -81,7 +81,7 @@ class GraphStage(nn.Module):
 
 
 SEED = 0
-"""Of a dense stage's weights where no file gives them."""
+"""Seed of a dense stage's weights where no file gives them."""
 
 
 def own_class(spec: CustomSpec) -> OwnModel:

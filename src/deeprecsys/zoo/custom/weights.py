@@ -94,7 +94,7 @@ def table_key(weights: Mapping[str, Tensor], name: str) -> str:
 
 
 def _some(keys: Iterable[str]) -> str:
-    """Some of many keys, in words."""
+    """The first of many keys, in words."""
     names = sorted(keys)
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "no keys"
 
@@ -119,7 +119,7 @@ def load_dense(stage: torch.nn.Module, weights: Mapping[str, Tensor], where: str
 
 
 def refuse_rest(weights: Mapping[str, Tensor], used: set[str], where: str) -> None:
-    """Raise InputError if the file has weights that nothing asked for: it may be another model's."""
+    """Raise InputError if the file has weights that are not used: it may be another model's."""
     if rest := set(weights) - used:
         raise InputError(
             f"{where}: expected no keys but those of tables and dense stage, got also {_some(rest)}"

@@ -24,7 +24,7 @@ from deeprecsys.zoo.networks.layers import (
 
 
 class InterestDense(nn.Module):
-    """What the behaviours say of each candidate, then [profile, interest, candidate] through the head."""
+    """An interest per candidate from the behaviours, then [profile, interest, candidate] through the head."""
 
     head: ClickHead
 

@@ -1,4 +1,4 @@
-"""What the dense stages share: spreading a slice's rows over its items, layers, and their weights."""
+"""What the dense stages share: a slice's rows repeated for its items, layers, and their weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def per_slice(x: Tensor, slice_of_item: Tensor | None, slices: int) -> Sequence[
 
 
 def concat(x: Rows, names: Iterable[str]) -> Tensor:
-    """The named inputs side by side: [rows, sum of widths]."""
+    """The named inputs concatenated: [rows, sum of widths]."""
     return torch.cat([x[name] for name in names], dim=1)
 
 
@@ -56,7 +56,7 @@ def columns(*parts: tuple[int, float]) -> Tensor:
 
 
 class Layer(nn.Linear):
-    """A fully connected layer that knows how its weights are to be drawn (see `initialise`).
+    """A fully connected layer with the distribution of its weights (see `initialise`).
 
     Attributes:
         std: [in_features], standard deviation (or root mean square) of each input column.
@@ -97,7 +97,7 @@ class Layer(nn.Linear):
 class SplitLayer(Layer):
     """A layer over [user, item] columns whose user part is computed once per slice.
 
-    The same weights and the same result as the layer over the concatenation, to rounding.
+    Its result is that of the layer over the concatenation, to rounding.
     """
 
     def __init__(self, user: int, item: int, outputs: int, std: Tensor) -> None:
@@ -159,7 +159,7 @@ class ClickHead(nn.Module):
 def initialise(module: nn.Module, seed: int) -> None:
     """Draw all weights from `seed`: the same in every process, and logits of order 1.
 
-    For inputs with the standard deviations that the layers were told (embedding values uniform in
+    For inputs with the standard deviations that the layers were given (embedding values uniform in
     (-1, 1), dense inputs standard normal). PReLU slopes keep their 0.25. Gradients are switched off.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -46,9 +46,11 @@ _FEW_ITEMS: dict[type[nn.Module], int] = {DinDense: 96}
 
 
 def merges(network: nn.Module) -> bool:
-    """Whether several slices can go through one graph. DIN's products are with what is made of one slice's
-    behaviours, so that a graph of several slices would be a loop over them; the caller loops instead. A
-    user's own graph knows one query at a time."""
+    """Whether several slices can go through one graph.
+
+    DIN multiplies with a matrix made of one slice's behaviours, so that its graph of several slices would
+    be a loop over them. A user's own graph takes one query at a time. For both the caller loops.
+    """
     return not isinstance(network, _SLICE_BY_SLICE)
 
 
