@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import PROFILES
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.profiles import sample_sizes
 from deeprecsys.api.virtual import sample_path
+from deeprecsys.cli.searching import tune_settings
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory
 from deeprecsys.paper.published import MODELS, SHORT
 from deeprecsys.search.rank import Ranking
 from deeprecsys.search.saturation import saturation_qps
 
-__all__ = ["LOCALITY", "MODELS", "SHORT", "experiment", "filled_memory", "kept_profile", "ranking_of"]
+__all__ = ["LOCALITY", "MODELS", "SHORT", "experiment", "filled_memory", "kept_profile", "profile_file",
+           "ranking_of", "tune_settings", "tuned"]  # fmt: skip
 
 LOCALITY = "zipf:0.9"
 
@@ -27,12 +34,18 @@ def experiment(name: str, **changes: Any) -> Experiment:
     return Experiment.resolve(model=name, **{**usual, **changes})
 
 
-def kept_profile(name: str, machine: str = "*") -> LatencyProfile | None:
-    """A model's profile of `profiles/`: the first of those machines that match."""
+def profile_file(name: str) -> Path | None:
+    """The file of a model's profile in `profiles/`; of several machines' the first."""
     # Vendor, vector width and cores stand before the model's name, which may hold a dash itself.
-    files = (f for f in sorted(PROFILES.glob(f"{machine}-*.json")) if f.stem.split("-", 3)[3:] == [name])
-    file = next(files, None)
-    return LatencyProfile.from_json(json.loads(file.read_text())) if file else None
+    return next((f for f in sorted(PROFILES.glob("*.json")) if f.stem.split("-", 3)[3:] == [name]), None)
+
+
+def kept_profile(name: str) -> LatencyProfile:
+    """A model's profile of `profiles/`."""
+    file = profile_file(name)
+    if file is None:
+        raise FileNotFoundError(f"no profile of {name} in {PROFILES}")
+    return LatencyProfile.from_json(json.loads(file.read_text()))
 
 
 def ranking_of(job: Experiment, profile: LatencyProfile, workers: int) -> Ranking:
@@ -44,6 +57,18 @@ def ranking_of(job: Experiment, profile: LatencyProfile, workers: int) -> Rankin
 def filled_memory(
     name: str, scale: float, items: int, locality: str = "uniform", rows: str = "fp32"
 ) -> ModelMemory:
-    """A model's tables, and features of queries of up to so many items."""
+    """A model's tables, and features of queries of up to `items` items."""
     pool = FeaturePool(items, max_open=1, locality=locality)
     return ModelMemory.of_trials(ModelLayout(name, scale, rows, pool), seed=0)
+
+
+def tuned(name: str, *options: str) -> dict[str, Any]:
+    """The document of the command `tune`, and how long the whole command took (`wall_s`)."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "result.json"
+        command = [sys.executable, "-m", "deeprecsys", "tune", name, "--json", str(file), *options]
+        began = time.monotonic()
+        ended = subprocess.run(command, stdout=subprocess.DEVNULL)
+        if ended.returncode:
+            raise SystemExit(f"{' '.join(command)}: exit status {ended.returncode}")
+        return {**json.loads(file.read_text()), "wall_s": time.monotonic() - began}

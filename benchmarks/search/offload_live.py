@@ -1,32 +1,33 @@
 """The offload threshold against an emulated GTX 1080 Ti, live: the climb beside the exhaustive sweep.
 
-    python -m benchmarks.search.offload_live [MODEL ...]     measure: four models by default, less than a quarter of an hour
-    python -m benchmarks.search.offload_live --more ...      only the models that are not measured yet
-    python -m benchmarks.search.offload_live --tables        only write the table from what was measured before
-    python -m benchmarks.search.offload_live --quick         one model, few sizes and thresholds, short trials; writes nothing
-
 The accelerator is emulated: batch times of this machine's eager engine over the published speed-ups, replayed
 in real time. Each model is measured on one node in one go: both climbs (batch size, then threshold), every
 threshold at the climb's batch size, with load that the climb never saw, and where the two choices differ, both
-once more side by side: the best of fifteen noisy figures is a lucky one. benchmarks/search/offload_simulated.py makes the
-same statement without noise. Keep the machine idle.
+once more side by side: the best of fifteen noisy figures is a lucky one. `search.offload_simulated` makes the
+statement without noise. Four models take less than a quarter of an hour; keep the machine idle.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import replace
 from math import exp, hypot, log
 from typing import Any
 
-from benchmarks.harness import ROOT, load, put_in, save
+from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
+from benchmarks.lib.experiments import experiment, tune_settings
 from benchmarks.lib.interleaved_searches import side_by_side
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
-from deeprecsys.api.profiles import measure_profile, sample_sizes, start
-from deeprecsys.api.trials import LiveTrials, accelerated, document
-from deeprecsys.api.tune import tune_settings
+from deeprecsys.api.trials import (
+    LiveTrials,
+    accelerated,
+    baseline,
+    document,
+    measure_profile,
+    sample_sizes,
+    start,
+)
 from deeprecsys.api.virtual import Accelerators
 from deeprecsys.core.errors import NodeError, TargetUnreachableError, TrialsVoidError
 from deeprecsys.core.policy import DeepRecSched, Policy
@@ -43,51 +44,32 @@ CLIMB_S, PROFILE_S, DUEL_S = 50.0, 12.0, 16.0
 SWEEP_SEED, DUEL_SEED = 1, 2  # not the climb's
 BOUND_QUERIES = 20_000
 LEVEL = 0.9
-"""Of the sweep's best: a choice more than a step away is level with it if its interval lies above this, up to 1
-and more."""
+"""A choice more than a step away is level with the sweep's best if its interval lies above this share of it, up to
+1 and more."""
 
 
-def main() -> None:
-    quick = "--quick" in sys.argv
-    known = load("search_offload_live").get("models", {}) if {"--more", "--tables"} & set(sys.argv) else {}
-    names = [a for a in sys.argv[1:] if not a.startswith("-")] or list(MODELS[:1] if quick else MODELS)
-    for name in [] if "--tables" in sys.argv else names:
-        if name in known:
-            continue
+def run(run: Run) -> None:
+    def one(name: str) -> dict[str, Any] | None:
         try:
-            known[name] = measure(name, quick)
-        except (
-            TargetUnreachableError,
-            TrialsVoidError,
-            NodeError,
-        ) as error:  # the others can still be measured, and this one by --more
-            print(f"{name}: {error}", flush=True)
-            continue
-        print(row(name, known[name]), f"{known[name]['wall_s']:.0f} s", flush=True)
-        if not quick:
-            save("search_offload_live", {"emulated": True, "device": TITLE, "models": known})
-    if known and not quick:
-        put_in(ROOT / "docs" / "results.md", "offload", table(known))
+            return measure(name, run.quick)
+        except (TargetUnreachableError, TrialsVoidError, NodeError) as error:
+            print(f"{name}: {error}", flush=True)  # the others can still be measured, and this one by --more
+            return None
 
-
-def job_of(name: str, quick: bool) -> Experiment:
-    """The model as it is measured here."""
-    return Experiment.resolve(
-        model=name, rows_scale=0.01 if quick else 0.5, engine="eager", precision="fp32", threads=1,
-        workers=None, seed=0, locality="zipf:0.9", gpu="emulated:gtx-1080-ti",
-    )  # fmt: skip
+    run.each([(m,) for m in MODELS], one, emulated=True, device=TITLE)
 
 
 def measure(name: str, quick: bool) -> dict[str, Any]:
     """Everything about one model."""
-    began, job = time.monotonic(), job_of(name, quick)
+    began = time.monotonic()
+    job = experiment(name, rows_scale=0.01 if quick else 0.5, gpu="emulated:gtx-1080-ti")
     cap = job.workload.sizes.cap
     settings = tune_settings(job.target, 6.0 if quick else CLIMB_S).candidate
     with start(job.on_cpu()) as node:
         cpu = measure_profile(node, job, 2.0 if quick else PROFILE_S)
     with accelerated(job, cpu) as (ready, gpu), start(ready) as node:
         assert gpu is not None
-        static = job.baseline(node.workers)
+        static = baseline(node, job)
         hint = saturation_qps(cpu, static.batch_size, sample_sizes(job), node.workers)
         sizes, limits = batch_sizes(cap, static.batch_size), thresholds(cap, sample_sizes(job))
         if quick:
@@ -96,12 +78,12 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
         climb = HillClimb(sizes, limits)
         # Known first, as to `tune`: it says below which rate nothing is worth a look.
         climb.tell(static, capacity(live, static, job.target, hint_qps=0.8 * hint, settings=settings))
-        climbed_s = run(climb, live, job, hint, settings, seed=0)
+        climbed_s = searched(climb, live, job, hint, settings, seed=0)
         assert climb.best is not None
         chosen = climb.best.policy
         size = chosen.batch_size
         sweep = Sweep([DeepRecSched(size, n) for n in (*limits, None)])
-        swept_s = run(sweep, live, job, climb.best.qps, settings, seed=SWEEP_SEED)
+        swept_s = searched(sweep, live, job, climb.best.qps, settings, seed=SWEEP_SEED)
         assert sweep.best is not None
         best = sweep.best.policy
         found = None
@@ -125,7 +107,7 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
     }
 
 
-def run(
+def searched(
     search: Search, live: LiveTrials, job: Experiment, hint: float, settings: Settings, seed: int
 ) -> float:
     """Run a search on the node to its end; the seconds of its trials."""
@@ -184,41 +166,39 @@ def judged(r: dict[str, Any]) -> dict[str, Any]:
     return {"steps": steps, "share": share, "interval": interval, "verdict": verdict}
 
 
-def row(name: str, r: dict[str, Any]) -> str:
+def row(name: str, r: dict[str, Any]) -> tuple[str, ...]:
     """A model's row of the table."""
     j, c, s = judged(r), r["climb"], r["sweep"]
     alone = next(p["qps"] for p in s["points"] if p["offload_above"] is None)
     low, high = j["interval"]
     between = f"{100 * low:.0f}–{100 * high:.0f} %" if high < float("inf") else "interval open"
     share = "the same" if not r["duel"] else f"{100 * j['share']:.0f} % ({between})"
-    return (
-        f"| {name} | {c['batch_size']}, {above(c)}, {f.figure(c['qps'])} | {above(s)}, {f.figure(s['qps'])} | "
-        f"{j['steps']} | {share} | {j['verdict']} | {f.figure(alone)} | {f.share(r['gpu_share'])} | "
-        f"{f.share(c['qps'] / r['two_pools_qps'])} | {c['seconds']:.0f}, {s['seconds']:.0f} |"
-    )
+    return (name, f"{c['batch_size']}, {above(c)}, {f.figure(c['qps'])}", f"{above(s)}, {f.figure(s['qps'])}",
+            str(j["steps"]), share, j["verdict"], f.figure(alone), f.share(r["gpu_share"]),
+            f.share(c["qps"] / r["two_pools_qps"]), f"{c['seconds']:.0f}, {s['seconds']:.0f}")  # fmt: skip
 
 
 def above(point: dict[str, Any]) -> str:
     return "none away" if point["offload_above"] is None else f"> {point['offload_above']}"
 
 
-def table(models: dict[str, Any]) -> str:
-    """The table, as Markdown."""
+def tables(result: Result) -> Tables:
+    models = result["models"]
     about = next(iter(models.values()))
-    head = (
-        "| model | climb: batch, away, QPS | sweep's best: away, QPS | steps apart | capacity reached, side by side | "
-        "within one step, or level | all on the CPU, QPS | items away | of the two-pool bound | climb, sweep: s |\n"
-        "|---|---|---|---|---|---|---|---|---|---|"
-    )
-    rows = "\n".join(row(name, models[name]) for name in models)
+    header = (
+        "model", "climb: batch, away, QPS", "sweep's best: away, QPS", "steps apart", "capacity reached, side by side",
+        "within one step, or level", "all on the CPU, QPS", "items away", "of the two-pool bound", "climb, sweep: s",
+    )  # fmt: skip
     m = about["machine"]
     where = (
         f"The {TITLE} is emulated; the {about['workers']['cpu']} workers "
         f"on the CPU are not: {m['cpu']}, {m['cores']} cores, engine eager fp32, sizes `production`, medium "
         "target. `python -m benchmarks.search.offload_live` makes this table."
-    )  # fmt: skip
-    return f"{head}\n{rows}\n\n{where}"
+    )
+    return {"offload": f"{markdown(header, (row(n, models[n]) for n in models))}\n\n{where}"}
 
+
+BENCHMARK = Benchmark(__file__, __doc__, run, tables, MODELS)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -1,31 +1,25 @@
 """The offload threshold in virtual time, without noise: eight models, three targets, an emulated GTX 1080 Ti.
 
-    python -m benchmarks.search.offload_simulated             all 24 cases on two processes; some minutes
-    python -m benchmarks.search.offload_simulated --quick     one case, short path; writes nothing
-    python -m benchmarks.search.offload_simulated --tables    only write the table from what was computed before
-
 Both climbs, then every threshold at the climb's batch size, on one sample path: what differs is the policy and
 nothing else. Beside them what goes beyond the threshold, each with the best of all thresholds. Batch times are
-those of `profiles/`, the accelerator's by the published speed-ups.
+those of `profiles/`, the accelerator's by the published speed-ups. All 24 cases take some minutes on two processes.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-from benchmarks.harness import ROOT, load, put_in, save
-from deeprecsys.api.experiment import Experiment
+from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
+from benchmarks.lib.experiments import MODELS, experiment, kept_profile
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
-from deeprecsys.api.profiles import sample_sizes
+from deeprecsys.api.trials import sample_sizes
 from deeprecsys.api.virtual import Accelerators, sample_path
 from deeprecsys.core.policy import DeepRecSched, Earliest, Offload, Policy
-from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.core.target import LEVELS
 from deeprecsys.report import format as f
 from deeprecsys.search.climbs import HillClimb, Sweep
 from deeprecsys.search.history import batch_sizes, thresholds
@@ -33,39 +27,30 @@ from deeprecsys.search.rank import TOLERANCE, Ranking
 from deeprecsys.search.saturation import saturation_qps
 from deeprecsys.simulate.published import GTX_1080_TI, device_profile
 
-MODELS = ("dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wnd", "mt-wnd", "din", "dien")
-LEVELS = ("low", "medium", "high")
 MACHINE, CORES, PROCESSES, QUERIES = "amd-avx2-2c", 2, 2, 20_000
 DEVICE_QUERIES = 2
 """Queries of the greatest size that a merged batch has room for."""
-BEYOND: dict[str, Callable[[int, int, int], Policy]] = {
-    "merged": Offload,
-    "earliest": Earliest,
-}
+BEYOND: dict[str, Callable[[int, int, int], Policy]] = {"merged": Offload, "earliest": Earliest}
 
 
-def main() -> None:
-    if "--quick" in sys.argv:
-        print(row(case(("wnd", "medium", 2_000))))
-        return
-    if "--tables" not in sys.argv:
-        cases = [(name, level, QUERIES) for name in MODELS for level in LEVELS]
-        began, found = time.monotonic(), []
-        with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
-            for done in pool.map(case, cases):
-                found.append(done)
-                print(row(done), flush=True)
-        save("search_offload_simulated", {"emulated": True, "simulated": True, "device": GTX_1080_TI.title, "cores": CORES,
-                                 "queries": QUERIES, "cases": found, "wall_s": time.monotonic() - began})  # fmt: skip
-    put_in(ROOT / "docs" / "results.md", "offload-virtual", table(load("search_offload_simulated")))
+def run(run: Run) -> Result:
+    cases = [(name, level, QUERIES) for name in MODELS for level in LEVELS]
+    began, found = time.monotonic(), []
+    if run.quick:
+        cases = [("wnd", "medium", 2_000)]
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
+        for done in pool.map(case, cases):
+            found.append(done)
+            print(" | ".join(row(done)), flush=True)
+    return {"emulated": True, "simulated": True, "device": GTX_1080_TI.title, "cores": CORES,
+            "queries": QUERIES, "cases": found, "wall_s": time.monotonic() - began}  # fmt: skip
 
 
 def case(what: tuple[str, str, int]) -> dict[str, Any]:
     """One model at one target: the climb, the exhaustive optimum, and what goes beyond."""
     name, level, queries = what
-    job = Experiment.resolve(model=name, rows_scale=1.0, engine="eager", precision="fp32", threads=1,
-                      workers=CORES, seed=0, locality="zipf:0.9", target=level, gpu="emulated:gtx-1080-ti")  # fmt: skip
-    cpu = LatencyProfile.from_json(json.loads((ROOT / "profiles" / f"{MACHINE}-{name}.json").read_text()))
+    job = experiment(name, workers=CORES, level=level, gpu="emulated:gtx-1080-ti")
+    cpu = kept_profile(name)
     gpu = Accelerators(device_profile(cpu, GTX_1080_TI))
     cap, static = job.workload.sizes.cap, job.baseline(CORES).batch_size
     hint, limits = saturation_qps(cpu, static, sample_sizes(job), CORES), thresholds(cap, sample_sizes(job))
@@ -115,21 +100,19 @@ def swept(ranking: Ranking, policies: list[Policy] | list[DeepRecSched]) -> Swee
     return sweep
 
 
-def row(c: dict[str, Any]) -> str:
+def row(c: dict[str, Any]) -> tuple[str, ...]:
     """A case's row of the table."""
-    name = f"| {c['model']} | {c['target_ms']:g} ms |"
+    name = (c["model"], f"{c['target_ms']:g} ms")
     if "climb" not in c:
-        return f"{name} cannot be met | | | | | | | | |"
+        return (*name, "cannot be met", *("",) * 9)
     one, two = c["climb"], c["sweep"]
-    more = [
+    more = (
         "–" if b is None else f"{f.signed_share(b['qps'] / one['qps'] - 1)}, {away(b)}"
         for b in c["beyond"].values()
-    ]
-    return (
-        f"{name} {one['batch_size']}, {away(one)} | {away(two)} | {c['steps']} | {f.share(c['share'])} | "
-        f"{f.figure(c['alone_qps'])} | {f.figure(one['qps'])} | {f.share(c['gpu_share'])} | "
-        f"{f.share(one['qps'] / c['two_pools_qps'])} | {' | '.join(more)} |"
     )
+    return (*name, f"{one['batch_size']}, {away(one)}", away(two), str(c["steps"]), f.share(c["share"]),
+            f.figure(c["alone_qps"]), f.figure(one["qps"]), f.share(c["gpu_share"]),
+            f.share(one["qps"] / c["two_pools_qps"]), *more)  # fmt: skip
 
 
 def away(point: dict[str, Any]) -> str:
@@ -137,13 +120,11 @@ def away(point: dict[str, Any]) -> str:
     return "none" if point["offload_above"] is None else f"> {point['offload_above']}"
 
 
-def table(result: dict[str, Any]) -> str:
-    """The table and what it says in all, as Markdown."""
-    head = (
-        "| model | target | climb: batch, away | optimum: away | steps apart | capacity reached | "
-        "all on the CPU, QPS | threshold, QPS | items away | of the two-pool bound | merged, away | "
-        "earliest finish, away |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
-    )
+def tables(result: Result) -> Tables:
+    """The table and what it says in all."""
+    header = ("model", "target", "climb: batch, away", "optimum: away", "steps apart", "capacity reached",
+              "all on the CPU, QPS", "threshold, QPS", "items away", "of the two-pool bound", "merged, away",
+              "earliest finish, away")  # fmt: skip
     cases = result["cases"]
     met = [c for c in cases if "climb" in c]
     near = [c for c in met if c["steps"] <= 1]
@@ -155,8 +136,10 @@ def table(result: dict[str, Any]) -> str:
         f"and all of this simulated: {result['cores']} cores, {result['queries']:,} queries, batch times of "
         f"`profiles/{MACHINE}-*.json`. `python -m benchmarks.search.offload_simulated` makes this table."
     )
-    return "\n".join([head, *map(row, cases)]) + f"\n\n{said}"
+    return {"offload-virtual": f"{markdown(header, map(row, cases))}\n\n{said}"}
 
+
+BENCHMARK = Benchmark(__file__, __doc__, run, tables)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()
