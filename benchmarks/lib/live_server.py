@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,11 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import ROOT, put_in, save
+from benchmarks.harness import markdown
 from benchmarks.lib.http_load import Answers, Bodies, offer
 from deeprecsys.core.target import Target
 from deeprecsys.node.runtime.cores import awake, pss_bytes, realtime
-from deeprecsys.report.json_values import plain
 from deeprecsys.serve.load.offer import TimedCalls
 from deeprecsys.workload.stream import Stream, Workload
 
@@ -73,8 +73,6 @@ class Server:
 @contextmanager
 def server(*arguments: str, cores: Sequence[int], timeout_s: float = 300.0) -> Iterator[Server]:
     """`deeprecsys serve` with any free ports, until the block ends; then SIGTERM."""
-    import subprocess
-
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as out:
         process = subprocess.Popen(
             ["taskset", "-c", ",".join(map(str, cores)), sys.executable, "-m", "deeprecsys", "serve", *arguments,
@@ -152,12 +150,8 @@ class Extent:
     steps: int
 
     @classmethod
-    def asked(cls) -> Extent:
-        """By the command line, which takes `--quick` and nothing else."""
-        unknown = [a for a in sys.argv[1:] if a != "--quick"]
-        if unknown:
-            raise SystemExit(f"expected --quick or nothing, got {' '.join(unknown)}")
-        return cls(True, 0.01, 1.0, 2) if sys.argv[1:] else cls(False, 1.0, 10.0, 7)
+    def of(cls, quick: bool) -> Extent:
+        return cls(True, 0.01, 1.0, 2) if quick else cls(False, 1.0, 10.0, 7)
 
 
 @dataclass
@@ -263,26 +257,7 @@ class Row:
     met: bool | None = None
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Goals and verdicts beside the figures."""
-    lines = ["| what | found | goal | |", "|---|---|---|---|"]
-    said = {True: "met", False: "**not met**", None: ""}
-    return "\n".join([*lines, *(f"| {r.what} | {r.found} | {r.goal} | {said[r.met]} |" for r in rows)])
-
-
-def publish(name: str, result: dict[str, Any], body: str, quick: bool) -> None:
-    """Print a result's table; unless it is of a quick run, save it and put the table into the page of results.
-
-    A quick run does the same in a folder that is dropped, so that it fails where a full one would.
-    """
-    marker, page = name.replace("_", "-"), ROOT / "docs" / "results.md"
-    print(body, flush=True)
-    if not quick:
-        print(save(name, result))
-        put_in(page, marker, body)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / page.name
-        copy.write_text(page.read_text())
-        put_in(copy, marker, body)
-        json.dumps(plain(result))
+def verdicts(rows: Sequence[Row]) -> str:
+    """Figures with goals and whether they are met."""
+    words = {True: "met", False: "**not met**", None: ""}
+    return markdown(("what", "found", "goal", ""), [(r.what, r.found, r.goal, words[r.met]) for r in rows])

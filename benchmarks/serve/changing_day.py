@@ -1,7 +1,5 @@
 """A day in minutes: the rate rises and falls, the mix of sizes changes; live retuning beside fixed settings.
 
-    python -m benchmarks.serve.changing_day [--quick]
-
 The load in items follows the hour, whatever the sizes: where queries are small, more of them come. Its peak is
 set from the items that the tuned server answers in time when it is offered far too much. Each setting serves the
 same day. What counts is queries answered within the target. Keep the machine idle.
@@ -14,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.lib.live_server import Bench, Extent, Row, bench, load, publish, table
+from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
+from benchmarks.lib.live_server import Bench, Extent, Row, bench, load, verdicts
 from deeprecsys.core.target import Target
 from deeprecsys.workload.stream import Stream, Workload
 
@@ -43,8 +42,8 @@ def day(items_per_s: float, seconds: float) -> Stream:
     return Stream(len(size) / seconds, arrival_s, size, features)
 
 
-def main() -> None:
-    extent = Extent.asked()
+def run(run: Run) -> Result:
+    extent = Extent.of(run.quick)
     seconds, fixed = (6.0, FIXED[2:3]) if extent.quick else (150.0, FIXED)
     runs: dict[str, dict[str, Any]] = {}
     options = ("--max-items", "1000")
@@ -56,9 +55,8 @@ def main() -> None:
         with bench(MODEL, TARGET, extent, *options, *pinned, carries={}) as b:
             runs[setting] = served(b, stream, seconds)
     best = max((str(size) for size in fixed), key=lambda size: runs[size]["goodput_qps"])
-    result = {"model": MODEL, "rows_scale": extent.rows_scale, "seconds": seconds, "sizes": PARTS,
+    return {"model": MODEL, "rows_scale": extent.rows_scale, "seconds": seconds, "sizes": PARTS,
               "target_ms": 1e3 * TARGET.latency_s, "swamped": swamped, "runs": runs, "best_fixed": best}  # fmt: skip
-    publish("serve_day", result, f"{settings(result)}\n\n{table(rows(result))}", extent.quick)
 
 
 def served(b: Bench, stream: Stream, seconds: float) -> dict[str, Any]:
@@ -73,22 +71,19 @@ def served(b: Bench, stream: Stream, seconds: float) -> dict[str, Any]:
 
 
 def settings(r: dict[str, Any]) -> str:
-    lines = [
-        "| setting | offered | answered | within the target per second | p95 of answers | worst window's p95 | changes |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, run in r["runs"].items():
+    header = ("setting", "offered", "answered", "within the target per second", "p95 of answers",
+              "worst window's p95", "changes")  # fmt: skip
+    rows = []
+    for name, once in r["runs"].items():
         label = name if name == "retuned" else f"batch size {name}"
         best = " (best fixed)" if name == r["best_fixed"] else ""
-        lines.append(
-            f"| {label}{best} | {run['offered']:,} | {run['served']:,} | {run['goodput_qps']:.1f} "
-            f"| {run['p95_ms']:.1f} ms | {worst(run):.1f} ms | {len(run['changes'])} |"
-        )
-    return "\n".join(lines)
+        rows.append((f"{label}{best}", f"{once['offered']:,}", f"{once['served']:,}", f"{once['goodput_qps']:.1f}",
+                     f"{once['p95_ms']:.1f} ms", f"{worst(once):.1f} ms", len(once["changes"])))  # fmt: skip
+    return markdown(header, rows)
 
 
-def worst(run: dict[str, Any]) -> float:
-    return max((x for x in run["windows_p95_ms"] if x == x), default=float("nan"))
+def worst(once: dict[str, Any]) -> float:
+    return max((x for x in once["windows_p95_ms"] if x == x), default=float("nan"))
 
 
 def rows(r: dict[str, Any]) -> list[Row]:
@@ -103,5 +98,11 @@ def rows(r: dict[str, Any]) -> list[Row]:
     ]  # fmt: skip
 
 
+def tables(result: Result) -> Tables:
+    return {"serve-day": f"{settings(result)}\n\n{verdicts(rows(result))}"}
+
+
+BENCHMARK = Benchmark(__file__, __doc__, run, tables)
+
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -1,21 +1,19 @@
 """Tens of thousands of bodies that no client should send, over both network faces, in process.
 
-    python -m benchmarks.serve.fuzz [--bodies N]
-
 Any answer but a success, a refusal or a message that names the fault is an error, and so is a hang or a
 seat that is not given back. Prints how many answers had which status.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.lib.live_server import Row, publish, table
+from benchmarks.harness import Benchmark, Result, Run, Tables
+from benchmarks.lib.live_server import Row, verdicts
 from tests.serve.asgi import Direct
 from tests.serve.fuzz import DirectRpc, check_http, grpc_requests, http_requests
 from tests.serve.stand_in import StandIn
@@ -23,15 +21,13 @@ from tests.serve.stand_in import StandIn
 BODIES = 20_000
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bodies", type=int, default=BODIES, help="how many in all, half over each face")
-    options = parser.parse_args()
+def run(run: Run) -> Result:
+    bodies = 200 if run.quick else run.options.bodies
     http, rpc = Direct(StandIn.of()), DirectRpc(StandIn.of())
     seen: dict[str, Counter[str]] = {"http": Counter(), "grpc": Counter()}
     sent: Counter[str] = Counter()
     many = settings(
-        max_examples=options.bodies // 2,
+        max_examples=bodies // 2,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
@@ -53,16 +49,11 @@ def main() -> None:
     over_grpc()
     for face, counts in seen.items():
         print(f"{face}: {counts.total()} bodies,", ", ".join(f"{k} {n}" for k, n in counts.most_common()))
-    quick = options.bodies < BODIES
-    publish(
-        "serve_fuzz",
-        {"bodies": options.bodies, "sent": sent, "answers": seen},
-        table(rows(sent, seen)),
-        quick,
-    )
+    return {"bodies": bodies, "sent": sent, "answers": seen}
 
 
-def rows(sent: Counter[str], seen: dict[str, Counter[str]]) -> list[Row]:
+def rows(r: Result) -> list[Row]:
+    sent, seen = Counter(r["sent"]), {face: Counter(counts) for face, counts in r["answers"].items()}
     total = sum(c.total() for c in seen.values())
     bad = sum(n for k, n in seen["http"].items() if k.startswith("5") and k != "503")
     return [
@@ -77,5 +68,17 @@ def rows(sent: Counter[str], seen: dict[str, Counter[str]]) -> list[Row]:
     ]  # fmt: skip
 
 
+def tables(result: Result) -> Tables:
+    return {"serve-fuzz": verdicts(rows(result))}
+
+
+BENCHMARK = Benchmark(
+    __file__,
+    __doc__,
+    run,
+    tables,
+    options={"--bodies": {"type": int, "default": BODIES, "help": "how many in all, half over each face"}},
+)
+
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

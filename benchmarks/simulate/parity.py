@@ -1,8 +1,5 @@
 """The simulator against the live node, all eight models: p95 at 50, 70 and 85 % of capacity, and capacity.
 
-    python -m benchmarks.simulate.parity [MODEL ...]     about 5 minutes a model
-    python -m benchmarks.simulate.parity --tables        only write the table from what was measured before
-
 In turn, five times: a search for the capacity (every other time), live trials at three shares of the first one found,
 and a latency profile; the profiles together are what the simulator is given, so that a machine that drifts does so
 under all of them. The simulator then runs the very arrivals and sizes of each live trial, so that chance of the load
@@ -10,7 +7,7 @@ is no part of the error, several times, each with another stretch of the profile
 error at a share of the capacity is the median of its trials', so that no single slow phase of the machine decides
 it. The capacity that is predicted is the median of each profile's own, beside the median of the live searches: they see
 the machine for seconds too.
-Keep the machine idle.
+About 5 minutes a model; keep the machine idle.
 
 Every error is stated three times. As predicted: it holds the machine's drift between profile and trial as well,
 which no scheduler can know. At the live trial's own pace: the profile's times all multiplied by what an item took
@@ -20,19 +17,18 @@ number took, so that what is left is the error of the scheduling alone.
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from math import log
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.harness import ROOT, load, measured_on, put_in, save
-from benchmarks.search.eight_models import MODELS
+from benchmarks.harness import Benchmark, Result, Run, Tables, markdown, measured_on
+from benchmarks.lib.experiments import MODELS, experiment, ranking_of
 from deeprecsys.api.engines import sizes_of
 from deeprecsys.api.experiment import Experiment
-from deeprecsys.api.profiles import measure_profile, sample_sizes
-from deeprecsys.api.trials import LiveTrials
+from deeprecsys.api.trials import LiveTrials, measure_profile
 from deeprecsys.api.virtual import sample_path
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile, quantiles_of, slowdown
@@ -45,8 +41,7 @@ from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.climbs import HillClimb
 from deeprecsys.search.intervals import NEAR
 from deeprecsys.search.rank import Ranking
-from deeprecsys.search.saturation import saturation_qps
-from deeprecsys.simulate.fast import Services, run
+from deeprecsys.simulate import fast
 
 SHARES = (0.5, 0.7, 0.85)
 ROUNDS = 5
@@ -62,22 +57,20 @@ QUANTILES = 41
 """Of the times of all profiles together."""
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(name: str, quick: bool) -> dict[str, Any]:
     """Everything about one model."""
-    job = Experiment.resolve(
-        model=name, rows_scale=1.0, engine="eager", precision="fp32", threads=1, workers=None,
-        seed=0, locality="zipf:0.9",
-    )  # fmt: skip
-    trial_s = max(TRIAL_S, 10 * job.target.latency_s)
+    job = experiment(name, rows_scale=0.01 if quick else 1.0)
+    rounds, profile_s, capacity_s = (1, 1.0, 2.0) if quick else (ROUNDS, PROFILE_S, CAPACITY_S)
+    trial_s = max(0.5 if quick else TRIAL_S, 10 * job.target.latency_s)
     with Node(job.node) as node:
-        pieces = [measure_profile(node, job, PROFILE_S)]
+        pieces = [measure_profile(node, job, profile_s)]
         policy, hint_qps = best_on(pieces[0], node, job)
         live: dict[float, list[Live]] = {share: [] for share in SHARES}
         found: list[CapacityResult] = []
         repeated = 0
         trials = Watched(node, job)
-        settings = replace(Settings.live(job.target), budget_s=max(CAPACITY_S, 6 * trial_s))
-        for seed in range(ROUNDS):
+        settings = replace(Settings.live(job.target), budget_s=max(capacity_s, 6 * trial_s))
+        for seed in range(rounds):
             if seed % 2 == 0:
                 found.append(
                     capacity(trials, policy, job.target, hint_qps=hint_qps, settings=settings, seed=seed)
@@ -88,7 +81,7 @@ def measure(name: str) -> dict[str, Any]:
                 ran, again = valid(node, job, policy, share * about_qps, trial_s, seed)
                 live[share].append(ran)
                 repeated += again
-            pieces.append(measure_profile(node, job, PROFILE_S))
+            pieces.append(measure_profile(node, job, profile_s))
         profile = mixture(pieces)
         workers, where = node.workers, node.describe()
     rates = [c.capacity_qps for c in found if c.capacity_qps]
@@ -129,9 +122,8 @@ def predict(profile: LatencyProfile, job: Experiment, workers: int, policy: Poli
 
 def best_on(profile: LatencyProfile, node: Node, job: Experiment) -> tuple[Policy, float]:
     """The batch size that the simulator finds best, and about its capacity."""
-    hint = saturation_qps(profile, job.baseline(node.workers).batch_size, sample_sizes(job), node.workers)
     search = HillClimb(sizes_of(job, node.workers))
-    Ranking(sample_path(profile, job.workload, node.workers, job.target), job.target, hint).finish(search)
+    ranking_of(job, profile, node.workers).finish(search)
     assert search.best is not None
     return search.best.policy, search.best.qps
 
@@ -212,9 +204,9 @@ class Given:
         return next(self._left)
 
 
-def simulated(log: RunLog, service: Services, workers: int, policy: Policy, seed: int) -> RunLog:
+def simulated(log: RunLog, service: fast.Services, workers: int, policy: Policy, seed: int) -> RunLog:
     """A live trial's queries in virtual time."""
-    return run(
+    return fast.run(
         policy, log.arrival_s, log.size, service, workers,
         seed=seed, warmup_s=log.warmup_s, rate_qps=log.rate_qps,
     )  # fmt: skip
@@ -231,6 +223,7 @@ def occupied_per_item(log: RunLog) -> float:
 
 
 def per_item(log: RunLog) -> float:
+    """Worker-seconds that an item took in virtual time."""
     return log.busy_s / int(log.size.sum())
 
 
@@ -275,46 +268,48 @@ def mixture(pieces: list[LatencyProfile]) -> LatencyProfile:
     return whole.ordered(np.concatenate(swings))
 
 
-def tables(results: dict[str, Any]) -> str:
+def run(run: Run) -> None:
+    run.each([(m,) for m in MODELS], lambda name: measure(name, run.quick))
+
+
+def tables(result: Result) -> Tables:
+    results = {m: result["models"][m] for m in MODELS if m in result["models"]}
     rows = [
-        "| model | batch | live p95 at 50 %: error as predicted, at its pace, given its batch times | at 70 % | at 85 % "
-        "| capacity: live (from, to), predicted, at its pace | pace |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    errors: dict[str, list[float]] = {key: [] for key in ERRORS}
-    capacities: dict[str, list[float]] = {"capacity_error": [], "paced_capacity_error": []}
-    apart = []
-    for name in [m for m in MODELS if m in results]:
-        r = results[name]
-        cells = [cell(p) for p in r["points"]]
-        paces = [x for p in r["points"] for x in p["paces"]]
-        rows.append(
-            f"| {name} | {r['batch_size']} | {' | '.join(cells)} | {f.figure(r['live_qps'])} "
-            f"({f.figure(min(r['live_runs_qps']))}, {f.figure(max(r['live_runs_qps']))}), "
-            f"{f.figure(r['predicted_qps'])}, {f.figure(r['paced_qps'])} QPS | {min(paces):.2f}–{max(paces):.2f} |"
-        )
-        for key, kept in errors.items():
-            kept += [abs(p[key]) for p in r["points"]]
-        for key, kept in capacities.items():
-            kept.append(abs(r[key]))
-        apart.append(max(r["live_runs_qps"]) / min(r["live_runs_qps"]) - 1)
-    rows.append("")
+        (name, str(r["batch_size"]), *map(cell, r["points"]),
+         f"{f.figure(r['live_qps'])} ({f.figure(min(r['live_runs_qps']))}, {f.figure(max(r['live_runs_qps']))}), "
+         f"{f.figure(r['predicted_qps'])}, {f.figure(r['paced_qps'])} QPS", paces(r))
+        for name, r in results.items()
+    ]  # fmt: skip
+    points = [p for r in results.values() for p in r["points"]]
+    said = []
     for which, key in (("As predicted", ""), ("At the live trials' own pace", "paced_")):
-        e, c = errors[f"{key}p95_error"], capacities[f"{key}capacity_error"]
-        rows.append(
-            f"{which}, the p95 is off by {100 * float(np.median(e)):.1f} % in the median of {len(e)} points (worst "
-            f"{100 * max(e):.0f} %), the capacity by {100 * float(np.median(c)):.1f} % (worst {100 * max(c):.1f} %)."
-        )
-    e = errors["given_p95_error"]
-    rows += [
-        f"Given the live trials' own batch times, the p95 is off by {100 * float(np.median(e)):.1f} % in the median "
-        f"(worst {100 * max(e):.0f} %).",
+        p95, worst = off((p[f"{key}p95_error"] for p in points), 0)
+        carried, most = off((r[f"{key}capacity_error"] for r in results.values()), 1)
+        said.append(f"{which}, the p95 is off by {p95} in the median of {len(points)} points (worst {worst}), "
+                    f"the capacity by {carried} (worst {most}).")  # fmt: skip
+    p95, worst = off((p["given_p95_error"] for p in points), 0)
+    apart = [max(r["live_runs_qps"]) / min(r["live_runs_qps"]) - 1 for r in results.values()]
+    said += [
+        f"Given the live trials' own batch times, the p95 is off by {p95} in the median (worst {worst}).",
         f"Live searches for one capacity, minutes apart, differ by {100 * float(np.median(apart)):.0f} % in the median "
         f"of {len(apart)} models (worst {100 * max(apart):.0f} %).",
         "",
-        f"{measured_on(load('parity')['machine'])}, engine eager fp32. `python -m benchmarks.simulate.parity` makes this table.",
+        f"{measured_on(result['machine'])}, engine eager fp32. `python -m benchmarks.simulate.parity` makes this table.",
     ]
-    return "\n".join(rows)
+    header = ("model", "batch", "live p95 at 50 %: error as predicted, at its pace, given its batch times", "at 70 %",
+              "at 85 %", "capacity: live (from, to), predicted, at its pace", "pace")  # fmt: skip
+    return {"parity": "\n".join([markdown(header, rows), "", *said])}
+
+
+def off(errors: Iterable[float], digits: int) -> tuple[str, str]:
+    """The median and the worst size of some errors."""
+    sizes = [abs(e) for e in errors]
+    return f"{100 * float(np.median(sizes)):.1f} %", f"{100 * max(sizes):.{digits}f} %"
+
+
+def paces(r: dict[str, Any]) -> str:
+    every = [x for p in r["points"] for x in p["paces"]]
+    return f"{min(every):.2f}–{max(every):.2f}"
 
 
 def cell(p: dict[str, Any]) -> str:
@@ -323,24 +318,7 @@ def cell(p: dict[str, Any]) -> str:
     return f"{f.ms(float(np.median(p['live_p95_ms'])))} ms: {each}"
 
 
-def main() -> None:
-    names = [a for a in sys.argv[1:] if not a.startswith("-")] or list(MODELS)
-    results = load("simulate_parity").get("models", {})
-    if "--tables" not in sys.argv:
-        for name in names:
-            r = results[name] = measure(name)
-            errors = ", ".join(
-                f"{100 * p['p95_error']:+.1f} % ({100 * p['paced_p95_error']:+.1f} % paced, "
-                f"{100 * p['given_p95_error']:+.1f} % given)"
-                for p in r["points"]
-            )
-            print(f"{name}: batch {r['batch_size']}, p95 off by {errors}; capacity {r['live_qps']:.1f} live, "
-                  f"{r['predicted_qps']:.1f} predicted, {r['paced_qps']:.1f} paced", flush=True)  # fmt: skip
-            save("simulate_parity", {"models": results})
-    text = tables(results)
-    put_in(ROOT / "docs" / "results.md", "parity", text)
-    print(text)
-
+BENCHMARK = Benchmark(__file__, __doc__, run, tables, MODELS)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

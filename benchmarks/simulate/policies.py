@@ -1,33 +1,23 @@
 """Policies against their bounds on 40 simulated cores: eight models, three targets, and load that changes.
 
-    python -m benchmarks.simulate.policies               about half an hour
-    python -m benchmarks.simulate.policies --compiled    without deadline order and other servers: some minutes
-    python -m benchmarks.simulate.policies --quick       two models, fewer queries
-    python -m benchmarks.simulate.policies --more        keep the cases that were computed before, compute the others
-    python -m benchmarks.simulate.policies --servers     add deadline order and other servers to the steady ones of these
-    python -m benchmarks.simulate.policies --search      only the search by model again, and one size for both between the rungs
-    python -m benchmarks.simulate.policies --tables      only write the tables from what was computed before
-
 Batch times are the means of `profiles/`, as measured with all workers busy, without spread and without
 further contention: then the bounds hold (docs/facts.md §6), and what a policy leaves is its own doing. Every
-policy of a case runs the same queries. Nothing here is a measurement of 40 cores.
+policy of a case runs the same queries. Nothing here is a measurement of 40 cores. About half an hour.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from math import exp, log
+from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import ROOT, load, put_in, save
-from benchmarks.search.eight_models import MODELS
+from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
+from benchmarks.lib.experiments import MODELS, kept_profile
 from deeprecsys.bounds import BoundKind, batch_times, bounds_of
 from deeprecsys.core.policy import (
     Adaptive,
@@ -48,7 +38,7 @@ from deeprecsys.report import format as f
 from deeprecsys.search.climbs import HillClimb, finer, model_search
 from deeprecsys.search.history import UNREACHABLE, KnownCapacity, Search, batch_sizes
 from deeprecsys.search.rank import capacity_on_path
-from deeprecsys.simulate.fast import run
+from deeprecsys.simulate import fast
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
@@ -94,7 +84,7 @@ class Path:
 
     def latency_s(self, policy: Policy, rate_qps: float) -> tuple[np.ndarray[Any, Any], bool]:
         arrival_s = self.stream.arrival_s * (self.about_qps / rate_qps)
-        log = run(policy, arrival_s, self.stream.size, self._service, CORES, rate_qps=rate_qps)
+        log = fast.run(policy, arrival_s, self.stream.size, self._service, CORES, rate_qps=rate_qps)
         self.sims += 1
         return log.latency_s, bool((log.status == Status.SERVED).all())
 
@@ -115,14 +105,11 @@ class Path:
 
 def steady_profile(name: str) -> LatencyProfile:
     """The measured profile of a model with all workers busy, as constant times."""
-    # vendor, vector width and cores stand before the model's name, which may hold a dash itself
-    (file,) = (f for f in (ROOT / "profiles").glob("*.json") if f.stem.split("-", 3)[3] == name)
-    measured = LatencyProfile.from_json(json.loads(file.read_text()))
+    measured = kept_profile(name)
     # A batch that is slower than a longer one was disturbed; the simulator's policies would exploit it.
-    means = np.array([p.mean_s for p in measured.curve(max(measured.busy_levels))])
-    means = np.minimum.accumulate(means[::-1])[::-1]
-    batches = [p.batch for p in measured.curve(max(measured.busy_levels))]
-    points = [Point(1, b, (float(s),)) for b, s in zip(batches, means, strict=True)]
+    curve = measured.curve(max(measured.busy_levels))
+    means = np.minimum.accumulate(np.array([p.mean_s for p in curve])[::-1])[::-1]
+    points = [Point(1, p.batch, (float(s),)) for p, s in zip(curve, means, strict=True)]
     return LatencyProfile(name, tuple(points), measured.engine, machine=measured.machine)
 
 
@@ -247,8 +234,8 @@ def exhaustive(
     return best, best_qps
 
 
-AGAIN = {"--servers": with_servers, "--search": with_search}
 LATE_CUTS = {"adaptive": Adaptive, "coalescing": Coalescing}
+SHOWN = ("adaptive", "coalescing", "deadline", "tf-serving", "triton", "bentoml", "clipper")
 OURS = ("adaptive", "coalescing", "deadline")
 SHARED = ("coalescing", "triton", "tf-serving", "bentoml", "clipper")
 
@@ -260,36 +247,25 @@ def share_of_bound(row: dict[str, Any], name: str) -> float:
     return float(row["policies"][name]["qps"] / bound) if bound else float("nan")
 
 
-def main_table(rows: list[dict[str, Any]]) -> str:
-    out = ["| model | target | O_fcfs, QPS | static | best fixed (batch) | adaptive | coalescing | deadline | tf-serving | triton | bentoml | clipper |",
-           "|---|---|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+def main_table(rows: list[Result]) -> str:
+    """Each policy's capacity in per cent of O_fcfs; the best of ours is bold."""
+    header = ("model", "target", "O_fcfs, QPS", "static", "best fixed (batch)", *SHOWN)
+    out: list[tuple[str, ...]] = []
     for r in rows:
-        bound = r["bounds"]["o_fcfs"]
-        if not bound:
-            out.append(
-                f"| {r['model']} | {r['target_ms']:g} ms | no query of the largest 5 % fits | | | | | | | | | |"
-            )
-            continue
-
-        def cell(name: str) -> str:
-            found = r["policies"].get(name)  # noqa: B023 # used at once
-            return f"{100 * found['qps'] / bound:.1f}" if found else "–"  # noqa: B023
-
-        b = r["policies"]["best fixed"]["batch_size"]
-        cells = [
-            cell(n)
-            for n in ("adaptive", "coalescing", "deadline", "tf-serving", "triton", "bentoml", "clipper")
-        ]
-        ours = [n for n in ("best fixed", *OURS) if n in r["policies"]]
-        best = max(ours, key=lambda n: r["policies"][n]["qps"])  # used at once
+        bound, found, target = r["bounds"]["o_fcfs"], r["policies"], f"{r['target_ms']:g} ms"
         name = r["model"] if r["load"] == "steady" else f"{r['model']}, {r['load']}"
-        out.append(
-            f"| {name} | {r['target_ms']:g} ms | {f.figure(bound)} | {cell('static')} | "
-            f"{cell('best fixed')} ({b}) | {' | '.join(cells)} |".replace(
-                f"| {cell(best)} |", f"| **{cell(best)}** |"
-            )
-        )
-    return "\n".join(out)
+        if not bound:
+            out.append((r["model"], target, "no query of the largest 5 % fits", *("",) * 9))
+            continue
+        cells = {
+            n: f"{100 * found[n]['qps'] / bound:.1f}" if n in found else "–"
+            for n in ("static", "best fixed", *SHOWN)
+        }
+        best = max((n for n in ("best fixed", *OURS) if n in found), key=lambda n: found[n]["qps"])
+        shown = {n: f"**{c}**" if c == cells[best] and n in SHOWN else c for n, c in cells.items()}
+        shown["best fixed"] += f" ({found['best fixed']['batch_size']})"
+        out.append((name, target, f.figure(bound), *shown.values()))
+    return markdown(header, out)
 
 
 def verdict(rows: list[dict[str, Any]]) -> str:
@@ -304,7 +280,7 @@ def verdict(rows: list[dict[str, Any]]) -> str:
         ]
         if shares:
             worst = min(zip(shares, (r["model"] for r in steady if r["level"] == level), strict=True))[1]
-            mean = exp(sum(map(log, shares)) / len(shares))
+            mean = geometric_mean(shares)
             lines.append(
                 f"- {level} target: the better of adaptive and coalescing reaches {100 * min(shares):.1f} % of its bound at the least ({worst}), {100 * mean:.1f} % in the geometric mean of {len(shares)} models."
             )
@@ -324,7 +300,7 @@ def verdict(rows: list[dict[str, Any]]) -> str:
         / r["policies"]["best fixed"]["qps"]
         for r in rows if r["policies"]["best fixed"]["qps"]
     }  # fmt: skip
-    mean = exp(sum(map(log, gains.values())) / len(gains))
+    mean = geometric_mean(gains.values())
     lines += [
         f"- The best of our policies carries {min(gains.values()):.3f} times what the best fixed batch size does at the least, "
         f"{mean:.2f} times in the geometric mean, {max(gains.values()):.2f} times at the most ({len(gains)} cases).",
@@ -343,47 +319,55 @@ def share_drop(row: dict[str, Any], name: str) -> float:
 
 def cases(quick: bool, compiled: bool) -> list[Case]:
     if quick:
-        return [Case(m, "medium", load, 4000) for m in MODELS[:2] for load in ("steady", "bursts")]
+        return [Case("wnd", "medium", load, 2000, compiled=True) for load in ("steady", "bursts")]
     steady = [Case(m, level, compiled=compiled) for m in MODELS for level in LEVELS]
     return steady + [Case(m, "medium", load, compiled=compiled) for m in MODELS for load in LOADS]
 
 
-def written(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
-    """Save what is there so far, unless it is a quick look."""
-    if "--quick" not in sys.argv:
-        save("simulate_policies", {"cores": CORES, "cases": rows})
-    best = max(row["policies"], key=lambda n: row["policies"][n]["qps"])
-    print(f"{row['model']} {row['level']} {row['load']}: {best} best", flush=True)
+def run(run: Run) -> None:
+    o, rows = run.options, run.result.get("cases", [])
+    again = with_search if o.search else with_servers if o.servers else None
 
+    def written(row: Result) -> None:
+        """Save what is there so far."""
+        run.save({"cores": CORES, "cases": rows})
+        best = max(row["policies"], key=lambda n: row["policies"][n]["qps"])
+        print(f"{row['model']} {row['level']} {row['load']}: {best} best", flush=True)
 
-def main() -> None:
-    rows = load("simulate_policies").get("cases", [])
     with ProcessPoolExecutor(2) as pool:
-        if again := AGAIN.keys() & set(sys.argv):
-            (which,) = again
+        if again:
             at = [
                 i for i, r in enumerate(rows)
-                if which == "--search" or (r["load"] == "steady" and "clipper" not in r["policies"])
+                if o.search or (r["load"] == "steady" and "clipper" not in r["policies"])
             ]  # fmt: skip
-            for i, row in zip(at, pool.map(AGAIN[which], [rows[i] for i in at]), strict=True):
+            for i, row in zip(at, pool.map(again, [rows[i] for i in at]), strict=True):
                 rows[i] = row
-                written(rows, row)
-        elif "--tables" not in sys.argv:
-            todo = cases("--quick" in sys.argv, "--compiled" in sys.argv)
-            rows = rows if "--more" in sys.argv else []
-            done = {(r["model"], r["level"], r["load"]) for r in rows}
-            for row in pool.map(compute, [c for c in todo if (c.model, c.level, c.load) not in done]):
-                rows.append(row)
-                written(rows, row)
-    steady, changing = ([r for r in rows if (r["load"] == "steady") == s] for s in (True, False))
-    text = verdict(rows), main_table(steady), main_table(changing)
-    if "--quick" not in sys.argv:
-        for marker, body in zip(
-            ("policy-verdict", "policies-steady", "policies-changing"), text, strict=True
-        ):
-            put_in(ROOT / "docs" / "results.md", marker, body)
-    print("\n\n".join(text))
+                written(row)
+            return
+        rows = rows if o.more and not run.quick else []
+        done = {(r["model"], r["level"], r["load"]) for r in rows}
+        todo = [c for c in cases(run.quick, o.compiled) if (c.model, c.level, c.load) not in done]
+        for row in pool.map(compute, todo):
+            rows.append(row)
+            written(row)
 
+
+def tables(result: Result) -> Tables:
+    rows = result["cases"]
+    steady, changing = ([r for r in rows if (r["load"] == "steady") == s] for s in (True, False))
+    return {"policy-verdict": verdict(rows), "policies-steady": main_table(steady),
+            "policies-changing": main_table(changing)}  # fmt: skip
+
+
+BENCHMARK = Benchmark(
+    __file__, __doc__, run, tables,
+    options={
+        "--more": {"action": "store_true", "help": "keep the cases that were computed before"},
+        "--compiled": {"action": "store_true", "help": "without deadline order and other servers: some minutes"},
+        "--servers": {"action": "store_true", "help": "add deadline order and other servers to the saved steady cases"},
+        "--search": {"action": "store_true", "help": "only the search by model, and one size for both, again"},
+    },
+)  # fmt: skip
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -1,7 +1,5 @@
 """How fast the simulator is: the compiled path beside the reference driver, on one core.
 
-    python -m benchmarks.simulate.speed
-
 16 workers, production sizes, Poisson arrivals at 90 % of what the workers can do. The two take turns, so that
 neither has the quieter machine; of each the best round counts. The numbers of both are compared on the way.
 """
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness import save
+from benchmarks.harness import Benchmark, Result, Run, figures
 from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog
@@ -54,13 +52,13 @@ def same(a: RunLog, b: RunLog) -> bool:
     return all(np.array_equal(x, y, equal_nan=x.dtype.kind == "f") for x, y in pairs)
 
 
-def measure(batch_size: int, spread: bool, size: NDArray[np.int32]) -> dict[str, Any]:
+def measure(batch_size: int, spread: bool, size: NDArray[np.int32], rounds: int) -> dict[str, Any]:
     times = profile(spread)
     slices = -(-size // batch_size)
     mean_s = float((slices * 0.3e-3 + size * 0.05e-3).mean()) * (1.25 if spread else 1.0)
     gaps = np.random.default_rng(2).exponential(mean_s / (UTILISATION * WORKERS), len(size))
     arrival_s = np.cumsum(gaps)
-    few = QUERIES_REFERENCE
+    few = min(QUERIES_REFERENCE, len(size))
 
     def fast(n: int) -> RunLog:
         return run(Static(batch_size), arrival_s[:n], size[:n], times, WORKERS)
@@ -71,7 +69,7 @@ def measure(batch_size: int, spread: bool, size: NDArray[np.int32]) -> dict[str,
     if not same(fast(few), reference()):
         raise SystemExit("the compiled path and the reference driver differ")
     best_fast = best_reference = float("inf")
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         seconds, log = timed(lambda: fast(len(size)))
         best_fast = min(best_fast, seconds)
         best_reference = min(best_reference, timed(reference)[0])
@@ -88,24 +86,19 @@ def measure(batch_size: int, spread: bool, size: NDArray[np.int32]) -> dict[str,
     }
 
 
-def main() -> None:
-    size = parse("production").of(np.random.default_rng(1).random(QUERIES), np.zeros(QUERIES))
+def run(run: Run) -> Result:
+    queries, rounds = (20_000, 1) if run.quick else (QUERIES, ROUNDS)
+    size = parse("production").of(np.random.default_rng(1).random(queries), np.zeros(queries))
     cases = []
     for spread in (False, True):
         for batch_size in BATCH_SIZES:
-            case = measure(batch_size, spread, size)
-            cases.append(case)
-            fast, slow = case["fast"], case["reference"]
-            print(
-                f"batch {batch_size:4d} {'spread  ' if spread else 'constant'}  "
-                f"{fast['queries_per_s'] / 1e6:5.2f} M queries/s  {fast['slices_per_s'] / 1e6:5.1f} M slices/s  "
-                f"reference {slow['queries_per_s'] / 1e3:5.1f} k queries/s"
-            )
-    path = save(
-        "simulate_speed", {"workers": WORKERS, "sizes": "production", "queries": QUERIES, "cases": cases}
-    )
-    print(f"{WORKERS} workers, {QUERIES} queries: {path}")
+            cases.append(measure(batch_size, spread, size, rounds))
+            rates = {f"{way} {k}": v for way in ("fast", "reference") for k, v in cases[-1][way].items()}
+            print(f"batch {batch_size:4d} {'spread' if spread else 'constant'}: {figures(rates)}", flush=True)
+    return {"workers": WORKERS, "sizes": "production", "queries": queries, "cases": cases}
 
+
+BENCHMARK = Benchmark(__file__, __doc__, run)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()
