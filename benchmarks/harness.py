@@ -100,11 +100,13 @@ class Run:
         options: of the command line.
         quick: only see that it works.
         result: saved before, or by this run so far.
+        measured: whether this run has a result.
     """
 
     name: str
     options: argparse.Namespace
     result: Result = field(default_factory=dict)
+    measured: bool = False
 
     @property
     def quick(self) -> bool:
@@ -112,7 +114,7 @@ class Run:
 
     def save(self, result: Mapping[str, Any]) -> None:
         """Write a result with commit, date and machine; a quick run only keeps it."""
-        self.result = stated(result)
+        self.result, self.measured = stated(result), True
         if not self.quick:
             RESULTS.mkdir(exist_ok=True)
             (RESULTS / f"{self.name}.json").write_text(json.dumps(plain(self.result), indent=1) + "\n")
@@ -205,7 +207,9 @@ class Benchmark:
                 sys.exit(SKIPPED)
             if found is not None:
                 run.save(found)
-        if self.tables and run.result:
+        if not (run.measured or run.options.tables):
+            return
+        if self.tables:
             made = self.tables(run.result)
             put(made, dry=run.quick)
             print("\n\n".join(made.values()))

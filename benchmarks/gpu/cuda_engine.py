@@ -1,8 +1,7 @@
 """The CUDA engine on this machine's GPU: s(b) with its shares, floors, power, and tuning with the accelerator.
 
-    python -m benchmarks.gpu.cuda_engine --seconds 480    goes on where it stopped; run it until it says that all is measured
-    python -m benchmarks.gpu.cuda_engine --again          also what failed before
-    python -m benchmarks.gpu.cuda_engine --smoke          one small model through the same code on the CPU; writes nothing
+Goes on where it stopped: run it until it says that all is measured. A quick run takes one small model through the
+same code on the CPU.
 
 Writes profiles/<gpu>-<model>.json (batch times, as `simulate` reads them; shares, floors and power under
 `detail`) and benchmarks/results/gpu-<model>-<level>.json (what `tune` found with the accelerator).
@@ -14,100 +13,109 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.harness import RESULTS, ROOT, commit
-from benchmarks.search.eight_models import MODELS
+from benchmarks.harness import PROFILES, RESULTS, Benchmark, Run, UnavailableError, commit
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import Offload
 from deeprecsys.core.profile import LatencyProfile, Point, quantiles_of
+from deeprecsys.core.target import LEVELS
 from deeprecsys.engine import Assembly, SliceView
 from deeprecsys.engine.cuda import DeviceEngine
 from deeprecsys.engine.eager import EagerEngine
 from deeprecsys.machine.energy import Energy
 from deeprecsys.machine.record import machine_record
+from deeprecsys.paper.published import MODELS
 from deeprecsys.report.json_values import plain
 from deeprecsys.zoo import model
 from deeprecsys.zoo.schema import Per, SparseInput
 from deeprecsys.zoo.tables import fill
 
 BATCHES = tuple(1 << k for k in range(13))
-LEVELS = ("low", "medium", "high")
 POOL = 16_384  # rows of each input: more than the largest batch, so that batches differ
 BATCH_S = 1.5  # seconds of batches at each size
 HANGS_S = 900.0  # of one call of the command line: three times what it usually takes
 BOUND = {"tf32": 5e-3, "bf16": 6e-2, "fp16": 1e-2}
 
 
-def main() -> None:
-    if "--smoke" in sys.argv:
-        return smoke()
+def run(run: Run) -> None:
+    if run.quick:
+        floors = floors_of("cpu", 1 << 12, 1 << 10, 128)
+        return show(measured("wnd", "cpu", "fp32", (1, 4), 0.05, floors, scale=1e-4, pool=64))
     if not torch.cuda.is_available():
-        print("gpu: no CUDA device: nothing measured")
-        return None
-    until = (
-        time.monotonic() + float(sys.argv[sys.argv.index("--seconds") + 1])
-        if "--seconds" in sys.argv
-        else 1e18
-    )
+        raise UnavailableError("no CUDA device")
+    until = time.monotonic() + run.options.seconds
     RESULTS.mkdir(exist_ok=True)
     gpu = torch.cuda.get_device_name().lower().replace(" ", "-")
-    floors = None
-    for name in MODELS:
-        file = ROOT / "profiles" / f"{gpu}-{name}.json"
-        if file.exists():
-            continue
+    for work in (*profiles(gpu), *tunings(gpu, run.options.again)):
         if time.monotonic() > until:
-            return left(gpu)
-        floors = floors or floors_of("cuda")
-        try:
-            found = measured(name, "cuda", "tf32", BATCHES, BATCH_S, floors)
-        except (InputError, RuntimeError) as error:  # tables too large for this GPU, or out of its memory
-            print(f"{name}: {error}", flush=True)
-            continue
-        torch.cuda.empty_cache()
-        file.write_text(json.dumps(plain(found.to_json()), indent=1) + "\n")
-        show(found)
+            break
+        work()
+    left(gpu)
+
+
+def profiles(gpu: str) -> Iterator[Callable[[], None]]:
+    """What measures each profile that is not there."""
+    floors = cache(lambda: floors_of("cuda"))
     for name in MODELS:
-        for level in LEVELS:
-            for kind, command in commands(name, level, gpu).items():
-                file = RESULTS / f"gpu-{name}-{level}-{kind}.json"
-                if file.exists() and (
-                    "--again" not in sys.argv or "error" not in json.loads(file.read_text())
-                ):
-                    continue
-                if time.monotonic() > until:
-                    return left(gpu)
-                run(command, file)
-    return left(gpu)
+        file = profile_file(gpu, name)
+        if not file.exists():
+            yield partial(measure_profile, name, file, floors)
 
 
-def commands(name: str, level: str, gpu: str) -> dict[str, list[str]]:
+def profile_file(gpu: str, name: str) -> Path:
+    return PROFILES / f"{gpu}-{name}.json"
+
+
+def measure_profile(name: str, file: Path, floors: Callable[[], dict[str, float]]) -> None:
+    try:
+        found = measured(name, "cuda", "tf32", BATCHES, BATCH_S, floors())
+    except (InputError, RuntimeError) as error:  # tables too large for this GPU, or out of its memory
+        print(f"{name}: {error}", flush=True)
+        return
+    torch.cuda.empty_cache()
+    file.write_text(json.dumps(plain(found.to_json()), indent=1) + "\n")
+    show(found)
+
+
+def tunings(gpu: str, again: bool) -> Iterator[Callable[[], None]]:
+    """What runs each command that has no result; with `again` also what failed."""
+    for name, level in product(MODELS, LEVELS):
+        for kind, command in commands(name, level):
+            file = result_file(name, level, kind)
+            if not file.exists() or (again and "error" in json.loads(file.read_text())):
+                yield partial(run_command, command, file)
+
+
+def result_file(name: str, level: str, kind: str) -> Path:
+    return RESULTS / f"gpu-{name}-{level}-{kind}.json"
+
+
+def commands(name: str, level: str) -> Iterator[tuple[str, list[str]]]:
     """What is run for one model and target: tuned with and without the accelerator, and with coalescing.
 
-    The node's power is read beside each (`run`). Coalescing takes the batch size and threshold that were
+    The node's power is read beside each. Coalescing takes the batch size and threshold that were
     tuned without it.
     """
-    found: dict[str, list[str]] = {
-        "cpu": ["tune", name, "--target", level, "--engine", "compiled"],
-        "cpu-gpu": ["tune", name, "--target", level, "--engine", "compiled", "--gpu", "cuda"],
-    }
-    tuned = RESULTS / f"gpu-{name}-{level}-cpu-gpu.json"
+    tune = ["tune", name, "--target", level, "--engine", "compiled"]
+    yield "cpu", tune
+    yield "cpu-gpu", [*tune, "--gpu", "cuda"]
+    tuned = result_file(name, level, "cpu-gpu")
     if tuned.exists():
         point = json.loads(tuned.read_text()).get("tuned") or {}
         if point.get("offload_above") is not None:
-            found["coalescing"] = ["capacity", name, "--target", level, "--engine", "compiled", "--gpu", "cuda",
-                                   "--policy", "offload:2000", "--batch-size", str(point["batch_size"]),
-                                   "--offload-above", str(point["offload_above"])]  # fmt: skip
-            Offload(point["batch_size"], point["offload_above"], 2000)
-    return found
+            yield "coalescing", ["capacity", *tune[1:], "--gpu", "cuda", "--policy", "offload:2000",
+                                 "--batch-size", str(point["batch_size"]),
+                                 "--offload-above", str(point["offload_above"])]  # fmt: skip
 
 
-def run(command: list[str], file: Any) -> None:
+def run_command(command: list[str], file: Path) -> None:
     """One call of the command line; its document, with the GPU's mean power meanwhile, goes to the file."""
     with Energy([0]) as spent:
         try:
@@ -124,21 +132,20 @@ def run(command: list[str], file: Any) -> None:
 
 def left(gpu: str) -> None:
     """Say what is still to be measured, and the table of what is."""
-    profiles = [n for n in MODELS if not (ROOT / "profiles" / f"{gpu}-{n}.json").exists()]
-    rest = [f for n in MODELS for lv in LEVELS for k in ("cpu", "cpu-gpu")
-            if not (f := RESULTS / f"gpu-{n}-{lv}-{k}.json").exists()]  # fmt: skip
-    for name in MODELS:
-        for level in LEVELS:
-            cells = [RESULTS / f"gpu-{name}-{level}-{k}.json" for k in ("cpu", "cpu-gpu", "coalescing")]
-            docs = [json.loads(c.read_text()) if c.exists() else {} for c in cells]
-            static = (docs[0].get("static") or {}).get("qps")
-            rates = [(d.get("tuned") or {}).get("qps") or d.get("qps") for d in docs]
-            point = docs[1].get("tuned") or {}
-            if static and any(rates):
-                ratios = [f"{r / static:.2f}" if r else "-" for r in rates]
-                print(f"{name:10} {level:6} static {static:.4g}; cpu, cpu+gpu, coalescing over it:", *ratios,
-                      f"threshold {point.get('offload_above')}, share {point.get('gpu_share')}")  # fmt: skip
-    print(f"left: {len(profiles)} profiles, {len(rest)} tunings" if profiles or rest else "all is measured")
+    kinds = ("cpu", "cpu-gpu", "coalescing")
+    for name, level in product(MODELS, LEVELS):
+        files = [result_file(name, level, k) for k in kinds]
+        docs = [json.loads(c.read_text()) if c.exists() else {} for c in files]
+        static = (docs[0].get("static") or {}).get("qps")
+        rates = [(d.get("tuned") or {}).get("qps") or d.get("qps") for d in docs]
+        point = docs[1].get("tuned") or {}
+        if static and any(rates):
+            ratios = [f"{r / static:.2f}" if r else "-" for r in rates]
+            print(f"{name:10} {level:6} static {static:.4g}; {', '.join(kinds)} over it:", *ratios,
+                  f"threshold {point.get('offload_above')}, share {point.get('gpu_share')}")  # fmt: skip
+    missing = sum(not profile_file(gpu, n).exists() for n in MODELS)
+    rest = sum(not result_file(n, lv, k).exists() for n, lv, k in product(MODELS, LEVELS, kinds[:2]))
+    print(f"left: {missing} profiles, {rest} tunings" if missing or rest else "all is measured")
 
 
 def assembly(name: str, scale: float, pool: int) -> Assembly:
@@ -272,10 +279,13 @@ def show(p: LatencyProfile) -> None:
     print(f"{p.model:10} greatest difference from eager {p.detail['error']:.2g}")
 
 
-def smoke() -> None:
-    floors = floors_of("cpu", 1 << 12, 1 << 10, 128)
-    show(measured("wnd", "cpu", "fp32", (1, 4), 0.05, floors, scale=1e-4, pool=64))
-
+BENCHMARK = Benchmark(
+    __file__, __doc__, run,
+    options={
+        "--seconds": {"type": float, "default": float("inf"), "help": "begin nothing after these"},
+        "--again": {"action": "store_true", "help": "also what failed before"},
+    },
+)  # fmt: skip
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

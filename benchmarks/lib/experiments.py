@@ -13,25 +13,21 @@ from typing import Any
 from benchmarks.harness import PROFILES
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.profiles import sample_sizes
+from deeprecsys.api.tune import tune_settings
 from deeprecsys.api.virtual import sample_path
-from deeprecsys.cli.searching import tune_settings
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory
 from deeprecsys.paper.published import MODELS, SHORT
 from deeprecsys.search.rank import Ranking
 from deeprecsys.search.saturation import saturation_qps
 
-__all__ = ["LOCALITY", "MODELS", "SHORT", "experiment", "filled_memory", "kept_profile", "profile_file",
+__all__ = ["MODELS", "SHORT", "experiment", "filled_memory", "kept_profile", "profile_file",
            "ranking_of", "tune_settings", "tuned"]  # fmt: skip
-
-LOCALITY = "zipf:0.9"
 
 
 def experiment(name: str, **changes: Any) -> Experiment:
     """A model as most benchmarks run it: eager torch at fp32, whole tables, ids by Zipf's law."""
-    usual: dict[str, Any] = {"rows_scale": 1.0, "engine": "eager", "precision": "fp32", "threads": 1,
-                             "workers": None, "seed": 0, "locality": LOCALITY}  # fmt: skip
-    return Experiment.resolve(model=name, **{**usual, **changes})
+    return Experiment.resolve(name, **{"engine": "eager", **changes})
 
 
 def profile_file(name: str) -> Path | None:

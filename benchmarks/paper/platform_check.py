@@ -1,6 +1,5 @@
 """The analytic model of a CPU held against measurements: this machine described by it, beside its measured profiles.
 
-python -m benchmarks.paper.platform_check [--quick]     a minute, or nothing where platform_limits.py has run; keep it idle
 
 The model's constants are measured one by one by `platform_limits.py`; none is fitted to a profile. Compared are times of
 batches while the other cores are idle: two cores say nothing about how forty share memory.
@@ -8,21 +7,19 @@ batches while the other cores are idle: two cores say nothing about how forty sh
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import ROOT, load, put_in, save
+from benchmarks.harness import Benchmark, Result, Run, Tables, load, markdown
+from benchmarks.lib.experiments import kept_profile
 from benchmarks.paper import platform_limits
-from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.paper.platforms import SKYLAKE, CpuSpec, batch_time, work_of
 from deeprecsys.paper.published import CLASS, MODELS, SHORT
-from deeprecsys.paper.result import FigureTable
 from deeprecsys.zoo import MODELS as ZOO
 
-DOCUMENT = ROOT / "docs" / "paper.md"
+Times = dict[str, tuple[float, float]]
+"""Batch, as JSON has it → measured and modelled seconds."""
 BATCHES = (1, 8, 32, 128, 512, 1000)
 SMALL, LARGE = 32, 512
 """The gain from larger batches is what the paper's ratios are made of: time per item at one, over that at the other."""
@@ -48,12 +45,9 @@ def described(limits: dict[str, Any]) -> CpuSpec:
     )  # fmt: skip
 
 
-def measured(model: str) -> dict[int, float] | None:
+def measured(model: str) -> dict[int, float]:
     """Batch → median seconds of a worker that had no rest, the others being idle."""
-    files = sorted((ROOT / "profiles").glob(f"*c-{model}.json"))
-    if not files:
-        return None
-    profile = LatencyProfile.from_json(json.loads(files[0].read_text()))
+    profile = kept_profile(model)
     return {p.batch: p.median_s for p in profile.curve(min(profile.busy_levels))}
 
 
@@ -61,54 +55,48 @@ def compare(spec: CpuSpec) -> dict[str, dict[int, tuple[float, float]]]:
     """Model → batch → (measured, modelled) seconds."""
     found = {}
     for m in MODELS:
-        times = measured(m)
-        if times is not None:
-            work = work_of(ZOO[m])
-            found[m] = {b: (times[b], batch_time(spec, work, b).total) for b in BATCHES if b in times}
+        times, work = measured(m), work_of(ZOO[m])
+        found[m] = {b: (times[b], batch_time(spec, work, b).total) for b in BATCHES if b in times}
     return found
 
 
-def gain(times: dict[int, tuple[float, float]], which: int) -> float:
+def gain(times: Times, which: int) -> float:
     """Time per item in small batches over that in large ones."""
-    return (times[SMALL][which] / SMALL) / (times[LARGE][which] / LARGE)
+    return (times[str(SMALL)][which] / SMALL) / (times[str(LARGE)][which] / LARGE)
 
 
-def tables(found: dict[str, dict[int, tuple[float, float]]]) -> str:
+def tables(result: Result) -> Tables:
     """The comparison in words, and as tables."""
-    rows = tuple(
+    found: dict[str, Times] = result["measured_and_modelled_s"]
+    rows = [
         (SHORT[m], CLASS[m], *(f"{1e3 * a:.3g} / {1e3 * b:.3g} ({b / a:.2f}×)" for a, b in times.values()),
          f"{gain(times, 0):.2f} / {gain(times, 1):.2f}")
         for m, times in found.items()
-    )  # fmt: skip
+    ]  # fmt: skip
     header = ("model", "bound by", *(f"batch {b}" for b in BATCHES), f"gain, {SMALL} to {LARGE}")
-    errors = {b: np.array([t[b][1] / t[b][0] for t in found.values()]) for b in BATCHES}
+    errors = {b: np.array([t[str(b)][1] / t[str(b)][0] for t in found.values()]) for b in BATCHES}
     every = np.concatenate(list(errors.values()))
-    summary = tuple(
+    summary = [
         (name, f"{np.exp(np.log(x).mean()):.2f}×", f"{np.exp(np.abs(np.log(x)).mean()):.2f}×",
          f"{x.min():.2f}× to {x.max():.2f}×", f"{np.mean(np.abs(np.log2(x)) <= 1):.0%}")
         for name, x in (*((f"batch {b}", x) for b, x in errors.items()), ("all", every))
-    )  # fmt: skip
+    ]  # fmt: skip
     head = ("", "bias, geometric mean", "typical factor off", "range", "within a factor of 2")
-    return "\n\n".join(
-        f"{t.title}:\n\n{t.markdown()}"
-        for t in (FigureTable("Measured / modelled ms of a batch on one core (modelled over measured)", header, rows, 2),
-                  FigureTable("Modelled over measured", head, summary))
-    )  # fmt: skip
+    return {
+        "docs/paper.md#platform-check": "Measured / modelled ms of a batch on one core (modelled over measured):\n\n"
+        f"{markdown(header, rows)}\n\nModelled over measured:\n\n{markdown(head, summary)}"
+    }
 
 
-def main() -> None:
-    quick = "--quick" in sys.argv
-    limits = platform_limits.measure(0.1) if quick else load("paper_platform_limits")
-    if not limits:
-        limits = platform_limits.measure(1.5)
-        save("paper_platform_limits", limits)
-    found = compare(described(limits))
-    text = tables(found)
-    print(text)
-    if not quick:
-        put_in(DOCUMENT, "platform-check", text)
-        save("paper_platform_check", {"limits": limits, "measured_and_modelled_s": found})
+def run(run: Run) -> Result:
+    limits = load("paper_platform_limits")
+    if run.quick or not limits:
+        limits = platform_limits.measure(0.1 if run.quick else 1.5)
+        Run("paper_platform_limits", run.options).save(limits)
+    return {"limits": limits, "measured_and_modelled_s": compare(described(limits))}
 
+
+BENCHMARK = Benchmark(__file__, __doc__, run, tables)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -1,6 +1,6 @@
 """Limits of this machine that the analytic platform model rests on, one thread.
 
-python -m benchmarks.paper.platform_limits [--quick]     a minute; keep the machine idle
+A minute; keep the machine idle.
 
 - product: GFLOP/s of a large fp32 matrix product (torch), against its batch size;
 - stream: GB/s at which weights are read again from L2, L3 and memory;
@@ -10,7 +10,6 @@ python -m benchmarks.paper.platform_limits [--quick]     a minute; keep the mach
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.harness import save
+from benchmarks.harness import Benchmark, Result, Run
+from benchmarks.lib.machine_limits import in_turn
 
 LAYER = (1024, 512)
 TABLE_ROWS, DIM, BAG = {"memory": 4_000_000, "l3": 65_536}, 32, 80
@@ -60,11 +60,7 @@ def gather_ns(rows: int, seconds: float) -> float:
     table = torch.zeros(rows, DIM).add_(1.0)
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randint(rows, (256, BAG), generator=generator) for _ in range(16)]
-    turn = iter(range(1 << 40))
-
-    def once() -> None:
-        torch.nn.functional.embedding_bag(batches[next(turn) % 16], table, mode="sum")
-
+    once = in_turn(batches, lambda ids: torch.nn.functional.embedding_bag(ids, table, mode="sum"))
     return 1e9 * best_s(once, 2 * seconds) / (256 * BAG)
 
 
@@ -100,13 +96,13 @@ def measure(seconds: float) -> dict[str, Any]:
         }
 
 
-def main() -> None:
-    quick = "--quick" in sys.argv
-    result = measure(0.1 if quick else 1.5)
-    print(result)
-    if not quick:
-        print(save("paper_platform_limits", result))
+def run(run: Run) -> Result:
+    found = measure(0.1 if run.quick else 1.5)
+    print(found)
+    return found
 
+
+BENCHMARK = Benchmark(__file__, __doc__, run)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

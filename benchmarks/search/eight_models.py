@@ -16,15 +16,8 @@ from benchmarks.harness import Benchmark, Result, Run, Tables, markdown, measure
 from benchmarks.lib.experiments import MODELS, experiment, tune_settings
 from benchmarks.lib.interleaved_searches import side_by_side
 from deeprecsys.api.experiment import Experiment
-from deeprecsys.api.trials import (
-    LiveTrials,
-    baseline,
-    document,
-    measure_profile,
-    offline_qps,
-    quick_hint_qps,
-    sample_sizes,
-)
+from deeprecsys.api.profiles import measure_profile, quick_hint_qps, sample_sizes
+from deeprecsys.api.trials import LiveTrials, document, offline_qps
 from deeprecsys.core.errors import TargetUnreachableError
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.node.node import Node
@@ -47,7 +40,7 @@ def measure(name: str, with_sweep: bool, quick: bool) -> dict[str, Any]:
     began = time.monotonic()
     with Node(job.node) as node:
         profile = measure_profile(node, job, 2.0 if quick else PROFILE_S)
-        static = baseline(node, job)
+        static = job.baseline(node.workers)
         hint = saturation_qps(profile, static.batch_size, sample_sizes(job), node.workers)
         sizes = batch_sizes(job.workload.sizes.cap, static.batch_size)[: 2 if quick else None]
         trials = LiveTrials(node, job)

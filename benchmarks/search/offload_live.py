@@ -19,15 +19,8 @@ from benchmarks.lib.experiments import experiment, tune_settings
 from benchmarks.lib.interleaved_searches import side_by_side
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
-from deeprecsys.api.trials import (
-    LiveTrials,
-    accelerated,
-    baseline,
-    document,
-    measure_profile,
-    sample_sizes,
-    start,
-)
+from deeprecsys.api.profiles import measure_profile, sample_sizes, start
+from deeprecsys.api.trials import LiveTrials, accelerated, document
 from deeprecsys.api.virtual import Accelerators
 from deeprecsys.core.errors import NodeError, TargetUnreachableError, TrialsVoidError
 from deeprecsys.core.policy import DeepRecSched, Policy
@@ -69,7 +62,7 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
         cpu = measure_profile(node, job, 2.0 if quick else PROFILE_S)
     with accelerated(job, cpu) as (ready, gpu), start(ready) as node:
         assert gpu is not None
-        static = baseline(node, job)
+        static = job.baseline(node.workers)
         hint = saturation_qps(cpu, static.batch_size, sample_sizes(job), node.workers)
         sizes, limits = batch_sizes(cap, static.batch_size), thresholds(cap, sample_sizes(job))
         if quick:

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from benchmarks.lib.experiments import MODELS, experiment, kept_profile
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
-from deeprecsys.api.trials import sample_sizes
+from deeprecsys.api.profiles import sample_sizes
 from deeprecsys.api.virtual import Accelerators, sample_path
 from deeprecsys.core.policy import DeepRecSched, Earliest, Offload, Policy
 from deeprecsys.core.target import LEVELS
@@ -49,7 +49,7 @@ def run(run: Run) -> Result:
 def case(what: tuple[str, str, int]) -> dict[str, Any]:
     """One model at one target: the climb, the exhaustive optimum, and what goes beyond."""
     name, level, queries = what
-    job = experiment(name, workers=CORES, level=level, gpu="emulated:gtx-1080-ti")
+    job = experiment(name, workers=CORES, target=level, gpu="emulated:gtx-1080-ti")
     cpu = kept_profile(name)
     gpu = Accelerators(device_profile(cpu, GTX_1080_TI))
     cap, static = job.workload.sizes.cap, job.baseline(CORES).batch_size

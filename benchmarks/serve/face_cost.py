@@ -1,7 +1,5 @@
 """What the network face costs: latency over HTTP against in process, small requests/s, share of CPU time.
 
-    python -m benchmarks.serve.face_cost [--models wnd dlrm-rmc3 dlrm-rmc1 ncf] [--queries N] [--quick | --stand-in]
-
 The server, its worker included, has the first core, and the client, a process of its own, the last. Per model:
 
 - p50 of a 100-item query, one at a time: over HTTP with binary tensors, seen by the client, and in process;
@@ -33,7 +31,8 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
-from benchmarks.lib.live_server import Row, publish, table
+from benchmarks.harness import ROOT, Benchmark, Result, Run, Tables, figures
+from benchmarks.lib.live_server import Row, verdicts
 from deeprecsys.core.policy import Coalescing
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
@@ -41,6 +40,7 @@ from deeprecsys.node.runtime.cores import awake, realtime
 from deeprecsys.node.service.backend import Backend, BatchRecord, OperatingPoint, QueryRecord
 from deeprecsys.node.service.hosted_model import ModelConfig
 from deeprecsys.node.service.service import Service, ServiceConfig
+from deeprecsys.paper.published import MODELS
 from deeprecsys.serve.extra import without_fork_handlers
 from deeprecsys.serve.load.client import ConnectionPool
 from deeprecsys.serve.load.offer import Requests
@@ -51,6 +51,7 @@ from deeprecsys.zoo.schema import DenseInput, Per, Schema
 ALL_CORES = sorted(os.sched_getaffinity(0))
 MAX_ITEMS, BATCH_SIZE, FINEST = 1000, 256, 64
 ABOVE_MS, SMALL_PER_S, SHARE, HELD = 1.0, 2500, 0.15, ("wnd", "dlrm-rmc3")
+USUAL = ("wnd", "dlrm-rmc3", "dlrm-rmc1", "ncf")
 SMALL, OF_ONE_ITEM = "ncf", ("ncf", "wnd")
 WARM_UP = 20
 ROUNDS = 3
@@ -211,8 +212,8 @@ class Face:
         job = {"port": self.port, "name": self.name, "rows_scale": self.rows_scale, "sizes": list(sizes),
                "connections": connections}  # fmt: skip
         process = await asyncio.create_subprocess_exec(
-            sys.executable, __file__, "--client", str(ALL_CORES[-1]),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            sys.executable, "-m", "benchmarks.serve.face_cost", "--client", str(ALL_CORES[-1]),
+            cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         out, _ = await process.communicate(json.dumps(job).encode())
         found: dict[str, Any] = json.loads(out)
@@ -294,11 +295,9 @@ def rows(found: dict[str, Any]) -> list[Row]:
     for name, f in found.items():
         if name == "wnd":
             above = f["p50_http_ms"] - f["p50_in_process_ms"]
-            lines.append(
-                Row("wnd, 100 items: p50 over HTTP above in process",
-                    f"{above:.2f} ms ({f['p50_http_ms']:.2f} against {f['p50_in_process_ms']:.2f})",
-                    f"≤ {ABOVE_MS:g} ms", above <= ABOVE_MS)
-            )  # fmt: skip
+            lines.append(Row("wnd, 100 items: p50 over HTTP above in process",
+                             f"{above:.2f} ms ({f['p50_http_ms']:.2f} against {f['p50_in_process_ms']:.2f})",
+                             f"≤ {ABOVE_MS:g} ms", above <= ABOVE_MS))  # fmt: skip
         if "small_requests_per_s" in f:
             per_s, held = f["small_requests_per_s"], name == SMALL
             lines.append(Row(f"{name}, 1 item of {f['inputs']} inputs, 16 connections", f"{per_s:,.0f} requests/s",
@@ -308,52 +307,47 @@ def rows(found: dict[str, Any]) -> list[Row]:
             f"{extra:,.0f} µs beside {f['scoring_us']:,.0f} µs of scoring, {f['body_bytes'] / 1e3:,.0f} kB; "
             f"the kernel has {f['kernel_http_us']:,.0f} of the loop's {f['loop_cpu_http_us']:,.0f} µs"
         )
-        if share is None:
-            lines.append(Row(f"{name}, `production`: the face's CPU per query", said))
-        elif name in HELD:
-            lines.append(Row(f"{name}, `production`: the face's CPU per query", f"{100 * share:.1f} %: {said}",
-                             f"≤ {100 * SHARE:.0f} %", share <= SHARE))  # fmt: skip
-        else:
-            rest = (
-                f"{said}; to write them where a worker reads them takes {f['fill_us']:,.0f} µs in process too"
-            )
-            lines.append(Row(f"{name}, `production`: the face's CPU per query", f"{100 * share:.1f} %: {rest}",
-                             "stated"))  # fmt: skip
+        goal, met = (f"≤ {100 * SHARE:.0f} %", share <= SHARE) if share and name in HELD else ("stated", None)
+        if share and name not in HELD:
+            said += f"; to write them where a worker reads them takes {f['fill_us']:,.0f} µs in process too"
+        what = f"{name}, `production`: the face's CPU per query"
+        lines.append(Row(what, f"{100 * share:.1f} %: {said}", goal, met) if share else Row(what, said))
     return lines
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--models", nargs="+", default=["wnd", "dlrm-rmc3", "dlrm-rmc1", "ncf"])
-    parser.add_argument("--queries", type=int)
-    parser.add_argument("--quick", action="store_true", help="see that it works; writes nothing")
-    parser.add_argument("--stand-in", action="store_true", help="score nothing; writes nothing")
-    parser.add_argument("--client", type=int, metavar="CORE", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.client is not None:
-        os.sched_setaffinity(0, {options.client})
+def run(run: Run) -> Result | None:
+    o = run.options
+    if o.client is not None:
+        os.sched_setaffinity(0, {o.client})
         print(json.dumps(uvloop.run(client(**json.load(sys.stdin)))))
-        return
+        return None
     os.sched_setaffinity(0, server_cores())
     without_fork_handlers()
-    factory: Any = stand_in if options.stand_in else real
-    rows_scale, queries = (0.01, options.queries or 20) if options.quick else (1.0, options.queries or 500)
-    rounds = 1 if options.quick else ROUNDS
-    found = {}
-    for name in options.models:
+    factory: Any = stand_in if o.stand_in else real
+    rows_scale, queries, rounds = (0.01, 20, 1) if run.quick else (1.0, 500, ROUNDS)
+    queries, found = o.queries or queries, {}
+    for name in o.models or USUAL:
         with realtime(), awake():  # as `deeprecsys serve` runs its loop
             found[name] = uvloop.run(measure(factory, name, rows_scale, queries, rounds, name in OF_ONE_ITEM))
-        print(name, ", ".join(f"{k} {v:.4g}" for k, v in found[name].items() if v is not None), flush=True)
-    result = {
-        "rows_scale": rows_scale,
-        "policy": f"coalescing, batch size {BATCH_SIZE}",
-        "queries": queries,
-        "models": found,
-    }
-    publish("serve_face", result, table(rows(found)), options.quick or options.stand_in)
+        print(name, figures(found[name]), flush=True)
+    if o.stand_in:
+        return None
+    return {"rows_scale": rows_scale, "policy": f"coalescing, batch size {BATCH_SIZE}", "queries": queries,
+            "models": found}  # fmt: skip
 
+
+def tables(result: Result) -> Tables:
+    return {"serve-face": verdicts(rows(result["models"]))}
+
+
+BENCHMARK = Benchmark(
+    __file__, __doc__, run, tables, MODELS,
+    {
+        "--queries": {"type": int, "help": "of each figure"},
+        "--stand-in": {"action": "store_true", "help": "score nothing: the face by itself; writes nothing"},
+        "--client": {"type": int, "metavar": "CORE", "help": argparse.SUPPRESS},
+    },
+)  # fmt: skip
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

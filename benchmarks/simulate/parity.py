@@ -28,7 +28,8 @@ from benchmarks.harness import Benchmark, Result, Run, Tables, markdown, measure
 from benchmarks.lib.experiments import MODELS, experiment, ranking_of
 from deeprecsys.api.engines import sizes_of
 from deeprecsys.api.experiment import Experiment
-from deeprecsys.api.trials import LiveTrials, measure_profile
+from deeprecsys.api.profiles import measure_profile
+from deeprecsys.api.trials import LiveTrials
 from deeprecsys.api.virtual import sample_path
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile, quantiles_of, slowdown
