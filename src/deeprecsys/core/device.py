@@ -50,7 +50,7 @@ class Line:
 
     @property
     def urgency(self) -> tuple[int, float, float]:
-        """Of several lines, the one whose head is least by this goes first: priority, deadline, arrival."""
+        """Priority, deadline and arrival of the head: among several lines the least goes first."""
         priority, _, _, part = self._heap[0]
         return (priority, part.query.deadline_s, part.query.arrival_s)
 
@@ -66,7 +66,7 @@ class Line:
         self.newest_s = slices[-1].query.arrival_s
 
     def take(self, wanted: Take, most_slices: int) -> tuple[Slice, ...]:
-        """Remove and return what a batch is to hold, at most `most_slices` slices."""
+        """Remove and return the slices of a batch, at most `most_slices`."""
         heap = self._heap
         left = wanted.items
         if left is None:
@@ -96,7 +96,7 @@ class Line:
         return tuple(taken)
 
     def defer(self) -> None:
-        """Move all slices of the head's query behind whatever is not deferred."""
+        """Move all slices of the head's query behind those that are not deferred."""
         heap, query, behind = self._heap, self.head.query, []
         while heap and heap[0][3].query is query:  # put together, they come together
             _, _, number, part = heappop(heap)
@@ -145,14 +145,14 @@ class Device:
         self.held: set[int] = set()
         """Versions whose lines the policy holds until `wake_s` at the latest."""
         self.again: deque[Slice] = deque()
-        """Slices whose worker died: each runs again first of all, and alone, so that a bad one shows."""
+        """Slices whose worker died. Each runs again before all others, and alone, to find one that kills."""
         self.wake_s = inf
         self.alive = set(range(workers))
         self.idle = list(range(workers - 1, -1, -1))  # a stack: the worker that was last busy is warm
 
     @property
     def waits(self) -> bool:
-        """Whether anything waits, other than what a dead worker left."""
+        """Whether anything waits, except what a dead worker left."""
         return any(self.lines.values())
 
     @property
@@ -160,7 +160,7 @@ class Device:
         return sum(line.items for line in self.lines.values()) + sum(s.items for s in self.again)
 
     def next_line(self) -> Line | None:
-        """The line whose turn it is, of those that hold something and are not held back."""
+        """The line whose turn it is, among those that are neither empty nor held."""
         if len(self.lines) == 1 and not self.held:
             (line,) = self.lines.values()
             return line or None
@@ -170,9 +170,9 @@ class Device:
         return min(lines, key=lambda line: line.urgency)
 
     def refusal(self, query: Query, limits: Limits) -> str | None:
-        """Why a query that comes now finds no room; None where it does.
+        """Why a query that arrives now is refused; None if there is room.
 
-        One that finds a worker idle and nothing in line never waits, however large it is.
+        A query that finds an idle worker and no line never waits, whatever its size.
         """
         if self.idle and not self.waits:
             return None
@@ -184,7 +184,7 @@ class Device:
         return None
 
     def lost(self, worker: int) -> None:
-        """A worker is gone."""
+        """A worker died."""
         self.alive.discard(worker)
         if worker in self.idle:
             self.idle.remove(worker)
@@ -196,9 +196,9 @@ class Device:
         self.again = deque(s for s in self.again if s.query.id != query_id)
 
     def check(self) -> None:
-        """Raise AssertionError if its lines, or its workers beside them, are not as they must be."""
+        """Raise AssertionError if an invariant of its lines and workers is broken; for tests."""
         waits = self.again or any(n for v, n in self.lines.items() if v not in self.held)
-        assert not (waits and self.idle), f"{self.name}: a worker idles beside a line"
+        assert not (waits and self.idle), f"{self.name}: a worker idles while its line is not empty"
         assert not self.held or self.wake_s < inf, "held for ever"
         for version, line in self.lines.items():
             assert line.items == sum(s.items for s in line)

@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 MAX_KILLS = 2
-"""A slice that was running on this many workers as they died is not tried again."""
+"""A slice that was running on this many workers when they died fails."""
 
 
 class Dispatcher:
@@ -64,7 +64,7 @@ class Dispatcher:
         limits: bounds of each device's waiting line.
 
     Raises:
-        InputError: the policy wants a device that the node does not have.
+        InputError: the policy needs a device that the node does not have.
     """
 
     def __init__(self, policy: Policy, workers: Mapping[str, int], limits: Limits | None = None) -> None:
@@ -86,7 +86,7 @@ class Dispatcher:
         self._next_batch = 0
         self.arrived = self.completed = self.failed = self.shed = self.cancelled = 0
 
-    # What a policy may see (core.policy.View).
+    # core.policy.View
     def workers(self, device: str) -> int:
         return len(self._devices[device].alive)
 
@@ -111,7 +111,7 @@ class Dispatcher:
         return min(device.wake_s for device in self._devices.values())
 
     def handle(self, event: Event, now_s: float) -> list[Command]:
-        """The commands that follow from an event at `now_s`. The only way in which state changes."""
+        """Apply an event at `now_s`, and return the commands that follow. Nothing else changes the state."""
         match event:
             case Arrive(query):
                 return self._arrive(query, now_s)
@@ -177,7 +177,7 @@ class Dispatcher:
         return [c for device in self._devices.values() for c in self._start(device, now_s)]
 
     def _start(self, device: Device, now_s: float) -> list[Command]:
-        """Start batches while a worker is idle, something waits, and the policy does not hold it back."""
+        """Start batches while a worker is idle, a line is not empty, and the policy does not hold it."""
         commands: list[Command] = []
         device.wake_s = inf
         device.held.clear()
@@ -225,7 +225,7 @@ class Dispatcher:
         key = (batch.device, batch.worker)
         running, started_s = self._running.get(key, (None, now_s))
         if running is None or running.id != batch.id:
-            return []  # reported by a worker that was given up for dead: the batch runs elsewhere
+            return []  # from a worker that counts as dead: the batch runs elsewhere
         del self._running[key]
         device = self._devices[batch.device]
         device.idle.append(batch.worker)
@@ -258,12 +258,12 @@ class Dispatcher:
         return [Complete(query)]
 
     def _close(self, query: Query) -> None:
-        """The query is open no more."""
+        """Remove the query from those that are open."""
         self._deadlines.count(query, -self._open.pop(query.id))
         self._deadlines.ended(query)
 
     def _forget(self, query_id: int) -> None:
-        """Drop the slices of a query that no worker has begun, and what is remembered of it."""
+        """Drop the slices of a query that no worker has begun, and its record of lost workers."""
         if self._kills:
             self._kills = {key: kills for key, kills in self._kills.items() if key[0] != query_id}
         for device in self._devices.values():
@@ -287,7 +287,7 @@ class Dispatcher:
 
     def _adopt(self, version: int, policy: Policy, forecast: Forecast | None, now_s: float) -> list[Command]:
         unknown = [d for d in policy.devices if d not in self._devices]
-        assert not unknown, f"policy wants devices that are not there: {unknown}"
+        assert not unknown, f"policy needs devices that the node does not have: {unknown}"
         self._states[version] = policy.begin()
         self._cpu_batch[version] = policy.batch_size or WHOLE
         for device in self._devices.values():

@@ -1,4 +1,4 @@
-"""Errors that a user can cause, and the words they are told in."""
+"""Errors that a user can cause, and their messages."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input from outside: one clear line that names the field, what was expected and what came."""
+    """Bad input: one line that names the field, what was expected and what was given."""
 
 
 class TargetUnreachableError(RuntimeError):
     """No operating point meets the target; the message says the best latency that was possible.
 
     Attributes:
-        best_latency_s: that latency, at the target's quantile, in seconds; nan where it is not known.
+        best_latency_s: that latency, at the target's quantile, seconds; nan if unknown.
     """
 
     def __init__(self, message: str, best_latency_s: float = float("nan")) -> None:
@@ -23,15 +23,15 @@ class TargetUnreachableError(RuntimeError):
 
 
 class TrialsVoidError(RuntimeError):
-    """The load source was late in trial after trial: the machine cannot offer this load."""
+    """The load source was late in repeated trials: the machine cannot offer this load."""
 
 
 class NotConfirmedError(RuntimeError):
-    """What a search found did not hold when it was run again."""
+    """The result of a search did not hold when it was run again."""
 
 
 class NodeError(RuntimeError):
-    """The node cannot go on: a worker could not start, or kept dying."""
+    """The node must stop: a worker could not start, or died repeatedly."""
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> InputError:

@@ -1,4 +1,4 @@
-"""What happens to a dispatcher, and what it says is to be done: events and commands, as values."""
+"""Events that a dispatcher handles, and the commands that it returns, as values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Finish(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """A worker died, with whatever it was running."""
+    """A worker died, with the batch that it was running."""
 
     device: str
     worker: int
@@ -38,11 +38,11 @@ class Ready(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """Nothing but time: `Dispatcher.wake_s` has come."""
+    """The time `Dispatcher.wake_s` has come; nothing else happened."""
 
 
 class Cancel(NamedTuple):
-    """Nobody wants the query's answer any more: what no worker has begun of it is dropped."""
+    """The query's answer is no longer wanted: what no worker has begun of it is dropped."""
 
     query: Query
 
@@ -68,9 +68,9 @@ class Retire(NamedTuple):
 Event = Arrive | Finish | Lost | Ready | Tick | Cancel | Adopt | Retire
 
 
-# Commands: what to do, or what has become true.
+# Commands: what the driver is to do, and what became of a query.
 class Start(NamedTuple):
-    """Have `batch.worker` of `batch.device` run the batch."""
+    """Run the batch on `batch.worker` of `batch.device`."""
 
     batch: Batch
 

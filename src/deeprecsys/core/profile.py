@@ -15,9 +15,9 @@ from deeprecsys.core.errors import InputError, not_negative, unknown
 
 FORMAT = "deeprecsys-profile/1"
 MOST_HOST = 0.9
-"""Share of the cores that the node's own process takes at most."""
+"""The most of the workers' cores that the node's own process is taken to use, as a share."""
 FAR = 1.15
-"""Times the batch times of a profile, or one over it: beyond, the machine runs at another speed now."""
+"""Ratio of batch times to those of a profile: outside [1 / FAR, FAR] the machine has another speed now."""
 KEYS = (
     "format", "model", "engine", "precision", "threads", "machine", "detail", "host_s", "ranks", "points",
 )  # fmt: skip
@@ -29,8 +29,8 @@ class Point:
     """Times of batches of `batch` items while `busy` workers (itself included) were busy.
 
     `seconds` are equally spaced quantiles from the least to the greatest: one value is a constant,
-    three are least, median and greatest. `after_idle` says that the worker had been idle before: it must
-    be woken, and its caches have cooled.
+    three are least, median and greatest. `after_idle`: the worker was idle before, so that it had to wake up
+    and its caches were cold.
     """
 
     busy: int
@@ -51,7 +51,7 @@ class Point:
 
 @dataclass(frozen=True)
 class LatencyProfile:
-    """s(b) of one model on one engine, precision and thread count, and where it was measured.
+    """s(b) of one model with one engine, precision and thread count, and the machine it was measured on.
 
     The file is JSON; a hand-written one needs only `model` and `points`
     (docs/profile-format.md): `{"model": "x", "points": [{"batch": 1, "seconds": [0.001]}]}`.
@@ -65,11 +65,11 @@ class LatencyProfile:
     machine: Mapping[str, Any] = field(default_factory=dict)
     detail: Mapping[str, Any] = field(default_factory=dict)
     host_s: float = 0.0
-    """Seconds that the node's own process takes from the workers' cores for every query: what the times of
-    batches in a row do not show."""
+    """Seconds of the workers' cores that the node's own process uses for each query; the times of batches in
+    a row do not contain them."""
     ranks: tuple[float, ...] = ()
-    """Where in their spread the batches of a trial fell, one after the other, each in [0, 1]: a machine is
-    slow for a while and not for a batch. Empty where that is not known."""
+    """Ranks of the batch times of a trial within their spread, in order of start, each in [0, 1]: a machine
+    is slow for a period, not for a single batch. Empty if unknown."""
 
     def __post_init__(self) -> None:
         not_negative("profile host_s", self.host_s)
@@ -104,14 +104,12 @@ class LatencyProfile:
         return replace(self, points=points, host_s=0.0)
 
     def ordered(self, ratios: ArrayLike) -> LatencyProfile:
-        """The profile whose batches are quick and slow in the order in which those of one trial were.
+        """The profile whose quick and slow batches follow each other as those of one trial did.
 
-        Its times stay: how far they spread is another matter than which follows which, and small batches
-        spread further than large ones.
+        Its times do not change: only their order is taken from the trial.
 
         Args:
-            ratios: of the trial's batches in order of start: what each took over what a like one takes in the
-                mean.
+            ratios: of the trial's batches in order of start, the time of each over the mean time of its kind.
         """
         order = np.asarray(ratios, np.float64)
         places = (np.argsort(np.argsort(order, kind="stable"), kind="stable") + 0.5) / len(order)
@@ -124,7 +122,7 @@ class LatencyProfile:
 
     @cached_property
     def rested(self) -> LatencyProfile:
-        """The times of batches on a worker that was idle before; this very profile where it has none."""
+        """The times of batches on a worker that was idle before; this profile itself if it has none."""
         points = tuple(replace(p, after_idle=False) for p in self.points if p.after_idle)
         return replace(self, points=points) if points else self
 
@@ -247,5 +245,5 @@ def quantiles_of(samples: NDArray[np.float64], count: int) -> tuple[float, ...]:
 
 
 def slowdown(host_s: float, rate_qps: float, workers: int) -> float:
-    """How much longer batches take at a rate, where the node's own process shares the workers' cores."""
+    """Factor of batch times at a rate, where the node's own process shares the workers' cores."""
     return 1 / (1 - min(host_s * rate_qps / workers, MOST_HOST))

@@ -14,16 +14,16 @@ class Query(NamedTuple):
     arrival_s: float
     """The *intended* arrival, in seconds on the driver's clock; latency counts from here."""
     features: int = 0
-    """A handle that the driver turns into feature rows; the core never looks at it."""
+    """A handle that the driver turns into feature rows; the core does not read it."""
     version: int = 0
     """Id of the model version that scores it: a batch is of one version. A node with one model has only 0."""
     deadline_s: float = inf
-    """By when its answer is wanted; infinite for never late."""
+    """When its answer is due, seconds on the driver's clock; infinite if it is never late."""
     firm: bool = False
-    """Whether an answer after the deadline is worth nothing. One that is not firm may be late as often as the
-    target's quantile leaves room for."""
+    """Whether an answer after the deadline is useless. A query that is not firm may be late, as often as the
+    target's quantile allows."""
     priority: int = 0
-    """Smaller goes first among what waits."""
+    """Among the queries that wait, smaller values go first."""
 
 
 class Slice(NamedTuple):
@@ -39,7 +39,7 @@ class Slice(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one worker of one device executes at once."""
+    """The slices that one worker executes at once."""
 
     id: int
     device: str

@@ -1,4 +1,4 @@
-"""The target (SLA), and the one definition of a percentile."""
+"""The target (SLA), and the definition of a percentile that all packages use."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Tuning by model: search in virtual time, over the batch times of a profile; confirm live.
 
-A live search pays for every candidate with seconds of load. A simulator runs the same scheduling code on a
-measured profile thousands of times as fast, so it can try other policies, and each with every knob. Only
-what it chooses is run live, beside the static baseline, with load that nothing was chosen by.
+A live search needs seconds of load for every candidate. A simulator runs the same scheduling code on a
+measured profile thousands of times as fast, so it can try more policies, and all values of their knobs. Only
+its choice is run live, in turn with the static baseline, with seeds that the search did not use.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def tune_by_model(
     seed: int = 0,
     progress: Progress = silent,
 ) -> TuneResult:
-    """Find the best policy in virtual time, and confirm it live beside the static one.
+    """Find the best policy in virtual time, and confirm it live, in turn with the static one.
 
     Args:
         live: runs one live trial.
@@ -71,7 +71,7 @@ def tune_by_model(
         search: proposes the others.
         settings: by default `ModelSettings.of(target)`.
         seed: of all trials.
-        progress: is told of phases, and of live trials and probes.
+        progress: called with phases, and with live trials and probes.
 
     Raises:
         TargetUnreachableError: no candidate meets the target at any load, in virtual time.

@@ -23,14 +23,15 @@ from deeprecsys.search.result import CapacityResult, Outcome, Probe, Settings, V
 __all__ = ["CapacityResult", "Outcome", "Settings", "capacity"]
 
 LEAST_TRIALS = 4
-"""Trials near the crossing before an interval is believed."""
+"""Trials near the crossing before its interval is used."""
 MOST_BRACKET = 30
+"""Trials of the bracket after which the search fails."""
 GLANCE = 40
-"""Queries that a glance at the floor expects at least."""
+"""Least expected number of queries of a short trial at the floor."""
 LONGEST = 100
-"""No trial is longer than this many of the first."""
+"""The longest trial, in lengths of the first."""
 IDLE = 0.05
-"""A node less utilised than this hardly queues: what is late here is late at any rate."""
+"""Utilisation below which queries hardly wait: what is late here is late at any rate."""
 
 
 def capacity(
@@ -55,7 +56,7 @@ def capacity(
         settings: by default `Settings.live(target)`.
         seed, purpose: searches that share both use the same random numbers, trial by trial.
         floor_qps: begin here, and give up as `BELOW_FLOOR` if this rate clearly fails.
-        progress: is told of every trial and probe.
+        progress: called with every trial and probe.
 
     Raises:
         TargetUnreachableError: even a query alone is too slow too often.

@@ -32,7 +32,7 @@ Kind = type[Policy]
 class HillClimb(History):
     """DeepRecSched's two climbs, as ask and tell.
 
-    A policy that was told without being asked for (the static baseline) takes the place of the climb's own
+    A policy that is told without being asked for (the static baseline) replaces the climb's own
     candidate of the same batch size; whatever its size, it counts for `best` and for `floor_qps`.
 
     Args:
@@ -149,7 +149,7 @@ class Sweep(History):
 class NeighbourClimb(History):
     """Tries a policy's neighbours, moves to the best one that is better, until none is. Ask and tell.
 
-    What others have reached is no floor here: a climb that begins below it may end above.
+    The capacity of other policies is no floor: a climb that begins below it may end above.
 
     Args:
         starts: all tried first; it begins at the best of them.

@@ -24,7 +24,7 @@ MOST_STEP = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A policy, and what is known of its capacity."""
+    """A policy, and its capacity as the search found it."""
 
     policy: Policy
     capacity: CapacityResult
@@ -36,7 +36,7 @@ class Confirmed:
 
     Attributes:
         policy: what ran.
-        capacity: what the search said of it.
+        capacity: as the search found it.
         probe: all fresh trials at the highest rate that met the target; at the last one if none did.
         met: whether they meet the target together, every query served; if not, no rate that was tried did.
         attempts: how many rates were tried.

@@ -2,11 +2,11 @@
 
 Near the crossing the logarithm of a queue's tail is close to linear in the load (the decay rate of
 P(W > t) is; Asmussen, Applied Probability and Queues, ch. XIII), so the logit of the miss rate is taken as
-linear in log rate, and trials far from the crossing count for less. A trial that is short beside the time in
-which the queue forgets that it began empty misses less than a long one would; its expected miss rate
+linear in log rate, and trials far from the crossing count for less. A trial that is short compared with the
+time in which the queue forgets that it began empty misses less than a long one would; its expected miss rate
 is that of reflected Brownian motion begun at 0 (Harrison, Brownian Motion and Stochastic Flow Systems, §3.6),
 the limit of queues in just the heavy traffic where such trials are short. The interval is the set of rates
-that a quasi-likelihood ratio does not reject: it stays honest when no trial missed, or all did.
+that a quasi-likelihood ratio does not reject, which holds also where no trial missed, or all did.
 docs/design/0003-capacity-search.md has the reasoning.
 """
 
@@ -31,9 +31,9 @@ REACH = 2.5
 OVERLOAD = 0.5
 """A trial in which more than this share was late says nothing of a steady state."""
 FREE = 3.0
-"""Degrees of freedom lent to the belief that blocks show all the scatter there is; few trials cannot tell."""
+"""Degrees of freedom of the prior that blocks show all the scatter; few trials cannot show more."""
 LONG = 300.0
-"""Trials longer than this (see `RateSample.end`) have long forgotten how they began."""
+"""Length (see `RateSample.end`) from which how a trial began no longer matters."""
 NODES = 6
 GRID_X, GRID_SLOPE, ZOOMS, FINE = 61, 17, 10, 12
 
@@ -68,11 +68,11 @@ class Crossing:
     trials: float
     """The sum of the weights: how many trials near the crossing there were."""
     weight: Array
-    """Of each sample, between 0 and 1."""
+    """Weight of each sample, between 0 and 1."""
 
     @property
     def half_width(self) -> float:
-        """Of the interval, relative: half the logarithm of its ratio."""
+        """Relative half-width of the interval: half the logarithm of its ratio."""
         return (self.lower_gap + self.upper_gap) / 2
 
     @property

@@ -1,4 +1,4 @@
-"""What a search reports while it runs. Values only: who listens decides what to show."""
+"""What a search reports while it runs, as values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PhaseStarted:
 
 @dataclass(frozen=True, slots=True)
 class CapacityStarted:
-    """The search for one policy's capacity begins; it means to take at most `budget_s` of trial time."""
+    """The search for one policy's capacity begins, for at most about `budget_s` of trial time."""
 
     policy: Policy
     budget_s: float
@@ -39,7 +39,7 @@ class TrialStarted:
 
 @dataclass(frozen=True, slots=True)
 class TrialDone:
-    """A trial ended, after `seconds` of its own clock; `void` ones are not counted."""
+    """A trial ended, after `seconds` on its own clock; void ones do not count."""
 
     policy: Policy
     rate_qps: float
@@ -51,7 +51,7 @@ class TrialDone:
 
 @dataclass(frozen=True, slots=True)
 class ProbeDone:
-    """What all trials at one rate say so far."""
+    """The verdict of all trials at one rate so far."""
 
     policy: Policy
     probe: Probe
@@ -67,7 +67,7 @@ class CapacityDone:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a part of the job took; `voids` of its trials did not count and were repeated."""
+    """Trials, seconds and queries of a part of the job; `voids` trials did not count and were repeated."""
 
     trials: int = 0
     seconds: float = 0.0
@@ -87,4 +87,4 @@ Progress = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """The listener that does nothing."""
+    """Ignores all events."""

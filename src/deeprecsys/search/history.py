@@ -1,4 +1,4 @@
-"""Ask and tell: what every search over policies is, and what it is told. No search runs a trial itself."""
+"""The ask-and-tell interface of all searches over policies. No search runs a trial itself."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from deeprecsys.core.policy import CPU, DeepRecSched, Policy, Static
 
 MOVES = 0.04
-"""Of all items: what a step of the threshold moves at least, or no live trial could tell it from noise."""
+"""Least share of all items that a step of the threshold moves: less is noise in a live trial."""
 
 
 class Score(Protocol):
-    """A policy's capacity, with its interval; `tune.capacity.CapacityResult` is one."""
+    """A policy's capacity, with its interval; `search.result.CapacityResult` is one."""
 
     @property
     def capacity_qps(self) -> float | None:
@@ -33,8 +33,7 @@ class Score(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KnownCapacity:
-    """A score given outright, without the statistics of a search: 0 for a policy that meets the target at no
-    load."""
+    """A capacity that is known exactly, or to be below a floor; 0 if the target is met at no load."""
 
     capacity_qps: float | None
     low_qps: float
@@ -64,14 +63,14 @@ UNREACHABLE = KnownCapacity.exactly(0.0)
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A policy that ran, and what came of it."""
+    """A policy and its score."""
 
     policy: Policy
     score: Score
 
     @property
     def qps(self) -> float:
-        """The capacity; where it is only known to be low, nothing."""
+        """The capacity; 0 where it is only known to be below a floor."""
         return self.score.capacity_qps or 0.0
 
 
@@ -79,36 +78,36 @@ class Search(Protocol):
     """A search over policies: `ask` for one, run it, `tell` its score, until `ask` gives None."""
 
     def ask(self) -> Policy | None:
-        """The next policy to run; the same again until it is told; None when the search is over."""
+        """The next policy to run, the same until its score is told; None when the search is over."""
         ...
 
     def tell(self, policy: Policy, score: Score) -> None:
-        """What came of a policy, asked for or not."""
+        """The score of a policy, whether it was asked for or not."""
         ...
 
     @property
     def best(self) -> Evaluation | None:
-        """The best policy that was told and met the target at some load."""
+        """The best policy so far that meets the target at some load."""
         ...
 
     @property
     def told(self) -> tuple[Evaluation, ...]:
-        """All that was told, in order."""
+        """All evaluations, in order."""
         ...
 
     @property
     def floor_qps(self) -> float | None:
-        """A policy whose capacity is below this need not be known any better; None for full accuracy."""
+        """Below this capacity no accuracy is needed; None for full accuracy."""
         ...
 
     @property
     def outstanding(self) -> int:
-        """How many policies may still be asked for, at most."""
+        """The most policies that may still be asked for."""
         ...
 
 
 class History:
-    """What a search was told: `told` and `best` of the searches that try policies themselves."""
+    """The evaluations of a search that tries policies itself."""
 
     def __init__(self) -> None:
         self._told: list[Evaluation] = []

@@ -1,4 +1,4 @@
-"""Trials and probes: running a policy at a rate, and what the trials at one rate say together."""
+"""Trials and probes: a policy at a rate, and the verdict of all trials at one rate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deeprecsys.search.result import Probe, Rerun, Verdict
 
 
 class Trial(Protocol):
-    """Runs one policy under one workload, in whichever world.
+    """Runs one policy under one workload, live or in virtual time.
 
     The same seed means the same arrivals and sizes, scaled to the rate (common random numbers across
     policies); different seeds are independent. A trial starts with an empty node, sets the warm-up of its
@@ -78,10 +78,10 @@ def trial_seed(seed: int, purpose: int, number: int) -> int:
 
 
 class Runner:
-    """Runs the trials of one policy, keeps account of them, and repeats the void ones.
+    """Runs the trials of one policy, records them, and repeats the void ones.
 
-    A trial in which the machine stood still or was slow is repeated too, unless it was so `max_odd` times
-    running: then that is how this machine is.
+    A trial in which the machine stood still or was slow is repeated too, up to `max_odd` times in a row; then
+    it counts.
 
     Args:
         trial: what to run.
@@ -89,8 +89,8 @@ class Runner:
         target: judged against.
         seed, purpose: the k-th trial of each runner with these uses the same random numbers.
         max_voids: how often a void trial is repeated before its rate is given up.
-        max_odd: how often for the machine's sake; by default as often.
-        progress: is told of each trial.
+        max_odd: how often one in which the machine stood still or was slow; by default as often.
+        progress: called with each trial.
     """
 
     def __init__(
@@ -168,19 +168,19 @@ class Runner:
         return observation
 
     def _busy_s(self, log: RunLog, offered_s: float, took_s: float) -> float:
-        """How long a trial had something to do; a query that came last may take as long as the target."""
+        """Seconds for which a trial had queries to serve; the last may take as long as the target."""
         if log.abandoned and log.elapsed_s is not None:
             return log.elapsed_s
         return max(offered_s, took_s - self.target.latency_s)
 
     @property
     def sound(self) -> list[Observation]:
-        """The trials that count, less those which later ones show to have been slow."""
+        """The trials that count, without those that comparison with later ones shows to have been slow."""
         kept = self.observations
         return [o for o in kept if not slow(o.pace, (p.pace for p in kept if p is not o))]
 
     def probe(self, rate_qps: float, confidence: float) -> Probe:
-        """What the trials at a rate say together; slow ones too where there are no others."""
+        """All trials at a rate; slow ones only where there are no others."""
         at_rate = [o for o in self.observations if o.rate_qps == rate_qps]
         sound = [o for o in self.sound if o.rate_qps == rate_qps]
         return judge(sound or at_rate, self.target, confidence)

@@ -16,7 +16,7 @@ TOP = 10
 
 @dataclass(frozen=True)
 class Quality:
-    """Scores at a lower precision beside those of the reference.
+    """Scores at a lower precision compared with those of the reference.
 
     Attributes:
         queries: compared; items: of all of them together.
@@ -29,7 +29,7 @@ class Quality:
         first: share of queries whose best item stays the best.
 
     A model of several outputs ranks by each of them; each counts as a query's ranking of its own. What
-    cannot be told from these queries (no ranking of more than one item, say) is None.
+    cannot be computed from these queries (no ranking of more than one item, say) is None.
     """
 
     queries: int
@@ -49,7 +49,7 @@ class Quality:
 
 
 def compare(reference: Sequence[NDArray[np.float32]], scores: Sequence[NDArray[np.float32]]) -> Quality:
-    """The quality of scores, [items, outputs] for each query, beside the reference's.
+    """The quality of scores, [items, outputs] for each query, against the reference's.
 
     Raises:
         InputError: other queries, or no query, or scores that are no numbers.

@@ -70,7 +70,7 @@ class TuneResult:
         kept_static: whether that is so.
         ratio: tuned over static, of the confirmed rates; None without a static point.
         ratio_low, ratio_high: its interval, from how open both capacities are (`Confirmed.open`).
-        candidates: every policy that was told to the search, with its capacity.
+        candidates: every policy that was evaluated, with its capacity.
         complete: whether the search ended by itself and not by its budget.
         search, confirmation: what each took live; the refinement counts as search.
         simulated: what a search by model took in virtual time; None for a live one.
@@ -90,7 +90,7 @@ class TuneResult:
     simulated: Cost | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The parts of the JSON of `tune` that tuning knows."""
+        """The parts of the JSON of `tune` that come from the search."""
         return {
             "target": {"quantile": self.target.quantile, "latency_ms": 1e3 * self.target.latency_s},
             "static": self.static.to_json() if self.static else None,
@@ -120,7 +120,7 @@ def tune(
     seed: int = 0,
     progress: Progress = silent,
 ) -> TuneResult:
-    """Find the best policy, and confirm it beside the static one.
+    """Find the best policy, and confirm it in turn with the static one.
 
     Args:
         trial: runs one trial, live or virtual.
@@ -130,7 +130,7 @@ def tune(
         hint_qps: about what the node can do, e.g. workers / E[work] from a profile.
         settings: by default `TuneSettings.live(target)`.
         seed: of all trials.
-        progress: is told of every phase, search, trial and probe.
+        progress: called with every phase, search, trial and probe.
 
     Raises:
         TargetUnreachableError: no candidate meets the target at any load; carries the best latency of all.
@@ -156,7 +156,7 @@ class _Tuning:
         self.complete = True
 
     def progress(self, event: Event) -> None:
-        """Keeps account of every trial, and passes the event on."""
+        """Add up trials, and pass the event on."""
         if isinstance(event, TrialDone):
             self.cost = self.cost.with_trial(event.seconds, event.queries, event.void)
         self.listener(event)

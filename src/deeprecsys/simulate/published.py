@@ -1,4 +1,4 @@
-"""Published devices: a CPU's batch times and a published speed-up over a CPU make a device's profile.
+"""Published devices: profiles from a CPU's batch times and a published speed-up over a CPU.
 
 Nothing here was measured on the device. The profile says so in its machine record, and so must whatever is
 derived from it.

@@ -14,9 +14,9 @@ from deeprecsys.simulate.driver import ProfileService, quantiles_at
 
 
 class Tabulated:
-    """A profile as a `Service` that remembers its table of times, for many trials with one profile.
+    """A profile as `ServiceTimes` with a cached table of times, for many trials with one profile.
 
-    What it returns, and what the table holds, is bit for bit what `ProfileService` gives.
+    What it returns, and the table, are bit for bit those of `ProfileService`.
     """
 
     def __init__(self, profile: LatencyProfile) -> None:
@@ -26,14 +26,14 @@ class Tabulated:
         self._points = [len(curve[0].seconds) for curve in self._curves]
         self._quantiles: NDArray[np.float64] | None = None
         self.host_s, self.ranks = profile.host_s, np.array(profile.ranks)
-        self._by, self._of = 1.0, self  # slowed how much, and whose table it reads
+        self._by, self._of = 1.0, self  # the factor of all times, and the owner of the table
         self.rested = self if profile.rested is profile else Tabulated(profile.rested)
 
     def __call__(self, batch_items: int, busy_workers: int, u: float, /) -> float:
         return self._by * self._service(batch_items, busy_workers, u)
 
     def slowed(self, by: float) -> Tabulated:
-        """The same times, each `by` times as long, over the same table."""
+        """These times multiplied by `by`, over the shared table."""
         other = copy(self)
         other._by, other.host_s = self._by * by, 0.0
         other.rested = other if self.rested is self else self.rested.slowed(by)
