@@ -107,7 +107,7 @@ def test_the_figures_of_a_story_add_up_as_printed(rate: float) -> None:
             assert sum(parts) == pytest.approx(float(head), abs=1e-9)
 
 
-def test_each_crowd_of_slow_queries_is_told_once() -> None:
+def test_each_group_of_slow_queries_is_explained_once() -> None:
     log, batches = poisson(300, 10, seed=2)
     told = [int(re.match(r"Query (\d+)", s)[1]) for s in explain(log, Slices.of(batches), count=6)]
     assert told[0] == int(np.argmax(np.where(log.measured, log.latency_s, 0)))

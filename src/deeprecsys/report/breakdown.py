@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +18,9 @@ QUANTILES = (0.5, 0.75, 0.9, 0.99)
 """Query sizes are grouped at these quantiles."""
 SLOWEST = 0.05
 """The slowest queries are this share of all."""
+
+IN_LINE, COMPUTING, LAST_SLICE = "in line", "computing", "last slice"
+"""The parts of a query's time: none of its slices is on a worker; some are; only the last one is."""
 
 _Seconds = NDArray[np.float64]
 
@@ -43,12 +49,14 @@ class Group:
     Attributes:
         label: which.
         queries: how many.
+        items: their mean size.
         queue_s, compute_s, merge_s: means, seconds.
         by_size: whether it is one of those that sizes divide the queries into.
     """
 
     label: str
     queries: int
+    items: float
     queue_s: float
     compute_s: float
     merge_s: float
@@ -70,7 +78,7 @@ def breakdown(log: RunLog, slices: Slices | None = None) -> Breakdown:
     latency = np.where(log.status == Status.SERVED, log.finish_s - log.arrival_s, np.nan)
     on_worker, merge = log.finish_s - log.start_s, np.zeros(len(latency))
     if slices is not None and len(slices):
-        _from_slices(slices, on_worker, merge)
+        _from_slices(log, slices, on_worker, merge)
     compute = np.maximum(on_worker - merge, 0.0)
     served = np.isfinite(latency)
     return Breakdown(
@@ -81,25 +89,48 @@ def breakdown(log: RunLog, slices: Slices | None = None) -> Breakdown:
     )
 
 
-def _from_slices(slices: Slices, on_worker: _Seconds, merge: _Seconds) -> None:
+class Span(NamedTuple):
+    """A stretch of a query's time, of one part; seconds."""
+
+    part: str
+    start_s: float
+    end_s: float
+
+
+def spans(arrival_s: float, posted_s: Sequence[float], heard_s: Sequence[float]) -> list[Span]:
+    """What became of a query's time, from its arrival to its last slice's result: consecutive spans.
+
+    Args:
+        posted_s: when each of its slices was given to a worker, rising.
+        heard_s: when the result of each was received.
+    """
+    last_alone_s = sorted(heard_s)[-2] if len(heard_s) > 1 else np.inf
+    found, now = [], arrival_s
+    for posted, heard in zip(posted_s, heard_s, strict=True):
+        if posted > now:
+            found.append(Span(IN_LINE, now, posted))
+            now = posted
+        if heard > now:
+            alone = min(max(last_alone_s, now), heard)
+            found += [Span(COMPUTING, now, alone), Span(LAST_SLICE, alone, heard)]
+            now = heard
+    return [span for span in found if span.end_s > span.start_s]
+
+
+def _from_slices(log: RunLog, slices: Slices, on_worker: _Seconds, merge: _Seconds) -> None:
     """Fill in, per query, how long any slice was on a worker, and how long only the last one."""
     order = np.lexsort((slices.posted_s, slices.query))
-    query = slices.query[order]
+    query, arrival = slices.query[order], log.arrival_s.tolist()
     bounds = np.flatnonzero(np.diff(query, prepend=-1, append=-1))
     posted, heard = slices.posted_s[order].tolist(), slices.heard_s[order].tolist()
-    for first, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+    for first, stop in pairwise(bounds.tolist()):
         q = int(query[first])
         if q >= len(merge):
             continue
-        total, end, second, last_posted = 0.0, -np.inf, -np.inf, 0.0
-        for p, h in zip(posted[first:stop], heard[first:stop], strict=True):
-            total += max(h - max(p, end), 0.0)
-            if h >= end:
-                second, end, last_posted = end, h, p
-            else:
-                second = max(second, h)
-        on_worker[q] = total
-        merge[q] = end - max(second, last_posted) if stop - first > 1 else 0.0
+        lasted = {COMPUTING: 0.0, LAST_SLICE: 0.0, IN_LINE: 0.0}
+        for part, start, end in spans(arrival[q], posted[first:stop], heard[first:stop]):
+            lasted[part] += end - start
+        on_worker[q], merge[q] = lasted[COMPUTING] + lasted[LAST_SLICE], lasted[LAST_SLICE]
 
 
 def by_size(log: RunLog, parts: Breakdown) -> list[Group]:
@@ -109,46 +140,41 @@ def by_size(log: RunLog, parts: Breakdown) -> list[Group]:
     if not len(size):
         return []
     edges = sorted({int(percentile(size, q)) for q in QUANTILES} | {int(size.max())})
-    groups, low = [], 1
-    for high in edges:
-        chosen = keep & (log.size >= low) & (log.size <= high)
+    found = [keep & (log.size > low) & (log.size <= high) for low, high in pairwise([0, *edges])]
+    groups = []
+    for chosen, high in zip(found, edges, strict=True):
         if chosen.any():
             least = int(log.size[chosen].min())
             label = f"{least:,} items" if least == high else f"{least:,}–{high:,} items"
-            groups.append(replace(_group(label, parts, chosen), by_size=True))
-        low = high + 1
+            groups.append(_group(label, log, parts, chosen, by_size=True))
     return groups
 
 
 def slowest(log: RunLog, parts: Breakdown, share: float = SLOWEST) -> Group | None:
-    """Mean parts of the slowest queries that were measured and served."""
-    chosen = slowest_queries(log, share)
-    return _group(f"slowest {100 * share:g} %", parts, chosen) if chosen.any() else None
+    """Mean parts of the queries slower than the percentile; of all that are as slow as it where none is.
 
-
-def slowest_queries(log: RunLog, share: float = SLOWEST) -> NDArray[np.bool_]:
-    """[queries] whether a query is among the slowest of those that were measured and served.
-
-    Those slower than the percentile; where all are as slow as it, all of them.
+    Only queries that were measured and served count.
     """
-    keep = _counted(log)
-    latency = log.latency_s
-    chosen = keep & (latency > percentile(latency[keep], 1 - share))
-    return chosen if chosen.any() or not keep.any() else keep & (latency == latency[keep].max())
+    keep, latency = _counted(log), log.latency_s
+    limit = percentile(latency[keep], 1 - share)
+    slower = keep & (latency > limit)
+    chosen = slower if slower.any() else keep & (latency == limit)
+    return _group(f"slowest {100 * share:g} %", log, parts, chosen) if chosen.any() else None
 
 
 def everyone(log: RunLog, parts: Breakdown) -> Group | None:
     """Mean parts of all queries that were measured and served."""
     keep = _counted(log)
-    return _group("all queries", parts, keep) if keep.any() else None
+    return _group("all queries", log, parts, keep) if keep.any() else None
 
 
 def _counted(log: RunLog) -> NDArray[np.bool_]:
     return np.asarray(log.measured & (log.status == Status.SERVED))
 
 
-def _group(label: str, parts: Breakdown, chosen: NDArray[np.bool_]) -> Group:
-    queue, compute, merge = (
-        float(np.mean(p[chosen])) for p in (parts.queue_s, parts.compute_s, parts.merge_s)
-    )
-    return Group(label, int(chosen.sum()), queue, compute, merge)
+def _group(
+    label: str, log: RunLog, parts: Breakdown, chosen: NDArray[np.bool_], by_size: bool = False
+) -> Group:
+    values = (log.size, parts.queue_s, parts.compute_s, parts.merge_s)
+    items, queue, compute, merge = (float(np.mean(v[chosen])) for v in values)
+    return Group(label, int(chosen.sum()), items, queue, compute, merge, by_size)

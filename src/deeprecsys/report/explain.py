@@ -9,24 +9,20 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.runlog import RunLog, Status
 from deeprecsys.core.target import Target
-from deeprecsys.report.breakdown import Breakdown, Group, breakdown, everyone, slowest, slowest_queries
+from deeprecsys.report.breakdown import Breakdown, Group, breakdown, everyone, slowest
 from deeprecsys.report.slices import Slices
 
 BURST = 1.3
-"""Work that came in at this many times the mean rate is worth a sentence."""
+"""Items arriving at this many times the mean rate are mentioned."""
 SLOW = 1.5
-"""So is a batch that took this many times the median of its size."""
+"""A batch that took this many times the median of its size is mentioned."""
 LATE = 0.05
-"""So is a load source that took this share of the latency."""
+"""Lateness of the load source above this share of the latency is mentioned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What was in line before a query and started while it waited.
-
-    Attributes:
-        slices, items, queries: of other queries, on the same device.
-    """
+    """The work of other queries on the same device that was in line before a query and ran first."""
 
     slices: int
     items: int
@@ -34,7 +30,7 @@ class Wait:
 
 
 def overview(log: RunLog, slices: Slices | None = None) -> list[str]:
-    """Where the time of all queries, and of the slowest, goes: a few sentences."""
+    """How all queries and the slowest ones spent their time, in a few sentences."""
     parts = breakdown(log, slices)
     rest, tail = everyone(log, parts), slowest(log, parts)
     if rest is None or tail is None:
@@ -43,10 +39,7 @@ def overview(log: RunLog, slices: Slices | None = None) -> list[str]:
         f"The slowest 5 % of queries spent {_shares(tail, parts.split)}; "
         f"over all queries it is {_shares(rest, parts.split, short=True)}."
     ]
-    keep = log.measured & (log.status == Status.SERVED)
-    late = slowest_queries(log)
-    mean, tail_mean = float(log.size[keep].mean()), float(log.size[late].mean())
-    sentences.append(f"Their mean size is {tail_mean:,.0f} items, that of all queries {mean:,.0f}.")
+    sentences.append(f"Their mean size is {tail.items:,.0f} items, that of all queries {rest.items:,.0f}.")
     if lost := int(np.count_nonzero(log.measured & (log.status != Status.SERVED))):
         sentences.append(f"{lost:,} of {int(log.measured.sum()):,} measured queries were not served.")
     return sentences
@@ -57,29 +50,29 @@ def explain(
 ) -> list[str]:
     """The slowest served queries after the warm-up, slowest first, a few sentences each.
 
-    Slow queries come in crowds that one cause explains; of queries that were open at the same time only the
-    slowest is told.
+    Slow queries come in groups with one cause: of queries that were open at the same time only the slowest is
+    explained.
 
     Args:
         log: the trial.
-        slices: when its slices ran; without them less is known, and said.
-        target: what is late; sets the window in which bursts are looked for.
-        count: how many at most.
+        slices: when its slices ran; without them the explanation has less detail.
+        target: decides which queries are late, and how far back bursts are looked for.
+        count: number of queries, at most.
     """
     parts = breakdown(log, slices)
     keep = np.flatnonzero(log.measured & (log.status == Status.SERVED))
     order = keep[np.argsort(-log.latency_s[keep], kind="stable")]
-    told: list[int] = []
+    chosen: list[int] = []
     for q in order.tolist():
-        if len(told) == count:
+        if len(chosen) == count:
             break
-        if all(log.finish_s[q] < log.arrival_s[t] or log.arrival_s[q] > log.finish_s[t] for t in told):
-            told.append(q)
-    return [_story(q, log, slices, parts, target) for q in told]
+        if all(log.finish_s[q] < log.arrival_s[t] or log.arrival_s[q] > log.finish_s[t] for t in chosen):
+            chosen.append(q)
+    return [_story(q, log, slices, parts, target) for q in chosen]
 
 
 def waited_behind(query: int, log: RunLog, slices: Slices) -> Wait:
-    """What went ahead of a query while none of its slices had started."""
+    """The work of other queries that started before the first slice of a query."""
     own = slices.query == query
     if not own.any():
         return Wait(0, 0, 0)
@@ -102,17 +95,17 @@ def _story(query: int, log: RunLog, slices: Slices | None, parts: Breakdown, tar
     total_ms = 1e3 * float(log.latency_s[query])
     queue, compute, merge = _shown(query, parts, total_ms)
     digits = _digits(total_ms)
-    told = [f"{queue:.{digits}f} {_queue_words(query, log, slices)}" if queue else ""]
-    told.append(f"{compute:.{digits}f} {_compute_words(slices, own)}")
-    told.append(f"{merge:.{digits}f} waiting for its last slice" if merge else "")
+    spent = [f"{queue:.{digits}f} {_queue_words(query, log, slices)}" if queue else ""]
+    spent.append(f"{compute:.{digits}f} {_compute_words(slices, own)}")
+    spent.append(f"{merge:.{digits}f} waiting for its last slice" if merge else "")
     sentences = [
         f"Query {query} ({_count(size, 'item')}{cut}) took {total_ms:.{digits}f} ms: "
-        + ", ".join(t for t in told if t)
+        + ", ".join(t for t in spent if t)
         + ".",
         _size_words(size, log.size[log.measured]),
         _burst_words(query, log, target),
         _slow_words(slices, own),
-        _crowd_words(query, log, target),
+        _others_words(query, log, target),
         _late_words(query, log),
     ]
     return " ".join(s for s in sentences if s)
@@ -193,7 +186,7 @@ def _slow_words(slices: Slices | None, own: NDArray[np.intp]) -> str:
     return f"{which} ran {most}{worst:.1f} times as long as the median of that size."
 
 
-def _crowd_words(query: int, log: RunLog, target: Target | None) -> str:
+def _others_words(query: int, log: RunLog, target: Target | None) -> str:
     if target is None:
         return ""
     with_it = (log.arrival_s <= log.finish_s[query]) & ~(log.finish_s < log.arrival_s[query])

@@ -40,7 +40,7 @@ def share(value: Any) -> str:
     """A share in [0, 1] as a percentage. Whatever is below all of it never reads 100 %."""
 
     def percent(x: float) -> str:
-        if x in (0.0, 1.0):
+        if x in (0.0, 1.0) or x > 1.01:
             return f"{100 * x:.0f} %"
         digits = 2 if x > 0.999 else 1
         shown = min(round(100 * x, digits), 100 - 10.0**-digits) if x < 1 else 100 * x

@@ -62,10 +62,10 @@ class Page:
     Attributes:
         headline: large figures.
         notices: what to know first.
-        tables: in full, with the facts of `beside` next to them.
+        tables: in full, with `facts` next to them.
         plots: two in a row where there is room; `why` follows them.
         details: tables that are folded.
-        facts: at the end.
+        setup: facts at the end.
     """
 
     title: str
@@ -73,11 +73,11 @@ class Page:
     headline: Sequence[Card] = ()
     notices: Sequence[Notice] = ()
     tables: Sequence[TextTable] = ()
-    beside: Sequence[Facts] = ()
+    facts: Sequence[Facts] = ()
     plots: Sequence[Illustration] = ()
     why: Why | None = None
     details: Sequence[TextTable] = ()
-    facts: Sequence[Facts] = ()
+    setup: Sequence[Facts] = ()
     footer: str = ""
 
 
@@ -92,7 +92,7 @@ def rendered(template: str, *packages: str, **values: Any) -> str:
     Args:
         template: its file.
         packages: where it, what it imports, and further `page.css` are; this package is always the last.
-        values: what it shows, besides `css`: the style sheets of all packages.
+        values: what it shows; `css`, the style sheets of all packages, is added.
     """
     environment, css = _environment((*packages, HERE))
     return environment.get_template(template).render(css=css, **values)

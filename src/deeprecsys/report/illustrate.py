@@ -16,7 +16,7 @@ from deeprecsys.report.plots import (
     time_line,
     where_time_goes,
 )
-from deeprecsys.report.tables import policy
+from deeprecsys.report.tables import points, policy
 from deeprecsys.report.view import RunView
 
 
@@ -35,7 +35,8 @@ def illustrations(view: RunView) -> Iterator[Illustration]:
             qps_by_batch_size({"": view.candidates}, view.marks),
         )
     if view.curves:
-        rates = ", ".join(f"{role} at {f.figure(qps)} queries/s" for role, (_, qps) in view.marks.items())
+        named = points(view.report) if isinstance(view.report, TuneReport) else []
+        rates = ", ".join(f"{role} at {f.figure(point.qps)} queries/s" for role, point in named)
         caption = "A curve that enters the shaded corner misses the target."
         yield Illustration(
             "latency-tail",

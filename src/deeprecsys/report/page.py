@@ -53,11 +53,11 @@ def run_page(run: Run, view: RunView, plots: Sequence[Illustration]) -> Page:
             Notice("Read with care", tuple(warnings(report))),
         ],
         tables=[t for t in _tables(view) if t],
-        beside=_beside(report),
+        facts=_facts(report),
         plots=plots,
         why=_why(view),
         details=[t for t in details if t],
-        facts=_facts(run, report),
+        setup=_setup(run, report),
         footer=_footer([run]),
     )
 
@@ -74,7 +74,7 @@ def comparison_page(runs: Sequence[Run], views: Sequence[RunView], plots: Sequen
         ],
         tables=[tables.comparison([(v.name, v.report) for v in views])],
         plots=plots,
-        facts=_machines(runs, views),
+        setup=_machines(runs, views),
         footer=_footer(runs),
     )
 
@@ -161,8 +161,8 @@ def _why(view: RunView) -> Why | None:
     return Why(f"trial {view.main.name}", tuple(overview(log, slices)), stories)
 
 
-def _beside(report: AnyReport) -> list[Facts]:
-    """What stands next to the first table: limits, and what the search took; of a trial, its counts."""
+def _facts(report: AnyReport) -> list[Facts]:
+    """What stands next to the first table: limits and cost of a search; counts of a trial."""
     searched = isinstance(report, CapacityReport | TuneReport) or (
         isinstance(report, SimulateReport) and report.searched
     )
@@ -183,7 +183,7 @@ def _known(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in pairs if value != f.NONE)
 
 
-def _facts(run: Run, report: AnyReport) -> list[Facts]:
+def _setup(run: Run, report: AnyReport) -> list[Facts]:
     load = report if isinstance(report, RunReport) else RunReport()
     config = run.config or {
         k: d.to_json() for k, d in (("workload", load.workload), ("target", load.target)) if d
@@ -224,9 +224,9 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str
 
 
 def _footer(runs: Sequence[Run]) -> str:
-    said = []
+    parts = []
     for run in runs:
         versions = MachineDocument.from_json(run.machine).versions or {}
         version = f"deeprecsys {versions.get('deeprecsys', '')}".strip()
-        said.append(" ".join(p for p in (run.name, run.created or "", version) if p))
-    return " · ".join(said)
+        parts.append(" ".join(p for p in (run.name, run.created or "", version) if p))
+    return " · ".join(parts)

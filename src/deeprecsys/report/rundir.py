@@ -106,7 +106,7 @@ class RunWriter:
             name: what to call it; reports know `static` and `tuned`. Taken names get a number.
             log: every query.
             batches: the recorded times of every batch, where there are any.
-            about: what else to say of it: role, policy, engine, seed.
+            about: role, policy, engine, seed.
 
         Returns:
             The name that it got.
@@ -160,12 +160,12 @@ class RunHead(Document):
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory, read back. What could not be read is empty, and said in `problems`.
+    """A run directory, read back. What could not be read is empty, and listed in `problems`.
 
     Attributes:
         path: the directory.
-        version: of its format; None where it could not be told.
-        created: when it began, ISO 8601; None where it could not be told.
+        version: of its format; None where unknown.
+        created: when it began, ISO 8601; None where unknown.
         config, machine: as they were given.
         events: in order.
         result: the final document; None if there is none.
@@ -311,7 +311,7 @@ def _trials(folder: Path, events: list[dict[str, Any]], problems: list[str]) -> 
 
 
 def _trial(folder: Path, name: str, has_slices: bool, problems: list[str]) -> TrialRecord | None:
-    path, beside = folder / f"{name}.parquet", folder / f"{name}{_SLICES}.parquet"
+    path, batches = folder / f"{name}.parquet", folder / f"{name}{_SLICES}.parquet"
     if not path.exists():
         problems.append(f"trials/{path.name} is missing: the raw records of that trial are not known")
         return None
@@ -322,9 +322,9 @@ def _trial(folder: Path, name: str, has_slices: bool, problems: list[str]) -> Tr
         return None
     slices = None
     try:
-        slices = read_slices(beside, len(log.size)) if beside.exists() else None
+        slices = read_slices(batches, len(log.size)) if batches.exists() else None
         if has_slices and slices is None:
-            problems.append(f"trials/{beside.name} is missing: when its slices ran is not known")
+            problems.append(f"trials/{batches.name} is missing: when its slices ran is not known")
     except DamagedError as e:
-        problems.append(f"trials/{beside.name} {e}: when its slices ran is not known")
+        problems.append(f"trials/{batches.name} {e}: when its slices ran is not known")
     return TrialRecord(name, log, slices, about)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deeprecsys.core.query import Batch
 
 BatchTimes = tuple[Batch, float, float, float, float]
-"""A batch; when it was posted, started and ended by the worker, and when the node heard of it; seconds."""
+"""A batch; when it was posted, when the worker started and ended it, when its result came; seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Slices:
         device, worker: where it ran.
         posted_s: when the dispatcher gave the batch to the worker: the end of its time in line.
         started_s, ended_s: when the worker began and ended the batch.
-        heard_s: when the dispatcher heard of the end.
+        heard_s: when the dispatcher received the result.
     """
 
     query: NDArray[np.int64]

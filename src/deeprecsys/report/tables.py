@@ -170,19 +170,19 @@ def candidates(rows: Sequence[CandidateDocument]) -> TextTable:
         )
         for c in sorted(rows, key=lambda c: c.batch_size or 0)
     )
-    header = ("policy", "batch", "finest", "offload above", "capacity QPS", "interval", "trials")
+    header = ("policy", "batch", "finest", "offload above", "capacity QPS", "low QPS", "high QPS", "trials")
     table = TextTable(header, cells, title="Every candidate")
-    return table.without_empty(("policy", "finest", "offload above", "interval", "trials"))
+    return table.without_empty(("policy", "finest", "offload above", "low QPS", "high QPS", "trials"))
 
 
-def _capacity(candidate: CandidateDocument) -> tuple[str, str]:
-    """A candidate's capacity and interval; or what else is known of it."""
+def _capacity(candidate: CandidateDocument) -> tuple[str, str, str]:
+    """A candidate's capacity and the ends of its interval; or what else is known of it."""
     low, high = candidate.interval
     if candidate.outcome == "unreachable":
-        return "misses at any rate", f.NONE
+        return "misses at any rate", f.NONE, f.NONE
     if candidate.capacity_qps is None and high is not None:
-        return f"below {f.figure(high)}", f.NONE
-    return f.figure(candidate.capacity_qps), f.interval(low, high)
+        return f"below {f.figure(high)}", f.NONE, f.NONE
+    return f.figure(candidate.capacity_qps), f.figure(low), f.figure(high)
 
 
 def probes(rows: Sequence[ProbeDocument], title: str = "Rates that were tried") -> TextTable:
@@ -192,7 +192,8 @@ def probes(rows: Sequence[ProbeDocument], title: str = "Rates that were tried") 
             f.figure(p.rate_qps),
             p.verdict or f.NONE,
             f.share(p.miss_rate),
-            f"{f.share(p.miss_low)} – {f.share(p.miss_high)}",
+            f.share(p.miss_low),
+            f.share(p.miss_high),
             f.figure(p.p50_ms),
             f.figure(p.p95_ms),
             f.figure(p.p99_ms),
@@ -200,7 +201,7 @@ def probes(rows: Sequence[ProbeDocument], title: str = "Rates that were tried") 
         )
         for p in sorted(rows, key=lambda p: p.rate_qps or 0.0)
     )
-    header = ("rate QPS", "verdict", "misses", "interval", "p50 ms", "p95 ms", "p99 ms", "queries")
+    header = ("rate QPS", "verdict", "misses", "at least", "at most", "p50 ms", "p95 ms", "p99 ms", "queries")
     return TextTable(header, cells, left=0, title=title)
 
 
@@ -210,7 +211,7 @@ def models(rows: Sequence[ModelDocument]) -> TextTable:
         (
             m.name or f.NONE,
             m.bottleneck or f.NONE,
-            f.with_unit(f.figure(m.target_ms), "ms"),
+            f.figure(m.target_ms),
             f.count(m.tables),
             f.size(m.table_bytes),
             f.magnitude(m.dense_parameters),
@@ -219,7 +220,7 @@ def models(rows: Sequence[ModelDocument]) -> TextTable:
         )
         for m in rows
     )
-    header = ("model", "bottleneck", "p95 target", "tables", "embeddings", "dense weights", "FLOP/item",
+    header = ("model", "bottleneck", "p95 target ms", "tables", "embeddings", "dense weights", "FLOP/item",
               "bytes/item")  # fmt: skip
     return TextTable(header, cells, left=2)
 
@@ -238,14 +239,15 @@ def batch_times(profile: ProfileDocument) -> TextTable:
     levels = sorted({busy for idle, busy, _ in measured if not idle})
     header = ["batch"]
     for k in levels:
-        header += [f"{k} busy: ms", "spread", "items/s", *(["after idle: ms"] if after_idle else [])]
+        header += [f"{k} busy: ms", "least ms", "most ms", "items/s"]
+        header += ["after idle: ms"] if after_idle else []
     rows = []
     for batch in sorted({batch for idle, _, batch in measured if not idle}):
         row = [f.count(batch)]
         for k in levels:
             least, median, most = measured.get((False, k, batch), (None, None, None))
-            spread = f"{f.figure(1e3 * least)}–{f.figure(1e3 * most)}" if least and most else f.NONE
-            row += [f.figure(median and 1e3 * median), spread, f.count(median and k * batch / median)]
+            row += [f.figure(t and 1e3 * t) for t in (median, least, most)]
+            row.append(f.count(median and k * batch / median))
             if after_idle:
                 idle = measured.get((True, k, batch))
                 row.append(f.figure(idle and 1e3 * idle[1]))

@@ -156,7 +156,7 @@ def cautions(report: AnyReport) -> str:
 
 
 def trial(report: LatencyReport) -> Pairs:
-    """What a trial was besides its latencies."""
+    """The figures of a trial other than its latencies."""
     found = [("served", _served(report)), ("utilisation", f.share(report.utilisation))]
     if not isinstance(report, BenchReport):  # the source of virtual time is never late
         return found
@@ -186,14 +186,14 @@ def context(report: TuneReport | SimulateReport) -> Pairs:
         return _bounds(report)
     error = f.signed_share(report.simulator_error)
     pairs = [
-        ("offline rate", f.with_unit(f.figure(report.offline_qps), "queries/s, nobody waiting")),
+        ("offline rate", f.with_unit(f.figure(report.offline_qps), "queries/s, without a target")),
         *_bounds(report),
-        ("simulator error", f.with_unit(error, "in p95, against live")),
+        ("simulator error", f.with_unit(error, "in p95, compared with live")),
     ]
     if report.pace is not None:
         paced = f.signed_share(report.paced_simulator_error)
-        pace = f"{paced}: batches then took {f.figure(report.pace)} times what the profile says"
-        pairs.append(("at its pace", pace))
+        pace = f"{paced}: batches took {f.figure(report.pace)} times what the profile says"
+        pairs.append(("at that speed", pace))
     return pairs
 
 
@@ -211,7 +211,9 @@ def _bounds(report: BoundsDocument) -> Pairs:
     mixed = "_coalescing" if part and (part.bound or "").endswith("_coalescing") else ""
     fraction = f.NONE
     if part and part.value is not None:
-        fraction = f"{f.share(part.value)} of {part.bound or 'the bound'}"
+        named = {key: f"the {name} bound" for name, key in BOUNDS}
+        known = (part.bound or "").removesuffix("_coalescing")
+        fraction = f"{f.share(part.value)} of {named.get(known, known or 'the bound')}"
     return [
         *(
             (f"{name} bound", f.with_unit(f.figure(bounds.get(f"{key}{mixed}_qps")), "queries/s"))
@@ -246,7 +248,7 @@ def scores(q: QualityDocument | None) -> Pairs:
         return []
     items = f"{f.count(q.queries)} queries, {f.count(q.items)} items"
     return [
-        ("scores", f"{items}, beside {q.reference or 'the reference'}"),
+        ("scores", f"{items}, compared with {q.reference or 'the reference'}"),
         ("computed in", q.arithmetic or f.NONE),
         ("tables", f.size(q.table_bytes)),
         ("largest difference", f"{_short(q.largest_difference)}, scores up to {_short(q.largest_score)}"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.runlog import RunLog, Status
+from deeprecsys.report.breakdown import IN_LINE, spans
 from deeprecsys.report.slices import Slices
 
 SLOWEST = 20
@@ -31,9 +33,9 @@ def trace_events(
 ) -> dict[str, Any]:
     """The trace as one JSON document. Times are microseconds from the trial's start.
 
-    Of the sampled queries it has, on a track each, their time in line, computing and merging, and their
-    slices in line and on the workers, joined by arrows. The batches that ran beside the slowest queries are
-    there too, so that one sees what they waited behind. Counters cover the whole trial.
+    Each sampled query has a track with its time in line, computing and merging; its slices are shown in line
+    and on the workers, joined by arrows. Batches that ran while the slowest queries were open are there too,
+    as those waited behind them. Counters cover the whole trial.
 
     Args:
         log: the trial.
@@ -48,7 +50,7 @@ def trace_events(
         events += _query(log, q, order)
         own = np.flatnonzero(slices.query == q) if slices is not None else np.array([], np.intp)
         if slices is not None and len(own):
-            events += _parts(slices, own, q + 1, float(log.arrival_s[q]), float(log.finish_s[q]))
+            events += _parts(slices, own, q + 1, float(log.arrival_s[q]))
             events += _slices(log, slices, own, tids)
         else:
             events += _halves(log, q)
@@ -95,7 +97,7 @@ def _halves(log: RunLog, q: int) -> list[Event]:
     """What is known of a query's parts without its slices."""
     arrival, start, finish = (float(t[q]) for t in (log.arrival_s, log.start_s, log.finish_s))
     return [
-        _span("in line", "part", QUERIES, q + 1, arrival, start, {}),
+        _span(IN_LINE, "part", QUERIES, q + 1, arrival, start, {}),
         _span("on workers", "part", QUERIES, q + 1, start, finish, {}),
     ]
 
@@ -122,34 +124,12 @@ def _slices(
     return events
 
 
-def _parts(slices: Slices, own: NDArray[np.intp], tid: int, arrival: float, finish: float) -> list[Event]:
-    """Queue, compute and merge as consecutive spans: wherever none of its slices was on a worker is queue."""
+def _parts(slices: Slices, own: NDArray[np.intp], tid: int, arrival_s: float) -> list[Event]:
+    """Queue, compute and merge of one query as consecutive spans."""
     order = own[np.argsort(slices.posted_s[own], kind="stable")]
-    heard = np.sort(slices.heard_s[own])
-    merge_from = float(heard[-2]) if len(heard) > 1 else finish
-    spans, end = [], arrival
-    for p, h in zip(slices.posted_s[order].tolist(), slices.heard_s[order].tolist(), strict=True):
-        if p > end:
-            spans.append(("in line", end, p))
-            end = p
-        if h > end:
-            middle = min(max(merge_from, end), h)
-            spans += [("computing", end, middle), ("last slice", middle, h)]
-            end = h
-    return [_span(n, "part", QUERIES, tid, a, b, {}) for n, a, b in _joined(spans) if b > a]
-
-
-def _joined(spans: list[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
-    """Neighbours of one name as one."""
-    out: list[tuple[str, float, float]] = []
-    for name, a, b in spans:
-        if b <= a:
-            continue
-        if out and out[-1][0] == name and out[-1][2] == a:
-            out[-1] = (name, out[-1][1], b)
-        else:
-            out.append((name, a, b))
-    return out
+    found = spans(arrival_s, slices.posted_s[order].tolist(), slices.heard_s[order].tolist())
+    joined = (list(group) for _, group in groupby(found, key=lambda span: span.part))
+    return [_span(g[0].part, "part", QUERIES, tid, g[0].start_s, g[-1].end_s, {}) for g in joined]
 
 
 def _workers(
@@ -159,7 +139,7 @@ def _workers(
     others: NDArray[np.intp],
     tids: dict[tuple[str, int], int],
 ) -> list[Event]:
-    """Batches on their workers: those of sampled queries, and those beside the slowest."""
+    """Batches on their workers: of sampled queries, and those that ran while the slowest ones were open."""
     sampled = np.isin(slices.query, np.concatenate([slow, others]))
     shown = sampled.copy()
     for q in slow:

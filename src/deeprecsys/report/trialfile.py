@@ -36,7 +36,7 @@ _SCALARS = ("rate_qps", "busy_s", "workers", "warmup_s")
 
 @dataclass(frozen=True, kw_only=True)
 class TrialMetadata(Document):
-    """What the file of a trial holds besides its queries."""
+    """The metadata in the file of a trial."""
 
     rate_qps: float | None = None
     busy_s: float | None = None
@@ -54,7 +54,7 @@ class TrialRecord:
         name: of its file.
         log: what happened to every query.
         slices: what happened to every slice; None where that was not recorded.
-        about: what the writer said of it: policy, role, engine, seed.
+        about: policy, role, engine, seed, as the writer gave them.
     """
 
     name: str
@@ -82,7 +82,7 @@ def write_slices(path: Path, slices: Slices) -> None:
 
 
 def read_queries(path: Path) -> tuple[RunLog, dict[str, Any]]:
-    """A run log and what was said about it.
+    """A run log, and what its writer gave as `about`.
 
     Raises:
         DamagedError: the file is cut short, or not one of ours.
@@ -102,7 +102,10 @@ def read_queries(path: Path) -> tuple[RunLog, dict[str, Any]]:
 
 
 def read_slices(path: Path, queries: int) -> Slices:
-    """The slices of a trial of so many queries.
+    """The slices of a trial.
+
+    Args:
+        queries: how many the trial has.
 
     Raises:
         DamagedError: the file is cut short, or not one of ours, or of another trial.

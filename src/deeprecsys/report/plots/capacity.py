@@ -138,8 +138,8 @@ def _label_marks(
     left, right = ax.get_xlim()
     for role, (size, qps) in marks.items():
         above = qps >= highest
-        beside = [v for c in candidates if c.batch_size == size for v in (c.low_qps, c.high_qps)]
-        reach = [qps, *(v for v in beside if v and np.isfinite(v))]
+        ends = [v for c in candidates if c.batch_size == size for v in (c.low_qps, c.high_qps)]
+        reach = [qps, *(v for v in ends if v and np.isfinite(v))]
         place = np.log(size / left) / np.log(right / left)
         if above:
             ax.plot([size, size], [qps, max(reach)], color=look(role, 0)["color"], linewidth=1.0, zorder=4)
