@@ -18,8 +18,7 @@ from deeprecsys.api.virtual import sample_path
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory
 from deeprecsys.paper.published import MODELS, SHORT
-from deeprecsys.search.rank import Ranking
-from deeprecsys.search.saturation import saturation_qps
+from deeprecsys.search.rank import Ranking, saturation_qps
 
 __all__ = ["MODELS", "SHORT", "experiment", "filled_memory", "kept_profile", "profile_file",
            "ranking_of", "tune_settings", "tuned"]  # fmt: skip

@@ -25,7 +25,7 @@ from deeprecsys.report import format as f
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.climbs import HillClimb
 from deeprecsys.search.history import batch_sizes
-from deeprecsys.search.saturation import saturation_qps
+from deeprecsys.search.rank import saturation_qps
 from deeprecsys.search.tuner import tune
 
 CLIMB_S, LONG = 40.0, {"dlrm-rmc2": 2}  # a target of 400 ms makes each trial long

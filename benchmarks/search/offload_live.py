@@ -28,7 +28,7 @@ from deeprecsys.report import format as f
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.climbs import HillClimb, Sweep
 from deeprecsys.search.history import UNREACHABLE, Score, Search, batch_sizes, thresholds
-from deeprecsys.search.saturation import saturation_qps
+from deeprecsys.search.rank import saturation_qps
 
 MODELS = ("dlrm-rmc1", "wnd", "din", "dien")
 """The device is a little faster than a core, much faster, slower for small and faster for large batches."""

@@ -23,8 +23,7 @@ from deeprecsys.core.target import LEVELS
 from deeprecsys.report import format as f
 from deeprecsys.search.climbs import HillClimb, Sweep
 from deeprecsys.search.history import batch_sizes, thresholds
-from deeprecsys.search.rank import TOLERANCE, Ranking
-from deeprecsys.search.saturation import saturation_qps
+from deeprecsys.search.rank import TOLERANCE, Ranking, saturation_qps
 from deeprecsys.simulate.published import GTX_1080_TI, device_profile
 
 MACHINE, CORES, PROCESSES, QUERIES = "amd-avx2-2c", 2, 2, 20_000

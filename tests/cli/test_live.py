@@ -17,7 +17,7 @@ from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog, Status
 from deeprecsys.core.target import Target, percentile
 from deeprecsys.node.driver import Recording
-from deeprecsys.search.saturation import saturation_qps
+from deeprecsys.search.rank import saturation_qps
 from deeprecsys.simulate.driver import ServiceTimes, simulate
 from deeprecsys.simulate.fast import run
 from deeprecsys.workload.stream import Stream

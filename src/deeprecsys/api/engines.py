@@ -27,8 +27,7 @@ from deeprecsys.engine.isa import cpu_flags
 from deeprecsys.node.node import default_workers
 from deeprecsys.search.climbs import model_search
 from deeprecsys.search.history import batch_sizes
-from deeprecsys.search.rank import Ranking, rank
-from deeprecsys.search.saturation import saturation_qps
+from deeprecsys.search.rank import Ranking, rank, saturation_qps
 
 ENGINES = {"fp32": ("eager", "compiled"), "bf16": ("compiled",), "int8": ("compiled",)}
 """Precision -> the engines that are tried in it where none is named."""

@@ -27,7 +27,7 @@ from deeprecsys.node.node import Node
 from deeprecsys.node.runtime.cores import usable_cores
 from deeprecsys.search.profiler import ProfilePlan, ProfileStep, Ran, ratios
 from deeprecsys.search.profiler import profile as measure
-from deeprecsys.search.saturation import saturation_qps
+from deeprecsys.search.rank import saturation_qps
 from deeprecsys.simulate.fast import run
 
 log = logging.getLogger("deeprecsys.api")

@@ -29,8 +29,7 @@ from deeprecsys.search.capacity import Settings
 from deeprecsys.search.climbs import HillClimb, model_search
 from deeprecsys.search.history import Search, thresholds
 from deeprecsys.search.quality import compare
-from deeprecsys.search.rank import Ranking
-from deeprecsys.search.saturation import saturation_qps
+from deeprecsys.search.rank import Ranking, saturation_qps
 from deeprecsys.search.tuner import TuneResult, TuneSettings
 from deeprecsys.search.tuner import tune as tune_live
 

@@ -13,7 +13,7 @@ from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.confirm import Candidate, ConfirmSettings, confirm
-from deeprecsys.search.events import Cost, Event, PhaseStarted, Progress, TrialDone, silent
+from deeprecsys.search.events import Account, Cost, PhaseStarted, Progress, silent
 from deeprecsys.search.history import Evaluation, Search
 from deeprecsys.search.probes import Trial
 from deeprecsys.search.rank import Ranking, rank
@@ -88,11 +88,11 @@ def tune_by_model(
     if best.qps > (1 + GAIN) * baseline.qps:
         points.insert(0, best)
 
-    refining = _Account(ranking.cost)
+    refining = Account(ranking.cost)
     candidates = [
         Candidate(p.policy, _refined(virtual, p, target, settings.refine, seed, refining)) for p in points
     ]
-    live_cost = _Account(Cost(), progress)
+    live_cost = Account(Cost(), progress)
     s = settings.confirm
     progress(PhaseStarted("confirm", len(candidates) * s.rounds * s.trial_s))
     confirmed = confirm(live, candidates, target, s, seed=seed, progress=live_cost)
@@ -109,21 +109,9 @@ def tune_by_model(
 
 
 def _refined(
-    virtual: Trial, point: Evaluation, target: Target, settings: Settings, seed: int, account: _Account
+    virtual: Trial, point: Evaluation, target: Target, settings: Settings, seed: int, account: Account
 ) -> CapacityResult:
     """The capacity of a point with an interval, from the one that its path gave."""
     return capacity(
         virtual, point.policy, target, hint_qps=point.qps, settings=settings, seed=seed, progress=account
     )
-
-
-class _Account:
-    """Adds up trials, and passes events on."""
-
-    def __init__(self, cost: Cost, progress: Progress = silent) -> None:
-        self.cost, self._progress = cost, progress
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, TrialDone):
-            self.cost = self.cost.with_trial(event.seconds, event.queries, event.void)
-        self._progress(event)

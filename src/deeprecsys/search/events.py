@@ -88,3 +88,15 @@ Progress = Callable[[Event], None]
 
 def silent(event: Event) -> None:
     """Ignores all events."""
+
+
+class Account:
+    """Adds up the trials of a search, and passes its events on."""
+
+    def __init__(self, cost: Cost, progress: Progress = silent) -> None:
+        self.cost, self._progress = cost, progress
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, TrialDone):
+            self.cost = self.cost.with_trial(event.seconds, event.queries, event.void)
+        self._progress(event)

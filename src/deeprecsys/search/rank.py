@@ -11,8 +11,13 @@ from collections.abc import Callable
 from math import inf, sqrt
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deeprecsys.core.errors import positive
 from deeprecsys.core.policy import Policy
+from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.core.query import Query, cut
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.core.target import Target, percentile
 from deeprecsys.search.events import Cost
@@ -123,3 +128,21 @@ def rank(ranking: Ranking, search: Search, first: Policy) -> Evaluation:
     search.tell(known.policy, known.score)
     ranking.finish(search)
     return known
+
+
+def mean_work_s(profile: LatencyProfile, batch_size: int, sizes: NDArray[np.int32], busy: int) -> float:
+    """Mean worker-seconds per query, cut at `batch_size`, while `busy` workers are busy.
+
+    Args:
+        sizes: a sample of query sizes.
+    """
+    values, counts = np.unique(sizes, return_counts=True)
+    work = [
+        sum(profile.seconds(s.items, busy) for s in cut(Query(0, int(n), 0.0), batch_size)) for n in values
+    ]
+    return float(np.average(work, weights=counts))
+
+
+def saturation_qps(profile: LatencyProfile, batch_size: int, sizes: NDArray[np.int32], workers: int) -> float:
+    """The rate at which all workers would be busy all the time: workers / E[work] (docs/facts.md §6.1)."""
+    return workers / mean_work_s(profile, batch_size, sizes, workers)

@@ -11,7 +11,7 @@ from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.confirm import Candidate, Confirmed, ConfirmSettings, confirm
-from deeprecsys.search.events import Cost, Event, PhaseStarted, Progress, TrialDone, silent
+from deeprecsys.search.events import Account, Cost, PhaseStarted, Progress, silent
 from deeprecsys.search.history import UNREACHABLE, Evaluation, Search, batch_size_of
 from deeprecsys.search.probes import Trial
 
@@ -150,16 +150,9 @@ class _Tuning:
         self, trial: Trial, target: Target, settings: TuneSettings, seed: int, progress: Progress
     ) -> None:
         self.trial, self.target, self.settings, self.seed = trial, target, settings, seed
-        self.listener = progress
-        self.cost = Cost()
+        self.progress = Account(Cost(), progress)
         self.best_latency_s = inf
         self.complete = True
-
-    def progress(self, event: Event) -> None:
-        """Add up trials, and pass the event on."""
-        if isinstance(event, TrialDone):
-            self.cost = self.cost.with_trial(event.seconds, event.queries, event.void)
-        self.listener(event)
 
     def run(self, static: Policy, search: Search, hint_qps: float) -> TuneResult:
         s = self.settings
@@ -175,7 +168,7 @@ class _Tuning:
         policies = [static] if same else [best.policy, *([static] if baseline else [])]
         self.progress(PhaseStarted("refine", len(policies) * s.refine.budget_s))
         found = [self._refined(policy, search) for policy in policies]
-        searched, self.cost = self.cost, Cost()
+        searched, self.progress.cost = self.progress.cost, Cost()
         rounds = s.confirm.rounds * s.confirm.trial_s
         self.progress(PhaseStarted("confirm", len(policies) * rounds))
         points = confirm(self.trial, found, self.target, s.confirm, seed=self.seed, progress=self.progress)
@@ -186,7 +179,7 @@ class _Tuning:
             told=search.told,
             complete=self.complete,
             search=searched,
-            confirmation=self.cost,
+            confirmation=self.progress.cost,
         )
 
     def _capacity(
@@ -217,7 +210,7 @@ class _Tuning:
     def _climb(self, search: Search, hint_qps: float) -> None:
         s = self.settings
         while (policy := search.ask()) is not None:
-            left_s = s.climb_budget_s - self.cost.seconds
+            left_s = s.climb_budget_s - self.progress.cost.seconds
             if left_s < s.candidate.trial_s:
                 self.complete = False
                 return

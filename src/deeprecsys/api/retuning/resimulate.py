@@ -88,8 +88,7 @@ def best_policy(q: Question) -> BestPolicy:
     from deeprecsys.api.virtual import Accelerators, pools
     from deeprecsys.search.climbs import model_search
     from deeprecsys.search.history import batch_sizes, thresholds
-    from deeprecsys.search.rank import Ranking, rank
-    from deeprecsys.search.saturation import saturation_qps
+    from deeprecsys.search.rank import Ranking, rank, saturation_qps
     from deeprecsys.simulate.trial import SamplePath
 
     rng = np.random.default_rng(0)
