@@ -20,6 +20,7 @@ from deeprecsys.report.render import render, run_text
 from deeprecsys.report.rundir import read_run
 from deeprecsys.report.trialfile import read_queries, write_queries
 from deeprecsys.report.view import view
+from tests.fixtures.commands import RELEASE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PLOTS = {"qps-by-batch-size", "latency-tail", "latency-by-rate", "where-time-goes", "time-line"}
@@ -127,6 +128,12 @@ def test_where_static_is_best_it_is_shown_once(tuned: Path, tmp_path: Path) -> N
     assert list(seen.marks) == ["static"]
     assert [c.role for c in seen.curves] == ["static"]
     assert "nothing proved better" in checked(html_of(run_page(run, seen, [])))
+
+
+def test_quality_is_on_the_page(tmp_path: Path) -> None:
+    said = rendered(RELEASE / "quality", tmp_path)
+    for words in ("compared with those of the reference", "Spearman's rho", "top 10 kept"):
+        assert words in said
 
 
 @pytest.mark.parametrize("gone", ["config.json", "machine.json", "events.jsonl", "result.json", "trials"])

@@ -415,6 +415,11 @@ class BenchReport(RunReport, PolicyDocument, TrialFigures):
     extra: TrialExtra | None = None
     touched: TouchedDocument | None = None
 
+    @property
+    def one_trial(self) -> bool:
+        """Whether the figures of a trial are there."""
+        return self.offered is not None
+
 
 @dataclass(frozen=True, kw_only=True)
 class CapacityReport(RunReport, PolicyDocument, TrialFigures, CapacityDocument):
@@ -443,6 +448,11 @@ class SimulateReport(RunReport, PolicyDocument, TrialFigures, CapacityDocument, 
     def searched(self) -> bool:
         """Whether a capacity was searched, instead of one trial run."""
         return self.outcome is not None or bool(self.probes)
+
+    @property
+    def one_trial(self) -> bool:
+        """Whether the figures of one trial are there, and no search's."""
+        return self.offered is not None and not self.searched
 
 
 @dataclass(frozen=True, kw_only=True)

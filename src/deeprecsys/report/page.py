@@ -5,20 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from deeprecsys.report import documents as docs
 from deeprecsys.report import format as f
 from deeprecsys.report import tables, text
-from deeprecsys.report.documents import (
-    AnyReport,
-    BenchReport,
-    CapacityReport,
-    MachineDocument,
-    PointDocument,
-    ProfileDocument,
-    RunReport,
-    SimulateReport,
-    TrialFigures,
-    TuneReport,
-)
 from deeprecsys.report.explain import explain, overview
 from deeprecsys.report.html import Card, Facts, Notice, Page, Why
 from deeprecsys.report.plots import Illustration
@@ -28,6 +17,7 @@ from deeprecsys.report.view import RunView
 from deeprecsys.report.warnings import warnings
 
 SUBTITLES = {
+    "quality": "scores at a lower precision compared with those of the reference",
     "tune": "static baseline and tuned point, confirmed by fresh interleaved trials",
     "capacity": "the highest rate within the target, every query served",
     "bench": "one trial",
@@ -41,7 +31,7 @@ def run_page(run: Run, view: RunView, plots: Sequence[Illustration]) -> Page:
     title = report.model or view.name
     title += f", {target(report)}" if view.target else ""
     details = []
-    if isinstance(report, TuneReport):
+    if isinstance(report, docs.TuneReport):
         details = [tables.ranked_engines(report.setups), tables.candidates(report.candidates)]
     details.append(tables.probes(view.probes, "Every rate that was tried for the best point"))
     return Page(
@@ -81,7 +71,7 @@ def comparison_page(runs: Sequence[Run], views: Sequence[RunView], plots: Sequen
 
 def differences(views: Sequence[RunView]) -> list[str]:
     """Why figures of these runs may not be compared."""
-    machines = [v.report.machine or MachineDocument() for v in views]
+    machines = [v.report.machine or docs.MachineDocument() for v in views]
     found = []
     if any(not m.like(machines[0]) for m in machines[1:]):
         found.append("the runs were made on different machines")
@@ -101,18 +91,18 @@ def _subtitle(view: RunView) -> str:
 
 def _headline(view: RunView) -> list[Card]:
     report = view.report
-    if isinstance(report, TuneReport) and report.tuned:
+    if isinstance(report, docs.TuneReport) and report.tuned:
         return _tuned_cards(report, report.tuned)
     if view.kind == "capacity" or (view.kind == "tune" and view.best.capacity_qps is not None):
         low, high = view.best.interval
         cards = [
             Card("capacity", f.figure(view.best.capacity_qps), f"queries/s, {f.interval(low, high)}", "tuned")
         ]
-        served = report.served if isinstance(report, TrialFigures) else None
+        served = report.served if isinstance(report, docs.TrialFigures) else None
         if served is not None:
             cards.append(Card("served", f.share(served), "of all offered queries"))
         return cards
-    if isinstance(report, BenchReport | SimulateReport) and report.offered is not None:
+    if isinstance(report, docs.BenchReport | docs.SimulateReport) and report.one_trial:
         verdict = text.met(report).partition(",")[0]
         return [
             Card("offered", f.figure(report.rate_qps), "queries/s"),
@@ -127,7 +117,7 @@ def _headline(view: RunView) -> list[Card]:
     return []
 
 
-def _tuned_cards(report: TuneReport, tuned: PointDocument) -> list[Card]:
+def _tuned_cards(report: docs.TuneReport, tuned: docs.PointDocument) -> list[Card]:
     static, (low, high) = report.static, text.ratio_interval(report)
     between = f"between {f.ratio(low)} and {f.ratio(high)}" if low is not None else "tuned over static"
     if report.kept_static:
@@ -143,12 +133,12 @@ def _tuned_cards(report: TuneReport, tuned: PointDocument) -> list[Card]:
 
 def _tables(view: RunView) -> list[TextTable]:
     report = view.report
-    if isinstance(report, ProfileDocument):
+    if isinstance(report, docs.ProfileDocument):
         return [tables.batch_times(report)]
     if view.kind == "capacity":
         return [tables.probes(view.probes)]
-    one = isinstance(report, TrialFigures) and report.offered is not None
-    points = tables.points(report) if one or isinstance(report, TuneReport) else []
+    one = isinstance(report, docs.TrialFigures) and report.offered is not None
+    points = tables.points(report) if one or isinstance(report, docs.TuneReport) else []
     named = [(role or "trial", p) for role, p in points]
     return [tables.operating_points(named, "Trial" if one else "Operating points").turned()] if named else []
 
@@ -161,18 +151,17 @@ def _why(view: RunView) -> Why | None:
     return Why(f"trial {view.main.name}", tuple(overview(log, slices)), stories)
 
 
-def _facts(report: AnyReport) -> list[Facts]:
+def _facts(report: docs.AnyReport) -> list[Facts]:
     """What stands next to the first table: limits and cost of a search; counts of a trial."""
-    searched = isinstance(report, CapacityReport | TuneReport) or (
-        isinstance(report, SimulateReport) and report.searched
-    )
-    if isinstance(report, BenchReport | SimulateReport) and report.offered is not None and not searched:
+    if isinstance(report, docs.BenchReport | docs.SimulateReport) and report.one_trial:
         latency = [("mean", report.mean_ms), ("max", report.max_ms)]
         pairs = [*text.trial(report), *((k, f.with_unit(f.figure(v), "ms")) for k, v in latency)]
         return [Facts("Load", _known(pairs))]
-    limits = text.context(report) if isinstance(report, TuneReport | SimulateReport) else []
+    scored = report if isinstance(report, docs.TuneReport | docs.QualityReport) else None
+    limits = text.context(report) if isinstance(report, docs.TuneReport | docs.SimulateReport) else []
     found = [
         Facts("Limits", _known(limits)),
+        Facts("Scores", tuple(text.scores(scored.quality if scored else None))),
         Facts("Cost of the search", tuple(text.costs(report))),
         Facts("Energy", tuple(text.energy(report))),
     ]
@@ -183,8 +172,8 @@ def _known(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in pairs if value != f.NONE)
 
 
-def _setup(run: Run, report: AnyReport) -> list[Facts]:
-    load = report if isinstance(report, RunReport) else RunReport()
+def _setup(run: Run, report: docs.AnyReport) -> list[Facts]:
+    load = report if isinstance(report, docs.RunReport) else docs.RunReport()
     config = run.config or {
         k: d.to_json() for k, d in (("workload", load.workload), ("target", load.target)) if d
     }
@@ -203,7 +192,7 @@ def _machines(runs: Sequence[Run], views: Sequence[RunView]) -> list[Facts]:
     return [Facts(f"Machine of {', '.join(of)}", machine) for machine, of in names.items()]
 
 
-def _machine(run: Run, report: AnyReport) -> tuple[tuple[str, str], ...]:
+def _machine(run: Run, report: docs.AnyReport) -> tuple[tuple[str, str], ...]:
     return tuple(_flat(run.machine or (report.machine.to_json() if report.machine else {})))
 
 
@@ -226,7 +215,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str
 def _footer(runs: Sequence[Run]) -> str:
     parts = []
     for run in runs:
-        versions = MachineDocument.from_json(run.machine).versions or {}
+        versions = docs.MachineDocument.from_json(run.machine).versions or {}
         version = f"deeprecsys {versions.get('deeprecsys', '')}".strip()
         parts.append(" ".join(p for p in (run.name, run.created or "", version) if p))
     return " · ".join(parts)

@@ -5,20 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
+from deeprecsys.report import documents as docs
 from deeprecsys.report import format as f
-from deeprecsys.report.documents import (
-    AnyReport,
-    CandidateDocument,
-    ModelDocument,
-    PointDocument,
-    PolicyDocument,
-    ProbeDocument,
-    ProfileDocument,
-    RankedDocument,
-    RunReport,
-    TargetDocument,
-    TuneReport,
-)
 
 GAP = "  "
 
@@ -78,12 +66,12 @@ FIXED = (None, "static", "deeprecsched")
 """Policies that one batch size describes."""
 
 
-def policy(point: PolicyDocument) -> str:
+def policy(point: docs.PolicyDocument) -> str:
     """The name of a policy that a batch size alone does not describe."""
     return f.NONE if point.policy in FIXED else str(point.policy)
 
 
-_POINT: tuple[tuple[str, Callable[[PointDocument], str]], ...] = (
+_POINT: tuple[tuple[str, Callable[[docs.PointDocument], str]], ...] = (
     ("QPS", lambda d: f.figure(d.qps)),
     ("policy", policy),
     ("batch", lambda d: f.count(d.batch_size)),
@@ -101,11 +89,11 @@ _POINT: tuple[tuple[str, Callable[[PointDocument], str]], ...] = (
 _OPTIONAL = ("policy", "finest", "offload above", "device batch", "on accelerator", "engine", "precision")
 
 
-def points(report: AnyReport) -> list[tuple[str, PointDocument]]:
+def points(report: docs.AnyReport) -> list[tuple[str, docs.PointDocument]]:
     """The operating points of a result by role, "" for the only one; engine and precision are in each."""
-    if not isinstance(report, TuneReport):
-        shared = (PointDocument.types().keys() & report.types().keys()) - {"workers"}
-        return [("", PointDocument(**{k: getattr(report, k) for k in shared}))]
+    if not isinstance(report, docs.TuneReport):
+        shared = (docs.PointDocument.types().keys() & report.types().keys()) - {"workers"}
+        return [("", docs.PointDocument(**{k: getattr(report, k) for k in shared}))]
     static, tuned = report.static, report.tuned
     found = {"static": static, "tuned": None if report.kept_static and static else tuned}
     return [
@@ -115,18 +103,18 @@ def points(report: AnyReport) -> list[tuple[str, PointDocument]]:
     ]
 
 
-def operating_points(rows: Sequence[tuple[str, PointDocument]], title: str = "") -> TextTable:
+def operating_points(rows: Sequence[tuple[str, docs.PointDocument]], title: str = "") -> TextTable:
     """Operating points by name: rate, knobs, latencies, share served."""
     cells = tuple((name, *(cell(d) for _, cell in _POINT)) for name, d in rows)
     return TextTable(("", *(name for name, _ in _POINT)), cells, title=title).without_empty(_OPTIONAL)
 
 
-def comparison(reports: Sequence[tuple[str, AnyReport]]) -> TextTable:
+def comparison(reports: Sequence[tuple[str, docs.AnyReport]]) -> TextTable:
     """Several results by name, a row for each operating point; model and target where they differ."""
     rows = [
         (name, role or f.NONE, report.model or f.NONE, target(report), *(cell(p) for _, cell in _POINT))
         for name, report in reports
-        for role, p in points(report) or [("", PointDocument(engine=report.engine))]
+        for role, p in points(report) or [("", docs.PointDocument(engine=report.engine))]
     ]
     header = ("run", "point", "model", "target", *(name for name, _ in _POINT))
     same = [header[i] for i in (2, 3) if len({row[i] for row in rows}) == 1]
@@ -134,13 +122,13 @@ def comparison(reports: Sequence[tuple[str, AnyReport]]) -> TextTable:
     return table.without(same).without_empty((*_OPTIONAL, "point"))
 
 
-def common(reports: Sequence[AnyReport]) -> list[str]:
+def common(reports: Sequence[docs.AnyReport]) -> list[str]:
     """Model and target, where all results have the same."""
     values = ({r.model or f.NONE for r in reports}, {target(r) for r in reports})
     return [v.pop() for v in values if len(v) == 1]
 
 
-def ranked_engines(rows: Sequence[RankedDocument]) -> TextTable:
+def ranked_engines(rows: Sequence[docs.RankedDocument]) -> TextTable:
     """The engines and threads that a search by model chose from, each with its best policy."""
     cells = tuple(
         (
@@ -157,7 +145,7 @@ def ranked_engines(rows: Sequence[RankedDocument]) -> TextTable:
     return TextTable(header, cells, title="Engines and threads, simulated")
 
 
-def candidates(rows: Sequence[CandidateDocument]) -> TextTable:
+def candidates(rows: Sequence[docs.CandidateDocument]) -> TextTable:
     """The operating points that a search tried."""
     cells = tuple(
         (
@@ -175,7 +163,7 @@ def candidates(rows: Sequence[CandidateDocument]) -> TextTable:
     return table.without_empty(("policy", "finest", "offload above", "low QPS", "high QPS", "trials"))
 
 
-def _capacity(candidate: CandidateDocument) -> tuple[str, str, str]:
+def _capacity(candidate: docs.CandidateDocument) -> tuple[str, str, str]:
     """A candidate's capacity and the ends of its interval; or what else is known of it."""
     low, high = candidate.interval
     if candidate.outcome == "unreachable":
@@ -185,7 +173,7 @@ def _capacity(candidate: CandidateDocument) -> tuple[str, str, str]:
     return f.figure(candidate.capacity_qps), f.figure(low), f.figure(high)
 
 
-def probes(rows: Sequence[ProbeDocument], title: str = "Rates that were tried") -> TextTable:
+def probes(rows: Sequence[docs.ProbeDocument], title: str = "Rates that were tried") -> TextTable:
     """The rates that a search tried, and what was found at each."""
     cells = tuple(
         (
@@ -205,7 +193,7 @@ def probes(rows: Sequence[ProbeDocument], title: str = "Rates that were tried") 
     return TextTable(header, cells, left=0, title=title)
 
 
-def models(rows: Sequence[ModelDocument]) -> TextTable:
+def models(rows: Sequence[docs.ModelDocument]) -> TextTable:
     """The zoo, one row a model."""
     cells = tuple(
         (
@@ -225,7 +213,7 @@ def models(rows: Sequence[ModelDocument]) -> TextTable:
     return TextTable(header, cells, left=2)
 
 
-def batch_times(profile: ProfileDocument) -> TextTable:
+def batch_times(profile: docs.ProfileDocument) -> TextTable:
     """A latency profile: for each number of busy workers the median of s(b), its spread and items/s.
 
     The median on a worker that was idle before is a column of its own where it was measured.
@@ -261,9 +249,9 @@ def _quantiles(seconds: tuple[float, ...]) -> tuple[float, float, float]:
     return seconds[0], (low + high) / 2, seconds[-1]
 
 
-def target(report: AnyReport) -> str:
+def target(report: docs.AnyReport) -> str:
     """The target in the field's notation: p95 ≤ 100 ms."""
-    t = (report.target if isinstance(report, RunReport) else None) or TargetDocument()
+    t = (report.target if isinstance(report, docs.RunReport) else None) or docs.TargetDocument()
     if t.latency_ms is None:
         return f.NONE
     return f"{f.percentile(0.95 if t.quantile is None else t.quantile)} ≤ {t.latency_ms:g} ms"

@@ -7,64 +7,46 @@ from math import inf
 from typing import Any
 
 from deeprecsys.machine.record import UNAVAILABLE
+from deeprecsys.report import documents as docs
 from deeprecsys.report import format as f
 from deeprecsys.report import tables
-from deeprecsys.report.documents import (
-    AnyReport,
-    BenchReport,
-    BoundsDocument,
-    CapacityReport,
-    CostDocument,
-    EnergyDocument,
-    ModelDocument,
-    PointDocument,
-    PolicyDocument,
-    ProfileDocument,
-    QualityDocument,
-    QualityReport,
-    Report,
-    RunReport,
-    SimulateReport,
-    TrialFigures,
-    TuneReport,
-)
 from deeprecsys.report.tables import GAP, TextTable, target
 from deeprecsys.report.warnings import warnings
 
 Pairs = list[tuple[str, str]]
 """Names and values, for lines of text or a list on a page."""
-LatencyReport = BenchReport | CapacityReport | SimulateReport
+LatencyReport = docs.BenchReport | docs.CapacityReport | docs.SimulateReport
 
 
-def text_of(report: AnyReport) -> str:
+def text_of(report: docs.AnyReport) -> str:
     """Any result."""
     match report:
-        case SimulateReport():
+        case docs.SimulateReport():
             return simulate(report)
-        case TuneReport():
+        case docs.TuneReport():
             return tune(report)
-        case CapacityReport():
+        case docs.CapacityReport():
             return capacity(report)
-        case ProfileDocument():
+        case docs.ProfileDocument():
             return profile(report)
-        case QualityReport():
+        case docs.QualityReport():
             return quality(report)
         case _:
             return bench(report)
 
 
-def models(rows: Sequence[ModelDocument]) -> str:
+def models(rows: Sequence[docs.ModelDocument]) -> str:
     """The zoo: one line a model."""
     return str(tables.models(rows))
 
 
-def profile(report: ProfileDocument) -> str:
+def profile(report: docs.ProfileDocument) -> str:
     """A latency profile: the median of s(b) for each number of busy workers, and items per second."""
     title = f"{_model(report)}: batch time s(b), {_engine(report)}"
     return _join(title, str(tables.batch_times(report)), where(report), cautions(report))
 
 
-def bench(report: BenchReport) -> str:
+def bench(report: docs.BenchReport) -> str:
     """One live trial."""
     title = f"{_model(report)}: {f.figure(report.qps)} queries/s offered, {operating_point(report)}"
     reached = met(report)
@@ -73,7 +55,7 @@ def bench(report: BenchReport) -> str:
     return _join(title, _latencies(report), pairs, where(report), cautions(report))
 
 
-def simulate(report: SimulateReport) -> str:
+def simulate(report: docs.SimulateReport) -> str:
     """One trial or a capacity in virtual time, and its bounds."""
     words = [f"{_model(report)}, simulated", f"{f.count((report.workers or {}).get('cpu'))} workers"]
     words.append(operating_point(report))
@@ -92,7 +74,7 @@ def simulate(report: SimulateReport) -> str:
     return _join(f"{', '.join(words)}: {found}", latency, shown, cautions(report))
 
 
-def capacity(report: CapacityReport) -> str:
+def capacity(report: docs.CapacityReport) -> str:
     """The highest rate of one policy, the rate that was tried and met the target, and all others."""
     title = f"{_model(report)}, {target(report)}, {operating_point(report)}: {_capacity(report)}"
     tried = ""
@@ -102,7 +84,7 @@ def capacity(report: CapacityReport) -> str:
     return _join(title, tried, rates, cost(report), where(report), cautions(report))
 
 
-def tune(report: TuneReport) -> str:
+def tune(report: docs.TuneReport) -> str:
     """Static and tuned side by side, how certain that is, and what it took."""
     return _join(
         headline(report),
@@ -117,19 +99,19 @@ def tune(report: TuneReport) -> str:
     )
 
 
-def quality(report: QualityReport) -> str:
+def quality(report: docs.QualityReport) -> str:
     """What a lower precision did to scores and rankings."""
     return _join(f"{_model(report)}, {_engine(report)}", _pairs(scores(report.quality)), where(report))
 
 
-def compare(reports: Sequence[tuple[str, AnyReport]]) -> str:
+def compare(reports: Sequence[tuple[str, docs.AnyReport]]) -> str:
     """Several results under their names, one line for each operating point in them."""
     return _join(", ".join(tables.common([r for _, r in reports])), str(tables.comparison(reports)))
 
 
-def headline(report: TuneReport) -> str:
+def headline(report: docs.TuneReport) -> str:
     """One line: model, target, static → tuned, the ratio and its interval."""
-    static, tuned = report.static or PointDocument(), report.tuned
+    static, tuned = report.static or docs.PointDocument(), report.tuned
     text = f"{_model(report)}, {target(report)}: "
     if not tuned:
         return text + "not tuned to the end"
@@ -144,13 +126,13 @@ def headline(report: TuneReport) -> str:
     return text
 
 
-def ratio_interval(report: TuneReport) -> tuple[float | None, float | None]:
+def ratio_interval(report: docs.TuneReport) -> tuple[float | None, float | None]:
     """The interval of tuned over static; None twice where it is open."""
     low, high = report.ratio_interval or (None, None)
     return (low, high) if low and low > 0 and high and high < inf else (None, None)
 
 
-def cautions(report: AnyReport) -> str:
+def cautions(report: docs.AnyReport) -> str:
     """The warnings, one a line."""
     return "\n".join(f"warning: {w}" for w in warnings(report))
 
@@ -158,7 +140,7 @@ def cautions(report: AnyReport) -> str:
 def trial(report: LatencyReport) -> Pairs:
     """The figures of a trial other than its latencies."""
     found = [("served", _served(report)), ("utilisation", f.share(report.utilisation))]
-    if not isinstance(report, BenchReport):  # the source of virtual time is never late
+    if not isinstance(report, docs.BenchReport):  # the source of virtual time is never late
         return found
     return [
         *found,
@@ -169,7 +151,7 @@ def trial(report: LatencyReport) -> Pairs:
     ]
 
 
-def _accelerator_load(report: BenchReport) -> Pairs:
+def _accelerator_load(report: docs.BenchReport) -> Pairs:
     """The accelerator's share of a trial's items, and the share of the time in which it was busy."""
     used = (report.extra.devices if report.extra else None) or {}
     gpu, items = used.get("gpu"), sum(u.items or 0 for u in used.values())
@@ -180,9 +162,9 @@ def _accelerator_load(report: BenchReport) -> Pairs:
     return [("accelerator", f"{f.share((gpu.items or 0) / items)} of the items, busy {busy}")]
 
 
-def context(report: TuneReport | SimulateReport) -> Pairs:
+def context(report: docs.TuneReport | docs.SimulateReport) -> Pairs:
     """Offline rate, bounds and how far the simulator was."""
-    if isinstance(report, SimulateReport):
+    if isinstance(report, docs.SimulateReport):
         return _bounds(report)
     error = f.signed_share(report.simulator_error)
     pairs = [
@@ -205,7 +187,7 @@ BOUNDS = (
 )
 
 
-def _bounds(report: BoundsDocument) -> Pairs:
+def _bounds(report: docs.BoundsDocument) -> Pairs:
     """The bounds that hold for the policy: where its queries share batches, those that allow that."""
     bounds, part = report.bounds or {}, report.fraction_of_bound
     mixed = "_coalescing" if part and (part.bound or "").endswith("_coalescing") else ""
@@ -223,18 +205,18 @@ def _bounds(report: BoundsDocument) -> Pairs:
     ]
 
 
-def energy(report: AnyReport) -> Pairs:
+def energy(report: docs.AnyReport) -> Pairs:
     """The energy of a trial, or of both operating points."""
-    parts: dict[str, EnergyDocument | None] = {}
-    if isinstance(report, BenchReport):
+    parts: dict[str, docs.EnergyDocument | None] = {}
+    if isinstance(report, docs.BenchReport):
         parts = {"energy": report.extra.energy if report.extra else None}
-    elif isinstance(report, TuneReport):
+    elif isinstance(report, docs.TuneReport):
         points = {"static": report.static, "tuned": report.tuned}
         parts = {f"{role} energy": p.energy if p else None for role, p in points.items()}
     return [(name, _energy(spent)) for name, spent in parts.items() if spent]
 
 
-def _energy(spent: EnergyDocument) -> str:
+def _energy(spent: docs.EnergyDocument) -> str:
     joules, seconds = spent.joules, spent.seconds
     if spent.qps_per_watt is None or isinstance(spent.qps_per_watt, str):
         return UNAVAILABLE
@@ -242,7 +224,7 @@ def _energy(spent: EnergyDocument) -> str:
     return f"{f.figure(spent.qps_per_watt)} queries/s per watt, {f.figure(watts)} W"
 
 
-def scores(q: QualityDocument | None) -> Pairs:
+def scores(q: docs.QualityDocument | None) -> Pairs:
     """Scores at a lower precision compared with the reference's."""
     if q is None:
         return []
@@ -273,18 +255,18 @@ def _short(value: float | None) -> str:
     return f.NONE if value is None else f"{value:.2g}"
 
 
-def cost(report: TuneReport | CapacityReport) -> str:
+def cost(report: docs.TuneReport | docs.CapacityReport) -> str:
     """What search and confirmation took, a line each."""
     return "\n".join(f"{name}: {words}" for name, words in costs(report))
 
 
-def costs(report: AnyReport) -> Pairs:
+def costs(report: docs.AnyReport) -> Pairs:
     """What each part of a search took: live, and in virtual time."""
-    parts: dict[str, CostDocument | None] = {}
-    if isinstance(report, CapacityReport):
-        own = CostDocument(trials=report.trials, seconds=report.seconds, queries=report.queries)
+    parts: dict[str, docs.CostDocument | None] = {}
+    if isinstance(report, docs.CapacityReport):
+        own = docs.CostDocument(trials=report.trials, seconds=report.seconds, queries=report.queries)
         parts = {"search": report.search or own}
-    elif isinstance(report, TuneReport):
+    elif isinstance(report, docs.TuneReport):
         simulated = report.search.simulated if report.search else None
         parts = {
             "search": report.search,
@@ -295,14 +277,14 @@ def costs(report: AnyReport) -> Pairs:
     return [(name, words) for name, words in found if words]
 
 
-def cost_words(part: CostDocument) -> str:
+def cost_words(part: docs.CostDocument) -> str:
     """Trials, queries and seconds; empty where none of them is known."""
     if part.trials is None and part.seconds is None and part.queries is None:
         return ""
     return f"{f.count(part.trials)} trials, {f.count(part.queries)} queries, {f.seconds(part.seconds)}"
 
 
-def where(report: Report) -> str:
+def where(report: docs.Report) -> str:
     """The machine in one line."""
     m = report.machine
     if m is None or not m.to_json():
@@ -327,9 +309,9 @@ KNOBS = {
 }
 
 
-def knobs(policy: PolicyDocument | Mapping[str, Any]) -> str:
+def knobs(policy: docs.PolicyDocument | Mapping[str, Any]) -> str:
     """A policy's name, where a batch size alone does not describe it, and its knobs."""
-    point = policy if isinstance(policy, PolicyDocument) else PolicyDocument.from_json(policy)
+    point = policy if isinstance(policy, docs.PolicyDocument) else docs.PolicyDocument.from_json(policy)
     name = tables.policy(point)
     values = ((getattr(point, k), words) for k, words in KNOBS.items())
     known = [words.format(f"{v:,.10g}") for v, words in values if v is not None]
@@ -347,7 +329,7 @@ def met(report: LatencyReport) -> str:
     return "met" if reached <= t.latency_ms else f"missed, {f.figure(reached)} ms"
 
 
-def _capacity(report: CapacityReport | SimulateReport) -> str:
+def _capacity(report: docs.CapacityReport | docs.SimulateReport) -> str:
     """The rate that was found and its interval, or what is known instead."""
     low, high = report.interval
     found = report.qps if report.qps is not None else report.capacity_qps
@@ -359,20 +341,20 @@ def _capacity(report: CapacityReport | SimulateReport) -> str:
     return words
 
 
-def _five(report: TrialFigures) -> tuple[float | None, ...]:
+def _five(report: docs.TrialFigures) -> tuple[float | None, ...]:
     return report.mean_ms, report.p50_ms, report.p95_ms, report.p99_ms, report.max_ms
 
 
-def _latencies(report: TrialFigures) -> str:
+def _latencies(report: docs.TrialFigures) -> str:
     header = ("latency", "mean", "p50", "p95", "p99", "max")
     return str(TextTable(header, (("ms", *map(f.figure, _five(report))),)))
 
 
-def _model(report: Report) -> str:
+def _model(report: docs.Report) -> str:
     return report.model or "unknown model"
 
 
-def _engine(report: Report) -> str:
+def _engine(report: docs.Report) -> str:
     parts = [p for p in (report.engine, report.precision) if p]
     if report.threads and report.threads > 1:
         parts.append(f"{report.threads} threads")
@@ -380,16 +362,16 @@ def _engine(report: Report) -> str:
     return f"{words}, {device}" if (device := accelerator(report)) else words
 
 
-def accelerator(report: Report) -> str:
+def accelerator(report: docs.Report) -> str:
     """The accelerator in words, an emulated one labelled; empty where there is none."""
-    gpu = report.gpu if isinstance(report, RunReport) else None
+    gpu = report.gpu if isinstance(report, docs.RunReport) else None
     if gpu is None:
         return ""
     words = f"{'emulated ' if gpu.emulated else ''}{gpu.device or gpu.engine}"
     return words if gpu.workers in (None, 0, 1) else f"{gpu.workers} × {words}"
 
 
-def _served(report: TrialFigures) -> str:
+def _served(report: docs.TrialFigures) -> str:
     text = f.share(report.served)
     if report.offered is None:
         return text

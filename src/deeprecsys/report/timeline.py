@@ -21,15 +21,11 @@ COUNTERS, WORKERS, QUERIES = 1, 2, 3
 """The trace's processes."""
 
 Event = dict[str, Any]
+_Tids = dict[tuple[str, int], int]
 
 
 def trace_events(
-    log: RunLog,
-    slices: Slices | None = None,
-    *,
-    slowest: int = SLOWEST,
-    sample: int = SAMPLE,
-    seed: int = 0,
+    log: RunLog, slices: Slices | None = None, *, slowest: int = SLOWEST, sample: int = SAMPLE, seed: int = 0
 ) -> dict[str, Any]:
     """The trace as one JSON document. Times are microseconds from the trial's start.
 
@@ -102,9 +98,7 @@ def _halves(log: RunLog, q: int) -> list[Event]:
     ]
 
 
-def _slices(
-    log: RunLog, slices: Slices, own: NDArray[np.intp], tids: dict[tuple[str, int], int]
-) -> list[Event]:
+def _slices(log: RunLog, slices: Slices, own: NDArray[np.intp], tids: _Tids) -> list[Event]:
     """A query's slices while in line, and an arrow from the query to each on its worker."""
     events: list[Event] = []
     for i in own.tolist():
@@ -133,11 +127,7 @@ def _parts(slices: Slices, own: NDArray[np.intp], tid: int, arrival_s: float) ->
 
 
 def _workers(
-    log: RunLog,
-    slices: Slices,
-    slow: NDArray[np.intp],
-    others: NDArray[np.intp],
-    tids: dict[tuple[str, int], int],
+    log: RunLog, slices: Slices, slow: NDArray[np.intp], others: NDArray[np.intp], tids: _Tids
 ) -> list[Event]:
     """Batches on their workers: of sampled queries, and those that ran while the slowest ones were open."""
     sampled = np.isin(slices.query, np.concatenate([slow, others]))
@@ -181,20 +171,11 @@ def _counters(log: RunLog, slices: Slices | None) -> list[Event]:
         counters["busy workers"] = (slices.started_s[one], slices.ended_s[one], np.ones(len(one)))
     else:
         counters["queries in line"] = (log.arrival_s[served], log.start_s[served], np.ones(int(served.sum())))
-    events = []
-    for name, (up, down, amount) in counters.items():
-        for at, value in zip(*thinned(*level(up, down, amount), POINTS), strict=True):
-            events.append(
-                {
-                    "ph": "C",
-                    "name": name,
-                    "pid": COUNTERS,
-                    "tid": 0,
-                    "ts": _us(at),
-                    "args": {name: round(value, 6)},
-                }
-            )
-    return events
+    return [
+        {"ph": "C", "name": name, "pid": COUNTERS, "tid": 0, "ts": _us(at), "args": {name: round(value, 6)}}
+        for name, (up, down, amount) in counters.items()
+        for at, value in zip(*thinned(*level(up, down, amount), POINTS), strict=True)
+    ]
 
 
 def level(
@@ -223,7 +204,7 @@ def thinned(
     return at[index].tolist(), value[index].tolist()
 
 
-def _tids(slices: Slices | None) -> dict[tuple[str, int], int]:
+def _tids(slices: Slices | None) -> _Tids:
     """A thread number for every worker that ran anything."""
     if slices is None:
         return {}
@@ -236,17 +217,10 @@ def _meta(name: str, pid: int, tid: int, value: str) -> Event:
 
 
 def _span(name: str, cat: str, pid: int, tid: int, start_s: float, end_s: float, args: Event) -> Event:
-    """A complete event; nothing in a trace lasts less than nothing."""
-    return {
-        "ph": "X",
-        "name": name,
-        "cat": cat,
-        "pid": pid,
-        "tid": tid,
-        "ts": _us(start_s),
-        "dur": max(_us(end_s) - _us(start_s), 0.0),
-        "args": args,
-    }
+    """A complete event; rounding never makes its duration negative."""
+    at, track = _us(start_s), {"pid": pid, "tid": tid}
+    lasted = max(_us(end_s) - at, 0.0)
+    return {"ph": "X", "name": name, "cat": cat, **track, "ts": at, "dur": lasted, "args": args}
 
 
 def _us(seconds: float) -> float:

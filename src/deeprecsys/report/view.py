@@ -12,24 +12,7 @@ import numpy as np
 
 from deeprecsys.core.runlog import summarise
 from deeprecsys.core.target import Target
-from deeprecsys.report.documents import (
-    AnyReport,
-    BenchReport,
-    CandidateDocument,
-    CapacityDocument,
-    CostDocument,
-    Interval,
-    MachineDocument,
-    PointDocument,
-    PolicyDocument,
-    ProbeDocument,
-    ProfileDocument,
-    RunReport,
-    SearchDocument,
-    SimulateReport,
-    TuneReport,
-    read_report,
-)
+from deeprecsys.report import documents as docs
 from deeprecsys.report.plots import Curve, PlottedCandidate
 from deeprecsys.report.rundir import Run
 from deeprecsys.report.tables import FIXED
@@ -60,25 +43,26 @@ class RunView:
     """
 
     name: str
-    report: AnyReport
+    report: docs.AnyReport
     complete: bool
     target: Target | None
     candidates: tuple[PlottedCandidate, ...]
     marks: dict[str, tuple[int, float]]
-    best: CapacityDocument
-    probes: tuple[ProbeDocument, ...]
+    best: docs.CapacityDocument
+    probes: tuple[docs.ProbeDocument, ...]
     curves: tuple[Curve, ...]
     main: TrialRecord | None
     problems: tuple[str, ...]
 
     @property
     def kind(self) -> str:
-        """`tune`, `capacity`, `bench` or `profile`: by what there is, in virtual time too."""
-        if isinstance(self.report, TuneReport):
-            return "tune"
-        if isinstance(self.report, ProfileDocument):
-            return "profile"
-        return "capacity" if isinstance(self.report, CapacityDocument) and self.report.probes else "bench"
+        """`tune`, `capacity`, `bench`, `quality` or `profile`: by what there is, in virtual time too."""
+        kinds = {docs.TuneReport: "tune", docs.ProfileDocument: "profile", docs.QualityReport: "quality"}
+        for kind, name in kinds.items():
+            if isinstance(self.report, kind):
+                return name
+        searched = isinstance(self.report, docs.CapacityDocument) and self.report.probes
+        return "capacity" if searched else "bench"
 
     @property
     def capacity_qps(self) -> float | None:
@@ -86,7 +70,7 @@ class RunView:
         return _drawable(self.best.capacity_qps)
 
     @property
-    def interval(self) -> Interval | None:
+    def interval(self) -> docs.Interval | None:
         """Of the best point's capacity."""
         low, high = (_drawable(v) for v in self.best.interval)
         return None if low is None and high is None else (low, high)
@@ -94,27 +78,24 @@ class RunView:
 
 def view(run: Run) -> RunView:
     """The reading of a run."""
-    report, best = _unfinished(run) if run.result is None else (read_report(run.result), None)
+    report, best = _unfinished(run) if run.result is None else (docs.read_report(run.result), None)
     problems = report.problems
     if run.machine and not report.machine:
-        report = replace(report, machine=MachineDocument.from_json(run.machine, "machine.json"))
-    points: dict[str, PointDocument] = {}
-    if isinstance(report, TuneReport):
+        report = replace(report, machine=docs.MachineDocument.from_json(run.machine, "machine.json"))
+    points: dict[str, docs.PointDocument] = {}
+    if isinstance(report, docs.TuneReport):
         points = {r: p for r, p in (("static", report.static), ("tuned", report.tuned)) if p}
         if report.kept_static and report.static:
             points.pop("tuned", None)
         best = report.tuned.capacity if report.tuned and report.tuned.capacity else best
-    elif isinstance(report, CapacityDocument):
+    elif isinstance(report, docs.CapacityDocument):
         best = report
-    best = best or CapacityDocument()
-    target = report.target.value if isinstance(report, RunReport) and report.target else None
-    records = {
-        role: _records(run, points.get(role, PointDocument()), role, target) for role in ("static", "tuned")
-    }
-    if isinstance(report, TuneReport) and report.kept_static:
-        records["tuned"] = []
+    best = best or docs.CapacityDocument()
+    target = report.target.value if isinstance(report, docs.RunReport) and report.target else None
+    roles = ["static", "tuned"][: 1 if isinstance(report, docs.TuneReport) and report.kept_static else 2]
+    records = {r: _records(run, points.get(r, docs.PointDocument()), r, target) for r in roles}
     curves = tuple(_curve(role, r) for role, r in records.items() if r)
-    main = _main(run, report, records["tuned"] or records["static"])
+    main = _main(run, report, records.get("tuned") or records["static"])
     if not curves and main is not None:
         curves = (Curve(main.name, main.log.latency_s[main.log.measured]),)
     more = len(problems) - MOST_PROBLEMS
@@ -137,7 +118,7 @@ def view(run: Run) -> RunView:
     )
 
 
-def _unfinished(run: Run) -> tuple[AnyReport, CapacityDocument | None]:
+def _unfinished(run: Run) -> tuple[docs.AnyReport, docs.CapacityDocument | None]:
     """What a run that did not end measured: the capacities that were found, and the best of them."""
     node = run.config.get("node")
     known = {"target": run.config.get("target"), "workload": run.config.get("workload")}
@@ -146,18 +127,18 @@ def _unfinished(run: Run) -> tuple[AnyReport, CapacityDocument | None]:
         "machine": run.machine or None,
     }
     if run.config.get("simulated") is True:
-        return SimulateReport.from_json(known, "config.json"), None
-    done = [CandidateDocument.from_json(e) for e in run.events if e.get("event") == "CapacityDone"]
-    trials = [CostDocument.from_json(e) for e in run.events if e.get("event") == "TrialDone"]
+        return docs.SimulateReport.from_json(known, "config.json"), None
+    done = [docs.CandidateDocument.from_json(e) for e in run.events if e.get("event") == "CapacityDone"]
+    trials = [docs.CostDocument.from_json(e) for e in run.events if e.get("event") == "TrialDone"]
     if not done:
-        return BenchReport.from_json(known, "config.json"), None
-    cost = SearchDocument(
+        return docs.BenchReport.from_json(known, "config.json"), None
+    cost = docs.SearchDocument(
         trials=len(trials),
         seconds=sum(t.seconds or 0.0 for t in trials),
         queries=sum(t.queries or 0 for t in trials),
         voids=sum(t.more.get("void") is True for t in trials),
     )
-    report = TuneReport.from_json(known, "config.json")
+    report = docs.TuneReport.from_json(known, "config.json")
     best = max(done, key=lambda c: c.capacity_qps or 0.0)
     return replace(report, candidates=tuple(done), search=cost, problems=report.problems), best
 
@@ -167,10 +148,10 @@ def _drawable(value: float | None) -> float | None:
     return value if value is not None and 0 <= value < _LARGEST else None
 
 
-def _candidates(report: AnyReport) -> tuple[PlottedCandidate, ...]:
+def _candidates(report: docs.AnyReport) -> tuple[PlottedCandidate, ...]:
     """One a fixed batch size on the CPU: what was found last, which is the finer look."""
     found: dict[int, PlottedCandidate] = {}
-    for c in report.candidates if isinstance(report, TuneReport) else ():
+    for c in report.candidates if isinstance(report, docs.TuneReport) else ():
         size = _drawable(c.batch_size)
         if not size or c.offload_above is not None or c.policy not in FIXED:
             continue
@@ -180,7 +161,7 @@ def _candidates(report: AnyReport) -> tuple[PlottedCandidate, ...]:
     return tuple(found[size] for size in sorted(found))
 
 
-def _marks(points: Mapping[str, PointDocument]) -> dict[str, tuple[int, float]]:
+def _marks(points: Mapping[str, docs.PointDocument]) -> dict[str, tuple[int, float]]:
     marks = {}
     for role, point in points.items():
         size, qps = _drawable(point.batch_size), _drawable(point.qps)
@@ -189,7 +170,7 @@ def _marks(points: Mapping[str, PointDocument]) -> dict[str, tuple[int, float]]:
     return marks
 
 
-def _records(run: Run, point: PointDocument, role: str, target: Target | None) -> list[TrialRecord]:
+def _records(run: Run, point: docs.PointDocument, role: str, target: Target | None) -> list[TrialRecord]:
     """The trials of an operating point at its rate; without such, the last that is named after its role.
 
     Void trials do not count, as they did not when the point was judged.
@@ -199,14 +180,16 @@ def _records(run: Run, point: PointDocument, role: str, target: Target | None) -
     return _at_rate(named or valid, point, point.qps) or named[-1:]
 
 
-def _fits(trial: TrialRecord, point: PolicyDocument) -> bool:
+def _fits(trial: TrialRecord, point: docs.PolicyDocument) -> bool:
     """Whether a trial can be of an operating point, by what is known of both."""
-    ran = PolicyDocument.from_json(trial.about)
-    knobs = [k for k in PolicyDocument.types() if k in trial.about and point.has(k)]
+    ran = docs.PolicyDocument.from_json(trial.about)
+    knobs = [k for k in docs.PolicyDocument.types() if k in trial.about and point.has(k)]
     return all(getattr(ran, k) == getattr(point, k) for k in knobs)
 
 
-def _at_rate(trials: Iterable[TrialRecord], point: PolicyDocument, rate: float | None) -> list[TrialRecord]:
+def _at_rate(
+    trials: Iterable[TrialRecord], point: docs.PolicyDocument, rate: float | None
+) -> list[TrialRecord]:
     if rate is None:
         return []
     return [t for t in trials if _fits(t, point) and abs(t.log.rate_qps - rate) <= _SAME_RATE * rate]
@@ -216,10 +199,10 @@ def _curve(role: str, records: list[TrialRecord]) -> Curve:
     return Curve(role, np.concatenate([t.log.latency_s[t.log.measured] for t in records]), role)
 
 
-def _main(run: Run, report: AnyReport, records: list[TrialRecord]) -> TrialRecord | None:
+def _main(run: Run, report: docs.AnyReport, records: list[TrialRecord]) -> TrialRecord | None:
     """The longest of these trials, or of those at the rate found, or of all; those with slices first."""
     found: list[TrialRecord] = []
-    if isinstance(report, CapacityDocument) and isinstance(report, PolicyDocument) and report.point:
+    if isinstance(report, docs.CapacityDocument) and isinstance(report, docs.PolicyDocument) and report.point:
         found = _at_rate(run.trials.values(), report, report.point.rate_qps)
     chosen = records or found or list(run.trials.values())
     return max(chosen, key=lambda t: (t.slices is not None, len(t.log.size)), default=None)
