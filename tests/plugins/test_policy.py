@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from deeprecsys.api import policies
-from deeprecsys.api.policies import class_of, policy_of, searched
+from deeprecsys.api.policies import class_of, from_description, policies_to_search, policy_of
 from deeprecsys.api.retuning.decision import RetuneSettings
 from deeprecsys.api.retuning.resimulate import Question, Resimulator, best_policy
 from deeprecsys.api.retuning.retuner import Retuner
@@ -90,7 +90,11 @@ def test_an_installed_policy_is_searched_without_being_asked_for(
     monkeypatch.syspath_prepend(tmp_path)
     installed.cache_clear()
     try:
-        assert "shortest-first" in [kind.name for kind in searched()]
+        assert "shortest-first" not in registry.POLICIES
+        described = {"policy": "shortest-first", "batch_size": 8, "offload_above": None}
+        assert from_description(described).describe() == described
+        registry.POLICIES.pop("shortest-first")
+        assert "shortest-first" in [kind.name for kind in policies_to_search()]
         assert policy_of("shortest-first", 64, None, **GIVEN).batch_size == 64
     finally:
         installed.cache_clear()
@@ -98,7 +102,7 @@ def test_an_installed_policy_is_searched_without_being_asked_for(
 
 def test_a_search_by_model_varies_the_knob_that_it_declares() -> None:
     kind = class_of(TEXT)[0]
-    search = model_search((1, 2, 4, 8, 16, 32), kinds=searched())
+    search = model_search((1, 2, 4, 8, 16, 32), kinds=policies_to_search())
     while (policy := search.ask()) is not None:
         qps = 100.0 - abs(policy.batch_size - 11) if isinstance(policy, kind) else 50.0
         search.tell(policy, KnownCapacity.exactly(qps))

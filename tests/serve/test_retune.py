@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deeprecsys.api.policies import from_description
 from deeprecsys.api.retuning.decision import (
     BestPolicy,
     RetuneSettings,
@@ -24,7 +25,6 @@ from deeprecsys.api.retuning.resimulate import Question, best_policy
 from deeprecsys.api.retuning.retuner import Retuner
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Adaptive, Coalescing, Deadline, DeepRecSched, Static
-from deeprecsys.core.policy.registry import from_description
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
 from tests.core.policies import POLICIES

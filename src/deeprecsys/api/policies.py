@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.core.policy import Knob, Policy, Setting, Static
@@ -63,7 +64,7 @@ def _registered(kind: object, text: str) -> type[Policy]:
     return found
 
 
-def searched(named: Iterable[str] = ()) -> list[type[Policy]]:
+def policies_to_search(named: Iterable[str] = ()) -> list[type[Policy]]:
     """The policies that a search tries: built-in and installed ones that ask for it, and those named.
 
     Raises:
@@ -78,6 +79,15 @@ def searched(named: Iterable[str] = ()) -> list[type[Policy]]:
             raise InputError(f"--policy: expected {kind.name} without an argument, got {','.join(args)!r}")
         asked.append(kind)
     return [kind for kind in POLICIES.values() if kind.searched or kind in asked]
+
+
+def from_description(known: dict[str, Any]) -> Policy:
+    """The policy that `Policy.describe` describes, a registered or an installed one.
+
+    Raises:
+        InputError: no such policy, or a knob is missing.
+    """
+    return class_of(known["policy"])[0].from_description(known)
 
 
 def check_whole(text: str, batch_size: int | None, largest: int) -> None:

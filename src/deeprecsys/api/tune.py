@@ -10,7 +10,7 @@ from typing import Any, Unpack
 
 from deeprecsys.api.engines import choices, ranked, sizes_of
 from deeprecsys.api.experiment import ENGINE, Experiment, NodeOptions, TuneOptions, shows_options
-from deeprecsys.api.policies import class_of, searched
+from deeprecsys.api.policies import class_of, policies_to_search
 from deeprecsys.api.predict import offloaded_share, prediction
 from deeprecsys.api.profiles import GivenProfile, measure_gpu, refreshed, sample_sizes, start
 from deeprecsys.api.progress import ProgressOption, SearchProgress, stage
@@ -82,7 +82,7 @@ def tune(
     tried_threads = (threads,) if isinstance(threads, int) else tuple(threads)
     profiles = (profile,) if isinstance(profile, GivenProfile) else tuple(profile)
     policies = (policy,) if isinstance(policy, str) else tuple(policy)
-    kinds = searched(policies)
+    kinds = policies_to_search(policies)
     setups = choices(model, options, engines, tried_threads, profiles)
     if budget is not None:
         positive("--budget", budget)

@@ -19,11 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from deeprecsys.api.policies import LOADED, class_of, searched
+from deeprecsys.api.policies import LOADED, class_of, from_description, policies_to_search
 from deeprecsys.api.retuning.decision import BestPolicy
 from deeprecsys.core.errors import NodeError
 from deeprecsys.core.policy import Policy, Static
-from deeprecsys.core.policy.registry import from_description
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.target import Target
 from deeprecsys.node.runtime.cores import die_with_parent
@@ -100,7 +99,7 @@ def best_policy(q: Question) -> BestPolicy:
     hint = saturation_qps(q.profile, static.batch_size, np.asarray(q.sizes, np.int32), q.workers)
     sizes_tried = batch_sizes(q.largest, static.batch_size)
     limits = thresholds(q.largest, np.asarray(q.sizes, np.int32)) if q.gpu else ()
-    search = model_search(sizes_tried, limits, kinds=searched(), latency_s=q.target.latency_s)
+    search = model_search(sizes_tried, limits, kinds=policies_to_search(), latency_s=q.target.latency_s)
     begin = q.present or static
     present = rank(Ranking(path, q.target, hint), search, begin)
     best = search.best

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deeprecsys.core.errors import InputError, unknown
+from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy.adaptive import Adaptive
 from deeprecsys.core.policy.base import Ladder, Policy, Setting
 from deeprecsys.core.policy.bentoml import BentoML
@@ -51,26 +51,6 @@ def register(kind: Any) -> type[Policy]:
         )
     POLICIES[name] = kind
     return kind
-
-
-def policy_class(name: str) -> type[Policy]:
-    """The class of a name.
-
-    Raises:
-        InputError: there is none; names the nearest.
-    """
-    if name not in POLICIES:
-        raise unknown("policy", name, POLICIES)
-    return POLICIES[name]
-
-
-def from_description(known: dict[str, Any]) -> Policy:
-    """The policy that `Policy.describe` describes.
-
-    Raises:
-        InputError: no such policy, or a knob is missing.
-    """
-    return policy_class(known["policy"]).from_description(known)
 
 
 def make(kind: type[Policy], setting: Setting, **given: float | None) -> Policy:
