@@ -1,4 +1,4 @@
-"""Numbers as people read them. None and nan are "–"; "unavailable" stays what it is."""
+"""Numbers as text. None and nan are "–"; text such as "unavailable" is left as it is."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ms(value: Any) -> str:
 
 
 def share(value: Any) -> str:
-    """A share in [0, 1] as a percentage. Whatever is below all of it never reads 100 %."""
+    """A share as a percentage; a share below 1 is never rounded to 100 %."""
 
     def percent(x: float) -> str:
         if x in (0.0, 1.0) or x > 1.01:
@@ -60,7 +60,7 @@ def ratio(value: Any) -> str:
 
 
 def seconds(value: Any) -> str:
-    """A duration for people: 850 ms, 12.3 s, 4 min 10 s, 2 h 5 min."""
+    """A duration: 850 ms, 12.3 s, 4 min 10 s, 2 h 5 min."""
 
     def words(x: float) -> str:
         if x < 1:

@@ -19,8 +19,8 @@ _WORDS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 def plain(value: Any) -> Any:
     """`value` made of JSON's own types: dict, list, str, int, float, bool, None.
 
-    Infinite numbers and nan become the strings "Infinity", "-Infinity" and "NaN". Objects say what they
-    are by `to_json()` or `describe()`, or are dataclasses; NumPy scalars and arrays become numbers and lists.
+    Infinite numbers and nan become the strings "Infinity", "-Infinity" and "NaN", NumPy scalars and arrays
+    numbers and lists. Objects are converted by `to_json()` or `describe()`, dataclasses by their fields.
 
     Raises:
         TypeError: a value that is none of these.

@@ -12,10 +12,10 @@ from deeprecsys.core.runlog import RunLog, Status
 from deeprecsys.report.breakdown import IN_LINE, spans
 from deeprecsys.report.slices import Slices
 
-SLOWEST = 20
-SAMPLE = 200
+SLOWEST = 20  # slowest queries in a trace
+SAMPLE = 200  # other queries in it
 POINTS = 4000
-"""Counters are thinned to about this many points, peaks kept."""
+"""Counters are thinned to about this many points; peaks are kept."""
 
 COUNTERS, WORKERS, QUERIES = 1, 2, 3
 """The trace's processes."""
@@ -36,8 +36,8 @@ def trace_events(
     Args:
         log: the trial.
         slices: when its slices ran; without them there are queries and counters only.
-        slowest: how many of the slowest queries to take, and `sample`: how many others, by chance.
-        seed: of that chance.
+        slowest: number of slowest queries.
+        sample: number of other queries, drawn at random with `seed`.
     """
     slow, others = _sampled(log, slowest, sample, seed)
     tids = _tids(slices)
@@ -181,8 +181,7 @@ def _counters(log: RunLog, slices: Slices | None) -> list[Event]:
 def level(
     up: NDArray[np.float64], down: NDArray[np.float64], amount: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How much is there: each `amount` comes at `up` and goes at `down`. Times, rising, and the level
-    from each on."""
+    """The level over time of amounts from `up` to `down`: rising times, the level from each on."""
     at = np.concatenate([up, down])
     change = np.concatenate([amount, -amount])
     times, where = np.unique(at, return_inverse=True)

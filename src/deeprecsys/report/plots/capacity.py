@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from deeprecsys.core.target import Target
@@ -22,6 +21,7 @@ from deeprecsys.report.plots.look import (
     PURPLE,
     SKY,
     VERMILION,
+    batch_axis,
     end_labels,
     figure,
     log_ticks,
@@ -76,7 +76,7 @@ def qps_by_batch_size(
             ax.plot(
                 [size], [qps], marker=at["marker"], color=at["color"], markersize=8, zorder=5, linestyle=""
             )
-        _batch_axis(ax, sorted(sizes))
+        batch_axis(ax, sorted(sizes))
         _label_marks(ax, marks or {}, [c for cs in curves.values() for c in cs])
         ax.set_ylabel("capacity, queries/s")
         ax.yaxis.set_major_formatter(thousands())
@@ -110,21 +110,6 @@ def _capacities(ax: Axes, drawn: Sequence[PlottedCandidate], at: Mapping[str, An
             "misses the target at any rate", (never[-1], 0), (0, 7), textcoords="offset points", color=MUTED,
             ha="right" if len(drawn) > 1 else "center",
         )  # fmt: skip
-
-
-def _batch_axis(ax: Axes, sizes: Sequence[int]) -> None:
-    ax.set_xscale("log", base=2)
-    ax.set_xlabel("batch size, items")
-    if not sizes:
-        return
-    ax.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
-    ticks: list[int] = []
-    for s in sizes:
-        if not ticks or s >= 1.75 * ticks[-1]:
-            ticks.append(s)
-    ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.minorticks_off()
 
 
 def _label_marks(

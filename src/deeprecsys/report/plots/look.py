@@ -1,7 +1,12 @@
-"""The look of all plots, and how one becomes inline SVG or PNG.
+"""The style of all plots, and their conversion to inline SVG and PNG.
 
-Colours are Okabe and Ito's, which survive colour blindness; line styles, markers and hatches say the same
-again for print in grey. In SVG every colour is a variable of the page's style sheet, so that dark mode works.
+Draw inside `with style():` on axes from `figure`; take colour, marker and line style of a curve from `look`,
+name curves by `end_labels`, and use `thousands`, `log_ticks` and `batch_axis` for axes. `Illustration` is a
+plot with its title and caption, for a page.
+
+Colours are those of Okabe and Ito, which readers with colour blindness can tell apart; line styles, markers
+and hatches make the same distinctions in grey print. In SVG every colour is a variable of the page's style
+sheet, so that dark mode works.
 """
 
 from __future__ import annotations
@@ -106,8 +111,24 @@ def figure(height_in: float, rows: int = 1, heights: list[float] | None = None) 
 
 
 def thousands() -> FuncFormatter:
-    """Labels of a linear axis as the text has its figures: 1,750."""
+    """Labels of a linear axis in the format of the text: 1,750."""
     return FuncFormatter(lambda v, _: f"{v:,.6g}")
+
+
+def batch_axis(ax: Axes, sizes: Sequence[float], margin: float = 1.5) -> None:
+    """Make x logarithmic from the first to the last of `sizes`, with labels at as many of them as fit."""
+    ax.set_xscale("log", base=2)
+    ax.set_xlabel("batch size, items")
+    if not sizes:
+        return
+    ax.set_xlim(sizes[0] / margin, sizes[-1] * margin)
+    ticks: list[float] = []
+    for s in sizes:
+        if not ticks or s >= 1.75 * ticks[-1]:
+            ticks.append(s)
+    ax.set_xticks(ticks, [f"{t:,.6g}" for t in ticks])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.minorticks_off()
 
 
 def log_ticks(axis: Axis, low: float, high: float) -> None:
@@ -124,7 +145,7 @@ def log_ticks(axis: Axis, low: float, high: float) -> None:
 
 
 def end_labels(ax: Axes, labels: Sequence[tuple[str, float, str]], gap: float = 0.075) -> None:
-    """Names of lines, at the heights at which they end, right of the axes, pushed apart where they meet.
+    """Put the names of lines right of the axes, at the heights at which the lines end, without overlap.
 
     Args:
         ax: its limits set.
@@ -177,12 +198,12 @@ def png(fig: Figure, path: Path, dpi: int = 200) -> None:
 
 
 def svg(fig: Figure, name: str, title: str) -> str:
-    """A figure as an `<svg>` element to stand in a page: text stays text, colours are the page's.
+    """A figure as an `<svg>` element for a page: its texts can be selected, its colours are the page's.
 
     Args:
         fig: the figure.
         name: prefix of its ids; each plot of a page needs its own.
-        title: what a screen reader says.
+        title: for screen readers.
     """
     buffer = io.StringIO()
     with style():
