@@ -17,8 +17,8 @@ from benchmarks.harness import Benchmark, Result, Run, figures
 from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog
+from deeprecsys.simulate import fast as simulator
 from deeprecsys.simulate.driver import simulate
-from deeprecsys.simulate.fast import compiled_trial
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.workload.sizes import parse
 
@@ -61,7 +61,7 @@ def measure(batch_size: int, spread: bool, size: NDArray[np.int32], rounds: int)
     few = min(QUERIES_REFERENCE, len(size))
 
     def fast(n: int) -> RunLog:
-        return compiled_trial(Static(batch_size), arrival_s[:n], size[:n], times, WORKERS)
+        return simulator.run(Static(batch_size), arrival_s[:n], size[:n], times, WORKERS)
 
     def reference() -> RunLog:
         return simulate(Static(batch_size), arrival_s[:few], size[:few], times, WORKERS)
