@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
+import deeprecsys as dr
 from benchmarks.harness import PROFILES, RESULTS, Benchmark, Run, UnavailableError, commit
-from deeprecsys.core.errors import InputError
-from deeprecsys.core.profile import LatencyProfile, Point, quantiles_of
+from deeprecsys.core.profile import Point, quantiles_of
 from deeprecsys.core.target import LEVELS
 from deeprecsys.engine import Assembly, SliceView
 from deeprecsys.engine.cuda import DeviceEngine
@@ -76,7 +76,7 @@ def profile_file(gpu: str, name: str) -> Path:
 def measure_profile(name: str, file: Path, floors: Callable[[], dict[str, float]]) -> None:
     try:
         found = measured(name, "cuda", "tf32", BATCHES, BATCH_S, floors())
-    except (InputError, RuntimeError) as error:  # tables too large for this GPU, or out of its memory
+    except (dr.InputError, RuntimeError) as error:  # tables too large for this GPU, or out of its memory
         print(f"{name}: {error}", flush=True)
         return
     torch.cuda.empty_cache()
@@ -170,7 +170,7 @@ def assembly(name: str, scale: float, pool: int) -> Assembly:
 def measured(
     name: str, device: str, precision: str, batches: tuple[int, ...], seconds: float,
     floors: dict[str, float], scale: float = 1.0, pool: int = POOL,
-) -> LatencyProfile:  # fmt: skip
+) -> dr.LatencyProfile:  # fmt: skip
     """s(b) with the shares of its steps, the share of the floor, equality with eager, and power."""
     a = assembly(name, scale, pool)
     engine = DeviceEngine(a, device, precision=precision, largest=max(batches), timed=True)
@@ -210,7 +210,7 @@ def measured(
         "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
     }
-    return LatencyProfile(name, tuple(points), f"cuda:{precision}", "fp32", 1, about, detail)
+    return dr.LatencyProfile(name, tuple(points), f"cuda:{precision}", "fp32", 1, about, detail)
 
 
 def batch_of(a: Assembly, batch: int, rng: np.random.Generator) -> SliceView:
@@ -271,7 +271,7 @@ def gpu_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else "none: the CPU in its place"
 
 
-def show(p: LatencyProfile) -> None:
+def show(p: dr.LatencyProfile) -> None:
     for batch, s in p.detail["shares"].items():
         print(f"{p.model:10} b {batch:>5}: {1e6 * s['wall_s']:9.1f} us; fill {1e6 * s['fill_s']:8.1f}, issue "
               f"{1e6 * s['issue_s']:6.1f}, in {1e6 * s['copy_in_s']:7.1f}, compute {1e6 * s['compute_s']:8.1f}, out "

@@ -10,12 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import deeprecsys as dr
 from benchmarks.harness import PROFILES
-from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.profiles import sample_sizes
 from deeprecsys.api.tune import tune_settings
 from deeprecsys.api.virtual import sample_path
-from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory
 from deeprecsys.paper.published import MODELS, SHORT
 from deeprecsys.search.rank import Ranking, saturation_qps
@@ -24,9 +23,9 @@ __all__ = ["MODELS", "SHORT", "experiment", "filled_memory", "kept_profile", "pr
            "ranking_of", "tune_settings", "tuned"]  # fmt: skip
 
 
-def experiment(name: str, **changes: Any) -> Experiment:
+def experiment(name: str, **changes: Any) -> dr.Experiment:
     """A model as most benchmarks run it: eager torch at fp32, whole tables, ids by Zipf's law."""
-    return Experiment.resolve(name, **{"engine": "eager", **changes})
+    return dr.Experiment.resolve(name, **{"engine": "eager", **changes})
 
 
 def profile_file(name: str) -> Path | None:
@@ -35,15 +34,15 @@ def profile_file(name: str) -> Path | None:
     return next((f for f in sorted(PROFILES.glob("*.json")) if f.stem.split("-", 3)[3:] == [name]), None)
 
 
-def kept_profile(name: str) -> LatencyProfile:
+def kept_profile(name: str) -> dr.LatencyProfile:
     """A model's profile of `profiles/`."""
     file = profile_file(name)
     if file is None:
         raise FileNotFoundError(f"no profile of {name} in {PROFILES}")
-    return LatencyProfile.from_json(json.loads(file.read_text()))
+    return dr.LatencyProfile.from_json(json.loads(file.read_text()))
 
 
-def ranking_of(job: Experiment, profile: LatencyProfile, workers: int) -> Ranking:
+def ranking_of(job: dr.Experiment, profile: dr.LatencyProfile, workers: int) -> Ranking:
     """A ranking of policies in virtual time, from about the load that saturates the static baseline."""
     hint = saturation_qps(profile, job.baseline(workers).batch_size, sample_sizes(job), workers)
     return Ranking(sample_path(profile, job.workload, workers, job.target), job.target, hint)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprecsys.core.target import Target, percentile
+import deeprecsys as dr
+from deeprecsys.core.target import percentile
 from deeprecsys.serve.load import offer as serve_load
 from deeprecsys.serve.load.client import Response
 from deeprecsys.serve.load.offer import Requests, TimedCalls
@@ -45,11 +46,11 @@ class Answers:
     def served(self) -> NDArray[np.bool_]:
         return self.status == 200
 
-    def in_time(self, target: Target) -> NDArray[np.bool_]:
+    def in_time(self, target: dr.Target) -> NDArray[np.bool_]:
         """Which queries were answered within the target; one that was refused was not."""
         return self.served & (self.latency_s <= target.latency_s)
 
-    def summary(self, target: Target, duration_s: float) -> dict[str, Any]:
+    def summary(self, target: dr.Target, duration_s: float) -> dict[str, Any]:
         """Figures over all of them; goodput is answers within the target per second."""
         latency = self.latency_s[self.served]
         return {
@@ -83,7 +84,7 @@ class After:
     in_time: NDArray[np.bool_]
 
     @classmethod
-    def each(cls, hit: Answers, calm: Answers, target: Target, times: Sequence[float]) -> list[After]:
+    def each(cls, hit: Answers, calm: Answers, target: dr.Target, times: Sequence[float]) -> list[After]:
         """After each of some disturbances, to the next or the end."""
         fine, again, found = calm.in_time(target), hit.in_time(target), []
         for begin, end in pairwise([*times, np.inf]):
@@ -100,7 +101,7 @@ class After:
         """In time, of those that came from so long after it on."""
         return float(self.in_time[self.since_s >= from_s].mean())
 
-    def settled_s(self, target: Target, window_s: float = 0.5) -> float:
+    def settled_s(self, target: dr.Target, window_s: float = 0.5) -> float:
         """The end of the disturbance: when the first window begins that has its share in time; infinite if none."""
         for at in np.arange(0.0, float(self.since_s.max(initial=0.0)), window_s):
             inside = self.in_time[(self.since_s >= at) & (self.since_s < at + window_s)]
@@ -117,7 +118,7 @@ class Bodies(Requests):
         self.name = name
 
 
-async def offer(port: int, bodies: Bodies, stream: Stream, target: Target, at: TimedCalls) -> Answers:
+async def offer(port: int, bodies: Bodies, stream: Stream, target: dr.Target, at: TimedCalls) -> Answers:
     """Send a stream's queries when they are due; what became of them."""
     status, expected, wrong = np.zeros(len(stream), np.int32), dict[tuple[int, int], bytes](), 0
     kinds = (stream.features % np.uint64(KINDS)).tolist()

@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from deeprecsys.core.policy import Policy
+import deeprecsys as dr
 from deeprecsys.core.runlog import RunLog
-from deeprecsys.core.target import Target
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.probes import Trial
 
@@ -43,8 +42,8 @@ def interleaved(trial: Trial, searches: Sequence[Callable[[Trial], T]]) -> list[
 
 def side_by_side(
     trial: Trial,
-    policies: Sequence[Policy],
-    target: Target,
+    policies: Sequence[dr.Policy],
+    target: dr.Target,
     *,
     hint_qps: float,
     settings: Settings,
@@ -56,7 +55,7 @@ def side_by_side(
     side by side can two policies be told apart.
     """
 
-    def search(policy: Policy) -> Callable[[Trial], CapacityResult]:
+    def search(policy: dr.Policy) -> Callable[[Trial], CapacityResult]:
         return lambda own: capacity(own, policy, target, hint_qps=hint_qps, settings=settings, seed=seed)
 
     return interleaved(trial, [search(p) for p in policies])

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
+import deeprecsys as dr
 from benchmarks.harness import markdown
 from benchmarks.lib.http_load import Answers, Bodies, offer
-from deeprecsys.core.target import Target
 from deeprecsys.node.runtime.cores import awake, pss_bytes, realtime
 from deeprecsys.serve.load.offer import TimedCalls
-from deeprecsys.workload.stream import Stream, Workload
+from deeprecsys.workload.stream import Stream
 
 FLAT = 0.05
 
@@ -100,14 +100,14 @@ def server(*arguments: str, cores: Sequence[int], timeout_s: float = 300.0) -> I
                     process.wait()
 
 
-def load(served: Server, bodies: Bodies, stream: Stream, target: Target, at: TimedCalls = ()) -> Answers:
+def load(served: Server, bodies: Bodies, stream: Stream, target: dr.Target, at: TimedCalls = ()) -> Answers:
     """Offer a stream, from this process; `at` names what else is to be done, and when."""
     with realtime(), awake():
         return asyncio.run(offer(served.http_port, bodies, stream, target, at))
 
 
 def capacity(
-    served: Server, bodies: Bodies, workload: Workload, target: Target, trial_s: float, steps: int = 7
+    served: Server, bodies: Bodies, workload: dr.Workload, target: dr.Target, trial_s: float, steps: int = 7
 ) -> dict[str, Any]:
     """The highest rate over HTTP at which the target's share of all offered queries is answered in time.
 
@@ -160,7 +160,7 @@ class Bench:
 
     server: Server
     bodies: Bodies
-    target: Target
+    target: dr.Target
     carries: dict[str, Any]
 
     @property
@@ -170,13 +170,13 @@ class Bench:
 
     def load(self, rate: float, seconds: float, seed: int, at: TimedCalls = ()) -> Answers:
         """Offer Poisson arrivals of the sizes `production`."""
-        stream = Workload.parse(seed=seed).stream(rate, duration_s=seconds)
+        stream = dr.Workload.parse(seed=seed).stream(rate, duration_s=seconds)
         return load(self.server, self.bodies, stream, self.target, at)
 
 
 @contextmanager
 def bench(
-    name: str, target: Target, extent: Extent, *options: str, carries: dict[str, Any] | None = None
+    name: str, target: dr.Target, extent: Extent, *options: str, carries: dict[str, Any] | None = None
 ) -> Iterator[Bench]:
     """A model in service; this process runs on the client's cores meanwhile.
 
@@ -192,7 +192,7 @@ def bench(
     ):
         os.sched_setaffinity(0, clients)
         try:
-            workload = Workload.parse()
+            workload = dr.Workload.parse()
             bodies = Bodies(name, extent.rows_scale, workload.sizes.cap)
             known = carries
             if known is None:

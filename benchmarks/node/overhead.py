@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
+import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
-from deeprecsys.core.policy import Static
 from deeprecsys.core.runlog import summarise
 from deeprecsys.node.driver import Recording
-from deeprecsys.node.node import Node, NodeConfig
-from deeprecsys.workload.stream import Workload
 
 ROUNDS = 5
 TABLES = 0.5  # rows scale of dlrm-rmc1 for the memory figure: 2.56 GB of tables
@@ -40,11 +38,11 @@ def tables(result: Result) -> Tables:
 def hop(rounds: int) -> dict[str, float]:
     """Back-to-back batches of one item through the dispatcher on one worker."""
     rates, times = [], []
-    with Node(NodeConfig("ncf", rows_scale=0.1, engine="null", workers=1)) as node:
-        stream = Workload.parse("constant", "fixed:1000").stream(100, duration_s=0.3)
+    with dr.Node(dr.NodeConfig("ncf", rows_scale=0.1, engine="null", workers=1)) as node:
+        stream = dr.Workload.parse("constant", "fixed:1000").stream(100, duration_s=0.3)
         for _ in range(rounds):
             recording = Recording()
-            log = node.run(Static(1), stream, recording=recording)
+            log = node.run(dr.Static(1), stream, recording=recording)
             rates.append(log.batches / log.duration_s)
             times.append(np.array([b[1:] for b in recording.batches]))
     posted, started, ended, heard = np.concatenate(times).T
@@ -63,9 +61,9 @@ def hop(rounds: int) -> dict[str, float]:
 def lateness(rounds: int, seconds: float) -> dict[str, float]:
     """How late the open-loop source is at 2,000 queries/s."""
     found = []
-    with Node(NodeConfig("ncf", rows_scale=0.1, engine="null")) as node:
+    with dr.Node(dr.NodeConfig("ncf", rows_scale=0.1, engine="null")) as node:
         for seed in range(rounds):
-            log = node.run(Static(1000), Workload.parse(seed=seed).stream(2000, duration_s=seconds))
+            log = node.run(dr.Static(1000), dr.Workload.parse(seed=seed).stream(2000, duration_s=seconds))
             late = log.issued_s - log.arrival_s
             found.append((summarise(log).lateness_p99_ms, 1e3 * late.max(), log.node_cpu_share))
     p99, most, cpu = np.median(found, axis=0)
@@ -74,8 +72,8 @@ def lateness(rounds: int, seconds: float) -> dict[str, float]:
 
 def memory(scale: float, seconds: float) -> dict[str, float]:
     """PSS of all processes of a real node after a trial, against tables + 15 % + 250 MB per worker."""
-    with Node(NodeConfig("dlrm-rmc1", rows_scale=scale)) as node:
-        node.run(Static(100), Workload.parse().stream(100, duration_s=seconds))
+    with dr.Node(dr.NodeConfig("dlrm-rmc1", rows_scale=scale)) as node:
+        node.run(dr.Static(100), dr.Workload.parse().stream(100, duration_s=seconds))
         found = node.footprint()
         workers = node.workers
     allowed = 1.15 * found["table_bytes"] + 250e6 * workers

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
+import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from benchmarks.lib.experiments import MODELS, experiment
 from deeprecsys.api.profiles import quick_hint_qps
-from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.core.runlog import summarise
-from deeprecsys.node.node import Node
 from deeprecsys.report import format as f
 
 BATCH, TRIALS, TRIAL_S = 256, 36, 3.0
@@ -29,11 +28,11 @@ def run(run: Run) -> dict[str, Any]:
     """Pace and tail latency of each trial."""
     name = (*run.options.models, "dlrm-rmc1")[0]
     job, trials = experiment(name, rows_scale=0.01 if run.quick else 1.0), []
-    with Node(job.node) as node:
+    with dr.Node(job.node) as node:
         rate = LOAD * quick_hint_qps(node, job, BATCH)
         stream = replace(job.workload, seed=3).stream(rate, duration_s=1.0 if run.quick else TRIAL_S)
         for _ in range(3 if run.quick else TRIALS):
-            log = node.run(DeepRecSched(BATCH), stream, job.target)
+            log = node.run(dr.DeepRecSched(BATCH), stream, job.target)
             s = summarise([log], job.target)
             trials.append({"us_per_item": 1e6 * log.seconds_per_item, "p95_ms": s.p95_ms,
                            "miss_rate": s.miss_rate, "stalled_share": s.stalled_share})  # fmt: skip

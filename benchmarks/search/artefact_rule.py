@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
+import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
-from deeprecsys.core.policy import Static
-from deeprecsys.core.target import Target
 from deeprecsys.search import (
     Candidate,
     ConfirmSettings,
@@ -35,7 +34,7 @@ QUEUES = [(1, 10.0), (1, 50.0), (4, 5.0), (16, 4.0)]
 EXCESS = 1.1  # a point misses its target clearly where its true miss rate is this many times what is allowed
 
 
-def artefact(servers: int, target: Target, hint_qps: float, seed: int, step: float) -> tuple[float, int]:
+def artefact(servers: int, target: dr.Target, hint_qps: float, seed: int, step: float) -> tuple[float, int]:
     """The rate that the artefact's rule settles on, and its queries. The queue goes on from update to update."""
     rng = np.random.default_rng(seed)
     free = [0.0] * servers
@@ -55,11 +54,11 @@ def artefact(servers: int, target: Target, hint_qps: float, seed: int, step: flo
 
 def ours(
     settings: Settings, confirming: ConfirmSettings
-) -> Callable[[int, Target, float, int], tuple[float, float, int, bool]]:
+) -> Callable[[int, dr.Target, float, int], tuple[float, float, int, bool]]:
     """The capacity search as a rule: estimate, confirmed point, queries, whether the interval covers theory."""
 
-    def rule(servers: int, target: Target, hint_qps: float, seed: int) -> tuple[float, float, int, bool]:
-        trial, policy, queries = MDc(servers, target), Static(1), 0
+    def rule(servers: int, target: dr.Target, hint_qps: float, seed: int) -> tuple[float, float, int, bool]:
+        trial, policy, queries = MDc(servers, target), dr.Static(1), 0
 
         def count(event: Event) -> None:
             nonlocal queries
@@ -77,21 +76,21 @@ def ours(
 
 
 @cache
-def _tail(servers: int, target: Target) -> tuple[np.ndarray, np.ndarray]:
+def _tail(servers: int, target: dr.Target) -> tuple[np.ndarray, np.ndarray]:
     """The exact miss rate on a fine grid of rates about the capacity, logarithms of both."""
     theory = theory_qps(servers, target)
     rates = np.linspace(0.8 * theory, min(1.1 * theory, 0.985 * servers), 80)
     return np.log(rates), np.log([wait_tail(r, servers, target.latency_s - 1.0) for r in rates])
 
 
-def true_miss(rate: float, servers: int, target: Target) -> float:
+def true_miss(rate: float, servers: int, target: dr.Target) -> float:
     """The long-run miss rate at a rate; 1 at and beyond what is stable."""
     rates, misses = _tail(servers, target)
     return float(np.exp(np.interp(np.log(rate), rates, misses, right=0.0)))
 
 
 def figures(
-    rule: str, servers: int, target: Target, rows: list[tuple[float, float, int, bool | None]]
+    rule: str, servers: int, target: dr.Target, rows: list[tuple[float, float, int, bool | None]]
 ) -> dict[str, Any]:
     theory = theory_qps(servers, target)
     error = np.array([r[0] for r in rows]) / theory - 1
@@ -116,7 +115,7 @@ def figures(
 
 def compare(servers: int, latency: float, seeds: int) -> list[dict[str, Any]]:
     """All rules on one queue, from the same hints."""
-    target = Target(latency_s=latency)
+    target = dr.Target(latency_s=latency)
     hints = [servers * (0.9 if seed % 2 else 0.3) for seed in range(seeds)]
     found = []
     for step in (0.05, 0.01):

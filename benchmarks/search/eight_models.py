@@ -12,15 +12,12 @@ from dataclasses import replace
 from statistics import geometric_mean
 from typing import Any
 
+import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown, measured_on
 from benchmarks.lib.experiments import MODELS, experiment, tune_settings
 from benchmarks.lib.interleaved_searches import side_by_side
-from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.profiles import measure_profile, quick_hint_qps, sample_sizes
 from deeprecsys.api.trials import LiveTrials, document, offline_qps
-from deeprecsys.core.errors import TargetUnreachableError
-from deeprecsys.core.policy import DeepRecSched
-from deeprecsys.node.node import Node
 from deeprecsys.report import format as f
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.climbs import HillClimb
@@ -38,7 +35,7 @@ def measure(name: str, with_sweep: bool, quick: bool) -> dict[str, Any]:
     job = experiment(name, rows_scale=0.01 if quick else 1.0)
     settings = tune_settings(job.target, 3.0 if quick else CLIMB_S * LONG.get(name, 1))
     began = time.monotonic()
-    with Node(job.node) as node:
+    with dr.Node(job.node) as node:
         profile = measure_profile(node, job, 2.0 if quick else PROFILE_S)
         static = job.baseline(node.workers)
         hint = saturation_qps(profile, static.batch_size, sample_sizes(job), node.workers)
@@ -55,16 +52,16 @@ def measure(name: str, with_sweep: bool, quick: bool) -> dict[str, Any]:
 
 
 def sweep(
-    trials: LiveTrials, job: Experiment, sizes: tuple[int, ...], hint: float, settings: Settings
+    trials: LiveTrials, job: dr.Experiment, sizes: tuple[int, ...], hint: float, settings: Settings
 ) -> dict[str, Any]:
     """The capacity of every batch size, none given up early, with seeds that the climb never used."""
     points, seconds, queries = [], 0.0, 0
     for size in sizes:
         try:
             found: CapacityResult | None = capacity(
-                trials, DeepRecSched(size), job.target, hint_qps=hint, settings=settings, seed=SWEEP_SEED
+                trials, dr.DeepRecSched(size), job.target, hint_qps=hint, settings=settings, seed=SWEEP_SEED
             )
-        except TargetUnreachableError:
+        except dr.TargetUnreachableError:
             found = None
         seconds += found.seconds if found else 0.0
         queries += found.queries if found else 0
@@ -88,9 +85,9 @@ def duel(name: str, chosen: int, best: int, quick: bool) -> dict[str, Any]:
     job = experiment(name, rows_scale=0.01 if quick else 1.0)
     budget_s = 2.0 if quick else DUEL_S * LONG.get(name, 1)
     settings = replace(Settings.live(job.target), budget_s=budget_s, resolution=0.02)
-    with Node(job.node) as node:
+    with dr.Node(job.node) as node:
         hint = 0.8 * quick_hint_qps(node, job, best)
-        policies = [DeepRecSched(chosen), DeepRecSched(best)]
+        policies = [dr.DeepRecSched(chosen), dr.DeepRecSched(best)]
         found = side_by_side(
             LiveTrials(node, job), policies, job.target, hint_qps=hint, settings=settings, seed=DUEL_SEED
         )

@@ -13,15 +13,12 @@ from typing import Any
 
 import numpy as np
 
+import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from benchmarks.lib.experiments import MODELS, experiment
 from benchmarks.lib.interleaved_searches import interleaved
-from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.profiles import quick_hint_qps
 from deeprecsys.api.trials import LiveTrials
-from deeprecsys.core.policy import DeepRecSched
-from deeprecsys.core.target import Target
-from deeprecsys.node.node import Node
 from deeprecsys.report import format as f
 from deeprecsys.search.capacity import Settings, capacity
 from deeprecsys.search.probes import Trial
@@ -43,11 +40,11 @@ def waiting(workers: int, budget_s: float) -> dict[str, Any]:
         sla_ms=1e3 * target_s,
     )  # fmt: skip
     # theory is in units of one service time
-    theory = theory_qps(workers, Target(target_s / SERVICE_S)) / SERVICE_S
-    with Node(job.node) as node:
+    theory = theory_qps(workers, dr.Target(target_s / SERVICE_S)) / SERVICE_S
+    with dr.Node(job.node) as node:
         hop_s = float(np.median(node.measure(10, workers, 200))) - SERVICE_S
         trial, hint = LiveTrials(node, job), 0.8 * workers / SERVICE_S
-        runs = [search(trial, job, DeepRecSched(10), hint, seed, budget_s) for seed in range(REPEATS)]
+        runs = [search(trial, job, dr.DeepRecSched(10), hint, seed, budget_s) for seed in range(REPEATS)]
     return {
         "workers": workers,
         "service_ms": 1e3 * SERVICE_S,
@@ -62,10 +59,10 @@ def waiting(workers: int, budget_s: float) -> dict[str, Any]:
 def repeated(name: str, scale: float, budget_s: float) -> dict[str, Any]:
     """The capacity of one setting of a real model, found several times with other seeds, side by side."""
     job = experiment(name, rows_scale=scale)
-    with Node(job.node) as node:
+    with dr.Node(job.node) as node:
         hint = 0.8 * quick_hint_qps(node, job, BATCH)
         searches = [
-            partial(search, job=job, policy=DeepRecSched(BATCH), hint=hint, seed=seed, budget_s=budget_s)
+            partial(search, job=job, policy=dr.DeepRecSched(BATCH), hint=hint, seed=seed, budget_s=budget_s)
             for seed in range(REPEATS)
         ]
         runs = interleaved(LiveTrials(node, job), searches)
@@ -74,7 +71,7 @@ def repeated(name: str, scale: float, budget_s: float) -> dict[str, Any]:
 
 
 def search(
-    trial: Trial, job: Experiment, policy: DeepRecSched, hint: float, seed: int, budget_s: float
+    trial: Trial, job: dr.Experiment, policy: dr.DeepRecSched, hint: float, seed: int, budget_s: float
 ) -> dict[str, Any]:
     settings = replace(Settings.live(job.target), budget_s=budget_s, resolution=RESOLUTION)
     found = capacity(trial, policy, job.target, hint_qps=hint, settings=settings, seed=seed)

@@ -14,16 +14,14 @@ from dataclasses import replace
 from math import exp, hypot, log
 from typing import Any
 
+import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from benchmarks.lib.experiments import experiment, tune_settings
 from benchmarks.lib.interleaved_searches import side_by_side
-from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
 from deeprecsys.api.profiles import measure_profile, sample_sizes, start
 from deeprecsys.api.trials import LiveTrials, accelerated, document
 from deeprecsys.api.virtual import Accelerators
-from deeprecsys.core.errors import NodeError, TargetUnreachableError, TrialsVoidError
-from deeprecsys.core.policy import DeepRecSched, Policy
 from deeprecsys.report import format as f
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.climbs import HillClimb, Sweep
@@ -45,7 +43,7 @@ def run(run: Run) -> None:
     def one(name: str) -> dict[str, Any] | None:
         try:
             return measure(name, run.quick)
-        except (TargetUnreachableError, TrialsVoidError, NodeError) as error:
+        except (dr.TargetUnreachableError, dr.TrialsVoidError, dr.NodeError) as error:
             print(f"{name}: {error}", flush=True)  # the others can still be measured, and this one by --more
             return None
 
@@ -75,7 +73,7 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
         assert climb.best is not None
         chosen = climb.best.policy
         size = chosen.batch_size
-        sweep = Sweep([DeepRecSched(size, n) for n in (*limits, None)])
+        sweep = Sweep([dr.DeepRecSched(size, n) for n in (*limits, None)])
         swept_s = searched(sweep, live, job, climb.best.qps, settings, seed=SWEEP_SEED)
         assert sweep.best is not None
         best = sweep.best.policy
@@ -101,7 +99,7 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
 
 
 def searched(
-    search: Search, live: LiveTrials, job: Experiment, hint: float, settings: Settings, seed: int
+    search: Search, live: LiveTrials, job: dr.Experiment, hint: float, settings: Settings, seed: int
 ) -> float:
     """Run a search on the node to its end; the seconds of its trials."""
     seconds = 0.0
@@ -112,7 +110,7 @@ def searched(
                 live, policy, job.target, hint_qps=about, settings=settings, seed=seed,
                 floor_qps=search.floor_qps,
             )  # fmt: skip
-        except TargetUnreachableError:
+        except dr.TargetUnreachableError:
             search.tell(policy, UNREACHABLE)
         else:
             seconds += found.seconds
@@ -121,7 +119,7 @@ def searched(
 
 
 def duel(
-    live: LiveTrials, job: Experiment, pair: tuple[Policy, Policy], hint: float, settings: Settings
+    live: LiveTrials, job: dr.Experiment, pair: tuple[dr.Policy, dr.Policy], hint: float, settings: Settings
 ) -> dict[str, Any]:
     """The climb's choice and the sweep's, side by side; the share of the latter's capacity that the former has."""
     ours, theirs = side_by_side(live, pair, job.target, hint_qps=hint, settings=settings, seed=DUEL_SEED)

@@ -13,12 +13,12 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
+import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from benchmarks.lib.experiments import MODELS, experiment, kept_profile
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
 from deeprecsys.api.profiles import sample_sizes
 from deeprecsys.api.virtual import Accelerators, sample_path
-from deeprecsys.core.policy import DeepRecSched, Earliest, Offload, Policy
 from deeprecsys.core.target import LEVELS
 from deeprecsys.report import format as f
 from deeprecsys.search.climbs import HillClimb, Sweep
@@ -29,7 +29,7 @@ from deeprecsys.simulate.published import GTX_1080_TI, device_profile
 MACHINE, CORES, PROCESSES, QUERIES = "amd-avx2-2c", 2, 2, 20_000
 DEVICE_QUERIES = 2
 """Queries of the greatest size that a merged batch has room for."""
-BEYOND: dict[str, Callable[[int, int, int], Policy]] = {"merged": Offload, "earliest": Earliest}
+BEYOND: dict[str, Callable[[int, int, int], dr.Policy]] = {"merged": dr.Offload, "earliest": dr.Earliest}
 
 
 def run(run: Run) -> Result:
@@ -62,7 +62,7 @@ def case(what: tuple[str, str, int]) -> dict[str, Any]:
         return found
     chosen = climb.best.policy
     size = chosen.batch_size
-    sweep = swept(ranking, [DeepRecSched(size, n) for n in (*limits, None)])
+    sweep = swept(ranking, [dr.DeepRecSched(size, n) for n in (*limits, None)])
     assert sweep.best is not None
     ladder = [*limits, None]
     tried = [ladder.index(s.best.policy.offload_above) for s in (climb, sweep) if s.best]
@@ -82,7 +82,7 @@ def case(what: tuple[str, str, int]) -> dict[str, Any]:
         **found,
         "climb": {**chosen.describe(), "qps": climb.best.qps, "candidates": len(climb.told)},
         "sweep": {**sweep.best.policy.describe(), "qps": sweep.best.qps},
-        "alone_qps": next(t.qps for t in sweep.told if t.policy == DeepRecSched(size)),
+        "alone_qps": next(t.qps for t in sweep.told if t.policy == dr.DeepRecSched(size)),
         "steps": abs(tried[0] - tried[1]),
         "share": climb.best.qps / sweep.best.qps,
         "gpu_share": offloaded_share(chosen, stream),
@@ -92,7 +92,7 @@ def case(what: tuple[str, str, int]) -> dict[str, Any]:
     }
 
 
-def swept(ranking: Ranking, policies: list[Policy] | list[DeepRecSched]) -> Sweep:
+def swept(ranking: Ranking, policies: list[dr.Policy] | list[dr.DeepRecSched]) -> Sweep:
     """All of some policies, ranked."""
     sweep = Sweep(policies)
     ranking.finish(sweep)

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from benchmarks.lib.live_server import Bench, Extent, Row, bench, load, verdicts
-from deeprecsys.core.target import Target
-from deeprecsys.workload.stream import Stream, Workload
+from deeprecsys.workload.stream import Stream
 
-MODEL, TARGET = "wnd", Target(latency_s=0.025)
+MODEL, TARGET = "wnd", dr.Target(latency_s=0.025)
 FIXED = (64, 128, 256, 512, 1000)
 PEAK = 0.75
 """Of the day in items per second, over what is answered in time when twice the stated load is offered."""
@@ -33,7 +33,7 @@ def day(items_per_s: float, seconds: float) -> Stream:
     """
     parts = []
     for k, name in enumerate(PARTS):
-        workload = Workload.parse(f"diurnal:3,{seconds:g}", name, seed=4 + k)
+        workload = dr.Workload.parse(f"diurnal:3,{seconds:g}", name, seed=4 + k)
         whole = workload.stream(items_per_s / workload.sizes.mean, duration_s=seconds)
         begin, end = k * seconds / len(PARTS), (k + 1) * seconds / len(PARTS)
         ours = (whole.arrival_s >= begin) & (whole.arrival_s < end)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables
 from benchmarks.lib.http_load import After
 from benchmarks.lib.live_server import Extent, Row, bench, flat, footprints, from_to, verdicts
-from deeprecsys.core.target import Target
 
-MODEL, TARGET = "wnd", Target(latency_s=0.025)
+MODEL, TARGET = "wnd", dr.Target(latency_s=0.025)
 TIMES, SHARE = 3.0, 0.5
 GOODPUT, RECOVERY_S = 0.9, 2.0
 

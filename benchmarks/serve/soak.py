@@ -14,17 +14,16 @@ from typing import Any
 
 import numpy as np
 
+import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables
 from benchmarks.lib.live_server import Bench, Extent, Row, bench, flat, footprints, from_to, verdicts
-from deeprecsys.core.policy import DeepRecSched
-from deeprecsys.core.profile import LatencyProfile, Point
-from deeprecsys.core.target import Target
+from deeprecsys.core.profile import Point
 from deeprecsys.node.node import pinning
 from deeprecsys.node.runtime.tables import Weights
 from deeprecsys.node.service.hosted_model import ModelConfig
 from deeprecsys.node.service.service import Service, ServiceConfig
 
-MODEL, TARGET, SHARE = "wnd", Target(latency_s=0.025), 0.8
+MODEL, TARGET, SHARE = "wnd", dr.Target(latency_s=0.025), 0.8
 STABLE = 1.5
 
 
@@ -59,8 +58,8 @@ def drain(b: Bench, rate: float) -> dict[str, int]:
 
 async def swap(scale: float, queries: int) -> dict[str, Any]:
     """New weights while clients ask."""
-    profile = LatencyProfile(MODEL, (Point(1, 1, (1e-3,)), Point(1, 1000, (2e-2,))))
-    config = ModelConfig(MODEL, Target(latency_s=5.0), DeepRecSched(128), profile, rows_scale=scale)
+    profile = dr.LatencyProfile(MODEL, (Point(1, 1, (1e-3,)), Point(1, 1000, (2e-2,))))
+    config = ModelConfig(MODEL, dr.Target(latency_s=5.0), dr.DeepRecSched(128), profile, rows_scale=scale)
     service = await Service.start(ServiceConfig((config,), tuple(pinning(1, 1)), spares=0))
     lost = asked = 0
     over = False

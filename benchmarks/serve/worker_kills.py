@@ -12,12 +12,12 @@ import os
 import signal
 from typing import Any
 
+import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables
 from benchmarks.lib.http_load import After
 from benchmarks.lib.live_server import Extent, Row, Server, bench, verdicts
-from deeprecsys.core.target import Target
 
-MODEL, TARGET, SHARE = "wnd", Target(latency_s=0.025), 0.4
+MODEL, TARGET, SHARE = "wnd", dr.Target(latency_s=0.025), 0.4
 WITHIN_S = 2.0
 
 

@@ -24,19 +24,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown, measured_on
 from benchmarks.lib.experiments import MODELS, experiment, ranking_of
 from deeprecsys.api.engines import sizes_of
-from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.profiles import measure_profile
 from deeprecsys.api.trials import LiveTrials
 from deeprecsys.api.virtual import sample_path
-from deeprecsys.core.policy import Policy
-from deeprecsys.core.profile import LatencyProfile, quantiles_of, slowdown
+from deeprecsys.core.profile import quantiles_of, slowdown
 from deeprecsys.core.runlog import RunLog, Status, summarise
 from deeprecsys.core.target import percentile
 from deeprecsys.node.driver import Recording
-from deeprecsys.node.node import Node
 from deeprecsys.report import format as f
 from deeprecsys.search.capacity import CapacityResult, Settings, capacity
 from deeprecsys.search.climbs import HillClimb
@@ -63,7 +61,7 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
     job = experiment(name, rows_scale=0.01 if quick else 1.0)
     rounds, profile_s, capacity_s = (1, 1.0, 2.0) if quick else (ROUNDS, PROFILE_S, CAPACITY_S)
     trial_s = max(0.5 if quick else TRIAL_S, 10 * job.target.latency_s)
-    with Node(job.node) as node:
+    with dr.Node(job.node) as node:
         pieces = [measure_profile(node, job, profile_s)]
         policy, hint_qps = best_on(pieces[0], node, job)
         live: dict[float, list[Live]] = {share: [] for share in SHARES}
@@ -113,7 +111,9 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
     }
 
 
-def predict(profile: LatencyProfile, job: Experiment, workers: int, policy: Policy, hint_qps: float) -> float:
+def predict(
+    profile: dr.LatencyProfile, job: dr.Experiment, workers: int, policy: dr.Policy, hint_qps: float
+) -> float:
     """The capacity by the simulator."""
     path = sample_path(profile, job.workload, workers, job.target)
     found = Ranking(path, job.target, hint_qps).score(policy, None).capacity_qps
@@ -121,7 +121,7 @@ def predict(profile: LatencyProfile, job: Experiment, workers: int, policy: Poli
     return found
 
 
-def best_on(profile: LatencyProfile, node: Node, job: Experiment) -> tuple[Policy, float]:
+def best_on(profile: dr.LatencyProfile, node: dr.Node, job: dr.Experiment) -> tuple[dr.Policy, float]:
     """The batch size that the simulator finds best, and about its capacity."""
     search = HillClimb(sizes_of(job, node.workers))
     ranking_of(job, profile, node.workers).finish(search)
@@ -137,7 +137,7 @@ class Live(NamedTuple):
 
 
 def valid(
-    node: Node, job: Experiment, policy: Policy, rate: float, trial_s: float, seed: int
+    node: dr.Node, job: dr.Experiment, policy: dr.Policy, rate: float, trial_s: float, seed: int
 ) -> tuple[Live, int]:
     """A live trial that no stall of the machine disturbed, if there is one in a few; how often it was repeated.
 
@@ -155,7 +155,12 @@ def valid(
 
 
 def compare(
-    share: float, trials: list[Live], profile: LatencyProfile, workers: int, policy: Policy, job: Experiment
+    share: float,
+    trials: list[Live],
+    profile: dr.LatencyProfile,
+    workers: int,
+    policy: dr.Policy,
+    job: dr.Experiment,
 ) -> dict[str, Any]:
     """Live percentiles of each trial at a share of the capacity, simulated ones of the same arrivals and sizes,
     and the medians of their errors."""
@@ -205,7 +210,7 @@ class Given:
         return next(self._left)
 
 
-def simulated(log: RunLog, service: fast.Services, workers: int, policy: Policy, seed: int) -> RunLog:
+def simulated(log: RunLog, service: fast.Services, workers: int, policy: dr.Policy, seed: int) -> RunLog:
     """A live trial's queries in virtual time."""
     return fast.run(
         policy, log.arrival_s, log.size, service, workers,
@@ -213,7 +218,7 @@ def simulated(log: RunLog, service: fast.Services, workers: int, policy: Policy,
     )  # fmt: skip
 
 
-def inflation(log: RunLog, profile: LatencyProfile, workers: int) -> float:
+def inflation(log: RunLog, profile: dr.LatencyProfile, workers: int) -> float:
     """What the node's own process added to the times at this rate: a slowed profile has it no more."""
     return slowdown(profile.host_s, log.rate_qps, workers)
 
@@ -231,11 +236,11 @@ def per_item(log: RunLog) -> float:
 class Watched(LiveTrials):
     """Live trials whose pace is remembered."""
 
-    def __init__(self, node: Node, job: Experiment) -> None:
+    def __init__(self, node: dr.Node, job: dr.Experiment) -> None:
         super().__init__(node, job)
         self.seen: list[tuple[float, float, float]] = []  # rate, occupied seconds, items
 
-    def __call__(self, policy: Policy, rate_qps: float, duration_s: float, seed: int) -> RunLog:
+    def __call__(self, policy: dr.Policy, rate_qps: float, duration_s: float, seed: int) -> RunLog:
         log = super().__call__(policy, rate_qps, duration_s, seed)
         done = log.status == Status.SERVED
         if done.all():  # of others it is not known what the time went to
@@ -249,7 +254,7 @@ class Watched(LiveTrials):
         return sum(s for s, _ in near) / sum(n for _, n in near)
 
 
-def mixture(pieces: list[LatencyProfile]) -> LatencyProfile:
+def mixture(pieces: list[dr.LatencyProfile]) -> dr.LatencyProfile:
     """One profile: the times of all pieces, in the order of all of theirs, one after the other."""
     together = list(zip(*(piece.points for piece in pieces), strict=True))
     points = tuple(

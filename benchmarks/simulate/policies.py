@@ -16,31 +16,19 @@ from typing import Any
 
 import numpy as np
 
+import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from benchmarks.lib.experiments import MODELS, kept_profile
 from deeprecsys.bounds import BoundKind, batch_times, bounds_of
-from deeprecsys.core.policy import (
-    Adaptive,
-    BentoML,
-    Clipper,
-    Coalescing,
-    Deadline,
-    DeepRecSched,
-    Policy,
-    Static,
-    TFServing,
-    Triton,
-)
-from deeprecsys.core.profile import LatencyProfile, Point
+from deeprecsys.core.profile import Point
 from deeprecsys.core.runlog import Status
-from deeprecsys.core.target import LEVELS, Target, percentile
+from deeprecsys.core.target import LEVELS, percentile
 from deeprecsys.report import format as f
 from deeprecsys.search.climbs import HillClimb, finer, model_search
 from deeprecsys.search.history import UNREACHABLE, KnownCapacity, Search, batch_sizes
 from deeprecsys.search.rank import capacity_on_path
 from deeprecsys.simulate import fast
 from deeprecsys.simulate.table import Tabulated
-from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import model
 
 CORES = 40
@@ -66,8 +54,8 @@ class Case:
     """Only the policies that the simulator compiles."""
 
     @property
-    def target(self) -> Target:
-        return Target(latency_s=model(self.model).medium_target_ms / 1e3 * LEVELS[self.level])
+    def target(self) -> dr.Target:
+        return dr.Target(latency_s=model(self.model).medium_target_ms / 1e3 * LEVELS[self.level])
 
 
 class Path:
@@ -78,24 +66,24 @@ class Path:
         span_s = case.queries / about_qps
         marks = {"day": span_s / 2, "burst": span_s / 20, "part": span_s / 4}
         arrivals, sizes = LOADS.get(case.load, ("poisson", "production"))
-        workload = Workload.parse(arrivals.format(**marks), sizes.format(**marks), seed=7)
+        workload = dr.Workload.parse(arrivals.format(**marks), sizes.format(**marks), seed=7)
         self.stream = workload.stream(about_qps, queries=case.queries)
         self._service = Tabulated(steady_profile(case.model))
 
-    def latency_s(self, policy: Policy, rate_qps: float) -> tuple[np.ndarray[Any, Any], bool]:
+    def latency_s(self, policy: dr.Policy, rate_qps: float) -> tuple[np.ndarray[Any, Any], bool]:
         arrival_s = self.stream.arrival_s * (self.about_qps / rate_qps)
         log = fast.run(policy, arrival_s, self.stream.size, self._service, CORES, rate_qps=rate_qps)
         self.sims += 1
         return log.latency_s, bool((log.status == Status.SERVED).all())
 
-    def capacity(self, policy: Policy, hint_qps: float, floor_qps: float | None = None) -> float:
+    def capacity(self, policy: dr.Policy, hint_qps: float, floor_qps: float | None = None) -> float:
         def meets(rate_qps: float) -> bool:
             latency_s, served = self.latency_s(policy, rate_qps)
             return served and percentile(latency_s, self.target.quantile) <= self.target.latency_s
 
         return capacity_on_path(meets, hint_qps, floor_qps=floor_qps, tolerance=TOLERANCE)
 
-    def finish(self, search: Search, hint_qps: float) -> tuple[Policy | None, float]:
+    def finish(self, search: Search, hint_qps: float) -> tuple[dr.Policy | None, float]:
         """The best policy that a search finds, and its capacity."""
         while (policy := search.ask()) is not None:
             found = self.capacity(policy, hint_qps, search.floor_qps)
@@ -103,20 +91,20 @@ class Path:
         return (search.best.policy, search.best.qps) if search.best else (None, 0.0)
 
 
-def steady_profile(name: str) -> LatencyProfile:
+def steady_profile(name: str) -> dr.LatencyProfile:
     """The measured profile of a model with all workers busy, as constant times."""
     measured = kept_profile(name)
     # A batch that is slower than a longer one was disturbed; the simulator's policies would exploit it.
     curve = measured.curve(max(measured.busy_levels))
     means = np.minimum.accumulate(np.array([p.mean_s for p in curve])[::-1])[::-1]
     points = [Point(1, p.batch, (float(s),)) for p, s in zip(curve, means, strict=True)]
-    return LatencyProfile(name, tuple(points), measured.engine, machine=measured.machine)
+    return dr.LatencyProfile(name, tuple(points), measured.engine, machine=measured.machine)
 
 
 def path_of(case: Case) -> tuple[Path, np.ndarray[Any, Any]]:
     """The case's queries, and s(b) for every b."""
     times = batch_times(steady_profile(case.model), 1000)
-    sample = Workload.parse(seed=7).stream(1.0, queries=2000).size
+    sample = dr.Workload.parse(seed=7).stream(1.0, queries=2000).size
     return Path(case, CORES / float(times[sample - 1].mean())), times
 
 
@@ -136,16 +124,16 @@ def compute(case: Case) -> dict[str, Any]:
 
     policies: dict[str, dict[str, Any]] = {}
 
-    def keep(name: str, policy: Policy | None, qps: float) -> None:
+    def keep(name: str, policy: dr.Policy | None, qps: float) -> None:
         policies[name] = entry(policy, qps)
         if policy and qps:
             latency_s, _ = path.latency_s(policy, qps)
             policies[name]["p99_ms"] = 1e3 * percentile(latency_s, 0.99)
 
-    keep("static", Static(25), path.capacity(Static(25), hint))
-    fixed = {b: path.capacity(DeepRecSched(b), hint) for b in sizes}
+    keep("static", dr.Static(25), path.capacity(dr.Static(25), hint))
+    fixed = {b: path.capacity(dr.DeepRecSched(b), hint) for b in sizes}
     best_b = max(fixed, key=lambda b: fixed[b])
-    keep("best fixed", DeepRecSched(best_b), fixed[best_b])
+    keep("best fixed", dr.DeepRecSched(best_b), fixed[best_b])
     path.sims = 0
     climbed = path.finish(HillClimb(sizes), hint)
     keep("hill climb", *climbed)
@@ -167,22 +155,22 @@ def compute(case: Case) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def others(case: Case, best_b: int) -> dict[str, list[Policy]]:
+def others(case: Case, best_b: int) -> dict[str, list[dr.Policy]]:
     """Deadline order, and what other servers do, each with the knobs that its users would try."""
     limit_s = case.target.latency_s
     delays = (0.0, limit_s / 10)
-    ours: dict[str, list[Policy]] = {"deadline": [Deadline(best_b, limit_s)]}
+    ours: dict[str, list[dr.Policy]] = {"deadline": [dr.Deadline(best_b, limit_s)]}
     if case.load != "steady":
         return ours
     return ours | {
-        "tf-serving": [TFServing(best_b, d) for d in delays],
-        "triton": [Triton(1000, d) for d in delays],
-        "bentoml": [BentoML(1000)],
-        "clipper": [Clipper(limit_s / 2)],
+        "tf-serving": [dr.TFServing(best_b, d) for d in delays],
+        "triton": [dr.Triton(1000, d) for d in delays],
+        "bentoml": [dr.BentoML(1000)],
+        "clipper": [dr.Clipper(limit_s / 2)],
     }
 
 
-def entry(policy: Policy | None, qps: float) -> dict[str, Any]:
+def entry(policy: dr.Policy | None, qps: float) -> dict[str, Any]:
     """What a case keeps of a policy."""
     return {"qps": qps, **(policy.describe() if policy else {})}
 
@@ -212,19 +200,19 @@ def with_search(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def grid(kind: type[Adaptive | Coalescing], sizes: Sequence[int]) -> list[Policy]:
+def grid(kind: type[dr.Adaptive | dr.Coalescing], sizes: Sequence[int]) -> list[dr.Policy]:
     """Every pair of sizes."""
     return [kind(b, x) for b in sizes for x in sizes if x <= b]
 
 
-def diagonal(kind: type[Adaptive | Coalescing], sizes: Sequence[int]) -> list[Policy]:
+def diagonal(kind: type[dr.Adaptive | dr.Coalescing], sizes: Sequence[int]) -> list[dr.Policy]:
     """One size for both, and those between the rungs too."""
     return [kind(b, b) for b in finer(finer(sizes))]
 
 
 def exhaustive(
-    path: Path, candidates: Sequence[Policy], hint: float, known: float = 0.0
-) -> tuple[Policy | None, float]:
+    path: Path, candidates: Sequence[dr.Policy], hint: float, known: float = 0.0
+) -> tuple[dr.Policy | None, float]:
     """The best of all candidates; None and what is known where none is better."""
     best, best_qps = None, known
     for policy in candidates:
@@ -234,7 +222,7 @@ def exhaustive(
     return best, best_qps
 
 
-LATE_CUTS = {"adaptive": Adaptive, "coalescing": Coalescing}
+LATE_CUTS = {"adaptive": dr.Adaptive, "coalescing": dr.Coalescing}
 SHOWN = ("adaptive", "coalescing", "deadline", "tf-serving", "triton", "bentoml", "clipper")
 OURS = ("adaptive", "coalescing", "deadline")
 SHARED = ("coalescing", "triton", "tf-serving", "bentoml", "clipper")

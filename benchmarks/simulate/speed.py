@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, figures
-from deeprecsys.core.policy import Static
-from deeprecsys.core.profile import LatencyProfile, Point
+from deeprecsys.core.profile import Point
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.simulate import fast as simulator
 from deeprecsys.simulate.driver import simulate
@@ -38,7 +38,7 @@ def profile(spread: bool) -> Tabulated:
         for busy in levels
         for b in (1, 1000)
     ]
-    return Tabulated(LatencyProfile("affine", tuple(points)))
+    return Tabulated(dr.LatencyProfile("affine", tuple(points)))
 
 
 def timed(run: Callable[[], RunLog]) -> tuple[float, RunLog]:
@@ -61,10 +61,10 @@ def measure(batch_size: int, spread: bool, size: NDArray[np.int32], rounds: int)
     few = min(QUERIES_REFERENCE, len(size))
 
     def fast(n: int) -> RunLog:
-        return simulator.run(Static(batch_size), arrival_s[:n], size[:n], times, WORKERS)
+        return simulator.run(dr.Static(batch_size), arrival_s[:n], size[:n], times, WORKERS)
 
     def reference() -> RunLog:
-        return simulate(Static(batch_size), arrival_s[:few], size[:few], times, WORKERS)
+        return simulate(dr.Static(batch_size), arrival_s[:few], size[:few], times, WORKERS)
 
     if not same(fast(few), reference()):
         raise SystemExit("the compiled path and the reference driver differ")
