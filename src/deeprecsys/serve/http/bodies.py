@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
@@ -15,6 +16,8 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 PAUSE_S = 20.0
 """The longest pause within a body."""
+LEAST_BYTES_PER_S = 1 << 14
+"""The least mean rate of a body, `PAUSE_S` aside."""
 POOL_BYTES = 256 << 20
 """Limit of the memory of all bodies that are being read."""
 KEPT_BYTES = 64 << 20
@@ -99,6 +102,7 @@ class ChunkedBody:
         self._receive, self._pool, self._limit, self._handle = receive, pool, limit, handle
         self._chunks: list[bytes] = []
         self._size = 0
+        self._begin_s: float | None = None
         self.complete = False
 
     async def read_head(self, count: int | None) -> bytes:
@@ -146,6 +150,10 @@ class ChunkedBody:
             whole = self._handle.whole_body()
             if whole is not None:
                 return self._add(whole, False)
+        now_s = time.monotonic()
+        if self._begin_s is None:
+            self._begin_s = now_s
+        _check_rate(now_s - self._begin_s, self._size)
         try:
             async with asyncio.timeout(PAUSE_S):
                 message = await self._receive()
@@ -202,6 +210,7 @@ class LargeBody:
     def __init__(self, source: Source, length: int) -> None:
         self._source, self.length, self.size = source, length, 0
         self.slow = False
+        self._begin_s = time.monotonic()
         self._pieces: list[bytes] = []  # what came through the parser
         self._left: list[memoryview] = []  # where the rest goes
         self._pool: BufferPool | None = None
@@ -226,6 +235,7 @@ class LargeBody:
             await self.buffer()
             return bytes(self._data(0))
         while self.size < count:
+            _check_rate(time.monotonic() - self._begin_s, self.size)
             self._source.resume()
             try:
                 await self._change()
@@ -288,6 +298,7 @@ class LargeBody:
                     await asyncio.sleep(SETTLE_S)
                     if self.size == seen:
                         raise _slow() from None
+                    _check_rate(time.monotonic() - self._begin_s, self.size)
                     seen = self.size
         finally:
             self._left = []
@@ -355,6 +366,11 @@ def _give_up(waiting: asyncio.Future[None]) -> None:
 def _check_head(count: int | None, size: int) -> None:
     if count is not None and size < count:
         raise RequestError(f"Inference-Header-Content-Length: expected at most {size} bytes, got {count}")
+
+
+def _check_rate(seconds: float, size: int) -> None:
+    if seconds > PAUSE_S + size / LEAST_BYTES_PER_S:
+        raise SlowError(f"body: expected {LEAST_BYTES_PER_S} bytes/s, got {size} bytes in {seconds:.3g} s")
 
 
 def _slow() -> SlowError:

@@ -17,14 +17,29 @@ import contextlib
 import inspect
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from typing import Any, cast
 
 import httptools
+import orjson
 import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from deeprecsys.serve.http.bodies import LargeBody
+from deeprecsys.serve.http.limits import (
+    FIRST_S,
+    HEAD_S,
+    KEEP_ALIVE_S,
+    MOST_PIPELINED,
+    RESERVED_CONNECTIONS,
+    RESERVED_FOR,
+    RESERVED_S,
+    WRITE_S,
+    Meter,
+    Refusal,
+    most_connections,
+)
 
 EXTENSION = "deeprecsys.request"
 """Key of a request's `RequestHandle` in the extensions of its scope."""
@@ -34,9 +49,10 @@ WAKE_BYTES = 1 << 21
 """How much of a body the kernel collects before the loop wakes, at most."""
 HEAD_BYTES = 1 << 15
 """Read at once through the parser: a small request whole, and not much of a large one."""
-KEEP_ALIVE_S = 75
 GRACE_S = 30
 """How long open requests may take to end once the server stops; their own deadlines are shorter."""
+CHECK_TICKS = 10
+"""Deadlines of clients are checked once in so many of uvicorn's ticks of 0.1 s."""
 
 
 class RequestHandle:
@@ -98,44 +114,175 @@ def handle_of(scope: dict[str, Any]) -> RequestHandle | None:
 
 
 class Connection(HttpToolsProtocol):
-    """One connection, whose requests have their `RequestHandle`."""
+    """One connection, whose requests have their `RequestHandle`, and whose client is held to limits."""
 
+    url = b""
     _gone: Callable[[], None] | None = None
     _large: LargeBody | None = None
     _diverted = False
     _low_water = 1
     _socket: Any = None
+    _reserved = False
+    _rest = b""  # unparsed
+    _refusal: Refusal | None = None  # the last reply, after those to come
+    _received_s = 0.0
+    _deadline_s = _write_deadline_s = inf  # by which the client is to send something, or to read its reply
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.flow, self._meter = _Flow(self, transport), Meter()
         transport.set_protocol(_ParserReader(self))
+        self._received_s = self.loop.time()
+        self._deadline_s = self._received_s + FIRST_S
+        if len(self.connections) > (most := most_connections()):
+            others = (c for c in self.connections if isinstance(c, Connection) and c is not self)
+            idle = [c for c in others if c.idle and not c._reserved]
+            if idle:
+                evicted = min(idle, key=lambda c: c._received_s)
+                self.connections.discard(evicted)
+                evicted.transport.close()
+            elif len(self.connections) > most + RESERVED_CONNECTIONS:
+                self.connections.discard(self)
+                transport.abort()
+            else:
+                self._reserved, self._deadline_s = True, self._received_s + RESERVED_S
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is in progress."""
+        return self.cycle is None or self.cycle.response_complete
+
+    # Parser callbacks.
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._meter.in_head:  # else it is a trailer
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # the parser stops here, and `_feed` goes on
+        length, self._deadline_s = _length(self.headers), inf
+        self._meter.head_ended(length)
+        if self._reserved:
+            self.app = self.config.loaded_app if self.url.startswith(RESERVED_FOR) else _full
         super().on_headers_complete()
-        length = _length(self.headers)
-        if LARGE_BYTES < length <= LARGEST_BYTES and not self.pipeline and not self.parser.should_upgrade():
+        if self._reserved:
+            self.cycle.keep_alive = False
+        if LARGE_BYTES < length <= LARGEST_BYTES and not self.pipeline:
             self._large = LargeBody(self, length)
         handle = RequestHandle(self, self.cycle, self._large)
         cast(dict[str, Any], self.scope)["extensions"] = {EXTENSION: handle}
 
     def on_body(self, body: bytes) -> None:
+        self._meter.body(len(body))
         if self._large is None:
             super().on_body(body)
         else:
             self._large.add(body)
 
     def on_message_complete(self) -> None:
-        self._large = None
+        if self._meter.in_head:
+            return  # an offer to upgrade
+        self._large, self._deadline_s = None, inf
+        self._meter.request_ended()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         self._large = None  # what was not read of a body is read by the parser, and dropped
         super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self._refusal and self.idle:
+            return self._refuse(*self._refusal)
+        if self.idle and not self._meter.in_head:
+            self._deadline_s = self.loop.time() + HEAD_S  # for the rest of its body
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            self._feed(rest)
+            self.flow.resume_reading()
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+    # What comes from the socket.
+    def data_received(self, data: bytes | memoryview) -> None:
+        self._unset_keepalive_if_required()
+        self._received_s = self.loop.time()
+        if self._rest:
+            self._rest += data
+        else:
+            self._feed(data)
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        """Parse in steps, as long as few requests wait."""
+        at, end = 0, len(data)
+        while at < end and self._refusal is None and not self.transport.is_closing():
+            if len(self.pipeline) >= MOST_PIPELINED:
+                self._rest = bytes(data[at:])
+                return self.flow.pause_reading()
+            if self._meter.in_head and not self._meter.head_bytes:
+                self._deadline_s = self._received_s + HEAD_S
+            step = self._meter.step(end - at)
+            try:
+                self.parser.feed_data(data[at : at + step])
+            except httptools.HttpParserUpgrade as e:
+                at += e.args[0]
+                self._ignore_upgrade()
+            except httptools.HttpParserError:
+                self._refuse(400, "request: expected HTTP/1.1, got something else")
+            else:
+                at += step
+                if refusal := self._meter.parsed(step, len(self.url)):
+                    self._refuse(*refusal)
         if self._large is not None and not self.transport.is_closing():
             self.flow.pause_reading()
+
+    def _ignore_upgrade(self) -> None:
+        """Parse a head that offers to upgrade the connection again, without the offer: it may be ignored."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            return self._refuse(405, "method: expected GET or POST, got CONNECT")
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [t.strip() for t in value.split(b",")]
+                value = b",".join(t for t in tokens if t.lower() not in (b"upgrade", b"http2-settings"))
+            if name not in (b"upgrade", b"http2-settings"):
+                lines.append(b"%s: %s" % (name, value))
+        self._new_parser()
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+
+    def _new_parser(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        with contextlib.suppress(AttributeError):  # as uvicorn sets it; older parsers have no such method
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer what cannot be read, after the requests before it, and close."""
+        self._refusal = status, message
+        within_body = not self.idle and not self._meter.in_head
+        if self.idle or (within_body and not self.pipeline and not self.cycle.response_started):
+            body = orjson.dumps({"error": message})
+            lines = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+            self.transport.write(STATUS_LINE[status] + lines % len(body) + body)
+        if self.idle or within_body:
+            self.transport.close()
+
+    def check_deadlines(self, now_s: float) -> None:
+        """Close the connection if its client is late."""
+        if self.transport.is_closing():
+            return
+        if now_s > self._write_deadline_s:
+            self.transport.abort()
+        elif now_s > self._deadline_s and self.idle:
+            if self._meter.in_head and self._meter.head_bytes:
+                self._refuse(408, f"headers: expected all of them within {HEAD_S:g} s")
+            else:
+                self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_deadline_s = self.loop.time() + WRITE_S
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._write_deadline_s = inf
 
     def connection_lost(self, exc: Exception | None) -> None:
         body, self._large = self._large, None
@@ -174,9 +321,7 @@ class Connection(HttpToolsProtocol):
     def body_complete(self) -> None:
         """A body that was read past the parser is complete."""
         self.undivert()
-        self.parser = httptools.HttpRequestParser(self)
-        with contextlib.suppress(AttributeError):  # as uvicorn sets it; older parsers have no such method
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._new_parser()
         self.on_message_complete()
 
     def _set_low_water(self, count: int) -> None:
@@ -186,6 +331,27 @@ class Connection(HttpToolsProtocol):
                 self._socket = self.transport.get_extra_info("socket")
             with contextlib.suppress(OSError):  # then the loop wakes more often
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+
+
+class _Flow(FlowControl):
+    """Reads nothing more while requests wait that were read already."""
+
+    def __init__(self, connection: Connection, transport: asyncio.Transport) -> None:
+        super().__init__(transport)
+        self._connection = connection
+
+    def resume_reading(self) -> None:
+        if not self._connection.pipeline and not self._connection._rest:
+            super().resume_reading()
+
+
+async def _full(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Refuses a request that came by a reserved connection."""
+    body = orjson.dumps({"error": "the server has as many connections as it may"})
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers += [(b"retry-after", b"1"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 class _ParserReader(asyncio.BufferedProtocol):
@@ -202,7 +368,7 @@ class _ParserReader(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._connection.data_received(bytes(self._buffer[:nbytes]))
+        self._connection.data_received(self._buffer[:nbytes])
 
     def eof_received(self) -> None:
         self._connection.eof_received()
@@ -245,20 +411,21 @@ def _length(headers: list[tuple[bytes, bytes]]) -> int:
 
 # What is used of uvicorn beyond its documentation.
 _CONNECTION_USES = (
-    "app", "config", "cycle", "flow", "headers", "loop", "parser", "pipeline", "scope", "server_state",
-    "transport", "connection_made", "connection_lost", "data_received", "eof_received", "on_body",
-    "on_headers_complete", "on_message_complete", "on_response_complete", "pause_writing", "resume_writing",
+    "_unset_keepalive_if_required", "app", "config", "connections", "cycle", "flow", "headers", "loop",
+    "parser", "pipeline", "scope", "server_state", "transport", "connection_made", "connection_lost",
+    "data_received", "eof_received", "on_body", "on_header", "on_headers_complete", "on_message_complete",
+    "on_response_complete", "on_url", "pause_writing", "resume_writing",
 )  # fmt: skip
 _CYCLE_USES = (
     "body", "disconnected", "keep_alive", "message_event", "more_body", "on_response", "response_complete",
     "response_started", "transport", "waiting_for_100_continue",
 )  # fmt: skip
-_FLOW_USES = ("pause_reading", "resume_reading", "write_paused")
-_SERVER_USES = ("capture_signals", "serve", "server_state", "should_exit", "started")
+_FLOW_USES = ("pause_reading", "read_paused", "resume_reading", "write_paused")
+_SERVER_USES = ("capture_signals", "on_tick", "serve", "server_state", "should_exit", "started")
 
 
 def missing() -> list[str]:
-    """Names of uvicorn's that this module uses and its version lacks; empty for a version that is known."""
+    """Names of uvicorn's that this module uses and its version lacks; empty for a known version."""
     found = []
     for of, names in (
         (HttpToolsProtocol, _CONNECTION_USES),
@@ -277,6 +444,14 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % CHECK_TICKS == 0:
+            now_s = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.check_deadlines(now_s)
+        return await super().on_tick(counter)
 
 
 def http_server(app: Any, plain_asgi: bool = False) -> uvicorn.Server:
