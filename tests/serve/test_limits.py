@@ -191,7 +191,7 @@ def test_requests_sent_without_waiting_are_all_answered_in_little_memory(
                 assert client.answer()[0] == 200
         other.sendall(LIVE)
         assert other.answer()[0] == 200
-    assert 1 <= most <= limits.MOST_PIPELINED + 512 // len(small) + 1
+    assert 1 <= most <= limits.MOST_PIPELINED + 1024 // len(small) + 1
 
 
 def test_heads_are_limited(running: Running) -> None:

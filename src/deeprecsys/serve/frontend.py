@@ -35,7 +35,7 @@ class Frontend:
     def __init__(self, backend: Backend, counters: Counters) -> None:
         self.backend, self.counters = backend, counters
         self._inputs: dict[str, Inputs] = {}
-        self._heads = HeaderCache()
+        self.heads = HeaderCache()
 
     def model(self, name: str, version: str = "") -> ServedModel:
         """The model of that name.
@@ -56,14 +56,6 @@ class Frontend:
         if found is None or found.schema is not model.schema or found.max_items != model.max_items:
             found = self._inputs[model.name] = Inputs(model.schema, model.max_items)
         return found
-
-    def read_head(self, model: ServedModel, head: bytes) -> tuple[Request, ValidatedRequest]:
-        """The JSON part of an HTTP body, checked against its model.
-
-        Raises:
-            RequestError: it cannot be read, or does not fit.
-        """
-        return self._heads.read(self.inputs(model), head)
 
     def admit(self, model: ServedModel, body_bytes: int, arrival_s: float) -> None:
         """Refuse a large body before it is read, if no query of its length can be taken.

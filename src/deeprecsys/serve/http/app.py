@@ -151,11 +151,11 @@ class HttpApp:
         frontend, arrival_s = self.frontend, time.monotonic()
         length, head_length = _lengths(scope["headers"])
         frontend.admit(model, length or 0, arrival_s)
-        handle, limit = handle_of(scope), frontend.inputs(model).body_limit
-        body = self._body(handle, receive, limit, length)
+        inputs = frontend.inputs(model)
+        body = self._body(handle_of(scope), receive, inputs.body_limit, length)
         try:
             head = await body.read_head(head_length)
-            request, validated = frontend.read_head(model, head)
+            request, validated = frontend.heads.read(inputs, head)
             if length is not None:
                 check_binary(request, length - len(head))
             if not body.complete and self._reading >= MOST_READING:

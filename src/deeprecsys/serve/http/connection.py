@@ -153,27 +153,27 @@ class Connection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     # Parser callbacks.
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._meter.in_head:  # else it is a trailer
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             return  # the parser stops here, and `_feed` goes on
-        length, self._deadline_s = _length(self.headers), inf
-        self._meter.head_ended(length)
         if self._reserved:
             self.app = self.config.loaded_app if self.url.startswith(RESERVED_FOR) else _full
         super().on_headers_complete()
         if self._reserved:
             self.cycle.keep_alive = False
+        length, self._deadline_s = _length(self.headers), inf
+        self._meter.head_ended(length)
+        self.headers = []  # of trailers, which nobody reads
         if LARGE_BYTES < length <= LARGEST_BYTES and not self.pipeline:
             self._large = LargeBody(self, length)
         handle = RequestHandle(self, self.cycle, self._large)
         cast(dict[str, Any], self.scope)["extensions"] = {EXTENSION: handle}
 
     def on_body(self, body: bytes) -> None:
-        self._meter.body(len(body))
+        if self._meter.chunked:
+            self._meter.chunk(len(body))
+        else:
+            self._meter.body_left -= len(body)
         if self._large is None:
             super().on_body(body)
         else:
@@ -189,6 +189,11 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self._large = None  # what was not read of a body is read by the parser, and dropped
         super().on_response_complete()
+        if self._rest or self._refusal or not self._meter.in_head:
+            self._after_response()
+
+    def _after_response(self) -> None:
+        """Go on with what was held back behind a response."""
         if self.transport.is_closing():
             return
         if self._refusal and self.idle:
@@ -211,25 +216,29 @@ class Connection(HttpToolsProtocol):
 
     def _feed(self, data: bytes | memoryview) -> None:
         """Parse in steps, as long as few requests wait."""
-        at, end = 0, len(data)
-        while at < end and self._refusal is None and not self.transport.is_closing():
+        meter, at, end = self._meter, 0, len(data)
+        while at < end:
             if len(self.pipeline) >= MOST_PIPELINED:
                 self._rest = bytes(data[at:])
                 return self.flow.pause_reading()
-            if self._meter.in_head and not self._meter.head_bytes:
+            if meter.in_head and not meter.head_bytes:
                 self._deadline_s = self._received_s + HEAD_S
-            step = self._meter.step(end - at)
+            count = end - at
+            if meter.body_left < count:
+                count = meter.step(count)
             try:
-                self.parser.feed_data(data[at : at + step])
+                self.parser.feed_data(data[at : at + count])
             except httptools.HttpParserUpgrade as e:
                 at += e.args[0]
                 self._ignore_upgrade()
             except httptools.HttpParserError:
                 self._refuse(400, "request: expected HTTP/1.1, got something else")
             else:
-                at += step
-                if refusal := self._meter.parsed(step, len(self.url)):
+                at += count
+                if (meter.in_head or meter.chunked) and (refusal := meter.parsed(count, len(self.url))):
                     self._refuse(*refusal)
+            if self._refusal or (at < end and self.transport.is_closing()):
+                return
         if self._large is not None and not self.transport.is_closing():
             self.flow.pause_reading()
 
@@ -341,7 +350,7 @@ class _Flow(FlowControl):
         self._connection = connection
 
     def resume_reading(self) -> None:
-        if not self._connection.pipeline and not self._connection._rest:
+        if self.read_paused and not self._connection.pipeline and not self._connection._rest:
             super().resume_reading()
 
 

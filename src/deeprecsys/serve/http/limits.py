@@ -25,7 +25,7 @@ MOST_FRAMING_BYTES = 1 << 16
 """Bytes of a chunked body that are no data (sizes, extensions, trailers), beyond 8 for each byte of data."""
 MOST_PIPELINED = 4
 """Requests of one connection that wait for the one before them. What follows is neither parsed nor read."""
-_STEP, _CHUNK_STEP = 512, 4096
+_STEP, _CHUNK_STEP = 1024, 4096
 
 Refusal = tuple[int, str]
 """Status and message."""
@@ -43,35 +43,36 @@ class Meter:
 
     Attributes:
         in_head: whether a head is being parsed, or awaited.
-        head_bytes: of the head so far; body_left: of a body of known length.
+        head_bytes: of the head so far.
+        body_left: of a body of known length; chunked: whether it is of another.
     """
 
     in_head: bool = True
     head_bytes: int = 0
     body_left: int = 0
+    chunked: bool = False
     _framing: int = 0
     _ended: bool = False
 
-    def step(self, count: int) -> int:
-        """How many of the next `count` bytes to parse at once: few where several requests may lie in them."""
-        if self.body_left >= count:
-            return count
-        return min(count, _STEP if self.in_head else _CHUNK_STEP)
-
     def head_ended(self, length: int) -> None:
         """A head is complete; its body has a length, or 0."""
-        self.in_head, self.head_bytes, self._framing, self.body_left = False, 0, 0, length
+        self.in_head, self.head_bytes, self.body_left = False, 0, length
+        self.chunked, self._framing = not length, 0
 
-    def body(self, count: int) -> None:
-        self.body_left -= count
+    def chunk(self, count: int) -> None:
+        """Bytes of data have come of a chunked body."""
         self._framing = max(self._framing - 9 * count, -16 * MOST_FRAMING_BYTES)
 
     def request_ended(self) -> None:
         self.in_head = self._ended = True
         self.body_left = 0
 
+    def step(self, count: int) -> int:
+        """How many of the next `count` bytes to parse at once: few, as several requests may lie in them."""
+        return min(count, _STEP if self.in_head else _CHUNK_STEP)
+
     def parsed(self, count: int, url_bytes: int) -> Refusal | None:
-        """Count bytes that were parsed; returns why they are too many, if they are."""
+        """Count bytes that were parsed of a head or a chunked body; why they are too many, if they are."""
         if self._ended:
             self._ended, self.head_bytes = False, 0
         elif self.in_head:
@@ -80,7 +81,7 @@ class Meter:
                 return 414, f"path: expected at most {MOST_URL_BYTES} bytes, got more"
             if self.head_bytes > MOST_HEAD_BYTES:
                 return 431, f"headers: expected at most {MOST_HEAD_BYTES} bytes, got more"
-        else:
+        elif self.chunked:
             self._framing += count
             if self._framing > MOST_FRAMING_BYTES:
                 return 400, "body: expected data in its chunks, got extensions or trailers"
