@@ -169,7 +169,7 @@ def test_connections_that_are_all_busy_leave_room_for_health_checks(
 
 
 def test_requests_sent_without_waiting_are_all_answered_in_little_memory(
-    running: Running, client: wire.Client, monkeypatch: pytest.MonkeyPatch
+    running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = 0
     begin = connection.Connection.on_headers_complete
@@ -183,8 +183,8 @@ def test_requests_sent_without_waiting_are_all_answered_in_little_memory(
     monkeypatch.setattr(connection.Connection, "on_headers_complete", counted)
     count = 4000
     small = b"GET /v2/health/live HTTP/1.1\r\n\r\n"
-    client.socket.settimeout(60)
-    with closing(wire.connect(running)) as other:
+    with closing(wire.connect(running)) as client, closing(wire.connect(running)) as other:
+        client.socket.settimeout(60)
         for _ in range(4):
             client.sendall(small * (count // 4))
             for _ in range(count // 4):
