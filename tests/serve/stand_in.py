@@ -154,7 +154,7 @@ class StandIn:
         scores = expected_scores(schema, seat.inputs, seat.items)
         end = time.monotonic()
         for listener in self.listeners:
-            listener.batch_ended(BatchRecord(seat.model, 0, seat.items, 1, start, start, end))
+            listener.batch_ended(BatchRecord(seat.model, "cpu", 0, seat.items, 1, start, start, end))
         self._tell(seat.model, seat.items, seat.arrival_s, start, end, QueryOutcome.SERVED, "", seat.id)
         return scores
 
