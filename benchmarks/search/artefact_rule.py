@@ -23,7 +23,6 @@ from deeprecsys.search import (
     Event,
     Settings,
     TrialDone,
-    TuneSettings,
     capacity,
     confirm,
 )
@@ -126,10 +125,11 @@ def compare(servers: int, latency: float, seeds: int) -> list[dict[str, Any]]:
     budget_s = UPDATES * WINDOW / theory_qps(servers, target)
     equal = Settings(resolution=0.002, trial_s=budget_s / 15, budget_s=0.7 * budget_s, least_queries=50)
     fresh = ConfirmSettings(trial_s=0.1 * budget_s)
-    exact = TuneSettings.virtual(target)
+    exact = Settings.virtual(target)
+    confirmed = ConfirmSettings(trial_s=10 * exact.trial_s, confidence=0.99, margin=0.01, step=0.01)
     for name, settings, confirming in (
         ("search, as many queries", equal, fresh),
-        ("search, to 1 %", exact.candidate, exact.confirm),
+        ("search, to 1 %", exact, confirmed),
     ):
         rule = ours(settings, confirming)
         rows = [rule(servers, target, hint, seed) for seed, hint in enumerate(hints)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from math import inf
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from deeprecsys.core.errors import NotConfirmedError, TargetUnreachableError
 from deeprecsys.core.policy import DeepRecSched, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.search import (
+    ConfirmSettings,
     HillClimb,
     PhaseStarted,
     Settings,
@@ -211,7 +214,11 @@ def test_climb_and_sweep_agree_in_virtual_time():
 
 
 def test_in_virtual_time_accuracy_comes_first():
-    settings = TuneSettings.virtual(TARGET)
+    fine = Settings.virtual(TARGET)
+    settings = TuneSettings(
+        candidate=fine, climb_budget_s=inf, refine=replace(fine, resolution=0.005),
+        confirm=ConfirmSettings(trial_s=10 * fine.trial_s, confidence=0.99, margin=0.01, step=0.01),
+    )  # fmt: skip
     search = HillClimb((64, 256, STATIC.batch_size))
     result = tune(node(), TARGET, static=STATIC, search=search, hint_qps=600.0, settings=settings)
     assert result.complete

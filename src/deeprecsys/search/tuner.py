@@ -47,17 +47,6 @@ class TuneSettings:
             confirm=ConfirmSettings(trial_s=2.5 * fine.trial_s, most_rounds=4),
         )
 
-    @classmethod
-    def virtual(cls, target: Target) -> TuneSettings:
-        """Accuracy first."""
-        fine = Settings.virtual(target)
-        return cls(
-            candidate=fine,
-            climb_budget_s=inf,
-            refine=replace(fine, resolution=0.005),
-            confirm=ConfirmSettings(trial_s=10 * fine.trial_s, confidence=0.99, margin=0.01, step=0.01),
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class TuneResult:
