@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -119,6 +120,56 @@ def test_what_cannot_be_is_refused_before_anything_starts(faces, tmp_path, argum
     options = [] if "nfc" in arguments else ["--profile", profile_of("ncf", tmp_path)]
     with pytest.raises(InputError, match=why):
         serve(*arguments, *options)
+
+
+ON_CPU = "tests.engine.devices:OnCpu"
+
+
+def test_an_accelerator_is_measured_tuned_shown_and_used(faces, tmp_path, capsys) -> None:
+    serve(
+        "ncf", "--profile", profile_of("ncf", tmp_path), "--rows-scale", "0.001", "--sla-ms", "200",
+        "--workers", "1", "--spares", "0", "--sizes", "normal:60,20,100", "--gpu", ON_CPU,
+    )  # fmt: skip
+    said = capsys.readouterr().out.splitlines()
+    assert f"on 1 worker and 1 accelerator, wait:1,0.05 and {ON_CPU} fp32: " in said[0]
+    assert re.search(r"batch size \d+, offload above \d+ items.* \(tuned in virtual time for normal", said[0])
+    assert said[1].startswith("serving ncf on 1 worker and 1 accelerator: http://127.0.0.1:1234")
+    assert faces[1:3] == [(8, 1), ("drained", (8, 1), False)]
+
+
+def test_a_threshold_that_is_given_is_pinned(faces, tmp_path, capsys) -> None:
+    gpu = LatencyProfile("ncf", (Point(1, 1, (1e-4,)), Point(1, 100, (2e-4,))), engine=ON_CPU)
+    (tmp_path / "gpu.json").write_text(json.dumps(gpu.to_json()))
+    serve(
+        "ncf", "--profile", profile_of("ncf", tmp_path), "--profile", str(tmp_path / "gpu.json"), "--gpu",
+        ON_CPU, "--gpus", "2", "--offload-above", "4", "--batch-size", "32", "--rows-scale", "0.001",
+        "--workers", "1", "--spares", "0", "--isa", "sse42", "--no-retune",
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    assert "on 1 worker and 2 accelerators" in said
+    assert "batch size 32, offload above 4 items (given on the command line)" in said
+    assert faces[1] == (8, 1), "scored on the accelerator"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--gpu", "emulated:gtx-1080-ti"], "gpu: expected an engine that scores, got emulated:gtx-1080-ti"),
+        (["--offload-above", "10"], "--offload-above: expected --gpu with it, got 10 without"),
+        (
+            ["--gpu", "cuda", "--policy", "adaptive", "--offload-above", "9"],
+            "--offload-above: expected polic",
+        ),
+    ],
+)
+def test_an_accelerator_that_cannot_be_is_refused(faces, tmp_path, arguments, why) -> None:
+    gpu = LatencyProfile("ncf", (Point(1, 1, (1e-4,)), Point(1, 100, (2e-4,))), engine="cuda")
+    (tmp_path / "gpu.json").write_text(json.dumps(gpu.to_json()))
+    files = ["--profile", profile_of("ncf", tmp_path)]
+    if "cuda" in arguments:
+        files += ["--profile", str(tmp_path / "gpu.json")]
+    with pytest.raises(InputError, match=why):
+        serve("ncf", *files, *arguments)
 
 
 LISTWISE = "tests.custom.models:ListwiseAlone"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections import Counter
 
@@ -15,6 +16,9 @@ from deeprecsys.core.policy import DeepRecSched, Offload, Static
 from deeprecsys.node.runtime.tables import Weights
 from deeprecsys.node.service.backend import QueryOutcome
 from deeprecsys.node.service.hosted_model import ModelConfig
+from deeprecsys.serve.metrics.counters import Counters
+from deeprecsys.serve.metrics.dashboard import live_document
+from deeprecsys.serve.metrics.prometheus import exposition
 from tests.serve.harness import Heard, Reference, ask, changed, features, nothing_left, run, service
 from tests.serve.test_faults import until
 from tests.serve.test_swap import scaled_rows
@@ -162,6 +166,38 @@ def test_a_model_without_an_accelerator_shares_the_service_with_one_that_has_it(
             assert {(b.model, b.device) for b in heard.batches} == {(NAME, "gpu"), ("wnd", "cpu")}
             with pytest.raises(InputError, match="wnd: gpu: expected an engine, as policy deeprecsched offl"):
                 s.adopt("wnd", DeepRecSched(64, 30), "a test")
+
+    run(scenario())
+
+
+def test_metrics_and_page_show_devices_threshold_and_share() -> None:
+    async def scenario() -> None:
+        async with service(accelerated(), workers=1, gpus=1) as s:
+            counters = Counters()
+            s.listen(counters)
+            for n in (10, 400, 500):
+                await ask(s, NAME, features(s.models[NAME].schema, n, n))
+            await asyncio.sleep(1.1)  # a second is shown when it is over
+            text = exposition(s, counters)[1].decode()
+            for line in (
+                'deeprecsys_workers{device="cpu"} 1.0',
+                'deeprecsys_workers{device="gpu"} 1.0',
+                f'deeprecsys_offload_above{{model="{NAME}"}} 300.0',
+                f'deeprecsys_batches_total{{device="gpu",model="{NAME}"}} 2.0',
+                f'deeprecsys_device_items_total{{device="cpu",model="{NAME}"}} 10.0',
+                f'deeprecsys_device_items_total{{device="gpu",model="{NAME}"}} 900.0',
+            ):
+                assert line in text
+            share = re.search(r"deeprecsys_offloaded_ratio\{.*\} (\S+)", text)
+            assert share
+            assert float(share[1]) == pytest.approx(900 / 910)
+            doc = live_document(s, counters)
+            (shown,) = doc["models"]
+            assert doc["workers"] == {"cpu": 1, "gpu": 1}
+            assert (shown["gpu"], shown["batches"]) == (ON_CPU, {"cpu": 1, "gpu": 2})
+            assert shown["offloaded_share"] == pytest.approx(900 / 910)
+            assert shown["point"]["offload_above"] == ABOVE
+            assert s.models[NAME].config["gpu"] == ON_CPU
 
     run(scenario())
 

@@ -101,9 +101,10 @@ PROFILE = LatencyProfile("any", (Point(1, 1, (2e-3,)), Point(1, 1000, (102e-3,))
 
 @pytest.mark.parametrize("present", [None, Coalescing(64, 8)])
 def test_a_question_crosses_to_another_process_unchanged(present):
-    question = Question(PROFILE, [4, 7], 2, Target(latency_s=0.06), 1000, present, 500)
+    question = Question(PROFILE, [4, 7], 2, Target(latency_s=0.06), 1000, present, 500, PROFILE, 3)
     crossed = Question.from_json(json.loads(json.dumps(question.to_json())))
-    assert replace(crossed, profile=PROFILE) == question
+    assert replace(crossed, profile=PROFILE, gpu=PROFILE) == question
+    assert crossed.gpu.to_json() == PROFILE.to_json()
     assert crossed.profile.to_json() == PROFILE.to_json()
 
 
@@ -118,6 +119,22 @@ def test_small_queries_share_batches_and_large_ones_are_cut():
     assert large.capacity_qps > 0
     assert isinstance(large.policy, DeepRecSched | Static | Adaptive | Coalescing)
     assert large.policy.batch_size <= 600
+
+
+QUICK = LatencyProfile("any", (Point(1, 1, (4e-3,)), Point(1, 1000, (8e-3,))))
+"""An accelerator: 4 ms a batch, 4 µs an item."""
+
+
+def test_the_threshold_of_an_accelerator_is_searched_too():
+    sizes = [10] * 40 + [600] * 10
+    target = Target(latency_s=0.06)
+    alone = best_policy(Question(PROFILE, sizes, 2, target, 1000, None, 4000))
+    found = best_policy(Question(PROFILE, sizes, 2, target, 1000, None, 4000, QUICK, 1))
+    assert alone.policy.offload_above is None
+    assert found.policy.offload_above < 600
+    assert found.capacity_qps > 1.5 * alone.capacity_qps
+    assert searched(found.policy, gpu=True)
+    assert not searched(found.policy)
 
 
 def test_a_path_with_less_work_than_the_target_has_no_endless_capacity():
@@ -158,6 +175,30 @@ def test_a_service_changes_its_policy_by_what_it_sees_and_says_why():
                 s.pin("dlrm-rmc1")
                 assert s.retunable == []
                 await ask_any(s, items=100)
+            finally:
+                await retuner._simulation.close()
+
+    run(scenario())
+
+
+def test_a_service_with_an_accelerator_moves_its_threshold():
+    async def scenario() -> None:
+        config = changed(
+            engine="wait:2,0.1", profile=PROFILE, target=Target(latency_s=0.06),
+            policy=DeepRecSched(100, 999), gpu="tests.engine.devices:OnCpu", gpu_profile=QUICK,
+            max_items=1000,
+        )  # fmt: skip
+        async with service(config, workers=2, gpus=1) as s:
+            heard = Heard(s)
+            retuner = Retuner(s, RetuneSettings(least_queries=20, hold_s=0.0, path_queries=2000))
+            served, now = s._served["dlrm-rmc1"], time.monotonic()
+            served.offered.extend((now - 1 + 0.01 * i, (10, 10, 10, 10, 600)[i % 5]) for i in range(90))
+            try:
+                await retuner.look(served)
+                ((_, point),) = heard.points
+                assert point.offload_above < 600
+                await ask_any(s, items=700)
+                assert [b.device for b in heard.batches] == ["gpu"]
             finally:
                 await retuner._simulation.close()
 

@@ -41,6 +41,8 @@ LEAST_BATCHES = 30
 HOST_BATCHES = 200
 LISTWISE = "an item's score depends on the other items of its query: queries are scored whole, never cut"
 DEVICE_BATCHES = tuple(1 << k for k in range(13))
+QUERIES_TOGETHER = 4
+"""Largest queries in the largest batch of an accelerator that is measured."""
 """Batch sizes of an accelerator's profile, in items: several queries may share one."""
 
 GivenProfile = LatencyProfile | ProfileRun | str | Path
@@ -240,7 +242,8 @@ def refreshed(
 
 def measure_gpu(node: Node, experiment: Experiment, budget_s: float) -> LatencyProfile:
     """s(b) of the experiment's model on this node's accelerator, through the node's own path."""
-    plan = ProfilePlan(batches=DEVICE_BATCHES, budget_s=budget_s)
+    most = QUERIES_TOGETHER * experiment.node.max_query
+    plan = ProfilePlan(batches=tuple(b for b in DEVICE_BATCHES if b <= most), budget_s=budget_s)
     on_gpu = partial(node.measure, device=GPU)
     engine = str(experiment.node.gpu)
     machine: Mapping[str, Any] = machine_record() | {"gpu": engine}

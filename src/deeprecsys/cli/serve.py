@@ -18,13 +18,14 @@ import click
 from deeprecsys.api.progress import Bar
 from deeprecsys.api.retuning.decision import RetuneSettings
 from deeprecsys.api.retuning.retuner import Retuner
-from deeprecsys.api.serve import by_model, configured, job_of, measured, named
+from deeprecsys.api.serve import configured, job_of, measured, named, profiles_in, workers_of
 from deeprecsys.cli import options as opt
-from deeprecsys.core.errors import positive
-from deeprecsys.core.policy import CPU
+from deeprecsys.core.errors import InputError, positive
+from deeprecsys.core.policy import CPU, GPU
 from deeprecsys.node.node import default_workers, pinning
 from deeprecsys.node.runtime.cores import awake, interleave_memory, numa_nodes, realtime
 from deeprecsys.node.service.backend import Backend
+from deeprecsys.node.service.hosted_model import check_scores
 from deeprecsys.node.service.service import Service, ServiceConfig
 from deeprecsys.serve.extra import require_extra, without_fork_handlers
 from deeprecsys.serve.metrics.logs import log_as_json
@@ -32,11 +33,11 @@ from deeprecsys.serve.metrics.logs import log_as_json
 log = logging.getLogger("deeprecsys.serve")
 
 PORTS = (8000, 8001)
-"""Of HTTP and of gRPC: those that clients of the protocol expect."""
+"""Default ports of HTTP and gRPC: those that clients of the protocol expect."""
 
 
 class ServeForever(Protocol):
-    """The network face: serves a backend until told to stop; `ready` hears the ports it is bound to."""
+    """Serves a backend over the network until `stop` is set; `ready` is called with its ports."""
 
     def __call__(
         self,
@@ -52,7 +53,7 @@ class ServeForever(Protocol):
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says of the service as a whole."""
+    """Options of the service as a whole."""
 
     host: str
     http_port: int
@@ -66,25 +67,30 @@ class Options:
 @click.argument("model_names", metavar="MODEL...", nargs=-1, required=True)
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE",
               help="Weights of a model of your own (a class); among several, MODEL@FILE.")  # fmt: skip
-@click.option("--rows-scale", type=float, default=1.0, show_default=True, metavar="X",
-              help="Factor on the rows of every embedding table.")  # fmt: skip
+@opt.rows_scale
 @opt.target
 @opt.sizes
 @click.option("--profile", "profile_files", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-              help="Batch times measured before, with their engine and threads; one for each model. "
-                   "What is missing is measured first.")  # fmt: skip
+              help="Batch times measured before, with their engine and threads; one for each model, and one "
+                   "with the engine of --gpu. What is missing is measured first.")  # fmt: skip
 @click.option("--engine", metavar="NAME",
               help="What scores a batch.  [default: the profile's, or compiled]")  # fmt: skip
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "int8"]), default="fp32", show_default=True,
-              help="Lowest precision that rows are stored and the engine may compute in.")  # fmt: skip
-@click.option("--workers", type=int, metavar="K", help="Worker processes.  [default: one per usable core]")
-@click.option("--threads", type=int, default=1, show_default=True, metavar="T",
-              help="Compute threads per worker.")  # fmt: skip
+@opt.precision()
+@opt.workers
+@opt.isa
+@opt.threads
 @click.option("--spares", type=click.IntRange(0), default=1, show_default=True, metavar="N",
               help="Started workers that stand by for one that dies.")  # fmt: skip
+@click.option("--gpu", metavar="ENGINE",
+              help="Engine of accelerators, for large queries: cuda[:PRECISION].")  # fmt: skip
+@click.option("--gpus", type=click.IntRange(1), default=1, show_default=True, metavar="K",
+              help="How many accelerators, each with a process of its own.")  # fmt: skip
 @click.option("--policy", "policy_name", metavar="NAME[:ARG]",
               help="How queries become batches, pinned.  [default: tuned on the profile]")  # fmt: skip
 @click.option("--batch-size", type=int, metavar="B", help="Most items per batch, pinned.  [default: tuned]")
+@click.option("--offload-above", type=int, metavar="N",
+              help="Send queries of more than N items to an accelerator, pinned.  [default: tuned]"
+              )  # fmt: skip
 @click.option("--retune/--no-retune", default=True, show_default=True,
               help="Follow rate and mix of sizes with another policy while serving.")  # fmt: skip
 @click.option("--max-items", type=int, metavar="N",
@@ -101,8 +107,7 @@ class Options:
               help="0 takes any that is free.")  # fmt: skip
 @click.option("--drain", "drain_s", type=float, default=30.0, show_default=True, metavar="S",
               help="Seconds to answer open queries in, after SIGTERM.")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N",
-              help="Seed of tables and weights.")  # fmt: skip
+@opt.seed
 @opt.config
 def serve_command(
     model_names: tuple[str, ...],
@@ -110,6 +115,7 @@ def serve_command(
     profile_files: tuple[Path, ...],
     policy_name: str | None,
     batch_size: int | None,
+    offload_above: int | None,
     max_items: int | None,
     max_queue: int,
     max_queue_mb: int,
@@ -131,16 +137,20 @@ def serve_command(
     without_fork_handlers()
     face: ServeForever = importlib.import_module("deeprecsys.serve.app").serve_forever
     names = named(model_names, weights)
-    profiles = by_model(profile_files, names)
-    jobs = [job_of(name, profiles.get(name), options) for name in names]
-    workers = jobs[0].node.workers or default_workers(jobs[0].node)
+    check_scores(options["gpu"])
+    if offload_above is not None and options["gpu"] is None:
+        raise InputError(f"--offload-above: expected --gpu with it, got {offload_above} without")
+    profiles = profiles_in(profile_files, names, options["gpu"])
+    jobs = [job_of(name, profiles.get((name, CPU)), options) for name in names]
+    node = jobs[0].node
+    workers = node.workers or default_workers(node)
     configs = []
     for job, name in zip(jobs, names, strict=True):
-        profile = profiles.get(name) or measured(job)
-        model = configured(job, profile, workers, policy_name, batch_size, max_items)
+        cpu, gpu = measured(job, profiles.get((name, CPU)), profiles.get((name, GPU)))
+        model = configured(job, cpu, gpu, workers, policy_name, batch_size, offload_above, max_items)
         configs.append(replace(model, max_queries=max_queue, most_bytes=max_queue_mb << 20))
-    cores = tuple(pinning(workers, jobs[0].node.threads))
-    config = ServiceConfig(tuple(configs), cores, jobs[0].node.threads, spares)
+    cores, gpus = tuple(pinning(workers, node.threads)), node.gpus if node.gpu else 0
+    config = ServiceConfig(tuple(configs), cores, node.threads, spares, gpus, node.isa)
     positive("--drain", drain_s)
     log_as_json()
     interleave_memory(numa_nodes())
@@ -197,6 +207,6 @@ async def _serve(config: ServiceConfig, face: ServeForever, options: Options) ->
 
 def _say_ready(service: Service, host: str, http_port: int, grpc_port: int) -> None:
     click.echo(
-        f"serving {', '.join(service.models)} on {service.workers[CPU]} workers: "
+        f"serving {', '.join(service.models)} on {workers_of(service.workers)}: "
         f"http://{host}:{http_port}, gRPC {host}:{grpc_port}"
     )

@@ -26,6 +26,7 @@ def measure_batches(
     seed: int,
     rest_s: float = 0.0,
     device: str = CPU,
+    max_query: int | None = None,
 ) -> NDArray[np.float64]:
     """Times of at least `repeats` batches of `batch` items, with `busy` workers of a device kept busy.
 
@@ -34,6 +35,8 @@ def measure_batches(
 
     With `rest_s` above 0, worker 0 rests before each of its batches for an exponential time of that mean, and
     only its batches are timed: what a batch takes after idleness, while the others are busy.
+
+    A batch of more than `max_query` items is of several queries, on slots that are not shared.
 
     Raises:
         NodeError: a worker died, or a batch failed.
@@ -44,11 +47,15 @@ def measure_batches(
     fresh = set(range(busy))
     resting_until: float | None = None
     clock = time.monotonic
+    most = max_query or batch
+    sizes = [min(most, batch - at) for at in range(0, batch, most)]
 
     def post(worker: int) -> None:
-        handle = int(rng.integers(0, 1 << 63))
+        parts = [
+            SliceAddress(worker + k * busy, int(rng.integers(0, 1 << 63)), 0, n) for k, n in enumerate(sizes)
+        ]
         posted[worker] = clock()
-        workers.post(device, worker, (SliceAddress(worker, handle, 0, batch),))
+        workers.post(device, worker, parts)
 
     with no_collection():
         for worker in range(busy):

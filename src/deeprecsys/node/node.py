@@ -207,7 +207,9 @@ class Node:
         With `rest_s`, on a worker that rests that long on average before each of its batches.
         """
         with realtime(), awake():
-            return measure_batches(self.pool, batch, busy, repeats, self.config.seed, rest_s, device)
+            return measure_batches(
+                self.pool, batch, busy, repeats, self.config.seed, rest_s, device, self.config.max_query
+            )
 
     def score(self, stream: Stream) -> list[NDArray[np.float32]]:
         """The scores of a stream's queries, [size, outputs] each; when they arrive does not matter."""

@@ -69,11 +69,7 @@ class ModelConfig:
     gpu_profile: LatencyProfile | None = None
 
     def __post_init__(self) -> None:
-        if self.gpu and EngineSpec.parse(self.gpu).emulated:
-            raise InputError(
-                f"gpu: expected an engine that scores, got {self.gpu}: an emulated accelerator replays batch "
-                "times and has no scores to answer with"
-            )
+        check_scores(self.gpu)
         self.check_devices(self.policy)
 
     def check_devices(self, policy: Policy) -> None:
@@ -98,6 +94,15 @@ class ModelVersion:
     weights: Weights
     tables: Segment
     seats: int = 0
+
+
+def check_scores(gpu: str | None) -> None:
+    """Raise InputError if the engine of accelerators is an emulated one: queries would get no answer."""
+    if gpu and EngineSpec.parse(gpu).emulated:
+        raise InputError(
+            f"gpu: expected an engine that scores, got {gpu}: an emulated accelerator replays batch times "
+            "and has no scores to answer with"
+        )
 
 
 class State(Enum):

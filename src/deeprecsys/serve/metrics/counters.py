@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from deeprecsys.core.policy import GPU
 from deeprecsys.node.service.backend import BatchRecord, OperatingPoint, QueryOutcome, QueryRecord
 from deeprecsys.serve.metrics.histogram import FINE_S, SIZES, TIMES_S, Histogram
 
@@ -23,23 +24,29 @@ _UNANSWERED_KEPT = 4096  # queries that ended and whose reply is not encoded yet
 
 @dataclass(slots=True)
 class Second:
-    """What happened within one second."""
+    """What happened within one second.
+
+    Attributes:
+        items: of served queries; scored: of batches; offloaded: of batches of accelerators.
+    """
 
     at: int
     offered: int
     items: int
     batches: int
+    scored: int
+    offloaded: int
     latency_s: Histogram
     batch_items: Histogram
     not_served: Counter[str]
 
     @classmethod
     def empty(cls) -> Second:
-        return cls(-1, 0, 0, 0, Histogram(FINE_S), Histogram(SIZES), Counter())
+        return cls(-1, 0, 0, 0, 0, 0, Histogram(FINE_S), Histogram(SIZES), Counter())
 
     def begin(self, at: int) -> None:
         """Clear all for the second that begins at `at`."""
-        self.at, self.offered, self.items, self.batches = at, 0, 0, 0
+        self.at, self.offered, self.items, self.batches, self.scored, self.offloaded = at, 0, 0, 0, 0, 0
         self.latency_s.clear()
         self.batch_items.clear()
         self.not_served.clear()
@@ -82,6 +89,8 @@ class ModelCounters:
         self.served, self.failed = Duration(), Duration()
         self.compute, self.fill, self.encode = Duration(), Duration(), Duration()
         self.batches: dict[int, Duration] = {}  # by items
+        self.device_batches: Counter[str] = Counter()
+        self.device_items: Counter[str] = Counter()
         self.items = 0
         self.last_unix_s = 0.0
         self.points: deque[OperatingPoint] = deque(maxlen=POINTS_KEPT)
@@ -148,8 +157,12 @@ class ModelCounters:
     def batch_ended(self, r: BatchRecord) -> None:
         self.batch_items.observe(r.items)
         self.batches.setdefault(r.items, Duration()).add(r.ended_s - r.started_s)
+        self.device_batches[r.device] += 1
+        self.device_items[r.device] += r.items
         second = self.second(r.ended_s)
         second.batches += 1
+        second.scored += r.items
+        second.offloaded += r.items if r.device == GPU else 0
         second.batch_items.observe(r.items)
 
 

@@ -46,6 +46,13 @@ def recent_quantile_s(w: ModelCounters, q: float, now_s: float) -> float | None:
     return quantile([s.latency_s for s in w.last(RECENT_S, now_s)], q)
 
 
+def offloaded_share(w: ModelCounters, now_s: float) -> float | None:
+    """Share of the items of the last `RECENT_S` seconds that accelerators scored; None without items."""
+    recent = w.last(RECENT_S, now_s)
+    scored = sum(s.scored for s in recent)
+    return sum(s.offloaded for s in recent) / scored if scored else None
+
+
 def _model(backend: Backend, m: ServedModel, w: ModelCounters, now: float) -> dict[str, Any]:
     recent, minute = w.last(RECENT_S, now), w.last(WINDOW_S, now)
     waiting, items = backend.waiting(m.name)
@@ -58,6 +65,9 @@ def _model(backend: Backend, m: ServedModel, w: ModelCounters, now: float) -> di
         "open": waiting,
         "waiting_items": items,
         "recent": _recent(recent, m.target.quantile),
+        "gpu": m.config.get("gpu"),
+        "offloaded_share": offloaded_share(w, now),
+        "batches": dict(w.device_batches),
         "seconds": [_second(s, int(now), m.target.quantile) for s in minute],
         "batch_items": _sizes(minute),
         "not_served": {str(why): n for why, n in sum((s.not_served for s in minute), Counter()).items()},

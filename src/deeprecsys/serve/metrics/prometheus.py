@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from deeprecsys.node.service.backend import Backend
 from deeprecsys.serve.metrics.counters import Counters, ModelCounters
-from deeprecsys.serve.metrics.dashboard import recent_quantile_s
+from deeprecsys.serve.metrics.dashboard import offloaded_share, recent_quantile_s
 from deeprecsys.serve.metrics.histogram import Histogram
 
 _HISTOGRAMS = (
@@ -59,13 +59,21 @@ class _Collected(Collector):
         changes = CounterMetricFamily(
             "deeprecsys_operating_point_changes", "How often the operating point changed", labels=["model"]
         )
+        by_device = ["model", "device"]
+        batches = CounterMetricFamily("deeprecsys_batches", "Batches that workers ran", labels=by_device)
+        scored = CounterMetricFamily("deeprecsys_device_items", "Items of batches", labels=by_device)
         for model, w in models:
+            for device in self.backend.workers:
+                batches.add_metric([model, device], w.device_batches[device])
+                scored.add_metric([model, device], w.device_items[device])
             items.add_metric([model], w.items)
             changes.add_metric([model], w.point_changes)
             for (outcome, reason), count in w.ended.items():
                 ended.add_metric([model, outcome, reason], count)
         yield ended
         yield items
+        yield batches
+        yield scored
         yield changes
 
     def _gauges(self, models: list[tuple[str, ModelCounters]]) -> Iterator[Metric]:
@@ -98,6 +106,8 @@ class _Collected(Collector):
                 model,
                 headroom,
             )
+            share = offloaded_share(w, now)
+            gauge("offloaded_ratio", "Share of recent items that accelerators scored", model, share)
             gauge("batch_size", "The operating point's batch size in items", model, point.batch_size)
             gauge(
                 "offload_above",
