@@ -64,7 +64,7 @@ def comparison_page(runs: Sequence[Run], views: Sequence[RunView], plots: Sequen
         ],
         tables=[tables.comparison([(v.name, v.report) for v in views])],
         plots=plots,
-        setup=_machines(runs, views),
+        setup=_machines(views),
         footer=_footer(runs),
     )
 
@@ -178,22 +178,22 @@ def _setup(run: Run, report: docs.AnyReport) -> list[Facts]:
         k: d.to_json() for k, d in (("workload", load.workload), ("target", load.target)) if d
     }
     return [
-        Facts("Machine that simulated it" if report.all_simulated else "Machine", _machine(run, report)),
+        Facts("Machine that simulated it" if report.all_simulated else "Machine", _machine(report)),
         Facts("Node", tuple(_flat(load.node.to_json() if load.node else {}))),
         Facts("Configuration", tuple(_flat(config))),
     ]
 
 
-def _machines(runs: Sequence[Run], views: Sequence[RunView]) -> list[Facts]:
+def _machines(views: Sequence[RunView]) -> list[Facts]:
     """Every machine once, with the runs that were made on it."""
     names: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for run, view in zip(runs, views, strict=True):
-        names.setdefault(_machine(run, view.report), []).append(view.name)
+    for view in views:
+        names.setdefault(_machine(view.report), []).append(view.name)
     return [Facts(f"Machine of {', '.join(of)}", machine) for machine, of in names.items()]
 
 
-def _machine(run: Run, report: docs.AnyReport) -> tuple[tuple[str, str], ...]:
-    return tuple(_flat(run.machine or (report.machine.to_json() if report.machine else {})))
+def _machine(report: docs.AnyReport) -> tuple[tuple[str, str], ...]:
+    return tuple(_flat(report.machine.to_json() if report.machine else {}))
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

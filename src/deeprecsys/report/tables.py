@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from deeprecsys.report import documents as docs
 from deeprecsys.report import format as f
 
 GAP = "  "
+T = TypeVar("T")
+Columns = Sequence[tuple[str, Callable[[T], str]]]
+"""Names of columns, each with what makes the text of a cell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,12 @@ class TextTable:
     rows: tuple[tuple[str, ...], ...]
     left: int = 1
     title: str = ""
+
+    @classmethod
+    def of(cls, rows: Iterable[T], columns: Columns[T], left: int = 1, title: str = "") -> TextTable:
+        """A row for each of `rows`, a column for each name and the text that it has of a row."""
+        cells = tuple(tuple(cell(row) for _, cell in columns) for row in rows)
+        return cls(tuple(name for name, _ in columns), cells, left, title)
 
     def __bool__(self) -> bool:
         return bool(self.rows)
@@ -71,7 +81,7 @@ def policy(point: docs.PolicyDocument) -> str:
     return f.NONE if point.policy in FIXED else str(point.policy)
 
 
-_POINT: tuple[tuple[str, Callable[[docs.PointDocument], str]], ...] = (
+_POINT: Columns[docs.PointDocument] = (
     ("QPS", lambda d: f.figure(d.qps)),
     ("policy", policy),
     ("batch", lambda d: f.count(d.batch_size)),
@@ -105,8 +115,8 @@ def points(report: docs.AnyReport) -> list[tuple[str, docs.PointDocument]]:
 
 def operating_points(rows: Sequence[tuple[str, docs.PointDocument]], title: str = "") -> TextTable:
     """Operating points by name: rate, knobs, latencies, share served."""
-    cells = tuple((name, *(cell(d) for _, cell in _POINT)) for name, d in rows)
-    return TextTable(("", *(name for name, _ in _POINT)), cells, title=title).without_empty(_OPTIONAL)
+    columns = [("", lambda row: row[0]), *((name, lambda row, c=cell: c(row[1])) for name, cell in _POINT)]
+    return TextTable.of(rows, columns, title=title).without_empty(_OPTIONAL)
 
 
 def comparison(reports: Sequence[tuple[str, docs.AnyReport]]) -> TextTable:
@@ -128,89 +138,82 @@ def common(reports: Sequence[docs.AnyReport]) -> list[str]:
     return [v.pop() for v in values if len(v) == 1]
 
 
+_RANKED: Columns[docs.RankedDocument] = (
+    ("engine", lambda r: r.engine or f.NONE),
+    ("threads", lambda r: f.count(r.threads)),
+    ("workers", lambda r: f.count(r.workers)),
+    ("policy", lambda r: r.policy or f.NONE),
+    ("batch", lambda r: f.count(r.batch_size)),
+    ("simulated QPS", lambda r: f.figure(r.simulated_qps)),
+)
+
+
 def ranked_engines(rows: Sequence[docs.RankedDocument]) -> TextTable:
     """The engines and threads that a search by model chose from, each with its best policy."""
-    cells = tuple(
-        (
-            r.engine or f.NONE,
-            f.count(r.threads),
-            f.count(r.workers),
-            r.policy or f.NONE,
-            f.count(r.batch_size),
-            f.figure(r.simulated_qps),
-        )
-        for r in rows
-    )
-    header = ("engine", "threads", "workers", "policy", "batch", "simulated QPS")
-    return TextTable(header, cells, title="Engines and threads, simulated")
+    return TextTable.of(rows, _RANKED, title="Engines and threads, simulated")
+
+
+_CANDIDATE: Columns[docs.CandidateDocument] = (
+    ("policy", policy),
+    ("batch", lambda c: f.count(c.batch_size)),
+    ("finest", lambda c: f.count(c.finest)),
+    ("offload above", lambda c: f.count(c.offload_above)),
+    ("capacity QPS", lambda c: _capacity(c)),
+    ("low QPS", lambda c: f.figure(c.interval[0] if c.capacity_qps else None)),
+    ("high QPS", lambda c: f.figure(c.interval[1] if c.capacity_qps else None)),
+    ("trials", lambda c: f.count(c.trials)),
+)
 
 
 def candidates(rows: Sequence[docs.CandidateDocument]) -> TextTable:
     """The operating points that a search tried."""
-    cells = tuple(
-        (
-            policy(c),
-            f.count(c.batch_size),
-            f.count(c.finest),
-            f.count(c.offload_above),
-            *_capacity(c),
-            f.count(c.trials),
-        )
-        for c in sorted(rows, key=lambda c: c.batch_size or 0)
-    )
-    header = ("policy", "batch", "finest", "offload above", "capacity QPS", "low QPS", "high QPS", "trials")
-    table = TextTable(header, cells, title="Every candidate")
+    rising = sorted(rows, key=lambda c: c.batch_size or 0)
+    table = TextTable.of(rising, _CANDIDATE, title="Every candidate")
     return table.without_empty(("policy", "finest", "offload above", "low QPS", "high QPS", "trials"))
 
 
-def _capacity(candidate: docs.CandidateDocument) -> tuple[str, str, str]:
-    """A candidate's capacity and the ends of its interval; or what else is known of it."""
-    low, high = candidate.interval
+def _capacity(candidate: docs.CandidateDocument) -> str:
+    """A candidate's capacity; or what else is known of it."""
     if candidate.outcome == "unreachable":
-        return "misses at any rate", f.NONE, f.NONE
-    if candidate.capacity_qps is None and high is not None:
-        return f"below {f.figure(high)}", f.NONE, f.NONE
-    return f.figure(candidate.capacity_qps), f.figure(low), f.figure(high)
+        return "misses at any rate"
+    if candidate.capacity_qps is None and candidate.interval[1] is not None:
+        return f"below {f.figure(candidate.interval[1])}"
+    return f.figure(candidate.capacity_qps)
+
+
+_PROBE: Columns[docs.ProbeDocument] = (
+    ("rate QPS", lambda p: f.figure(p.rate_qps)),
+    ("verdict", lambda p: p.verdict or f.NONE),
+    ("misses", lambda p: f.share(p.miss_rate)),
+    ("at least", lambda p: f.share(p.miss_low)),
+    ("at most", lambda p: f.share(p.miss_high)),
+    ("p50 ms", lambda p: f.figure(p.p50_ms)),
+    ("p95 ms", lambda p: f.figure(p.p95_ms)),
+    ("p99 ms", lambda p: f.figure(p.p99_ms)),
+    ("queries", lambda p: f.count(p.queries)),
+)
 
 
 def probes(rows: Sequence[docs.ProbeDocument], title: str = "Rates that were tried") -> TextTable:
     """The rates that a search tried, and what was found at each."""
-    cells = tuple(
-        (
-            f.figure(p.rate_qps),
-            p.verdict or f.NONE,
-            f.share(p.miss_rate),
-            f.share(p.miss_low),
-            f.share(p.miss_high),
-            f.figure(p.p50_ms),
-            f.figure(p.p95_ms),
-            f.figure(p.p99_ms),
-            f.count(p.queries),
-        )
-        for p in sorted(rows, key=lambda p: p.rate_qps or 0.0)
-    )
-    header = ("rate QPS", "verdict", "misses", "at least", "at most", "p50 ms", "p95 ms", "p99 ms", "queries")
-    return TextTable(header, cells, left=0, title=title)
+    return TextTable.of(sorted(rows, key=lambda p: p.rate_qps or 0.0), _PROBE, left=0, title=title)
+
+
+_MODEL: Columns[docs.ModelDocument] = (
+    ("model", lambda m: m.name or f.NONE),
+    ("bottleneck", lambda m: m.bottleneck or f.NONE),
+    ("p95 target ms", lambda m: f.figure(m.target_ms)),
+    ("tables", lambda m: f.count(m.tables)),
+    ("embeddings", lambda m: f.size(m.table_bytes)),
+    ("dense weights", lambda m: f.magnitude(m.dense_parameters)),
+    ("FLOP/item", lambda m: f.magnitude(m.flops_per_item)),
+    ("bytes/item", lambda m: f.size(m.bytes_per_item)),
+)
 
 
 def models(rows: Sequence[docs.ModelDocument]) -> TextTable:
     """The zoo, one row a model."""
-    cells = tuple(
-        (
-            m.name or f.NONE,
-            m.bottleneck or f.NONE,
-            f.figure(m.target_ms),
-            f.count(m.tables),
-            f.size(m.table_bytes),
-            f.magnitude(m.dense_parameters),
-            f.magnitude(m.flops_per_item),
-            f.size(m.bytes_per_item),
-        )
-        for m in rows
-    )
-    header = ("model", "bottleneck", "p95 target ms", "tables", "embeddings", "dense weights", "FLOP/item",
-              "bytes/item")  # fmt: skip
-    return TextTable(header, cells, left=2)
+    return TextTable.of(rows, _MODEL, left=2)
 
 
 def batch_times(profile: docs.ProfileDocument) -> TextTable:
