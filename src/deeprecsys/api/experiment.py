@@ -29,15 +29,20 @@ UNUSED_MS = 1e3
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class NodeOptions(TypedDict, total=False):
-    """The model, its workers and the seed; the defaults are those of `Experiment.resolve`."""
+class HostOptions(TypedDict, total=False):
+    """The model, its workers and the seed; all defaults are those of `Experiment.resolve`."""
 
     weights: str | Path | None
     rows_scale: float
     workers: int | None
     isa: str
-    locality: str
     seed: int
+
+
+class NodeOptions(HostOptions, total=False):
+    """A model on a node that offers load to itself."""
+
+    locality: str
 
 
 class ModelOptions(NodeOptions, total=False):
@@ -48,29 +53,44 @@ class ModelOptions(NodeOptions, total=False):
     threads: int
 
 
-class LoadOptions(TypedDict, total=False):
-    """The load and the latency target."""
+class TargetOptions(TypedDict, total=False):
+    """The query sizes and the latency target."""
 
-    arrivals: str | None
     sizes: str | None
-    trace: str | Path | None
     sla_ms: float | None
     target: str | None
     quantile: float
 
 
-class TuneOptions(NodeOptions, LoadOptions, total=False):
-    """The options of an experiment whose engine and threads are searched."""
+class LoadOptions(TargetOptions, total=False):
+    """The load and the latency target."""
+
+    arrivals: str | None
+    trace: str | Path | None
+
+
+class DeviceOptions(TypedDict, total=False):
+    """The lowest precision, and the accelerators."""
 
     precision: str
     gpu: str | None
     gpus: int
 
 
+class TuneOptions(NodeOptions, LoadOptions, DeviceOptions, total=False):
+    """An experiment whose engine and threads are searched."""
+
+
 class ExperimentOptions(TuneOptions, total=False):
     """All options of an experiment."""
 
     engine: str
+    threads: int
+
+
+class ServeOptions(HostOptions, TargetOptions, DeviceOptions, total=False):
+    """The models of a server, all with one target."""
+
     threads: int
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.api.experiment import Experiment, ModelOptions, shows_options
 from deeprecsys.api.progress import ProgressOption, stage
-from deeprecsys.api.runs import ProfileRun, Record
+from deeprecsys.api.runs import ProfileRun, Record, TuneRun
 from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.policy import GPU
 from deeprecsys.core.profile import FAR, LatencyProfile
@@ -45,8 +45,8 @@ QUERIES_TOGETHER = 4
 """Largest queries in the largest batch of an accelerator that is measured."""
 """Batch sizes of an accelerator's profile, in items: several queries may share one."""
 
-GivenProfile = LatencyProfile | ProfileRun | str | Path
-"""A profile, the result of `profile`, or a file."""
+GivenProfile = LatencyProfile | ProfileRun | TuneRun | str | Path
+"""A profile, the result of `profile` or `tune`, or a file."""
 
 
 @shows_options(ModelOptions)
@@ -102,14 +102,14 @@ def load_profile(path: str | Path) -> LatencyProfile:
 
 def given_profile(given: GivenProfile) -> LatencyProfile:
     """A profile that was given, or measured, or is in a file."""
-    if isinstance(given, ProfileRun):
+    if isinstance(given, ProfileRun | TuneRun):
         return given.latency_profile
     return given if isinstance(given, LatencyProfile) else load_profile(given)
 
 
 def name_of(given: GivenProfile) -> str:
     """A given profile's name in messages: its file, or its model."""
-    return str(given.model if isinstance(given, LatencyProfile | ProfileRun) else given)
+    return str(given.model if isinstance(given, LatencyProfile | ProfileRun | TuneRun) else given)
 
 
 def measured_elsewhere(profile: LatencyProfile) -> bool:

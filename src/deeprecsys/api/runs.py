@@ -12,6 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from deeprecsys.core.errors import InputError
+from deeprecsys.core.policy import Policy
+from deeprecsys.core.policy.registry import from_description
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.machine.record import machine_record
@@ -125,6 +127,22 @@ class SimulateRun(Recorded, SimulateReport):
 @dataclass(frozen=True, kw_only=True, repr=False)
 class TuneRun(Recorded, TuneReport):
     """The result of `tune`: the static baseline (`.static`) and the tuned operating point (`.tuned`)."""
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of the tuned point.
+
+        Raises:
+            InputError: the run did not come to one.
+        """
+        if self.tuned is None:
+            raise InputError("policy: expected a run that came to a tuned point, got one that did not")
+        return from_description(self.tuned.to_json())
+
+    @property
+    def latency_profile(self) -> LatencyProfile:
+        """The batch times of the node that was tuned, as simulation takes them."""
+        return LatencyProfile.from_json(self.to_json()["profile"])
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
