@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from deeprecsys.api.policies import from_description
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Policy
-from deeprecsys.core.policy.registry import from_description
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.machine.record import machine_record
