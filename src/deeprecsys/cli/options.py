@@ -37,7 +37,8 @@ rows_scale = option("--rows-scale", "X", "Factor on the rows of every embedding 
                     default=1.0)  # fmt: skip
 model = group(click.argument("model", metavar="MODEL"), weights, rows_scale)
 
-_ENGINES = "What scores a batch: eager, compiled, null, wait:BATCH_MS[,ITEM_MS], or module:attribute."
+_ENGINES = ("What scores a batch: eager, compiled, null, wait:BATCH_MS[,ITEM_MS], FILE.py:Class, "
+            "module:Class, or an installed one.")  # fmt: skip
 _THREADS = "Compute threads per worker."
 engine = option("--engine", "NAME", _ENGINES, default=ENGINE)
 threads = option("--threads", "T", _THREADS, type=int, default=1)
