@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deeprecsys.engine.dense import attention, recurrent
 from deeprecsys.engine.dense.attention import Attention
-from deeprecsys.engine.dense.graph import Graph
+from deeprecsys.engine.dense.graph import SCORES, Graph
 from deeprecsys.engine.dense.graphs.interest import attention_weights, click_head
 from deeprecsys.engine.dense.layout import Buffer, Layout, aligned
 from deeprecsys.engine.dense.ort import Bindings, only_fp32, run
@@ -52,23 +52,20 @@ class BoundGraph:
     def run(
         self,
         at: BufferRows,
-        inputs: Callable[[BufferRows], Arrays],
+        arrays: Callable[[BufferRows], Arrays],
         slice_of_item: SliceOfItem,
-        out: Floats,
+        out: Floats | None = None,
     ) -> None:
         """Write the result for the items and slices at the buffers' beginning.
 
         Args:
-            inputs: the graph's input arrays for such rows.
-            slice_of_item: [n], each item's slice; None for a single slice.
+            arrays: the graph's input arrays for such rows, and `scores` where `out` is None.
         """
-        session, key = (
-            self._sessions[slice_of_item is not None],
-            (at.items, at.slices, slice_of_item is not None),
-        )
+        merged = slice_of_item is not None
+        session, key = self._sessions[merged], (at, merged)
         binding = self._bindings.get(key)
         if binding is None:
-            binding = self._bindings.add(key, session, inputs(at))
+            binding = self._bindings.add(key, session, arrays(at))
         run(session, binding, slice_of_item, out)
 
 
@@ -105,9 +102,9 @@ class InterestStage(DenseStage):
         assert (at.item, at.slice, len(overrides)) == (0, 0, 0), "one block, and no dense inputs"
         self._slice_of_item[: at.items] = 0 if slice_of_item is None else slice_of_item
         self._interests(at, slice_of_item)
-        self._head.run(at, self._head_inputs, slice_of_item, out)
+        self._head.run(at, self._head_arrays, slice_of_item, out)
 
-    def _head_inputs(self, at: BufferRows) -> Arrays:
+    def _head_arrays(self, at: BufferRows) -> Arrays:
         user, item = self.buffers["user"][: at.slices], self.buffers["item"][: at.items]
         return {"user": user, "interest": self._interest[: at.items], "item": item}
 
@@ -162,13 +159,14 @@ class DienStage(InterestStage):
 
     def _interests(self, at: BufferRows, slice_of_item: SliceOfItem) -> None:
         self._extract(at.slices)
-        self._attend.run(at, self._attend_inputs, slice_of_item, self._weights[: at.items])
+        self._attend.run(at, self._attend_arrays, slice_of_item)
         rows = padded(at.items)
         self._slice_of_item[at.items : rows] = 0  # rows beyond the last are computed and not read
         self._augru.run(self._x, self._slice_of_item[:rows], self._weights, self._interest)
 
-    def _attend_inputs(self, at: BufferRows) -> Arrays:
-        return {"interests": self._states[: at.slices], "item": self.buffers["item"][: at.items]}
+    def _attend_arrays(self, at: BufferRows) -> Arrays:
+        states, item = self._states[: at.slices], self.buffers["item"][: at.items]
+        return {"interests": states, "item": item, SCORES: self._weights[: at.items]}
 
     def _extract(self, slices: int) -> None:
         """From behaviours to the GRU's states, and to what they add to the AUGRU's steps."""

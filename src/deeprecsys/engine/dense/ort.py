@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
@@ -57,7 +56,7 @@ class Bindings(dict[Hashable, Any]):
     """Bindings that are kept; beyond, all are dropped."""
 
     def add(self, key: Hashable, session: Any, arrays: Arrays) -> Any:
-        """A new binding of a session's inputs, kept under the key."""
+        """A new binding of a session's inputs, and of `scores` if among them, kept under the key."""
         if len(self) >= self.MOST:
             self.clear()
         binding = self[key] = session.io_binding()
@@ -66,22 +65,24 @@ class Bindings(dict[Hashable, Any]):
         return binding
 
 
-def run(session: Any, binding: Any, slice_of_item: SliceOfItem, out: Floats) -> None:
+def run(session: Any, binding: Any, slice_of_item: SliceOfItem, out: Floats | None) -> None:
     """Run a bound graph.
 
     Args:
         slice_of_item: [n], each item's slice, for a graph of several slices.
-        out: float32, C-contiguous, where the graph's result goes.
+        out: float32, C-contiguous, where the graph's result goes; None where it is bound already.
     """
     if slice_of_item is not None:
         bind(binding, SLICE_OF_ITEM, slice_of_item)
-    binding.bind_output(SCORES, "cpu", 0, np.float32, out.shape, out.ctypes.data)
+    if out is not None:
+        bind(binding, SCORES, out)
     session.run_with_iobinding(binding)
 
 
 def bind(binding: Any, name: str, array: NDArray[Any]) -> None:
-    """Let an input be read where an array lies."""
-    binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+    """Let an input be read, or the result be written, where an array lies."""
+    to = binding.bind_output if name == SCORES else binding.bind_input
+    to(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
 def only_fp32(precision: str) -> None:
