@@ -57,7 +57,9 @@ def bench(report: docs.BenchReport) -> str:
 
 def simulate(report: docs.SimulateReport) -> str:
     """One trial or a capacity in virtual time, and its bounds."""
-    words = [f"{_model(report)}, simulated", f"{f.count((report.workers or {}).get('cpu'))} workers"]
+    count = (report.workers or {}).get("cpu")
+    workers = "1 worker" if count == 1 else f"{f.count(count)} workers"
+    words = [f"{_model(report)}, simulated", workers]
     words.append(operating_point(report))
     if report.searched:
         words.insert(1, target(report))
