@@ -17,8 +17,8 @@ import uvloop
 from deeprecsys.node.service.backend import Reason
 from deeprecsys.serve.http import app as http
 from deeprecsys.serve.http import bodies, connection
-from deeprecsys.serve.http.bodies import BufferPool, FullError
 from deeprecsys.serve.http.connection import LARGE_BYTES
+from deeprecsys.serve.memory import BufferPool, FullError
 from deeprecsys.zoo.schema import DenseInput, Schema, SparseInput, Table
 from tests.serve.bodies import arrays, binary_body, json_body
 from tests.serve.conftest import Running, start

@@ -14,7 +14,7 @@ import grpc
 from deeprecsys.core.errors import InputError
 from deeprecsys.node.service.backend import Backend
 from deeprecsys.serve.frontend import Frontend
-from deeprecsys.serve.grpc import GrpcService
+from deeprecsys.serve.grpc import grpc_server
 from deeprecsys.serve.http.app import HttpApp
 from deeprecsys.serve.http.connection import GRACE_S, http_server, missing
 from deeprecsys.serve.metrics.counters import Counters
@@ -51,7 +51,8 @@ async def serve_forever(
     with contextlib.ExitStack() as stack:
         stack.callback(backend.listen(counters))
         listening = stack.enter_context(_listen(host, http_port))
-        rpc, bound = _grpc_server(frontend, host, grpc_port)
+        rpc = grpc_server(frontend)
+        bound = _bind(rpc, host, grpc_port)
         http = http_server(HttpApp(frontend), _plain_asgi())
         await rpc.start()
         serving = asyncio.ensure_future(http.serve(sockets=[listening]))
@@ -66,7 +67,7 @@ async def serve_forever(
         finally:
             stopping.cancel()
             _log.info("stopping", extra={"open_requests": len(http.server_state.tasks)})
-            http.should_exit = True
+            http.should_exit = frontend.stopping = True
             await asyncio.gather(serving, rpc.stop(GRACE_S))
             _log.info("stopped")
 
@@ -97,20 +98,16 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _grpc_server(frontend: Frontend, host: str, port: int) -> tuple[grpc.aio.Server, int]:
-    """A server that is bound but not started, and its port."""
-    largest = max((frontend.inputs(m).body_limit for m in frontend.backend.models.values()), default=1 << 22)
-    server = grpc.aio.server(
-        options=[
-            ("grpc.max_receive_message_length", largest),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),
-        ]
-    )
-    server.add_generic_rpc_handlers((GrpcService(frontend).handler(),))
+def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+    """The port that a gRPC server is bound to.
+
+    Raises:
+        InputError: the address cannot be listened on.
+    """
     try:
-        return server, server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        bound: int = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     except RuntimeError as e:
         raise InputError(
             f"--host and --grpc-port: expected an address to listen on, got {host}:{port}"
         ) from e
+    return bound

@@ -16,6 +16,7 @@ from deeprecsys.node.service.backend import (
     Seat,
     ServedModel,
 )
+from deeprecsys.serve.memory import BufferPool
 from deeprecsys.serve.metrics.counters import Counters
 from deeprecsys.serve.protocol.errors import NotFoundError, shown
 from deeprecsys.serve.protocol.inputs import Binary, HeaderCache, Inputs, ValidatedRequest
@@ -30,12 +31,17 @@ class Frontend:
     """A backend as requests see it.
 
     A query is asked for twice: `admit`, before its body, by the length of that; then `reserve`, by its head.
+
+    Attributes:
+        pool: the memory of requests, whatever they come by. stopping: whether open calls should end.
     """
+
+    stopping = False
 
     def __init__(self, backend: Backend, counters: Counters) -> None:
         self.backend, self.counters = backend, counters
         self._inputs: dict[str, Inputs] = {}
-        self.heads = HeaderCache()
+        self.heads, self.pool = HeaderCache(), BufferPool()
 
     def model(self, name: str, version: str = "") -> ServedModel:
         """The model of that name.
@@ -118,7 +124,11 @@ class OpenQuery:
             RequestError: a value is wrong.
         """
         begin = time.monotonic()
-        fill(self._validated, data, self.seat)
+        validated = self._validated
+        fill(validated, data, self.seat)
+        if validated.packed is None:  # lists of numbers take many times as much as the text that they came as
+            for t in validated.tensors:
+                t.tensor.data = None
         self._fill_s = time.monotonic() - begin
 
     async def score(self) -> NDArray[Any]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
+from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
 from deeprecsys.node.service.backend import Reason, RefusedError, ServedModel, UnscoredError
 from deeprecsys.serve.frontend import Frontend, MissedError
+from deeprecsys.serve.memory import BufferPool
 from deeprecsys.serve.metrics.statistics import statistics_document
 from deeprecsys.serve.protocol.describe import (
     config_document,
@@ -23,12 +27,32 @@ from deeprecsys.serve.protocol.describe import (
     model_document,
     server_document,
 )
-from deeprecsys.serve.protocol.errors import NotFoundError, RequestError
+from deeprecsys.serve.protocol.errors import NotFoundError, RequestError, shown
 from deeprecsys.serve.protocol.inputs import OUTPUT
 from deeprecsys.serve.protocol.request import Request
 from deeprecsys.serve.protocol.request_pb import request_of
 
-SERVICE = "inference.GRPCInferenceService"
+SERVICE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
+RECEIVING_BYTES = 128 << 20
+"""Limit of the messages that are being received, each counted as the largest; and as much for streams."""
+LEAST_CALLS = 4
+"""At least so many messages are received, and so many streams are open, at a time."""
+RECEIVE_S, IDLE_S, WATCH_S = 60.0, 600.0, 1.0
+"""How long a message may take to come, a stream to send its next, and a change of health to be seen."""
+MOST_CALLS, MOST_CALLS_OF_ONE = 2048, 256
+OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", MOST_CALLS_OF_ONE),
+    ("grpc.max_connection_idle_ms", 300_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    # Clients may ping as often as Triton's do; a connection whose client is gone is noticed by our own pings.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
 _CALLS = (
     "ServerLive",
     "ServerReady",
@@ -42,6 +66,19 @@ _CALLS = (
 )
 _log = logging.getLogger(__name__)
 _Context = Any  # grpc.aio.ServicerContext, which has no types
+
+
+def grpc_server(frontend: Frontend) -> grpc.aio.Server:
+    """A server of the backend's models and of its health, without a port yet."""
+    models = frontend.backend.models.values()
+    limit = max((frontend.inputs(m).message_limit for m in models), default=1 << 22)
+    server = grpc.aio.server(
+        interceptors=[_Reception(frontend.pool, limit)],
+        options=[("grpc.max_receive_message_length", limit), *OPTIONS],
+        maximum_concurrent_rpcs=MOST_CALLS,
+    )
+    server.add_generic_rpc_handlers((GrpcService(frontend).handler(), _health(frontend)))
+    return server
 
 
 class GrpcService:
@@ -113,11 +150,16 @@ class GrpcService:
         self, messages: AsyncIterator[Any], context: _Context
     ) -> AsyncIterator[Any]:
         """One request after the other; a request that fails leaves the stream open."""
-        async for message in messages:
+        while True:
             try:
-                if message is None:
-                    raise RequestError(_unreadable("ModelInfer"))
-                response = await self.ModelInfer(message, context)
+                async with asyncio.timeout(IDLE_S):
+                    message = await anext(messages)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no request came for {IDLE_S:g} s")
+            try:
+                response = await self.ModelInfer(_sound(message), context)
                 yield pb.ModelStreamInferResponse(infer_response=response)
             except (RequestError, RefusedError, UnscoredError) as e:
                 yield pb.ModelStreamInferResponse(error_message=str(e))
@@ -127,9 +169,7 @@ class GrpcService:
 
         async def guarded(message: Any, context: _Context) -> Any:
             try:
-                if message is None:
-                    raise RequestError(_unreadable(call.__name__))
-                return await call(message, context)
+                return await call(_sound(message), context)
             except (RequestError, RefusedError, UnscoredError) as e:
                 status, trailing = _status(e)
                 await context.abort(status, str(e), trailing)
@@ -171,16 +211,153 @@ def _message(call: str, kind: str) -> Any:
 
 
 def _reader(message: Any) -> Callable[[bytes], Any]:
-    """Reads a message; None for bytes that are not one, which is answered as the client's error."""
+    """Reads a message; or returns the error of one that cannot be read, to be answered by its call."""
 
     def read(raw: bytes) -> Any:
         try:
+            if reception := _RECEPTION.get(None):
+                reception.received(len(raw))
             return message.FromString(raw)
+        except RefusedError as e:
+            return e
         except DecodeError:
-            return None
+            return RequestError(f"request: expected a {message.__name__} message, got bytes that are none")
 
     return read
 
 
-def _unreadable(call: str) -> str:
-    return f"request: expected a {call}Request message, got bytes that are none"
+def _sound(message: Any) -> Any:
+    """What `_reader` has read, or raises the error that it has returned."""
+    if isinstance(message, Exception):
+        raise message
+    return message
+
+
+class _Reception(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Bounds the messages of all calls: while they are received, and then until their calls end.
+
+    The length of a message is known only when all of it has come, so that calls wait for one of a few places
+    before theirs is received. The length is then charged to the memory of all requests.
+    """
+
+    def __init__(self, pool: BufferPool, limit: int) -> None:
+        self._pool = pool
+        count = max(LEAST_CALLS, RECEIVING_BYTES // limit)
+        self._places, self._streams = asyncio.Semaphore(count), count
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        if handler.request_streaming or handler.response_streaming:
+            if not self._streams:
+                return _refusing("as many streams are open as may be")
+            call = _Call(self._pool, self._stream_ended)
+            self._streams -= 1
+        else:
+            try:
+                async with asyncio.timeout(RECEIVE_S):
+                    await self._places.acquire()
+            except TimeoutError:
+                return _refusing("other requests are still being received")
+            call = _Call(self._pool, self._places.release, RECEIVE_S)
+        _RECEPTION.set(call)
+        return handler
+
+    def _stream_ended(self) -> None:
+        self._streams += 1
+
+
+class _Call:
+    """A call's share in what `_Reception` bounds. Its task is the current one.
+
+    Args:
+        give: gives its place back: of a stream when that ends, else as soon as its message has come.
+        within_s: how long that may take.
+    """
+
+    def __init__(self, pool: BufferPool, give: Callable[[], None], within_s: float | None = None) -> None:
+        self._pool, self._give, self._charged = pool, give, 0
+        task = asyncio.current_task()
+        assert task is not None
+        self._timer = asyncio.get_running_loop().call_later(within_s, task.cancel) if within_s else None
+        task.add_done_callback(self._ended)
+
+    def received(self, size: int) -> None:
+        """A message has come; what the last one took is free.
+
+        Raises:
+            FullError: there is no memory for it.
+        """
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+            self._give()
+            self._give = _nothing
+        self._pool.give(self._charged)
+        self._charged = 0
+        self._pool.charge(2 * size)  # as bytes, and as fields
+        self._charged = 2 * size
+
+    def _ended(self, _task: object) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._give()
+        self._pool.give(self._charged)
+
+
+_RECEPTION: ContextVar[_Call] = ContextVar("reception")
+
+
+def _nothing() -> None:
+    """Gives nothing back."""
+
+
+def _refusing(why: str) -> Any:
+    """A handler that refuses its call without receiving a message."""
+
+    async def refuse(_messages: Any, context: _Context) -> None:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, why, (("retry-after", "1"),))
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _health(frontend: Frontend) -> grpc.GenericRpcHandler:
+    """`grpc.health.v1`: of the server ("" or the protocol's service), and of each model by its name.
+
+    Its two messages have one field each, and are on the wire as these wrappers are.
+    """
+
+    backend = frontend.backend
+
+    def status(raw: str) -> int:
+        if raw in ("", SERVICE, HEALTH):
+            return 1 if backend.ready else 2
+        model = backend.models.get(raw)
+        return 3 if model is None else 1 if model.ready else 2  # unknown, serving, not serving
+
+    async def check(message: StringValue, context: _Context) -> Int32Value:
+        found = status(message.value)
+        if found == 3:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"service {shown(message.value)}: there is none")
+        return Int32Value(value=found)
+
+    async def watch(message: StringValue, context: _Context) -> AsyncIterator[Int32Value]:
+        last = 0
+        while not frontend.stopping:
+            if (found := status(message.value)) != last:
+                last = found
+                yield Int32Value(value=found)
+            await asyncio.sleep(WATCH_S)
+
+    how = {
+        "request_deserializer": StringValue.FromString,
+        "response_serializer": Int32Value.SerializeToString,
+    }
+    return grpc.method_handlers_generic_handler(
+        HEALTH,
+        {
+            "Check": grpc.unary_unary_rpc_method_handler(check, **how),
+            "Watch": grpc.unary_stream_rpc_method_handler(watch, **how),
+        },
+    )

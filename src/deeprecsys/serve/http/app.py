@@ -13,8 +13,9 @@ import orjson
 
 from deeprecsys.node.service.backend import RefusedError, ServedModel, UnscoredError
 from deeprecsys.serve.frontend import Frontend
-from deeprecsys.serve.http.bodies import Body, BufferPool, ChunkedBody, FullError, Receive
+from deeprecsys.serve.http.bodies import Body, ChunkedBody, Receive
 from deeprecsys.serve.http.connection import RequestHandle, handle_of
+from deeprecsys.serve.memory import FullError
 from deeprecsys.serve.metrics.dashboard import live_document, page_html
 from deeprecsys.serve.metrics.prometheus import exposition
 from deeprecsys.serve.metrics.statistics import statistics_document
@@ -64,7 +65,6 @@ class HttpApp:
             "/live.json": lambda: ("application/json", orjson.dumps(live_document(backend, counters))),
             "/metrics": lambda: exposition(backend, counters),
         }
-        self._pool = BufferPool()
         self._reading = 0  # queries with a seat whose body is being read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -187,8 +187,8 @@ class HttpApp:
         if length is not None and length > limit:
             raise TooLargeError(f"body: expected at most {limit} bytes, got {length}")
         if handle is not None and handle.large is not None:
-            return handle.large.charged_to(self._pool)
-        return ChunkedBody(receive, self._pool, limit, handle)
+            return handle.large.charged_to(self.frontend.pool)
+        return ChunkedBody(receive, self.frontend.pool, limit, handle)
 
 
 async def unless_gone(scores: Awaitable[T], watch: Callable[[Callable[[], None]], Callable[[], object]]) -> T:

@@ -34,6 +34,7 @@ HEADS_KEPT, LONGEST_HEAD_BYTES = 1024, 1 << 15
 LARGE_BYTES = 1 << 17
 """A tensor of at least this size is read into its seat by a read of its own; smaller ones together."""
 _JSON_NUMBER_BYTES = 32  # the longest double has 24 characters; the rest is room for spaces
+_MESSAGE_NUMBER_BYTES = 10  # a negative int64
 _HEAD_BYTES = 1 << 16
 _INPUT_HEAD_BYTES = 512  # what one tensor needs in the JSON part, generously
 _ID = b'{"id":"'  # how heads begin of clients that give each request an id of its own
@@ -120,7 +121,8 @@ class Inputs:
     """The inputs of one model, as the network face checks them.
 
     Attributes:
-        body_limit: bytes of the largest body that a query of `max_items` items can need.
+        body_limit: bytes of the largest body, one of text, that a query of `max_items` items can need;
+        message_limit: of the largest gRPC message.
         item_bytes: the most binary bytes that an item takes; query_bytes: that come on top.
     """
 
@@ -132,7 +134,9 @@ class Inputs:
         per_query = sum(s.width for s in self.specs.values() if s.per_query)
         self.item_bytes, self.query_bytes = 8 * per_item, 8 * per_query + _HEAD_BYTES
         numbers = max_items * (per_item + len(self.specs)) + per_query
-        self.body_limit = _HEAD_BYTES + 2 * _INPUT_HEAD_BYTES * len(self.specs) + _JSON_NUMBER_BYTES * numbers
+        heads = _HEAD_BYTES + 2 * _INPUT_HEAD_BYTES * len(self.specs)
+        self.body_limit = heads + _JSON_NUMBER_BYTES * numbers
+        self.message_limit = heads + _MESSAGE_NUMBER_BYTES * numbers
 
     def least_items(self, body_bytes: int) -> int:
         """The least number of items that a body with that many bytes of binary data can hold."""
