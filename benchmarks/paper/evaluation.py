@@ -11,7 +11,7 @@ import time
 from benchmarks.harness import PROFILES, Benchmark, Result, Run, Tables
 from deeprecsys.api.progress import Bar
 from deeprecsys.paper import constants, directions, recipes, sensitivity
-from deeprecsys.paper.crew import Tell, crew
+from deeprecsys.paper.parallel import FigureProgress, parallel
 from deeprecsys.paper.result import Result as Figure
 from deeprecsys.paper.result import claim_table
 from deeprecsys.paper.study import Study
@@ -38,9 +38,9 @@ def run(run: Run) -> None:
         run.save({"seconds": {**times, marker: seconds}, "tables": {**tables, marker: text}})
         print(f"{marker}: {seconds:.0f} s", flush=True)
 
-    with Bar("paper") as bar, crew(study) as members:
+    with Bar("paper") as bar, parallel(study) as members:
 
-        def tell(step: int, name: str) -> Tell:
+        def tell(step: int, name: str) -> FigureProgress:
             return lambda share, what: bar.set((step + share) / steps, f"{name}: {what}")
 
         for i, n in enumerate(numbers):

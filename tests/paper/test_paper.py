@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from deeprecsys.paper import sensitivity
-from deeprecsys.paper.crew import FigureRunner, crew
 from deeprecsys.paper.networks import bert_base, lstm, resnet50
+from deeprecsys.paper.parallel import FigureRunner, parallel
 from deeprecsys.paper.platforms import SKYLAKE
 from deeprecsys.paper.published import MODELS, RATIOS, SHARES
 from deeprecsys.paper.recipes import RECIPES
@@ -123,7 +123,7 @@ def test_all_of_it_quickly(study: Study, tmp_path: Path, monkeypatch: pytest.Mon
 def test_workers_find_what_the_study_finds(study: Study) -> None:
     alone = Study(quick=True)
     told: list[float] = []
-    with crew(Study(quick=True), 2) as members:
+    with parallel(Study(quick=True), 2) as members:
         result, seconds = members.make(14, lambda share, what: told.append(share))
     assert seconds > 0
     assert told == sorted(told)
@@ -138,8 +138,8 @@ class Kept:
     def __init__(self) -> None:
         self.sent: list[tuple[dict[object, object], int]] = []
 
-    def submit(self, ask: object, figure: int, model: str, notes: dict[object, object]) -> Future[object]:
-        self.sent.append((notes, len(notes)))
+    def submit(self, ask: object, figure: int, model: str, memo: dict[object, object]) -> Future[object]:
+        self.sent.append((memo, len(memo)))
         done: Future[object] = Future()
         done.set_result({("found", model): 1})
         return done
@@ -148,22 +148,22 @@ class Kept:
 def test_what_workers_are_sent_does_not_change_under_way() -> None:
     pool, study = Kept(), Study(quick=True)
     FigureRunner(study, pool).prepare(14, lambda share, what: None)  # type: ignore[arg-type]
-    assert len(study.notes) == len(pool.sent) == len(MODELS)
-    assert all(len(notes) == before for notes, before in pool.sent)
+    assert len(study.memo) == len(pool.sent) == len(MODELS)
+    assert all(len(memo) == before for memo, before in pool.sent)
 
 
 def test_a_larger_batch_is_wanted_where_no_size_fits_both(study: Study) -> None:
     low, high = Case("mt-wnd", "low", "Broadwell"), Case("mt-wnd", "high", "Broadwell")
     assert study.batch_rises(low, low) == 0
     assert study.batch_rises(low, high) == -study.batch_rises(high, low)
-    study.notes["curve", low] = (FigureCapacity(32, None, 100.0), FigureCapacity(128, None, 97.0))
-    study.notes["curve", high] = (FigureCapacity(32, None, 99.0), FigureCapacity(128, None, 99.9))
+    study.memo["curve", low] = (FigureCapacity(32, None, 100.0), FigureCapacity(128, None, 97.0))
+    study.memo["curve", high] = (FigureCapacity(32, None, 99.0), FigureCapacity(128, None, 99.9))
     try:
         assert study.batch_rises(low, high) == 0  # 32 is within 2 % of the best for both
-        study.notes["curve", high] = (FigureCapacity(32, None, 97.0), FigureCapacity(128, None, 99.9))
+        study.memo["curve", high] = (FigureCapacity(32, None, 97.0), FigureCapacity(128, None, 99.9))
         assert study.batch_rises(low, high) == 1
     finally:
-        del study.notes["curve", low], study.notes["curve", high]
+        del study.memo["curve", low], study.memo["curve", high]
 
 
 @pytest.mark.parametrize(
@@ -181,9 +181,9 @@ def test_a_direction_takes_half_of_the_pairs(up: int, down: int, verdict: ClaimV
 
 def test_a_threshold_moves_only_where_the_other_is_not_as_good() -> None:
     study, costly, free = Study(quick=True), Case("wnd"), Case("wnd", transfer=False)
-    study.notes["card", 1, costly] = FigureCapacity(100, None, 100.0)
-    study.notes["card", 1, free] = FigureCapacity(100, 120, 110.0)
+    study.memo["card", 1, costly] = FigureCapacity(100, None, 100.0)
+    study.memo["card", 1, free] = FigureCapacity(100, 120, 110.0)
     for as_good, move in ((True, 0), (False, -1)):
-        study.notes["as good", 1, costly, free] = as_good
+        study.memo["as good", 1, costly, free] = as_good
         assert study.threshold_rises(costly, free) == move
     assert study.threshold_rises(costly, costly) == 0

@@ -8,7 +8,7 @@ import pytest
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import DeepRecSched
 from deeprecsys.core.profile import LatencyProfile, Point
-from deeprecsys.paper.fleet import DAY_S, MachineKind, Pool, day, handfuls
+from deeprecsys.paper.fleet_day import DAY_S, MachineKind, Pool, day, handfuls
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.workload.arrivals import Diurnal

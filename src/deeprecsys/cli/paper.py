@@ -33,8 +33,8 @@ def paper(figures: tuple[str, ...], quick: bool, profiles: Path, json: str | Non
     files, plots and a page go to --out DIR, by default ./paper.
     """
     from deeprecsys.paper import constants, recipes, sensitivity
-    from deeprecsys.paper.crew import crew
     from deeprecsys.paper.page import page
+    from deeprecsys.paper.parallel import parallel
     from deeprecsys.paper.study import Study
 
     numbers = recipes.chosen(figures)
@@ -43,7 +43,7 @@ def paper(figures: tuple[str, ...], quick: bool, profiles: Path, json: str | Non
     results, seconds = [], {}
     begun = time.monotonic()
     steps = len(numbers) + (0 if figures else 1)
-    with Bar("paper") as bar, crew(study) as members:
+    with Bar("paper") as bar, parallel(study) as members:
         for i, n in enumerate(numbers):
             bar.set(i / steps, f"figure {n}")
             result, seconds[n] = members.make(n, _telling(bar, i, steps, f"figure {n}"))

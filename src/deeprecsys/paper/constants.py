@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import fields
 
 from deeprecsys.paper.platforms import BROADWELL, SKYLAKE, CpuSpec
-from deeprecsys.paper.result import FigureTable
+from deeprecsys.paper.result import TextTable
 
 
-def table() -> FigureTable:
+def table() -> TextTable:
     """All fields of the two servers."""
     rows = tuple(
         (
@@ -20,8 +20,8 @@ def table() -> FigureTable:
         for f in fields(CpuSpec)
         if f.name not in ("name", "sources")
     )
-    return FigureTable(
-        "Constants of the modelled servers", ("constant", "Broadwell", "Skylake", "source"), rows
+    return TextTable(
+        ("constant", "Broadwell", "Skylake", "source"), rows, title="Constants of the modelled servers"
     )
 
 

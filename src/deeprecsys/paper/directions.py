@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from deeprecsys.paper.result import ClaimVerdict, FigureTable, Result
+from deeprecsys.paper.result import ClaimVerdict, Result, TextTable
 
 OF = {12: (0, 1, 2), 14: (0,), 10: (0, 1, 2)}
 """Figure → which of its claims are directions."""
@@ -17,7 +17,7 @@ WORDS = {
 }
 
 
-def table(results: Mapping[int, Result]) -> FigureTable:
+def table(results: Mapping[int, Result]) -> TextTable:
     """Of the figures that were made."""
     rows = tuple(
         (c.what, WORDS[c.verdict], c.ours, f"figure {n}")
@@ -25,4 +25,4 @@ def table(results: Mapping[int, Result]) -> FigureTable:
         if n in results
         for c in (results[n].claims[i] for i in which)
     )
-    return FigureTable("Directions", ("direction", "verdict", "evidence", "from"), rows, left=1)
+    return TextTable(("direction", "verdict", "evidence", "from"), rows, title="Directions")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from deeprecsys.core.policy import DeepRecSched
-from deeprecsys.paper.fleet import DayLog, MachineKind, Pool, day
+from deeprecsys.paper.fleet_day import DayLog, MachineKind, Pool, day
 from deeprecsys.paper.published import MODELS
 from deeprecsys.paper.study import Case, Study
 from deeprecsys.workload.arrivals import Diurnal
@@ -24,7 +24,7 @@ VARIATION = 0.05
 POLICIES = ("static", "tuned", "for latency")
 
 
-class Fleets:
+class Fleet:
     """Days of the fleet.
 
     Args:

@@ -8,13 +8,13 @@ from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.machine.record import UNAVAILABLE
 from deeprecsys.paper.platforms import EPYC_64, scaled, work_of
 from deeprecsys.paper.published import MODELS, SHORT
-from deeprecsys.paper.result import FigureTable
-from deeprecsys.paper.study import Case, Study
+from deeprecsys.paper.result import TextTable
+from deeprecsys.paper.study import Case, Study, memoised
 from deeprecsys.report import format as f
 from deeprecsys.zoo import MODELS as ZOO
 
 
-def table(study: Study) -> FigureTable:
+def table(study: Study) -> TextTable:
     """Static and tuned batch sizes and capacities at the medium target, or `unavailable`."""
     rows = tuple((SHORT[m], *row(study, m)) for m in MODELS)
     header = (
@@ -23,15 +23,12 @@ def table(study: Study) -> FigureTable:
         f"{EPYC_64.name}, scaled from them (modelled)",
     )
     title = "Machines of today, medium target: static batch, queries/s → tuned batch, queries/s"
-    return FigureTable(title, header, rows)
+    return TextTable(header, rows, title=title)
 
 
+@memoised("machines of today")
 def row(study: Study, model: str) -> tuple[str, str]:
-    """Of one model, on both machines."""
-    return study.noted(lambda: _row(study, model), "machines of today", model)
-
-
-def _row(study: Study, model: str) -> tuple[str, str]:
+    """One model on both machines."""
     profile = measured(study, model)
     if profile is None:
         return UNAVAILABLE, UNAVAILABLE

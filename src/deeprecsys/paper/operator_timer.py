@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Clocked(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
+class OperatorTimer(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
     """While entered, adds up the time within operators, by name and by whether a recurrent layer ran them.
 
     Torch's own profiler writes to standard output.

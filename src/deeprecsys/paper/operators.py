@@ -27,7 +27,7 @@ def shares(name: str, *, rounds: int = 5, batch: int = BATCH, seed: int = 0) -> 
     import numpy as np
     import torch
 
-    from deeprecsys.paper.clocked import Clocked
+    from deeprecsys.paper.operator_timer import OperatorTimer
     from deeprecsys.zoo.networks import weighted
     from deeprecsys.zoo.networks.sparse import SparseStage
 
@@ -56,14 +56,14 @@ def shares(name: str, *, rounds: int = 5, batch: int = BATCH, seed: int = 0) -> 
         pooled = sparse({n: x[n] for n in names})
         dense(pooled | {n: v for n, v in x.items() if n not in names}, None)
 
-    clock = Clocked(dense)
+    timer = OperatorTimer(dense)
     with torch.inference_mode():
         score(batches[0])
-        with clock:
+        with timer:
             for x in batches[1:]:
                 score(x)
     spent: dict[str, float] = {}
-    for (operator, recurrent), seconds in clock.spent_s.items():
+    for (operator, recurrent), seconds in timer.spent_s.items():
         kind = "recurrent" if recurrent else _kind(operator)
         spent[kind] = spent.get(kind, 0.0) + seconds
     total = sum(spent.values())

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from deeprecsys.paper import directions
-from deeprecsys.paper.result import ClaimVerdict, FigureTable, Result
-from deeprecsys.report.plots import svg
+from deeprecsys.paper.result import ClaimVerdict, Result, TextTable
+from deeprecsys.report.html import rendered
 
 
-def page(results: Sequence[Result], after: Sequence[FigureTable], subtitle: str, footer: str) -> str:
+def page(results: Sequence[Result], after: Sequence[TextTable], subtitle: str, footer: str) -> str:
     """The page as a document.
 
     Args:
@@ -20,23 +17,12 @@ def page(results: Sequence[Result], after: Sequence[FigureTable], subtitle: str,
         after: tables at the end: sensitivity, constants.
         subtitle, footer: how it was made.
     """
-    here, shared = (PackageLoader(f"deeprecsys.{p}", ".") for p in ("paper", "report"))
-    environment = Environment(
-        loader=ChoiceLoader([here, shared]), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    style = "".join(loader.get_source(environment, "page.css")[0] for loader in (shared, here))
     claims = [c for r in results for c in r.claims]
     found = directions.table({r.number: r for r in results})
-    drawings = {
-        r.number: [
-            (d.title, d.caption, Markup(svg(d.figure, f"f{r.number}{d.name}", d.title))) for d in r.drawings
-        ]
-        for r in results
-    }
-    return environment.get_template("page.html").render(
+    return rendered(
+        "page.html",
+        "deeprecsys.paper",
         results=results,
-        drawings=drawings,
         after=after,
         directions=found,
         agree=sum(c.verdict is ClaimVerdict.AGREES for c in claims),
@@ -44,5 +30,4 @@ def page(results: Sequence[Result], after: Sequence[FigureTable], subtitle: str,
         seen=sum(row[1] == "seen" for row in found.rows),
         subtitle=subtitle,
         footer=footer,
-        css=Markup(style),
     )

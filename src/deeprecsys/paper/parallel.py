@@ -1,4 +1,4 @@
-"""The figures by all cores: what each needs of a model is found by worker processes, model by model."""
+"""The figures on all cores: worker processes compute what each needs, model by model."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any
 
 from deeprecsys.paper import sensitivity
 from deeprecsys.paper.figures import figure07, figure09, figure10, figure11, figure12, figure13, figure14
-from deeprecsys.paper.fleets import Fleets
+from deeprecsys.paper.fleet import Fleet
 from deeprecsys.paper.published import MODELS
 from deeprecsys.paper.recipes import RECIPES
 from deeprecsys.paper.result import Result
-from deeprecsys.paper.study import Notes, Study
+from deeprecsys.paper.study import Memo, Study
 
-Tell = Callable[[float, str], None]
-"""How far a step is, in [0, 1], and what is done."""
+FigureProgress = Callable[[float, str], None]
+"""Called with the share of a step that is done, in [0, 1], and what is being done."""
 
 
 def _handful(study: Study, model: str) -> None:
-    models = Fleets(study).models
+    models = Fleet(study).models
     if model in models:
         figure07.distances(study, model)
     if model == models[0]:
@@ -33,7 +33,7 @@ def _handful(study: Study, model: str) -> None:
 
 
 def _day(study: Study, model: str) -> None:
-    if model in Fleets(study).models:
+    if model in Fleet(study).models:
         figure13.of_model(study, model)
 
 
@@ -41,48 +41,48 @@ ASKS: Mapping[int, Callable[[Study, str], None]] = MappingProxyType({
     7: _handful, 9: figure09.ask, 10: figure10.ask, 11: figure11.ask, 12: figure12.ask, 13: _day,
     14: figure14.ask,
 })  # fmt: skip
-"""What a figure needs of one model. What is not asked for here, it finds itself: later, not otherwise."""
+"""What a figure needs of one model; anything else it computes itself, later."""
 
 
 class FigureRunner:
-    """Worker processes with a study of their own, which tell what they found.
+    """Worker processes, each with a study of its own, that complete the memo of one study.
 
     Args:
-        study: whose notes are completed.
+        study: whose memo is completed.
         pool: of the workers; without one, everything is left to the figures.
     """
 
     def __init__(self, study: Study, pool: ProcessPoolExecutor | None) -> None:
         self._study, self._pool = study, pool
 
-    def prepare(self, figure: int, tell: Tell) -> None:
-        """Note all that a figure needs."""
+    def prepare(self, figure: int, progress: FigureProgress) -> None:
+        """Compute all that a figure needs."""
         if self._pool is None or figure not in ASKS:
             return
-        notes = self._study.notes
-        known = dict(notes)  # a pool's thread sends it while `notes` grow
+        memo = self._study.memo
+        known = dict(memo)  # a pool's thread sends it while `memo` grows
         jobs = {self._pool.submit(_ask, figure, m, known): m for m in MODELS}
-        for found in _done(jobs, tell):
-            notes.update(found)
+        for found in _done(jobs, progress):
+            memo.update(found)
 
-    def make(self, figure: int, tell: Tell) -> tuple[Result, float]:
+    def make(self, figure: int, progress: FigureProgress) -> tuple[Result, float]:
         """A figure, and the seconds that it took."""
         start = time.monotonic()
-        self.prepare(figure, tell)
+        self.prepare(figure, progress)
         return RECIPES[figure](self._study), time.monotonic() - start
 
-    def vary(self, quick: bool, tell: Tell) -> dict[str, dict[str, tuple[float, float]]]:
+    def vary(self, quick: bool, progress: FigureProgress) -> dict[str, dict[str, tuple[float, float]]]:
         """The sensitivity to each part, in the order of the variants."""
         if self._pool is None:
-            return sensitivity.vary(quick, tell)
+            return sensitivity.vary(quick, progress)
         names = sensitivity.names(quick)
         jobs = {self._pool.submit(_vary, n): n for n in names}
-        found = dict(_done(jobs, tell))
+        found = dict(_done(jobs, progress))
         return {n: found[n] for n in names}
 
 
 @contextmanager
-def crew(study: Study, workers: int | None = None) -> Iterator[FigureRunner]:
+def parallel(study: Study, workers: int | None = None) -> Iterator[FigureRunner]:
     """Workers for a study: one for each core, at most one for each model. One alone is this process."""
     count = min(workers or len(os.sched_getaffinity(0)), len(MODELS))
     if count == 1:
@@ -96,9 +96,9 @@ def crew(study: Study, workers: int | None = None) -> Iterator[FigureRunner]:
         pool.shutdown(cancel_futures=True)
 
 
-def _done(jobs: Mapping[Future[Any], str], tell: Tell) -> Iterator[Any]:
+def _done(jobs: Mapping[Future[Any], str], progress: FigureProgress) -> Iterator[Any]:
     for i, job in enumerate(as_completed(jobs)):
-        tell(i / len(jobs), jobs[job])
+        progress(i / len(jobs), jobs[job])
         yield job.result()
 
 
@@ -110,11 +110,11 @@ def _begin(quick: bool, profiles: Path | None) -> None:
     _own.append(Study(quick=quick, profiles=profiles))
 
 
-def _ask(figure: int, model: str, notes: Notes) -> Notes:
+def _ask(figure: int, model: str, memo: Memo) -> Memo:
     (study,) = _own
-    study.notes.update(notes)
+    study.memo.update(memo)
     ASKS[figure](study, model)
-    return {asked: found for asked, found in study.notes.items() if asked not in notes}
+    return {asked: found for asked, found in study.memo.items() if asked not in memo}
 
 
 def _vary(name: str) -> tuple[str, dict[str, tuple[float, float]]]:

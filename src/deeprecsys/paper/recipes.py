@@ -45,7 +45,7 @@ RECIPES: Mapping[int, Callable[[Study], Result]] = {
 
 
 def chosen(names: Sequence[str]) -> tuple[int, ...]:
-    """The figures that are asked for; all where none is.
+    """The numbers of the named figures; all of them without a name.
 
     Raises:
         InputError: a figure that is not made; names those that are.
@@ -63,8 +63,8 @@ def write(result: Result, folder: Path) -> None:
     """A figure's data file and plots."""
     folder.mkdir(parents=True, exist_ok=True)
     save(folder / f"{result.name}.json", result.document())
-    for d in result.drawings:
-        png(d.figure, folder / f"{result.name}-{d.name}.png")
+    for plot in result.plots:
+        png(plot.figure, folder / f"{result.name}-{plot.name}.png")
 
 
 def save(path: Path, document: dict[str, Any]) -> None:

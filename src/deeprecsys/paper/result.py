@@ -1,12 +1,15 @@
-"""What a figure is: claims held against the paper, data, plots, tables."""
+"""What a figure is: claims compared with the paper, data, plots, tables."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from matplotlib.figure import Figure
+from deeprecsys.report.plots import Illustration
+from deeprecsys.report.tables import TextTable
+
+__all__ = ["Claim", "ClaimVerdict", "Illustration", "Result", "TextTable", "claim_table", "direction", "seen"]
 
 
 class ClaimVerdict(StrEnum):
@@ -32,33 +35,6 @@ class Claim:
     verdict: ClaimVerdict
     why: str = ""
 
-    def row(self) -> tuple[str, ...]:
-        return (self.what, self.paper, self.ours, self.verdict.value, self.why)
-
-
-@dataclass(frozen=True, slots=True)
-class FigureTable:
-    """Rows under a header, the first `left` columns names."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    left: int = 1
-
-    def markdown(self) -> str:
-        lines = [self.header, tuple("---" for _ in self.header), *self.rows]
-        return "\n".join("| " + " | ".join(row) + " |" for row in lines)
-
-
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """A plot, what it shows, and what it is called in file names."""
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
-
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -68,8 +44,8 @@ class Result:
         number: the paper's.
         title: what it shows.
         basis: modelled, measured, counted, simulated …: what the values are.
-        claims: held against the paper.
-        drawings, tables: to be looked at.
+        claims: compared with the paper.
+        plots, tables: to be looked at.
         data: all values, as JSON.
     """
 
@@ -77,8 +53,8 @@ class Result:
     title: str
     basis: str
     claims: tuple[Claim, ...]
-    drawings: tuple[Drawing, ...] = ()
-    tables: tuple[FigureTable, ...] = ()
+    plots: tuple[Illustration, ...] = ()
+    tables: tuple[TextTable, ...] = ()
     data: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -87,23 +63,19 @@ class Result:
 
     def document(self) -> dict[str, Any]:
         """The data file."""
-        claims = [
-            {"what": c.what, "paper": c.paper, "ours": c.ours, "verdict": c.verdict.value, "why": c.why}
-            for c in self.claims
-        ]
         return {
             "figure": self.number,
             "title": self.title,
             "basis": self.basis,
-            "claims": claims,
+            "claims": [asdict(c) for c in self.claims],
             "data": self.data,
         }
 
 
-def claim_table(result: Result) -> FigureTable:
+def claim_table(result: Result) -> TextTable:
     """The claims as a table."""
-    header = ("claim", "paper", "ours", "verdict", "why")
-    return FigureTable("Beside the paper", header, tuple(c.row() for c in result.claims))
+    rows = tuple((c.what, c.paper, c.ours, c.verdict.value, c.why) for c in result.claims)
+    return TextTable(("claim", "paper", "ours", "verdict", "why"), rows, title="Beside the paper")
 
 
 def seen(is_seen: bool) -> ClaimVerdict:
@@ -111,8 +83,8 @@ def seen(is_seen: bool) -> ClaimVerdict:
 
 
 def direction(up: int, down: int, of: int) -> ClaimVerdict:
-    """Of so many pairs, how many differ as claimed and how many the other way, beyond what can be resolved: a
-    direction takes half of them."""
+    """The verdict on a direction in which `up` of `of` pairs differ, and `down` the other way, by more than
+    can be resolved: a direction takes half of the pairs."""
     if 2 * max(up, down) < of or up == down:
         return ClaimVerdict.ALIKE
     return seen(up > down)

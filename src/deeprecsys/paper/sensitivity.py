@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from deeprecsys.paper.figures.figure11 import mean, ratios
-from deeprecsys.paper.result import FigureTable
+from deeprecsys.paper.result import TextTable
 from deeprecsys.paper.study import SPECS
 from deeprecsys.paper.variants import VARIANTS
 
@@ -24,21 +24,21 @@ def one(name: str) -> dict[str, tuple[float, float]]:
     return {p: mean(ratios(study, p, "medium")) for p in SPECS}
 
 
-def vary(quick: bool, tell: Callable[[float, str], None]) -> dict[str, dict[str, tuple[float, float]]]:
-    """The same by variant."""
+def vary(quick: bool, progress: Callable[[float, str], None]) -> dict[str, dict[str, tuple[float, float]]]:
+    """The ratios by variant."""
     found = {}
     for i, name in enumerate(names(quick)):
-        tell(i / len(names(quick)), name)
+        progress(i / len(names(quick)), name)
         found[name] = one(name)
     return found
 
 
-def table(found: dict[str, dict[str, tuple[float, float]]]) -> FigureTable:
-    """The same in words."""
+def table(found: dict[str, dict[str, tuple[float, float]]]) -> TextTable:
+    """The ratios as a table."""
     header = ("varied", *(f"{p}: {what}" for p in SPECS for what in ("CPU", "CPU+GPU")))
     rows = tuple((n, *(f"{x:.2f}" for p in SPECS for x in by[p])) for n, by in found.items())
-    return FigureTable(
-        "Throughput over static, medium target, geometric means, one part varied", header, rows
+    return TextTable(
+        header, rows, title="Throughput over static, medium target, geometric means, one part varied"
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +29,10 @@ SPECS: Mapping[str, CpuSpec] = {"Skylake": SKYLAKE, "Broadwell": BROADWELL}
 BATCHES = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768)
 FEW_BATCHES = (32, 128, 512)
 TOLERANCE = 4e-3
-"""Of a capacity that is searched on a path."""
+"""Relative, of a capacity that is searched on a path."""
 WITHIN = 0.02
-"""Operating points whose capacities are within this of each other are as good: two searches'
-tolerances, and what another path of that length would give instead. It is what the figures can resolve."""
+"""Relative: two operating points whose capacities differ by less are as good as each other. It covers the
+tolerances of two searches and the difference between two paths of that length."""
 
 
 def medium_s(model: str) -> float:
@@ -66,12 +66,34 @@ class Case:
 
 
 T = TypeVar("T")
-Notes = dict[tuple[Hashable, ...], Any]
-"""What was found, by what was asked."""
+P = ParamSpec("P")
+Memo = dict[tuple[Hashable, ...], Any]
+"""What was computed, by its name and arguments."""
+Computed = Callable[Concatenate["Study", P], T]
+
+
+def memoised(name: str, reading: bool = False) -> Callable[[Computed[P, T]], Computed[P, T]]:
+    """Keeps the results of a function of a study, under a name, by its other arguments.
+
+    Args:
+        reading: they depend on what the published speed-ups are taken to be over.
+    """
+
+    def wrap(compute: Computed[P, T]) -> Computed[P, T]:
+        @wraps(compute)
+        def method(study: Study, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            key = (name, *((study.gpu_reference,) if reading else ()), *args)
+            if key not in study.memo:
+                study.memo[key] = compute(study, *args, **kwargs)
+            return cast(T, study.memo[key])
+
+        return method
+
+    return wrap
 
 
 class Study:
-    """Capacities on sample paths, each found once and noted.
+    """Capacities on sample paths, each computed once.
 
     Args:
         quick: fewer queries and batch sizes.
@@ -96,25 +118,19 @@ class Study:
         gpu_reference: int = 1,
         seed: int = 0,
     ) -> None:
-        self.notes: Notes = {}
+        self.memo: Memo = {}
         self.quick, self.profiles, self.specs, self.seed = quick, profiles, specs, seed
         self._model_of, self._spread = model_of, spread
         self._transfer_share = TRANSFER_SHARE if transfer_share is None else transfer_share
-        self._gpu_reference = gpu_reference
+        self.gpu_reference = gpu_reference
         self._cpu = cache(self._cpu_profile)
         self._gpu = cache(self._gpu_profile)
         self._path = cache(self._unit_path)
 
-    def noted(self, find: Callable[[], T], *asked: Hashable) -> T:
-        """What was found when it was asked before; else it is found now, and noted."""
-        if asked not in self.notes:
-            self.notes[asked] = find()
-        return cast(T, self.notes[asked])
-
     def with_card_over(self, cores: int) -> Study:
-        """The same study, of a card whose published speed-ups are over so many cores. Notes are shared."""
+        """This study with a card whose published speed-ups are over `cores` cores. The memo is shared."""
         other = copy(self)
-        other._gpu_reference = cores
+        other.gpu_reference = cores
         other._gpu = cache(other._gpu_profile)
         return other
 
@@ -123,7 +139,7 @@ class Study:
         return self._cpu(model, platform)[0]
 
     def table(self, model: str, platform: str) -> Tabulated:
-        """The same as a table of times."""
+        """The profile as a table of times."""
         return self._cpu(model, platform)[1]
 
     def gpu(self, model: str, transfer: bool = True) -> LatencyProfile:
@@ -145,11 +161,9 @@ class Study:
         )
         return trial.found(policy, qps) if qps else FigureCapacity(batch, offload_above, 0.0)
 
+    @memoised("curve")
     def curve(self, case: Case) -> tuple[FigureCapacity, ...]:
         """Every batch size on the CPU alone."""
-        return self.noted(lambda: self._curve(case), "curve", case)
-
-    def _curve(self, case: Case) -> tuple[FigureCapacity, ...]:
         sizes = sorted({*(FEW_BATCHES if self.quick else BATCHES), self.static_batch(case), 1000})
         return tuple(self.score(case, b) for b in sizes)
 
@@ -166,51 +180,46 @@ class Study:
         return min(good), max(good)
 
     def batch_rises(self, of: Case, to: Case) -> int:
-        """1 where every batch size that is as good as the best for the second case is greater than every one
-        for the first, -1 where it is less, 0 where one size is as good as the best for both."""
+        """1 where the second case needs larger batches, -1 where smaller ones; 0 where some size is as good as
+        the best for both."""
         first, second = self.as_good(of), self.as_good(to)
         return int(second[0] > first[1]) - int(second[1] < first[0])
 
+    @memoised("thresholds", reading=True)
     def by_threshold(self, case: Case) -> tuple[FigureCapacity, ...]:
         """The second climb: every threshold at the best batch size."""
         batch = self.tuned(replace(case, transfer=True)).batch_size
-        limits = thresholds(1000)[:: 4 if self.quick else 1]
-        return self.noted(
-            lambda: tuple(self.score(case, batch, n) for n in limits), "thresholds", self._gpu_reference, case
-        )
+        return tuple(self.score(case, batch, n) for n in thresholds(1000)[:: 4 if self.quick else 1])
 
+    @memoised("card", reading=True)
     def with_gpu(self, case: Case) -> FigureCapacity:
         """The best of the second climb, or the CPU alone: a threshold that does not beat the best so far is
         given up after one run."""
-        return self.noted(lambda: self._with_gpu(case), "card", self._gpu_reference, case)
-
-    def threshold_rises(self, of: Case, to: Case) -> int:
-        """1 where the best threshold of the second case is greater, -1 where it is less, 0 where that of the
-        first is as good there: a difference that the search cannot resolve."""
-        first, second = self.with_gpu(of), self.with_gpu(to)
-        a, b = (1 << 30 if x.offload_above is None else x.offload_above for x in (first, second))
-        if a == b:
-            return 0
-        floor = (1 - WITHIN) * second.qps
-        asked = "as good", self._gpu_reference, of, to
-        same = self.noted(lambda: self._reaches(to, second.batch_size, first.offload_above, floor), *asked)
-        return 0 if same else (1 if b > a else -1)
-
-    def _reaches(self, case: Case, batch: int, offload_above: int | None, rate: float) -> bool:
-        return self._trial(case).meets(DeepRecSched(batch, offload_above), rate)
-
-    def _with_gpu(self, case: Case) -> FigureCapacity:
         best = self.tuned(replace(case, transfer=True))
         for n in reversed(thresholds(1000)[:: 4 if self.quick else 1]):
             found = self.score(case, best.batch_size, n, floor=best.qps)
             best = max(best, found, key=lambda f: f.qps)
         return best
 
+    def threshold_rises(self, of: Case, to: Case) -> int:
+        """1 where the best threshold of the second case is greater, -1 where it is less; 0 where that of the
+        first is as good there: a difference that the search cannot resolve."""
+        first, second = self.with_gpu(of), self.with_gpu(to)
+        a, b = (1 << 30 if x.offload_above is None else x.offload_above for x in (first, second))
+        if a == b:
+            return 0
+        return 0 if self._suits_both(of, to) else (1 if b > a else -1)
+
+    @memoised("as good", reading=True)
+    def _suits_both(self, of: Case, to: Case) -> bool:
+        """Whether the best threshold of the first case is as good as the best for the second."""
+        first, second = self.with_gpu(of), self.with_gpu(to)
+        policy = DeepRecSched(second.batch_size, first.offload_above)
+        return self._trial(to).meets(policy, (1 - WITHIN) * second.qps)
+
+    @memoised("quickest")
     def quickest(self, case: Case, load: float) -> int:
         """The batch size of the least p95 at a share of the static capacity."""
-        return self.noted(lambda: self._quickest(case, load), "quickest", case, load)
-
-    def _quickest(self, case: Case, load: float) -> int:
         rate, trial = load * self.static(case).qps, self._trial(case)
         sizes = [x.batch_size for x in self.curve(case) if x.qps > rate]
         return min(
@@ -269,6 +278,6 @@ class Study:
             skylake,
             transfer=transfer,
             transfer_share=self._transfer_share,
-            reference_cores=self._gpu_reference,
+            reference_cores=self.gpu_reference,
         )
         return profile, Tabulated(profile)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from deeprecsys.paper import draw
+from deeprecsys.paper import charts
 from deeprecsys.paper.networks import bert_base, lstm, resnet50
 from deeprecsys.paper.platforms import Work, work_of
 from deeprecsys.paper.published import CLASS, MODELS, SHORT
-from deeprecsys.paper.result import Claim, Drawing, FigureTable, Result, seen
+from deeprecsys.paper.result import Claim, Illustration, Result, TextTable, seen
 from deeprecsys.paper.study import Study
 from deeprecsys.report import format as f
 from deeprecsys.zoo import MODELS as ZOO
@@ -57,10 +57,10 @@ def make(study: Study) -> Result:
         ),
     )
     data = {n: {"intensity": {"1": a, "64": b}, "bytes": c} for n, (a, b, c) in (ours | rest).items()}
-    plot = draw.scatter(points, "FLOPs per byte read, batch 64", "parameters, GB")
+    plot = charts.scatter(points, "FLOPs per byte read, batch 64", "parameters, GB")
     header = ("network", "FLOPs per input", "FLOPs/byte, batch 1", "batch 64", "parameters")
     return Result(
         1, "Operational intensity and memory", "counted from layers", claims,
-        (Drawing("intensity", "Eight models and three others", "weights are read once per batch", plot),),
-        (FigureTable("Counted from layers", header, tuple(rows)),), data,
+        (Illustration("intensity", "Eight models and three others", "weights are read once per batch", plot),),
+        (TextTable(header, tuple(rows), title="Counted from layers"),), data,
     )  # fmt: skip

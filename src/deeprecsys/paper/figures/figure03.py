@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from deeprecsys.paper import draw
+from deeprecsys.paper import charts
 from deeprecsys.paper.operators import BATCH, shares
 from deeprecsys.paper.platforms import SKYLAKE, batch_time, work_of
 from deeprecsys.paper.published import MODELS, SHARES, SHORT
-from deeprecsys.paper.result import Claim, ClaimVerdict, Drawing, FigureTable, Result
+from deeprecsys.paper.result import Claim, ClaimVerdict, Illustration, Result, TextTable
 from deeprecsys.paper.study import Study
 from deeprecsys.zoo import MODELS as ZOO
 
@@ -42,12 +42,12 @@ def make(study: Study) -> Result:
                 )
             )  # fmt: skip
     stacked = {k: [100 * measured[m].get(k, 0.0) for m in names] for k in KINDS}
-    plot = draw.bars([SHORT[m] for m in names], stacked, "% of run time", stacked=True)
+    plot = charts.bars([SHORT[m] for m in names], stacked, "% of run time", stacked=True)
     return Result(
         3, "Operator breakdown on a CPU", "measured here, artefact configurations, eager torch, one thread, "
         "batch 64; beside it the model of a Skylake core", tuple(claims),
-        (Drawing("operators", "Measured here", "artefact configurations, batch 64", plot),),
-        (FigureTable("Shares of run time", ("model", "published", "measured here", "modelled Skylake"), tuple(rows)),),
+        (Illustration("operators", "Measured here", "artefact configurations, batch 64", plot),),
+        (TextTable(("model", "published", "measured here", "modelled Skylake"), tuple(rows), title="Shares of run time"),),
         {"measured": measured, "published": {m: dict(v) for m, v in SHARES.items()}, "batch": BATCH},
     )  # fmt: skip
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from deeprecsys.paper import draw
+from deeprecsys.paper import charts
 from deeprecsys.paper.platforms import SKYLAKE, batch_time, gtx_roofline, work_of
 from deeprecsys.paper.published import MODELS, SHORT
-from deeprecsys.paper.result import Claim, Drawing, FigureTable, Result, seen
+from deeprecsys.paper.result import Claim, Illustration, Result, TextTable, seen
 from deeprecsys.paper.study import Study
 from deeprecsys.report import format as f
 from deeprecsys.simulate.published import GTX_1080_TI
@@ -49,15 +49,14 @@ def make(study: Study) -> Result:
         4, "Accelerator against one core", "published speed-ups; beside them a roofline of data sheets over the "
         "modelled Skylake", claims,
         (
-            Drawing("published", "Published", "input transfer included",
-                    draw.lines(series, "batch size, items", "speed-up", log_y=True, level=1.0)),
-            Drawing("roofline", "Data sheets", "GTX 1080 Ti over the modelled Skylake core",
-                    draw.lines(model, "batch size, items", "speed-up", log_y=True, level=1.0)),
+            Illustration("published", "Published", "input transfer included",
+                    charts.lines(series, "batch size, items", "speed-up", log_y=True, level=1.0)),
+            Illustration("roofline", "Data sheets", "GTX 1080 Ti over the modelled Skylake core",
+                    charts.lines(model, "batch size, items", "speed-up", log_y=True, level=1.0)),
         ),
-        (FigureTable("Speed-up over one core", header, rows),
-         FigureTable("Batch from which the card is quicker", ("model", "published", "data sheets"),
-               tuple((SHORT[m], f.count(a) if a else "never", f.count(b) if b else "never")
-                     for m, (a, b) in crossing.items()))),
+        (TextTable(header, rows, title="Speed-up over one core"),
+         TextTable(("model", "published", "data sheets"), tuple((SHORT[m], f.count(a) if a else "never", f.count(b) if b else "never")
+                     for m, (a, b) in crossing.items()), title="Batch from which the card is quicker")),
         {"published": {m: list(v) for m, v in SPEED_UP.items()}, "roofline": ours,
          "batches": list(BATCHES)},
     )  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from deeprecsys.paper import draw
-from deeprecsys.paper.result import Claim, Drawing, FigureTable, Result, seen
+from deeprecsys.paper import charts
+from deeprecsys.paper.result import Claim, Illustration, Result, TextTable, seen
 from deeprecsys.paper.study import Study
 from deeprecsys.workload.sizes import Discrete, parse
 
@@ -35,12 +35,12 @@ def make(study: Study) -> Result:
          f"{100 * d.top_share():.0f} %") for n, d in found.items()
     )  # fmt: skip
     header = ("distribution", "mean", "p50", "p75", "p95", "p99", "cap", "items in the top quarter")
-    plot = draw.lines(
+    plot = charts.lines(
         shown, "query size, items", "% of queries larger", log_y=True, least_y=0.01, markers=False
     )
     return Result(
         5, "Query sizes", "defined", claims,
-        (Drawing("sizes", "Share of queries larger than a size", "both axes logarithmic", plot),),
-        (FigureTable("Size distributions", header, rows),),
+        (Illustration("sizes", "Share of queries larger than a size", "both axes logarithmic", plot),),
+        (TextTable(header, rows, title="Size distributions"),),
         {n: d.describe() for n, d in found.items()},
     )  # fmt: skip

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from deeprecsys.paper import draw
+from deeprecsys.paper import charts
 from deeprecsys.paper.published import MODELS, SHORT
-from deeprecsys.paper.result import Claim, Drawing, FigureTable, Result, seen
+from deeprecsys.paper.result import Claim, Illustration, Result, TextTable, seen
 from deeprecsys.paper.study import Case, Study
 from deeprecsys.workload.sizes import Discrete, parse
 
@@ -24,11 +24,11 @@ def make(study: Study) -> Result:
     names = ("1st quarter", "2nd", "3rd", "largest")
     stacked = {n: [100 * found[m][i] for m in MODELS] for i, n in enumerate(names)}
     rows = tuple((SHORT[m], *(f"{100 * v:.0f} %" for v in found[m])) for m in MODELS)
-    plot = draw.bars([SHORT[m] for m in MODELS], stacked, "% of CPU time", stacked=True)
+    plot = charts.bars([SHORT[m] for m in MODELS], stacked, "% of CPU time", stacked=True)
     return Result(
         6, "Time by query size", "modelled Skylake, static batch size", (claim,),
-        (Drawing("quarters", "CPU time by quarter of queries, by size", "production sizes", plot),),
-        (FigureTable("CPU time by quarter of queries", ("model", *names), rows),),
+        (Illustration("quarters", "CPU time by quarter of queries, by size", "production sizes", plot),),
+        (TextTable(("model", *names), rows, title="CPU time by quarter of queries"),),
         {"share_by_quarter": found},
     )  # fmt: skip
 

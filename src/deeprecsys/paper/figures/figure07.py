@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 
-from deeprecsys.paper import draw
-from deeprecsys.paper.fleet import handfuls
-from deeprecsys.paper.fleets import VARIATION, Fleets
+from deeprecsys.paper import charts
+from deeprecsys.paper.fleet import VARIATION, Fleet
+from deeprecsys.paper.fleet_day import handfuls
 from deeprecsys.paper.published import HANDFUL, SHORT
-from deeprecsys.paper.result import Claim, Drawing, FigureTable, Result, seen
-from deeprecsys.paper.study import Study
+from deeprecsys.paper.result import Claim, Illustration, Result, TextTable, seen
+from deeprecsys.paper.study import Study, memoised
 
 FEW = (2, 4, 8)
 DRAWS = 60
 QUANTILES = tuple(float(q) for q in np.linspace(0.5, 0.999, 60))
 
 
+@memoised("distances")
 def distances(study: Study, model: str) -> dict[str, dict[str, float]]:
     """How far handfuls of a model's machines are from all: median and 95th of 100 draws, by how they are drawn."""
-    return study.noted(lambda: _distances(Fleets(study), model), "distances", model)
-
-
-def curves(study: Study, model: str) -> dict[str, list[float]]:
-    """Percentiles of all machines and of a handful, ms."""
-    return study.noted(lambda: _curves(Fleets(study), model), "handful", model)
-
-
-def _distances(fleets: Fleets, model: str) -> dict[str, dict[str, float]]:
-    found = {}
+    fleet, found = Fleet(study), {}
     for variation in (0.0, VARIATION):
-        log = fleets.day(model, "static", variation=variation)
+        log = fleet.day(model, "static", variation=variation)
         for k in FEW:
             for q in (0.95, 0.99):
                 apart = np.abs(handfuls(log, k, q, DRAWS))
@@ -38,8 +30,10 @@ def _distances(fleets: Fleets, model: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def _curves(fleets: Fleets, model: str) -> dict[str, list[float]]:
-    log = fleets.day(model, "static")
+@memoised("handful")
+def curves(study: Study, model: str) -> dict[str, list[float]]:
+    """Percentiles of all machines and of a handful, ms."""
+    log = Fleet(study).day(model, "static")
     kept = np.isin(log.machine, _few(log.kinds))
     return {
         "fleet": [1e3 * log.quantile_s(q) for q in QUANTILES],
@@ -48,8 +42,8 @@ def _curves(fleets: Fleets, model: str) -> dict[str, list[float]]:
 
 
 def make(study: Study) -> Result:
-    fleets = Fleets(study)
-    found = {m: distances(study, m) for m in fleets.models}
+    fleet = Fleet(study)
+    found = {m: distances(study, m) for m in fleet.models}
     usual = f"4 machines, p95, speeds ± {100 * VARIATION:.0f} %"
     worst = max(v[usual]["p95"] for v in found.values())
     alike = max(v["4 machines, p95, speeds ± 0 %"]["p95"] for v in found.values())
@@ -65,16 +59,15 @@ def make(study: Study) -> Result:
         (c, *(f"{100 * found[m][c]['median']:.1f}, {100 * found[m][c]['p95']:.1f}" for m in found))
         for c in columns
     )
-    first = fleets.models[0]
+    first = fleet.models[0]
     at = [100 * q for q in QUANTILES]
     series = {name: (at, ms) for name, ms in curves(study, first).items()}
-    plot = draw.lines(series, "percentile of the day's queries", "latency, ms", log_x=False, markers=False)
+    plot = charts.lines(series, "percentile of the day's queries", "latency, ms", log_x=False, markers=False)
     return Result(
         7, "A handful of machines against the fleet", "simulated, on modelled machines", (claim,),
-        (Drawing("handful", f"{SHORT[first]}: four machines and all {sum(fleets.counts(first).values())}", "a day, static batch size", plot),),
-        (FigureTable("Distance from the fleet in per cent: median, 95th of 100 draws",
-               ("machines", *(SHORT[m] for m in found)), rows),),
-        {"distance": found, "machines": fleets.machines},
+        (Illustration("handful", f"{SHORT[first]}: four machines and all {sum(fleet.counts(first).values())}", "a day, static batch size", plot),),
+        (TextTable(("machines", *(SHORT[m] for m in found)), rows, title="Distance from the fleet in per cent: median, 95th of 100 draws"),),
+        {"distance": found, "machines": fleet.machines},
     )  # fmt: skip
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from deeprecsys.paper import draw, machines
+from deeprecsys.paper import charts, machines
 from deeprecsys.paper.published import LEVELS, MODELS, SHORT
-from deeprecsys.paper.result import Claim, Drawing, FigureTable, Result, direction, seen
+from deeprecsys.paper.result import Claim, Illustration, Result, TextTable, direction, seen
 from deeprecsys.paper.study import Case, Study
 from deeprecsys.paper.trial import FigureCapacity
 from deeprecsys.report import format as f
@@ -53,14 +53,14 @@ def make(study: Study) -> Result:
     return Result(
         9, "Throughput against batch size", "simulated, on modelled machines", claims,
         (
-            Drawing("target", f"By target, {SHORT[LEADING]} on Skylake", "capacity",
-                    draw.lines({n: _series(c) for n, c in by_target.items()}, "batch size, items", "queries/s")),
-            Drawing("model", "By model, Skylake, medium target", "capacity as a share of the model's best",
-                    draw.lines(relative, "batch size, items", "% of the best")),
-            Drawing("machine", f"By machine, {SHORT[LEADING]}, medium target", "as a share of the machine's best",
-                    draw.lines({n: _relative(c) for n, c in by_machine.items()}, "batch size, items", "% of the best")),
+            Illustration("target", f"By target, {SHORT[LEADING]} on Skylake", "capacity",
+                    charts.lines({n: _series(c) for n, c in by_target.items()}, "batch size, items", "queries/s")),
+            Illustration("model", "By model, Skylake, medium target", "capacity as a share of the model's best",
+                    charts.lines(relative, "batch size, items", "% of the best")),
+            Illustration("machine", f"By machine, {SHORT[LEADING]}, medium target", "as a share of the machine's best",
+                    charts.lines({n: _relative(c) for n, c in by_machine.items()}, "batch size, items", "% of the best")),
         ),
-        (FigureTable("Queries/s by batch size, Skylake, medium target", header, rows), machines.table(study)),
+        (TextTable(header, rows, title="Queries/s by batch size, Skylake, medium target"), machines.table(study)),
         {"by_target": _data(by_target), "by_model": _data(by_model), "by_machine": _data(by_machine)},
     )  # fmt: skip
 

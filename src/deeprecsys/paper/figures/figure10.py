@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from deeprecsys.paper import draw
+from deeprecsys.paper import charts
 from deeprecsys.paper.published import MODELS, SHORT
-from deeprecsys.paper.result import Claim, ClaimVerdict, Drawing, FigureTable, Result, direction
+from deeprecsys.paper.result import Claim, ClaimVerdict, Illustration, Result, TextTable, direction
 from deeprecsys.paper.study import WITHIN, Case, Study
 from deeprecsys.paper.variants import card_beside_node
 from deeprecsys.report import format as f
@@ -72,7 +72,7 @@ def make(study: Study) -> Result:
     label = "% of the CPU's"
     x_label = "queries above so many items are offloaded"
     drawings = tuple(
-        Drawing(name, title, f"capacity, {caption}; 100 % is the CPU alone", draw.lines(
+        Illustration(name, title, f"capacity, {caption}; 100 % is the CPU alone", charts.lines(
             series(s, transfer), x_label, label, level=100.0))
         for name, title, s, transfer, caption in (
             ("core", "Speed-ups over one core, with transfer", study, True, "modelled Skylake"),
@@ -86,7 +86,7 @@ def make(study: Study) -> Result:
     }
     return Result(
         10, "Throughput against the offload threshold", "simulated; card by published speed-ups", claims, drawings,
-        (FigureTable("Best threshold in items, and queries/s, medium target, Skylake", header, rows),),
+        (TextTable(header, rows, title="Best threshold in items, and queries/s, medium target, Skylake"),),
         {"columns": list(header[1:]), "best": data},
     )  # fmt: skip
 

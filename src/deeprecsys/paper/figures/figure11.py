@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deeprecsys.paper import draw
+from deeprecsys.paper import charts
 from deeprecsys.paper.platforms import GTX_NODE, NodePower
 from deeprecsys.paper.published import (
     LEVELS,
@@ -15,7 +15,7 @@ from deeprecsys.paper.published import (
     RATIOS,
     SHORT,
 )
-from deeprecsys.paper.result import Claim, ClaimVerdict, Drawing, FigureTable, Result, seen
+from deeprecsys.paper.result import Claim, ClaimVerdict, Illustration, Result, TextTable, seen
 from deeprecsys.paper.study import Case, Study
 from deeprecsys.paper.trial import FigureCapacity
 from deeprecsys.paper.variants import card_beside_node
@@ -88,7 +88,7 @@ def make(study: Study) -> Result:
     claims = [*_claims(sky), _energy_claim(watts, watts_wide)]
     groups = [SHORT[m] for m in MODELS]
     medium, wide_medium = found["Skylake"]["medium"], wider["Skylake"]["medium"]
-    plot = draw.bars(
+    plot = charts.bars(
         groups,
         {
             "CPU": [medium[m][0] for m in MODELS],
@@ -100,7 +100,7 @@ def make(study: Study) -> Result:
         "throughput over static",
         level=1.0,
     )
-    energy = draw.bars(
+    energy = charts.bars(
         groups,
         {
             "CPU": [watts["Skylake"]["medium"][m][0] for m in MODELS],
@@ -113,8 +113,8 @@ def make(study: Study) -> Result:
     return Result(
         11, "Throughput and throughput per watt over static", "simulated, on modelled machines; modelled power",
         tuple(claims),
-        (Drawing("throughput", "Throughput, Skylake, medium target", "over the static batch size", plot),
-         Drawing("energy", "Throughput per watt, Skylake, medium target", "idle and dynamic power", energy)),
+        (Illustration("throughput", "Throughput, Skylake, medium target", "over the static batch size", plot),
+         Illustration("energy", "Throughput per watt, Skylake, medium target", "idle and dynamic power", energy)),
         tuple(tables),
         {"ratio": found, "ratio_over_node": wider, "per_watt": watts, "per_watt_over_node": watts_wide,
          "per_watt_constant_power_over_node": flat, "paper": {m: list(v) for m, v in RATIOS.items()}},
@@ -125,7 +125,7 @@ def _table(
     platform: str,
     found: dict[str, dict[str, tuple[float, float]]],
     wider: dict[str, dict[str, tuple[float, float]]],
-) -> FigureTable:
+) -> TextTable:
     rows = [
         (SHORT[m], *(
             f"{found[lv][m][0]:.2f}, {found[lv][m][1]:.2f} ({wider[lv][m][1]:.2f}) | "
@@ -144,11 +144,11 @@ def _table(
     title = (
         f"{platform}: throughput over static: CPU, CPU+GPU (GPU over the node) vs the paper's CPU, CPU+GPU"
     )
-    return FigureTable(title, ("model", *LEVELS), tuple(rows))
+    return TextTable(("model", *LEVELS), tuple(rows), title=title)
 
 
 def _means(found: dict[str, dict[str, dict[str, tuple[float, float]]]],
-           wider: dict[str, dict[str, dict[str, tuple[float, float]]]]) -> FigureTable:  # fmt: skip
+           wider: dict[str, dict[str, dict[str, tuple[float, float]]]]) -> TextTable:  # fmt: skip
     rows = []
     for i, what in ((0, "CPU"), (1, "CPU+GPU")):
         rows.append((f"paper, {what}", *(f"{MEAN_RATIO[lv][i]:g}" for lv in LEVELS)))
@@ -157,12 +157,12 @@ def _means(found: dict[str, dict[str, dict[str, tuple[float, float]]]],
         (f"{p}, CPU+GPU, GPU over the node", *(f"{mean(wider[p][lv])[1]:.2f}" for lv in LEVELS))
         for p in wider
     ]
-    return FigureTable("Geometric means of throughput over static", ("", *LEVELS), tuple(rows))
+    return TextTable(("", *LEVELS), tuple(rows), title="Geometric means of throughput over static")
 
 
 def _watts(watts: dict[str, dict[str, dict[str, tuple[float, float]]]],
            wide: dict[str, dict[str, dict[str, tuple[float, float]]]],
-           flat: dict[str, dict[str, dict[str, tuple[float, float]]]]) -> FigureTable:  # fmt: skip
+           flat: dict[str, dict[str, dict[str, tuple[float, float]]]]) -> TextTable:  # fmt: skip
     rows = []
     for i, what in ((0, "CPU"), (1, "CPU+GPU")):
         rows.append((f"paper, {what}", *(f"{MEAN_RATIO_PER_WATT[lv][i]:g}" for lv in LEVELS)))
@@ -171,7 +171,7 @@ def _watts(watts: dict[str, dict[str, dict[str, tuple[float, float]]]],
         rows.append((f"{p}, CPU+GPU, GPU over the node", *(f"{mean(wide[p][lv])[1]:.2f}" for lv in LEVELS)))
         rows.append((f"{p}, the same at the paper's constant power",
                      *(f"{mean(flat[p][lv])[1]:.2f}" for lv in LEVELS)))  # fmt: skip
-    return FigureTable("Geometric means of throughput per watt over static", ("", *LEVELS), tuple(rows))
+    return TextTable(("", *LEVELS), tuple(rows), title="Geometric means of throughput per watt over static")
 
 
 def _claims(sky: dict[str, tuple[tuple[float, float], tuple[float, float]]]) -> list[Claim]:

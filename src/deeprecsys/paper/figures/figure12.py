@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from deeprecsys.paper import draw
+from deeprecsys.paper import charts
 from deeprecsys.paper.published import CLASS, LEVELS, MODELS, OPTIMAL_BATCH, SHORT
-from deeprecsys.paper.result import Claim, ClaimVerdict, Drawing, FigureTable, Result, direction
+from deeprecsys.paper.result import Claim, ClaimVerdict, Illustration, Result, TextTable, direction
 from deeprecsys.paper.study import Case, Study
 
 SIZES = ("production", "lognormal", "normal", "mlperf")
@@ -80,16 +80,16 @@ def make(study: Study) -> Result:
     header = ("model", "bound by", *(f"{p}, {lv}" for p in study.specs for lv in LEVELS))
     size_rows = tuple((SHORT[m], *(f"{by_sizes[s][m]:,}" for s in SIZES)) for m in some)
     groups = [SHORT[m] for m in MODELS]
-    plot = draw.bars(groups, {p: [float(least[p]["medium"][m]) for m in MODELS] for p in least},
+    plot = charts.bars(groups, {p: [float(least[p]["medium"][m]) for m in MODELS] for p in least},
                      "batch size, items", log_y=True)  # fmt: skip
-    targets = draw.bars(groups, {lv: [float(least["Skylake"][lv][m]) for m in MODELS] for lv in LEVELS},
+    targets = charts.bars(groups, {lv: [float(least["Skylake"][lv][m]) for m in MODELS] for lv in LEVELS},
                         "batch size, items", log_y=True)  # fmt: skip
     return Result(
         12, "The best batch size", "simulated, on modelled machines", claims,
-        (Drawing("machines", "By machine, medium target", "least batch size within 2 % of the best", plot),
-         Drawing("targets", "By target, Skylake", "least batch size within 2 % of the best", targets)),
-        (FigureTable("Batch sizes within 2 % of the best", header, rows, left=2),
-         FigureTable("Least such size by size distribution, Skylake, medium", ("model", *SIZES), size_rows)),
+        (Illustration("machines", "By machine, medium target", "least batch size within 2 % of the best", plot),
+         Illustration("targets", "By target, Skylake", "least batch size within 2 % of the best", targets)),
+        (TextTable(header, rows, left=2, title="Batch sizes within 2 % of the best"),
+         TextTable(("model", *SIZES), size_rows, title="Least such size by size distribution, Skylake, medium")),
         {"least": least, "by_sizes": by_sizes, "by_class": by_class, "by_machine": machine, "by_target": target},
     )  # fmt: skip
 

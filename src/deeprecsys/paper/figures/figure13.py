@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deeprecsys.paper import draw
-from deeprecsys.paper.fleet import DayLog
-from deeprecsys.paper.fleets import PEAK, POLICIES, Fleets
+from deeprecsys.paper import charts
+from deeprecsys.paper.fleet import PEAK, POLICIES, Fleet
+from deeprecsys.paper.fleet_day import DayLog
 from deeprecsys.paper.published import PRODUCTION, SHORT
-from deeprecsys.paper.result import Claim, Drawing, FigureTable, Result, seen
-from deeprecsys.paper.study import Study
+from deeprecsys.paper.result import Claim, Illustration, Result, TextTable, seen
+from deeprecsys.paper.study import Study, memoised
 from deeprecsys.report import format as f
 
 PEAKS = (0.5, 0.8, 0.9, 1.0)
@@ -45,27 +45,25 @@ class ModelsDay:
     seconds: float
 
 
+@memoised("day")
 def of_model(study: Study, model: str) -> ModelsDay:
     """One model's day, under all policies and peaks."""
-    return study.noted(lambda: _of_model(Fleets(study), model), "day", model)
-
-
-def _of_model(fleets: Fleets, model: str) -> ModelsDay:
+    fleet = Fleet(study)
     for p in POLICIES:
-        fleets.batch(model, "Skylake", p)  # found before the clock starts
-    first, quick = model == fleets.models[0], fleets.study.quick
+        fleet.batch(model, "Skylake", p)  # found before the clock starts
+    first, quick = model == fleet.models[0], study.quick
     ms, hours, queries, start = {}, {}, 0, time.perf_counter()
     for p in POLICIES:
-        log = fleets.day(model, p)
+        log = fleet.day(model, p)
         ms[p] = _ms(log)
-        hours[p] = [1e3 * log.quantile_s(0.95, log.window == w) for w in range(fleets.windows)]
+        hours[p] = [1e3 * log.quantile_s(0.95, log.window == w) for w in range(fleet.windows)]
         queries += len(log.latency_s)
     seconds = time.perf_counter() - start
     gain = {PEAK: _over(ms)}
     for peak in (QUICK_PEAKS if quick else PEAKS) if first or not quick else ():
         if peak != PEAK:
-            gain[peak] = _over({p: _ms(fleets.day(model, p, peak)) for p in POLICIES})
-    routers = {r: _ms(fleets.day(model, "static", 0.5, r)) for r in ROUTERS} if first else {}
+            gain[peak] = _over({p: _ms(fleet.day(model, p, peak)) for p in POLICIES})
+    routers = {r: _ms(fleet.day(model, "static", 0.5, r)) for r in ROUTERS} if first else {}
     return ModelsDay(ms, dict(sorted(gain.items())), hours, routers, queries, seconds)
 
 
@@ -79,9 +77,9 @@ def _over(ms: By) -> By:
 
 
 def make(study: Study) -> Result:
-    fleets = Fleets(study)
-    days = {m: of_model(study, m) for m in fleets.models}
-    first = days[fleets.models[0]]
+    fleet = Fleet(study)
+    days = {m: of_model(study, m) for m in fleet.models}
+    first = days[fleet.models[0]]
     by_peak = {peak: _means([d.gain[peak] for d in days.values() if peak in d.gain]) for peak in first.gain}
     gain, last = by_peak[PEAK], max(by_peak)
     claims = tuple(
@@ -94,23 +92,23 @@ def make(study: Study) -> Result:
         for n, _ in QUANTILES
     )  # fmt: skip
     queries = sum(d.queries for d in days.values())
-    hours = [(w + 0.5) * 24 / fleets.windows for w in range(fleets.windows)]
-    name = SHORT[fleets.models[0]]
-    plot = draw.lines({p: (hours, first.hours[p]) for p in POLICIES}, "hour of the day", f"p95 of {name}, ms",
+    hours = [(w + 0.5) * 24 / fleet.windows for w in range(fleet.windows)]
+    name = SHORT[fleet.models[0]]
+    plot = charts.lines({p: (hours, first.hours[p]) for p in POLICIES}, "hour of the day", f"p95 of {name}, ms",
                       log_x=False)  # fmt: skip
     return Result(
-        13, "A day of the fleet", f"simulated: {fleets.machines} modelled machines of two kinds, {len(fleets.models)} "
-        f"models, {fleets.windows} windows, {queries:,} queries", claims,
-        (Drawing("day", f"{name} through the day", f"peak at {100 * PEAK:.0f} % of static's capacity", plot),),
-        _tables(fleets, days, by_peak),
+        13, "A day of the fleet", f"simulated: {fleet.machines} modelled machines of two kinds, {len(fleet.models)} "
+        f"models, {fleet.windows} windows, {queries:,} queries", claims,
+        (Illustration("day", f"{name} through the day", f"peak at {100 * PEAK:.0f} % of static's capacity", plot),),
+        _tables(fleet, days, by_peak),
         {"ms": {p: {m: d.ms[p] for m, d in days.items()} for p in POLICIES}, "gain": gain, "gain_by_peak": by_peak,
          "routers": first.routers, "core_seconds": sum(d.seconds for d in days.values()), "queries": queries},
     )  # fmt: skip
 
 
 def _tables(
-    fleets: Fleets, days: Mapping[str, ModelsDay], by_peak: Mapping[float, By]
-) -> tuple[FigureTable, ...]:
+    fleet: Fleet, days: Mapping[str, ModelsDay], by_peak: Mapping[float, By]
+) -> tuple[TextTable, ...]:
     rows = tuple(
         (SHORT[m], *(f"{f.figure(d.ms[p]['p95'])}, {f.figure(d.ms[p]['p99'])}" for p in POLICIES),
          f"{d.gain[PEAK]['tuned']['p95']:.2f}, {d.gain[PEAK]['tuned']['p99']:.2f}",
@@ -121,19 +119,15 @@ def _tables(
         (f"{100 * peak:.0f} %", *(f"{by[p]['p95']:.2f}, {by[p]['p99']:.2f}" for p in POLICIES[1:]))
         for peak, by in by_peak.items()
     )
-    first = fleets.models[0]
+    first = fleet.models[0]
     routers = tuple((r, *(f.figure(v) for v in by.values())) for r, by in days[first].routers.items())
     usual = f"{100 * PEAK:.0f} % of static's capacity"
     return (
-        FigureTable(f"p95, p99 of the day in ms, peak at {usual}; static over the others",
-              ("model", *POLICIES, *(f"static over {p}" for p in POLICIES[1:])), rows),
-        FigureTable("static over tuned by load, p95 and p99, geometric means",
-              ("peak, of static's capacity", *POLICIES[1:]), peak_rows),
-        FigureTable(f"{SHORT[first]}, static, peak at half of static's capacity, by router",
-              ("router", *(f"{n} ms" for n, _ in QUANTILES)), routers),
-        FigureTable("Cost of the day under the three policies", ("machines", "queries", "seconds of one core"),
-              ((str(fleets.machines), f"{sum(d.queries for d in days.values()):,}",
-                f"{sum(d.seconds for d in days.values()):.0f}"),)),
+        TextTable(("model", *POLICIES, *(f"static over {p}" for p in POLICIES[1:])), rows, title=f"p95, p99 of the day in ms, peak at {usual}; static over the others"),
+        TextTable(("peak, of static's capacity", *POLICIES[1:]), peak_rows, title="static over tuned by load, p95 and p99, geometric means"),
+        TextTable(("router", *(f"{n} ms" for n, _ in QUANTILES)), routers, title=f"{SHORT[first]}, static, peak at half of static's capacity, by router"),
+        TextTable(("machines", "queries", "seconds of one core"), ((str(fleet.machines), f"{sum(d.queries for d in days.values()):,}",
+                f"{sum(d.seconds for d in days.values()):.0f}"),), title="Cost of the day under the three policies"),
     )  # fmt: skip
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from deeprecsys.paper import draw
+from deeprecsys.paper import charts
 from deeprecsys.paper.figures.figure10 import readings
 from deeprecsys.paper.figures.figure11 import mean, per_watt, ratios
 from deeprecsys.paper.published import LEVELS, MODELS, SHORT
-from deeprecsys.paper.result import Claim, ClaimVerdict, Drawing, FigureTable, Result, direction
+from deeprecsys.paper.result import Claim, ClaimVerdict, Illustration, Result, TextTable, direction
 from deeprecsys.paper.study import Case, Study
 
 
@@ -46,13 +46,13 @@ def make(study: Study) -> Result:
     )  # fmt: skip
     groups = [SHORT[m] for m in MODELS]
     drawings = tuple(
-        Drawing(f"share-{i}", f"Speed-ups {n}", "share of items on the accelerator, by target", draw.bars(
+        Illustration(f"share-{i}", f"Speed-ups {n}", "share of items on the accelerator, by target", charts.bars(
             groups, {lv: [100 * share[n][m][k] for m in MODELS] for k, lv in enumerate(LEVELS)}, "% of items"))
         for i, n in enumerate(of)
     )  # fmt: skip
     return Result(
         14, "The accelerator against the target", "simulated; card by published speed-ups", claims, drawings,
-        (FigureTable("Share of items on the accelerator, low / medium / high target", ("model", *of), rows),
-         FigureTable("CPU+GPU over static, geometric mean, Skylake", ("", *LEVELS), totals)),
+        (TextTable(("model", *of), rows, title="Share of items on the accelerator, low / medium / high target"),
+         TextTable(("", *LEVELS), totals, title="CPU+GPU over static, geometric mean, Skylake")),
         {"share": share, "ratio": gain, "per_watt": watts},
     )  # fmt: skip
