@@ -180,8 +180,8 @@ class Study:
         return min(good), max(good)
 
     def batch_rises(self, of: Case, to: Case) -> int:
-        """1 where the second case needs larger batches, -1 where smaller ones; 0 where some size is as good as
-        the best for both."""
+        """1 where the second case needs larger batches, -1 where smaller ones; 0 where some size is as good
+        as the best for both."""
         first, second = self.as_good(of), self.as_good(to)
         return int(second[0] > first[1]) - int(second[1] < first[0])
 
