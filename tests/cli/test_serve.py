@@ -125,6 +125,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(faces, tmp_path, argum
 ON_CPU = "tests.engine.devices:OnCpu"
 
 
+@pytest.mark.live
 def test_an_accelerator_is_measured_tuned_shown_and_used(faces, tmp_path, capsys) -> None:
     serve(
         "ncf", "--profile", profile_of("ncf", tmp_path), "--rows-scale", "0.001", "--sla-ms", "200",
@@ -137,6 +138,7 @@ def test_an_accelerator_is_measured_tuned_shown_and_used(faces, tmp_path, capsys
     assert faces[1:3] == [(8, 1), ("drained", (8, 1), False)]
 
 
+@pytest.mark.live
 def test_a_threshold_that_is_given_is_pinned(faces, tmp_path, capsys) -> None:
     gpu = LatencyProfile("ncf", (Point(1, 1, (1e-4,)), Point(1, 100, (2e-4,))), engine=ON_CPU)
     (tmp_path / "gpu.json").write_text(json.dumps(gpu.to_json()))

@@ -32,6 +32,7 @@ def accelerated(**changes) -> ModelConfig:
     return changed(**{"gpu": ON_CPU, "policy": DeepRecSched(64, ABOVE), "max_items": 1000, **changes})
 
 
+@pytest.mark.live
 def test_large_queries_go_whole_to_the_accelerator_and_all_sizes_get_their_scores() -> None:
     """All sizes from 1 to 1000, in disorder and several at once: both devices are busy all the time."""
 
@@ -66,6 +67,7 @@ def test_large_queries_go_whole_to_the_accelerator_and_all_sizes_get_their_score
     run(scenario())
 
 
+@pytest.mark.live
 def test_queries_that_share_a_batch_of_the_accelerator_get_their_own_scores() -> None:
     async def scenario() -> None:
         config = accelerated(policy=Offload(64, 200, 2000), gpu="tests.engine.devices:Slow")
@@ -81,6 +83,7 @@ def test_queries_that_share_a_batch_of_the_accelerator_get_their_own_scores() ->
     run(scenario())
 
 
+@pytest.mark.live
 def test_an_accelerator_that_is_killed_under_load_loses_no_query_and_comes_back() -> None:
     async def scenario() -> None:
         async with service(accelerated(gpu="tests.engine.devices:Slow"), workers=1, gpus=1) as s:
@@ -128,6 +131,7 @@ def test_an_accelerator_that_is_killed_under_load_loses_no_query_and_comes_back(
     run(scenario())
 
 
+@pytest.mark.live
 def test_an_accelerator_that_dies_of_every_batch_leaves_the_cpu_to_answer() -> None:
     async def scenario() -> None:
         async with service(accelerated(gpu="tests.engine.devices:Deadly"), workers=1, gpus=1) as s:
@@ -140,6 +144,7 @@ def test_an_accelerator_that_dies_of_every_batch_leaves_the_cpu_to_answer() -> N
     run(scenario())
 
 
+@pytest.mark.live
 def test_a_swap_gives_the_accelerator_the_new_weights_too() -> None:
     async def scenario() -> None:
         async with service(accelerated(), workers=1, gpus=1) as s:
@@ -155,6 +160,7 @@ def test_a_swap_gives_the_accelerator_the_new_weights_too() -> None:
     run(scenario())
 
 
+@pytest.mark.live
 def test_a_model_without_an_accelerator_shares_the_service_with_one_that_has_it() -> None:
     async def scenario() -> None:
         async with service(accelerated(), changed(name="wnd", policy=Static(64)), workers=1, gpus=2) as s:
@@ -170,6 +176,7 @@ def test_a_model_without_an_accelerator_shares_the_service_with_one_that_has_it(
     run(scenario())
 
 
+@pytest.mark.live
 def test_metrics_and_page_show_devices_threshold_and_share() -> None:
     async def scenario() -> None:
         async with service(accelerated(), workers=1, gpus=1) as s:
@@ -202,6 +209,7 @@ def test_metrics_and_page_show_devices_threshold_and_share() -> None:
     run(scenario())
 
 
+@pytest.mark.live
 @pytest.mark.parametrize(
     ("changes", "gpus", "error", "why"),
     [

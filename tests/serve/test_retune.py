@@ -181,6 +181,7 @@ def test_a_service_changes_its_policy_by_what_it_sees_and_says_why():
     run(scenario())
 
 
+@pytest.mark.live
 def test_a_service_with_an_accelerator_moves_its_threshold():
     async def scenario() -> None:
         config = changed(
