@@ -7,8 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deeprecsys.core.deadlines import MOST_MARGIN, MOST_SPARE, Forecast, LateBudget, batch_seconds
-from deeprecsys.core.dispatcher import Adopt, Arrive, Cancel, Complete, Dispatcher, Finish, Shed, Start
-from deeprecsys.core.policy import CPU, Coalescing, DeepRecSched, Static
+from deeprecsys.core.dispatcher import (
+    Adopt,
+    Arrive,
+    Cancel,
+    Complete,
+    Dispatcher,
+    Finish,
+    Lost,
+    Ready,
+    Shed,
+    Start,
+)
+from deeprecsys.core.policy import CPU, GPU, Coalescing, DeepRecSched, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.query import Query
 
@@ -178,3 +189,27 @@ def test_another_policy_recounts_the_work_in_line():
 def test_batch_seconds_come_from_the_level_of_all_workers_busy():
     points = (Point(1, 10, (1.0,)), Point(2, 1, (1.0,)), Point(2, 3, (3.0,)))
     assert batch_seconds(LatencyProfile("x", points), 2, 3) == pytest.approx([1.0, 1.0, 2.0, 3.0])
+
+
+def test_a_query_that_is_offloaded_is_predicted_by_the_accelerators_times_and_line():
+    """An accelerator takes a tenth of the CPU's time; queries of more than 50 items go to it."""
+    d = Dispatcher(DeepRecSched(100, 50), {CPU: 1, GPU: 1})
+    budget = LateBudget(0.05)
+    gpu = Forecast([0.1 * PER_ITEM_S * n for n in range(101)], None, False, budget)
+    d.handle(
+        Adopt(0, d.policy, Forecast([PER_ITEM_S * n for n in range(101)], None, False, budget, gpu)), 0.0
+    )
+    assert d.late_by_s(query(0, size=100), 0.0) == pytest.approx(0.010 - 0.09)
+    (away,) = started(d.handle(Arrive(query(0, size=100)), 0.0))
+    (here,) = started(d.handle(Arrive(query(1, size=50)), 0.0))
+    assert (away.device, here.device) == (GPU, CPU)
+    assert d.late_by_s(query(2, size=80), 0.0) == pytest.approx(0.018 - 0.09), "behind 10 ms of work"
+    assert d.late_by_s(query(2, size=50), 0.0) == pytest.approx(0.100 - 0.09), "behind 50 ms of work"
+    d.handle(Finish(away), 0.03)
+    assert gpu.pace == pytest.approx(3.0)
+    assert d.late_by_s(query(3, size=80, at=0.03), 0.03) == pytest.approx(0.024 - 0.09)
+    d.handle(Lost(GPU, 0), 0.03)
+    assert d.late_by_s(query(3, size=80, at=0.03), 0.03) == pytest.approx(0.02 + 0.08 - 0.09), "on the CPU"
+    d.handle(Ready(GPU, 0), 0.04)
+    assert d.late_by_s(query(3, size=80, at=0.04), 0.04) == pytest.approx(0.024 - 0.09)
+    d.check()

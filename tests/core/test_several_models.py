@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from deeprecsys.core.deadlines import Forecast, LateBudget
 from deeprecsys.core.dispatcher import Adopt, Arrive, Cancel, Dispatcher, Finish, Limits, Retire, Start, Tick
-from deeprecsys.core.policy import CPU, Coalescing, Static, Triton
+from deeprecsys.core.policy import CPU, GPU, Coalescing, Static, Triton
 from deeprecsys.core.query import Query
-from tests.core.policies import BY_NAME, OFFLOADING
+from tests.core.policies import BY_NAME, OFFLOADING, POLICIES
 from tests.core.test_dispatcher import Driver
 
 NEEDS_GPU = {"deeprecsched", *OFFLOADING}
@@ -29,12 +29,14 @@ STEPS = st.lists(
 
 
 class Several(Driver):
-    """Two models, one of them with deadlines; queries are cancelled, policies change."""
+    """Two models, one of them with deadlines; queries are cancelled, policies change, accelerators die."""
 
-    def __init__(self, policies, workers, spare):
-        super().__init__(policies[0], {CPU: workers}, Limits())
+    def __init__(self, policies, workers, gpus=0):
+        super().__init__(policies[0], {CPU: workers} | ({GPU: gpus} if gpus else {}), Limits())
         self.policies = policies
-        forecast = Forecast([0.0005 * n for n in range(50)], None, False, LateBudget(0.05))
+        budget = LateBudget(0.05)
+        gpu = Forecast([0.0001 * n for n in range(50)], None, False, budget) if gpus else None
+        forecast = Forecast([0.0005 * n for n in range(50)], None, False, budget, gpu)
         self.do(Adopt(1, policies[1], forecast))
 
     def step(self, kind, size, pick, within=inf):
@@ -61,7 +63,16 @@ class Several(Driver):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(CPU_POLICIES, min_size=3, max_size=3), st.integers(1, 4), STEPS)
 def test_every_query_of_every_model_ends_exactly_once(policies, workers, steps):
-    driver = Several(policies, workers, None)
+    every_query_ends_once(Several(policies, workers), steps)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(POLICIES, min_size=3, max_size=3), st.integers(1, 3), st.integers(1, 2), STEPS)
+def test_every_query_ends_exactly_once_on_a_node_with_accelerators(policies, workers, gpus, steps):
+    every_query_ends_once(Several(policies, workers, gpus), steps)
+
+
+def every_query_ends_once(driver, steps):
     for step in steps:
         driver.step(*step)
     driver.drain()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import time
 from collections import Counter
 
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 
 from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.core.policy import DeepRecSched, Offload, Static
+from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.node.runtime.tables import Weights
-from deeprecsys.node.service.backend import QueryOutcome
+from deeprecsys.node.service.backend import QueryOutcome, RefusedError
 from deeprecsys.node.service.hosted_model import ModelConfig
 from deeprecsys.serve.metrics.counters import Counters
 from deeprecsys.serve.metrics.dashboard import live_document
@@ -172,6 +174,21 @@ def test_a_model_without_an_accelerator_shares_the_service_with_one_that_has_it(
             assert {(b.model, b.device) for b in heard.batches} == {(NAME, "gpu"), ("wnd", "cpu")}
             with pytest.raises(InputError, match="wnd: gpu: expected an engine, as policy deeprecsched offl"):
                 s.adopt("wnd", DeepRecSched(64, 30), "a test")
+
+    run(scenario())
+
+
+@pytest.mark.live
+def test_admission_goes_by_the_times_of_the_device_that_will_score() -> None:
+    slow = LatencyProfile("any", (Point(1, 1, (1.0,)), Point(1, 1000, (2.0,))))
+    quick = LatencyProfile("any", (Point(1, 1, (1e-3,)), Point(1, 1000, (2e-3,))))
+
+    async def scenario() -> None:
+        async with service(accelerated(profile=slow, gpu_profile=quick), workers=1, gpus=1) as s:
+            now = time.monotonic()
+            s.admit(NAME, 900, arrival_s=now, deadline_s=now + 0.5)
+            with pytest.raises(RefusedError, match="would miss its deadline"):
+                s.admit(NAME, 40, arrival_s=now, deadline_s=now + 0.5)
 
     run(scenario())
 

@@ -7,10 +7,10 @@ twenty, and that room is kept for when the machine stands still (docs/design/001
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import inf
 
-from deeprecsys.core.policy import Policy
+from deeprecsys.core.policy import CPU, GPU, Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.query import Batch, Query, Slice
 
@@ -69,7 +69,7 @@ class LateBudget:
 
 
 class Forecast:
-    """Predicts the times of one model's queries under its policy, and learns from the batches that end.
+    """Predicts the times of one model's queries on one device, and learns from the batches that end.
 
     Args:
         seconds: by number of items, the time of a batch; index 0 is not used. Longer batches are
@@ -77,20 +77,37 @@ class Forecast:
         batch_size: of the policy; None where it does not cut.
         merges_queries: whether its batches hold several queries.
         budget: of late answers.
+        gpu: the forecast of accelerators, which score whole queries; None where there are none.
     """
 
     def __init__(
-        self, seconds: Sequence[float], batch_size: int | None, merges_queries: bool, budget: LateBudget
+        self,
+        seconds: Sequence[float],
+        batch_size: int | None,
+        merges_queries: bool,
+        budget: LateBudget,
+        gpu: Forecast | None = None,
     ) -> None:
         assert len(seconds) >= 3, "two times make a line"
         self._seconds = seconds
         self.budget = budget
+        self.gpu = gpu
         self._took = self._predicted = 0.0
         self.adopt(batch_size, merges_queries)
 
-    def adopt(self, batch_size: int | None, merges_queries: bool) -> None:
+    def adopt(self, batch_size: int | None, merges_queries: bool, offload_above: int | None = None) -> None:
         """Another policy is in force; what was learnt of the machine is kept."""
         self._batch_size, self._merges_queries = batch_size, merges_queries
+        self._offload_above = offload_above
+
+    def device(self, items: int) -> str:
+        """Where a query of a number of items is predicted to run while there are accelerators."""
+        above = self._offload_above
+        return GPU if self.gpu and above is not None and items > above else CPU
+
+    def on(self, device: str) -> Forecast:
+        """The forecast of a device."""
+        return self.gpu if self.gpu and device == GPU else self
 
     @property
     def pace(self) -> float:
@@ -135,7 +152,9 @@ class DeadlineTracker:
 
     def __init__(self) -> None:
         self._forecasts: dict[int, Forecast] = {}
-        self._ahead_s: dict[int, dict[int, float]] = {}  # version -> priority -> work not yet done
+        # Work that is not yet done: version -> (device, priority) -> worker-seconds, before the pace.
+        self._ahead_s: dict[int, dict[tuple[str, int], float]] = {}
+        self._offloads = True  # accelerators are alive
         self._tolerated: set[int] = set()  # ids of queries that will be late, and may
 
     def adopt(
@@ -145,10 +164,20 @@ class DeadlineTracker:
         if forecast:
             self._forecasts[version] = forecast
         if known := self._forecasts.get(version):
-            known.adopt(policy.batch_size, policy.merges_queries)
+            known.adopt(policy.batch_size, policy.merges_queries, policy.offload_above)
             self._ahead_s[version] = {}
             for part in unscored:
                 self.count(part.query, part.items)
+
+    def offload(self, possible: bool, unscored: Iterable[Slice]) -> None:
+        """Accelerators are alive again, or none is any more; `unscored` is counted anew."""
+        self._offloads = possible
+        self._ahead_s = {version: {} for version in self._ahead_s}
+        for part in unscored:
+            self.count(part.query, part.items)
+
+    def _device(self, forecast: Forecast, query: Query) -> str:
+        return forecast.device(query.size) if self._offloads else CPU
 
     def retire(self, version: int) -> None:
         """A version without open queries is no longer served."""
@@ -158,48 +187,55 @@ class DeadlineTracker:
     def count(self, query: Query, items: int) -> None:
         """Add a query's items to those that are to be scored; a negative number takes them off."""
         if forecast := self._forecasts.get(query.version):
-            ahead = self._ahead_s[query.version]
-            left = ahead.get(query.priority, 0.0) + forecast.work_s(query.size) * items / query.size
-            ahead[query.priority] = max(left, 0.0)
+            ahead, device = self._ahead_s[query.version], self._device(forecast, query)
+            work_s = forecast.on(device).work_s(query.size) * items / query.size
+            ahead[device, query.priority] = max(ahead.get((device, query.priority), 0.0) + work_s, 0.0)
 
     def learn(self, batch: Batch, took_s: float) -> None:
         """A batch ended."""
-        if forecast := self._forecasts.get(batch.slices[0].query.version):
+        known = self._forecasts.get(batch.slices[0].query.version)
+        if known and (batch.device == CPU or known.gpu):
+            forecast = known.on(batch.device)
             forecast.learn(_work_s(forecast, batch.slices), took_s)
 
     def late_by_s(
-        self, query: Query, workers: int, running: Iterable[tuple[Batch, float]], now_s: float
+        self, query: Query, workers: Mapping[str, int], running: Iterable[tuple[Batch, float]], now_s: float
     ) -> float:
         """By how much a query that comes at `now_s` would miss its deadline; below 0: it would not.
 
         Args:
-            workers: number of live workers.
+            workers: number of live workers of each device.
             running: their batches, with the times of their starts.
         """
         forecast = self._forecasts.get(query.version)
         if forecast is None or query.deadline_s == inf:
             return -inf
-        if not workers:
+        device = self._device(forecast, query)
+        if not (alive := workers[device]):
             return inf
         allowed_s = query.deadline_s - query.arrival_s
         kept_s = min(forecast.budget.margin + RESERVE, 1.0) * allowed_s
-        wait_s = self._work_ahead_s(query.priority, running, now_s) / workers
+        wait_s = self._work_ahead_s(device, query.priority, running, now_s) / alive
         if not query.firm and wait_s <= CALM * allowed_s:
             return -inf
-        return now_s + wait_s + forecast.alone_s(query.size, workers) - (query.deadline_s - kept_s)
+        alone_s = forecast.on(device).alone_s(query.size, alive)
+        return now_s + wait_s + alone_s - (query.deadline_s - kept_s)
 
-    def _work_ahead_s(self, priority: int, running: Iterable[tuple[Batch, float]], now_s: float) -> float:
-        """Worker-seconds of open work that goes before a query of a priority."""
+    def _work_ahead_s(
+        self, device: str, priority: int, running: Iterable[tuple[Batch, float]], now_s: float
+    ) -> float:
+        """Worker-seconds of a device's open work that goes before a query of a priority."""
         total = 0.0
-        for version, by_priority in self._ahead_s.items():
-            pace = self._forecasts[version].pace
-            total += pace * sum(s for p, s in by_priority.items() if p <= priority)
+        for version, ahead in self._ahead_s.items():
+            pace = self._forecasts[version].on(device).pace
+            total += pace * sum(s for (d, p), s in ahead.items() if d == device and p <= priority)
         for batch, started_s in running:  # part of it is done
-            if known := self._forecasts.get(batch.slices[0].query.version):
-                total -= min(now_s - started_s, known.pace * _work_s(known, batch.slices))
+            if batch.device == device and (known := self._forecasts.get(batch.slices[0].query.version)):
+                forecast = known.on(device)
+                total -= min(now_s - started_s, forecast.pace * _work_s(forecast, batch.slices))
         return max(total, 0.0)
 
-    def cannot_meet_by_s(self, query: Query, items: int, workers: int, now_s: float) -> float:
+    def cannot_meet_by_s(self, query: Query, items: int, workers: Mapping[str, int], now_s: float) -> float:
         """By how much a query misses its deadline if its `items` start now; below 0 where it may be late."""
         forecast = self._forecasts.get(query.version)
         if forecast is None or query.deadline_s == inf or query.id in self._tolerated:
@@ -208,7 +244,9 @@ class DeadlineTracker:
         if not query.firm and now_s - query.arrival_s <= CALM * allowed_s:
             return -inf
         kept_s = forecast.budget.margin * allowed_s
-        return now_s + forecast.alone_s(items, workers) - (query.deadline_s - kept_s)
+        device = self._device(forecast, query)
+        alone_s = forecast.on(device).alone_s(items, max(workers[device], 1))
+        return now_s + alone_s - (query.deadline_s - kept_s)
 
     def may_be_late(self, query: Query) -> bool:
         """Whether the target's quantile leaves room for the query to be late."""
@@ -237,10 +275,10 @@ class DeadlineTracker:
         assert self._tolerated <= set(open_queries)
         budgets = {id(f.budget): f.budget for f in self._forecasts.values()}
         assert sum(b.tolerated for b in budgets.values()) == len(self._tolerated)
-        known = {v: sum(by_priority.values()) for v, by_priority in self._ahead_s.items()}
+        known = {v: sum(ahead.values()) for v, ahead in self._ahead_s.items()}
         for part in unscored:
-            if part.query.version in known:
-                known[part.query.version] -= _work_s(self._forecasts[part.query.version], (part,))
+            if forecast := self._forecasts.get(version := part.query.version):
+                known[version] -= _work_s(forecast.on(self._device(forecast, part.query)), (part,))
         assert all(abs(s) < 1e-6 for s in known.values()), "work is counted twice, or not at all"
 
 

@@ -135,15 +135,16 @@ class Dispatcher:
 
         Above 0 it is refused, unless it `may_be_late`.
         """
-        return self._deadlines.late_by_s(query, self._most_workers, self._running.values(), now_s)
+        return self._deadlines.late_by_s(query, self._alive, self._running.values(), now_s)
 
     def may_be_late(self, query: Query) -> bool:
         """Whether the target's quantile leaves room for the query to be late."""
         return self._deadlines.may_be_late(query)
 
     @property
-    def _most_workers(self) -> int:
-        return max(len(d.alive) for d in self._devices.values())
+    def _alive(self) -> dict[str, int]:
+        """Live workers of each device."""
+        return {name: len(device.alive) for name, device in self._devices.items()}
 
     def _arrive(self, query: Query, now_s: float) -> list[Command]:
         self.arrived += 1
@@ -210,7 +211,9 @@ class Dispatcher:
 
     def _drop_late(self, query: Query, now_s: float) -> list[Command]:
         """Drop a query whose turn it is, if it would be late and may not be."""
-        late_s = self._deadlines.cannot_meet_by_s(query, self._open[query.id], self._most_workers, now_s)
+        if query.deadline_s == inf:
+            return []
+        late_s = self._deadlines.cannot_meet_by_s(query, self._open[query.id], self._alive, now_s)
         if late_s <= 0:
             return []
         if self.may_be_late(query):
@@ -292,7 +295,7 @@ class Dispatcher:
         self._cpu_batch[version] = policy.batch_size or WHOLE
         for device in self._devices.values():
             device.lines.setdefault(version, Line(device.name, version))
-        waits = [s for s in self._unscored() if s.query.version == version and s.query.id in self._open]
+        waits = [s for s in self._open_slices() if s.query.version == version]
         self._deadlines.adopt(version, policy, forecast, waits)
         return self._start_all(now_s)
 
@@ -301,6 +304,10 @@ class Dispatcher:
         running = [s for batch, _ in self._running.values() for s in batch.slices]
         lines = [s for d in self._devices.values() for line in d.lines.values() for s in line]
         return [*running, *lines, *(s for d in self._devices.values() for s in d.again)]
+
+    def _open_slices(self) -> list[Slice]:
+        """Every slice of an open query that waits or runs."""
+        return [s for s in self._unscored() if s.query.id in self._open]
 
     def _retire(self, version: int) -> list[Command]:
         for device in self._devices.values():
@@ -340,6 +347,7 @@ class Dispatcher:
         for part in device.again:
             cpu.again += self._cut_for_cpu(part)
         device.again.clear()
+        self._deadlines.offload(False, self._open_slices())
         return self._start_all(now_s)
 
     def _cut_for_cpu(self, part: Slice) -> list[Slice]:
@@ -347,6 +355,8 @@ class Dispatcher:
 
     def _ready(self, name: str, worker: int, now_s: float) -> list[Command]:
         device = self._devices[name]
+        if not device.alive and name != CPU:
+            self._deadlines.offload(True, self._open_slices())
         if worker not in device.alive:
             device.alive.add(worker)
             device.idle.append(worker)
@@ -363,7 +373,7 @@ class Dispatcher:
             assert not busy & set(device.idle)
             assert all(s.query.id in self._open for s in slices)
         self._check_items()
-        self._deadlines.check(self._open, [s for s in self._unscored() if s.query.id in self._open])
+        self._deadlines.check(self._open, self._open_slices())
 
     def _check_items(self) -> None:
         left = dict.fromkeys(self._open, 0)

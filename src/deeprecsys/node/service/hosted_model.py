@@ -189,8 +189,11 @@ class HostedModel:
         layout = ModelLayout(config.known_as, config.rows_scale, config.precision, inputs)
         weights = Weights(config.seed)
         first = ModelVersion(version_id, "1", weights, layout.load_tables(weights, progress))
+        budget, gpu = LateBudget(config.target.miss_rate), None
+        if config.gpu and config.gpu_profile:
+            gpu = Forecast(batch_seconds(config.gpu_profile, 1, config.max_items), None, False, budget)
         seconds = batch_seconds(config.profile, workers, config.max_items)
-        forecast = Forecast(seconds, None, False, LateBudget(config.target.miss_rate))
+        forecast = Forecast(seconds, None, False, budget, gpu)
         point = point_of(config.policy, config.capacity_qps, now_s, config.why, config.pinned)
         slots = list(range(inputs.slots - 1, -1, -1))
         arena, rows = Arena.create(layout), Rows(inputs.rows)
