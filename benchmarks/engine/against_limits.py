@@ -147,7 +147,9 @@ def serve(pipe: Any, core: int, memory: RowFormats | None, how: dict[str, Any], 
     import torch
 
     torch.set_num_threads(1)
-    contenders = Contenders(memory, core) if memory else None
+    if memory:
+        memory.seed = core  # the cores' queries differ
+    contenders = Contenders(memory) if memory else None
     pipe.send(contenders.arithmetic if contenders else {})
     while (order := pipe.recv()) is not None:
         if contenders is None:

@@ -1,179 +1,103 @@
 """The gather kernel against torch, on one core: ns per looked-up row, by model, locality, batch size.
 
-Tables are scaled to 2 GB, far beyond any cache. Every call reads other rows of the id pool. Contenders
-take turns, and the median of the rounds counts. Two sittings per model, since all tables in all formats would
-not fit: torch as it allocates against all at fp32; then the row formats. Two loops over the same fp32 rows that
-pool nothing bound what can be had: `asking` prefetches each row's lines and reads none (a processor may drop what
-is too much at once, so this is less than any gather can take); `reading` reads a word of each line, as much at
-once as out-of-order execution manages. A few minutes, at most 5 GB of memory; keep the machine idle.
+Tables are scaled to 2 GB, far beyond any cache. Every call reads another query's rows. Contenders take turns, and the
+median of the rounds counts: torch as it allocates against all at fp32; then the row formats. Two loops over the same
+fp32 rows that pool nothing bound what can be had: `asking` prefetches each row's lines and reads none (a processor may
+drop what is too much at once, so this is less than any gather can take); `reading` reads a word of each line, as much
+at once as out-of-order execution manages. A few minutes, at most 6 GB of memory; keep the machine idle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.harness import Benchmark, Result, Run, markdown
-from benchmarks.lib.machine_limits import in_turn, interleaved, row_loops
-from deeprecsys.engine.gather import Gather, RowFormat, convert
-from deeprecsys.engine.protocol import SliceView
-from deeprecsys.node.runtime.segment import Segment
-from deeprecsys.workload.locality import parse
+from benchmarks.lib.engine_contenders import BATCHES, FORMS, RowFormats
+from benchmarks.lib.machine_limits import Call, interleaved, row_loops
+from deeprecsys.engine.gather import Gather
 from deeprecsys.zoo import model
 from deeprecsys.zoo.networks.sparse import SparseStage
-from deeprecsys.zoo.rows import columns, dtype
-from deeprecsys.zoo.schema import Schema
-from deeprecsys.zoo.tables import fill
 
 MODELS = ("dlrm-rmc1", "dlrm-rmc1-artefact", "dlrm-rmc2", "dlrm-rmc2-artefact")
-LOCALITIES, BATCHES = ("uniform", "zipf:0.9"), (1, 16, 64, 256, 1024)
-TABLE_BYTES, POOL_ROWS = 2.05e9, 8192
-ROUNDS, ROUND_S = 15, 2e-3
-
-GatherCall = Callable[[int, int], Any]
-"""Gathers `items` items that begin at a pool row."""
+LOCALITIES = ("uniform", "zipf:0.9")
+TABLE_BYTES, ROUNDS, ROUND_S = 2.05e9, 15, 2e-3
 
 
-class Tables:
-    """All tables of a schema in one segment on huge pages."""
+class Kernels:
+    """All that gathers the rows of one model."""
 
-    def __init__(self, schema: Schema, form: RowFormat) -> None:
-        item = np.dtype(dtype(form)).itemsize
-        widths = [columns(form, t.dim) for t in schema.tables]
-        sizes = [-(-t.rows * w * item // 64) * 64 for t, w in zip(schema.tables, widths, strict=True)]
-        self.segment = Segment.create(f"bench-{form}", sum(sizes))
-        self.segment.collapse()
-        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        self.arrays = {
-            t.name: self.segment.array(dtype(form), (t.rows, w), int(start))
-            for t, w, start in zip(schema.tables, widths, starts, strict=True)
+    def __init__(self, memory: RowFormats) -> None:
+        self.memory, self.schema = memory, memory.model.schema
+        fp32 = memory.memory["fp32"]
+        self._ids = {i.name: fp32.inputs[i.name] for i in self.schema.sparse}
+        tables = {name: torch.from_numpy(t) for name, t in fp32.tables.items()}
+        copies = {name: torch.empty(t.shape).copy_(t) for name, t in tables.items()}
+        self._stages = {
+            "torch": SparseStage(self.schema, copies),
+            "torch, huge pages": SparseStage(self.schema, tables),
         }
 
-    def close(self) -> None:
-        self.arrays = {}
-        self.segment.close()
+    def kernel(self, items: int, form: str) -> Call:
+        memory = self.memory.memory[form]
+        widths = {i.name: self.schema.table(i.table).dim for i in self.schema.sparse}
+        out = np.zeros((items, sum(widths.values())), np.float32)
+        ends = np.cumsum(list(widths.values()))
+        outputs = {n: out[:, end - w : end] for (n, w), end in zip(widths.items(), ends, strict=True)}
+        gather = Gather(self.schema, memory.tables, {n: memory.inputs[n] for n in self._ids}, outputs)
+        return self.memory.turns(items, lambda part: gather.gather([part]))
+
+    def torch(self, items: int, which: str) -> Call:
+        stage, ids = self._stages[which], {n: torch.from_numpy(x) for n, x in self._ids.items()}
+
+        @torch.inference_mode()
+        def gather(part: Any) -> None:
+            stage({n: x[part.first[n] : part.first[n] + items] for n, x in ids.items()})
+
+        return self.memory.turns(items, gather)
 
 
-class Bench:
-    """One model's tables and id pools, and the contenders over them."""
-
-    def __init__(self, name: str, table_bytes: float) -> None:
-        full = model(name)
-        self.schema = full.scaled(min(1.0, table_bytes / full.schema.table_bytes)).schema
-        self.rows_per_item = sum(i.lookups for i in self.schema.sparse)
-        self.fp32 = Tables(self.schema, RowFormat.FP32)
-        for i, table in enumerate(self.fp32.arrays.values()):
-            fill(table, (0, i), threads=1)
-        width = sum(self.schema.table(i.table).dim for i in self.schema.sparse)
-        self.out = np.zeros((max(BATCHES), width), np.float32)
-        self.ids = {
-            i.name: np.zeros((POOL_ROWS + max(BATCHES), i.lookups), np.int32) for i in self.schema.sparse
-        }
-
-    def draw(self, locality: str) -> None:
-        """New ids in the pools."""
-        law, rng = parse(locality), np.random.default_rng(1)
-        for i in self.schema.sparse:
-            rows, ids = self.schema.table(i.table).rows, self.ids[i.name]
-            scatter = rng.permutation(rows).astype(np.int32)
-            ids.reshape(-1)[:] = scatter[law.ranks(rng, rows, ids.size)]
-
-    def kernel(self, tables: Tables) -> GatherCall:
-        outputs, at = {}, 0
-        for i in self.schema.sparse:
-            dim = self.schema.table(i.table).dim
-            outputs[i.name] = self.out[:, at : at + dim]
-            at += dim
-        gather = Gather(self.schema, tables.arrays, self.ids, outputs)
-        none, names = np.empty((0, 1), np.float32), list(self.ids)
-
-        def call(first: int, items: int) -> None:
-            assert not gather.gather([SliceView(dict.fromkeys(names, first), 0, items, none)])
-
-        return call
-
-    def torch(self, tables: dict[str, torch.Tensor]) -> GatherCall:
-        stage = SparseStage(self.schema, tables)
-        ids = {name: torch.from_numpy(rows) for name, rows in self.ids.items()}
-
-        def call(first: int, items: int) -> None:
-            with torch.inference_mode():
-                stage({name: rows[first : first + items] for name, rows in ids.items()})
-
-        return call
-
-    def loop(self, function: Callable[..., Any]) -> GatherCall:
-        """A loop of `row_loops` over the fp32 tables."""
-        inputs = self.schema.sparse
-        ids = np.array([self.ids[i.name].ctypes.data for i in inputs])
-        lookups = np.array([i.lookups for i in inputs])
-        tables = np.array([self.fp32.arrays[i.table].ctypes.data for i in inputs])
-        size = np.array([self.fp32.arrays[i.table].strides[0] for i in inputs])
-        return lambda first, items: function(ids + 4 * first * lookups, items * lookups, tables, size, size)
-
-    def sitting(self, contenders: dict[str, GatherCall], quick: bool) -> list[dict[str, Any]]:
-        """Median ns per row of each contender, at all localities and batch sizes."""
-        found = []
-        for locality in LOCALITIES:
-            self.draw(locality)
-            for items in BATCHES:
-                starts = range(0, POOL_ROWS, items)
-                calls = {
-                    name: in_turn(starts, lambda first, call=call, items=items: call(first, items))
-                    for name, call in contenders.items()
-                }
+def measure(name: str, quick: bool) -> dict[str, Any]:
+    full = model(name).schema
+    found: dict[str, Any] = {"libraries": [], "formats": []}
+    asking, reading = row_loops()
+    for locality in LOCALITIES:
+        scale = min(1.0, (1e7 if quick else TABLE_BYTES) / full.table_bytes)
+        memory = RowFormats(name, scale, locality)
+        memory.make_resident()
+        kernels, schema = Kernels(memory), memory.model.schema
+        for items in BATCHES:
+            both = {
+                "fp32": kernels.kernel(items, "fp32"),
+                "torch, huge pages": kernels.torch(items, "torch, huge pages"),
+            }
+            loops = {
+                "asking": memory.rows(asking, items, "fp32"),
+                "reading": memory.rows(reading, items, "fp32"),
+            }
+            compact = {form: kernels.kernel(items, form) for form in FORMS if form != "fp32"}
+            for key, calls in (("libraries", {**both, "torch": kernels.torch(items, "torch"), **loops}),
+                               ("formats", {**both, **compact})):  # fmt: skip
                 taken = interleaved(calls, 2 if quick else ROUNDS, ROUND_S)
-                ns = {name: 1e9 * taken.median(name) / (items * self.rows_per_item) for name in calls}
-                found.append({"locality": locality, "batch": items, "ns_per_row": ns})
+                rows = items * sum(i.lookups for i in schema.sparse)
+                ns = {n: 1e9 * taken.median(n) / rows for n in calls}
+                found[key].append({"locality": locality, "batch": items, "ns_per_row": ns})
                 print(
                     f"{locality:9} {items:5}  " + "  ".join(f"{n} {t:6.2f}" for n, t in ns.items()),
                     flush=True,
                 )
-        return found
-
-
-def measure(name: str, quick: bool) -> dict[str, Any]:
-    bench = Bench(name, 1e7 if quick else TABLE_BYTES)
-    on_huge = {n: torch.from_numpy(t) for n, t in bench.fp32.arrays.items()}
-    plain = {n: torch.empty(t.shape).copy_(torch.from_numpy(t)) for n, t in bench.fp32.arrays.items()}
-    ours = {"fp32": bench.kernel(bench.fp32), "torch, huge pages": bench.torch(on_huge)}
-    asking, reading = row_loops()
-    loops = {"asking": bench.loop(asking), "reading": bench.loop(reading)}
-    libraries = bench.sitting({**ours, "torch": bench.torch(plain), **loops}, quick)
-    plain.clear()
-    others = {}
-    for form in (RowFormat.BF16, RowFormat.INT8):
-        others[form] = Tables(bench.schema, form)
-        for t, rows in bench.fp32.arrays.items():
-            convert(rows, form, others[form].arrays[t])
-    compact = {form.value: bench.kernel(t) for form, t in others.items()}
-    formats = bench.sitting({**ours, **compact}, quick)
-    every = {RowFormat.FP32: bench.fp32, **others}
-    result = {
-        "tables": len(bench.schema.tables),
-        "rows": bench.schema.tables[0].rows,
-        "dim": bench.schema.tables[0].dim,
-        "lookups": bench.schema.sparse[0].lookups,
-        "table_bytes": bench.schema.table_bytes,
-        "huge_page_fraction": {form.value: t.segment.huge_fraction() for form, t in every.items()},
-        "libraries": libraries,
-        "formats": formats,
-    }
-    for views in (on_huge, ours, loops, compact):
-        views.clear()
-    for tables in every.values():
-        tables.close()
-    return result
+        pages = {form: about["huge_page_fraction"] for form, about in memory.about().items()}
+        memory.close()
+    first = schema.tables[0]
+    return {"tables": len(schema.tables), "rows": first.rows, "dim": first.dim, "lookups": schema.sparse[0].lookups,
+            "table_bytes": schema.table_bytes, "huge_page_fraction": pages, **found}  # fmt: skip
 
 
 def run(run: Run) -> None:
     torch.set_num_threads(1)
-    run.each(
-        [(m,) for m in MODELS], lambda name: measure(name, run.quick), rounds=ROUNDS, pool_rows=POOL_ROWS
-    )
+    run.each([(m,) for m in MODELS], lambda name: measure(name, run.quick), rounds=ROUNDS)
 
 
 def show(result: Result) -> None:

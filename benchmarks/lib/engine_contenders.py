@@ -14,7 +14,6 @@ from benchmarks.lib.machine_limits import Call, Products, in_turn, row_loops
 from deeprecsys.node.runtime.page_walk import PageWalker
 from deeprecsys.zoo import model
 from deeprecsys.zoo.rows import RowFormat
-from deeprecsys.zoo.schema import SparseInput
 
 BATCHES = (1, 16, 64, 256, 1024)
 LEAST_QUERIES, MOST_QUERIES, ITEMS = 64, 4096, 65536
@@ -27,7 +26,7 @@ class RowFormats:
     """Tables and features of one model in every row format, made before anything heavy is loaded."""
 
     def __init__(self, name: str, scale: float, locality: str) -> None:
-        self.model = model(name).scaled(scale)
+        self.model, self.seed = model(name).scaled(scale), 0
         self.memory = {form: filled_memory(name, scale, max(BATCHES), locality, form) for form in FORMS}
 
     def about(self) -> dict[str, Any]:
@@ -39,19 +38,48 @@ class RowFormats:
             for form, m in self.memory.items()
         }
 
+    def turns(self, items: int, use: Callable[[Any], Any]) -> Call:
+        """A call that is given another query of some items each time."""
+        from deeprecsys.engine import SliceView
+
+        out = np.zeros((items, self.model.schema.outputs), np.float32)
+        return in_turn([SliceView(first, 0, items, out) for first in self._firsts(items)], use)
+
+    def rows(self, loop: Callable[..., Any], items: int, form: str) -> Call:
+        """A loop of `row_loops` over the rows that a batch looks up, another query's each time."""
+        memory, inputs = self.memory[form], self.model.schema.sparse
+        counts = np.array([i.lookups * (items if i.per == "item" else 1) for i in inputs])
+        arrays = [memory.tables[i.table] for i in inputs]
+        starts = np.array([a.ctypes.data for a in arrays])
+        sizes = np.array([a.strides[0] for a in arrays])
+        pools = np.array([memory.inputs[i.name].ctypes.data for i in inputs])
+        widths = np.array([4 * i.lookups for i in inputs])
+        ids = [pools + widths * np.array([first[i.name] for i in inputs]) for first in self._firsts(items)]
+        return in_turn(ids, lambda at: loop(at, counts, starts, sizes, sizes))
+
+    def make_resident(self) -> None:
+        """Have all memory mapped."""
+        PageWalker(lambda: [s for m in self.memory.values() for s in m.segments.values()]).walk()
+
     def close(self) -> None:
         for memory in self.memory.values():
             memory.close()
+
+    def _firsts(self, items: int) -> list[Any]:
+        """Where each query's rows begin in the pools of features."""
+        count = min(MOST_QUERIES, max(LEAST_QUERIES, ITEMS // items))
+        handles = np.random.default_rng(self.seed).integers(0, 1 << 62, MOST_QUERIES).tolist()
+        return [self.memory["fp32"].features.rows_at(h) for h in handles[:count]]
 
 
 class Contenders:
     """All engines of one model and the loops over its rows, in a process of their own."""
 
-    def __init__(self, memory: RowFormats, seed: int) -> None:
+    def __init__(self, memory: RowFormats) -> None:
         from deeprecsys.engine import Assembly, build
         from deeprecsys.engine.dense import installed, lowest
 
-        self.model, self._node = memory.model, memory
+        self.model, self._memory = memory.model, memory
         routes = [r for r in ("onnxruntime", "openvino") if r in installed()]
         chosen = [("eager", "fp32")] + [(f"compiled:{r}", "fp32") for r in routes]
         chosen += [("compiled:onnxruntime", f) for f in FORMS if f != "fp32"]
@@ -64,55 +92,23 @@ class Contenders:
             assembly = Assembly(memory.model, rows.tables, rows.inputs, precision=form)
             engine = self.engines[f"{name} {form}"] = build(name, assembly)
             self.arithmetic[f"{name} {form}"] = str(getattr(engine, "arithmetic", ""))
-        self._handles = np.random.default_rng(seed).integers(0, 1 << 62, MOST_QUERIES).tolist()
         self.products = Products()
 
-    def _queries(self, items: int) -> list[int]:
-        return self._handles[: min(MOST_QUERIES, max(LEAST_QUERIES, ITEMS // items))]
-
     def calls(self, items: int) -> dict[str, Call]:
-        """The engines whole, the stages of the fastest at fp32, and the loops; all memory is at hand then."""
-        PageWalker(lambda: [s for m in self._node.memory.values() for s in m.segments.values()]).walk()
-        found = {name: self._whole(engine, items) for name, engine in self.engines.items()}
-        joined = self.engines[JOINED]
-        found["sparse"] = self._turns(items, lambda part: joined.sparse([part]))
-        found["dense"] = self._turns(items, joined.dense)
+        """The engines whole, the stages of the fastest at fp32, and the loops; all memory is resident then."""
+        memory, joined = self._memory, self.engines[JOINED]
+        memory.make_resident()
+        found = {
+            name: memory.turns(items, lambda part, engine=engine: engine.score([part]))
+            for name, engine in self.engines.items()
+        }
+        found["sparse"] = memory.turns(items, lambda part: joined.sparse([part]))
+        found["dense"] = memory.turns(items, joined.dense)
         asking, reading = row_loops()
         for form in FORMS:
-            found[f"asking {form}"] = self._rows(asking, items, form)
-            found[f"reading {form}"] = self._rows(reading, items, form)
+            found[f"asking {form}"] = memory.rows(asking, items, form)
+            found[f"reading {form}"] = memory.rows(reading, items, form)
         return found
-
-    def _whole(self, engine: Any, items: int) -> Call:
-        return self._turns(items, lambda part: engine.score([part]))
-
-    def _turns(self, items: int, score: Callable[[Any], Any]) -> Call:
-        """A call that scores another query each time."""
-        from deeprecsys.engine import SliceView
-
-        memory = self._node.memory["fp32"]
-        out = np.zeros((items, self.model.schema.outputs), np.float32)
-        return in_turn(
-            [SliceView(memory.features.rows_at(h), 0, items, out) for h in self._queries(items)], score
-        )
-
-    def _rows(self, loop: Callable[..., Any], items: int, form: str) -> Call:
-        """A loop over the rows that a batch looks up, another query's each time."""
-        memory, schema = self._node.memory[form], self.model.schema
-        inputs = schema.sparse
-        counts = np.array([rows_of(i, items) for i in inputs])
-        arrays = [memory.tables[i.table] for i in inputs]
-        starts = np.array([a.ctypes.data for a in arrays])
-        sizes = np.array([a.strides[0] for a in arrays])
-        pools = np.array([memory.inputs[i.name].ctypes.data for i in inputs])
-        widths = np.array([4 * i.lookups for i in inputs])
-        firsts = [memory.features.rows_at(h) for h in self._queries(items)]
-        ids = [pools + widths * np.array([first[i.name] for i in inputs]) for first in firsts]
-        return in_turn(ids, lambda at: loop(at, counts, starts, sizes, sizes))
-
-
-def rows_of(i: SparseInput, items: int) -> int:
-    return i.lookups * (items if i.per == "item" else 1)
 
 
 class Inside:
