@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 import deeprecsys as dr
 from benchmarks.harness import PROFILES, RESULTS, Benchmark, Run, UnavailableError, commit
+from benchmarks.lib.experiments import filled_memory
 from deeprecsys.core.profile import Point, quantiles_of
 from deeprecsys.core.target import LEVELS
 from deeprecsys.engine import Assembly, SliceView
@@ -31,14 +31,13 @@ from deeprecsys.engine.cuda import DeviceEngine
 from deeprecsys.engine.eager import EagerEngine
 from deeprecsys.machine.energy import Energy
 from deeprecsys.machine.record import machine_record
+from deeprecsys.node.runtime.layout import ModelMemory
 from deeprecsys.paper.published import MODELS
 from deeprecsys.report.json_values import plain
 from deeprecsys.zoo import model
-from deeprecsys.zoo.schema import Per, SparseInput
-from deeprecsys.zoo.tables import fill
+from deeprecsys.zoo.schema import Per
 
 BATCHES = tuple(1 << k for k in range(13))
-POOL = 16_384  # rows of each input: more than the largest batch, so that batches differ
 BATCH_S = 1.5  # seconds of batches at each size
 HANGS_S = 900.0  # of one call of the command line: three times what it usually takes
 BOUND = {"tf32": 5e-3, "bf16": 6e-2, "fp16": 1e-2}
@@ -47,7 +46,7 @@ BOUND = {"tf32": 5e-3, "bf16": 6e-2, "fp16": 1e-2}
 def run(run: Run) -> None:
     if run.quick:
         floors = floors_of("cpu", 1 << 12, 1 << 10, 128)
-        return show(measured("wnd", "cpu", "fp32", (1, 4), 0.05, floors, scale=1e-4, pool=64))
+        return show(measured("wnd", "cpu", "fp32", (1, 4), 0.05, floors, scale=1e-4))
     if not torch.cuda.is_available():
         raise UnavailableError("no CUDA device")
     until = time.monotonic() + run.options.seconds
@@ -148,31 +147,13 @@ def left(gpu: str) -> None:
     print(f"left: {missing} profiles, {rest} tunings" if missing or rest else "all is measured")
 
 
-def assembly(name: str, scale: float, pool: int) -> Assembly:
-    """Tables filled, ids uniform: the worst for caches, and what a random-row rate is a floor of."""
-    chosen = model(name).scaled(scale)
-    rng = np.random.default_rng(0)
-    tables = {}
-    for i, t in enumerate(chosen.schema.tables):
-        tables[t.name] = np.empty((t.rows, t.dim), np.float32)
-        fill(tables[t.name], (0, i))
-    inputs: dict[str, Any] = {}
-    for i in chosen.schema.inputs:
-        if isinstance(i, SparseInput):
-            inputs[i.name] = rng.integers(
-                0, chosen.schema.table(i.table).rows, (pool, i.lookups), dtype=np.int32
-            )
-        else:
-            inputs[i.name] = rng.standard_normal((pool, i.width), dtype=np.float32)
-    return Assembly(chosen, tables, inputs, seed=0, threads=1)
-
-
 def measured(
     name: str, device: str, precision: str, batches: tuple[int, ...], seconds: float,
-    floors: dict[str, float], scale: float = 1.0, pool: int = POOL,
+    floors: dict[str, float], scale: float = 1.0,
 ) -> dr.LatencyProfile:  # fmt: skip
     """s(b) with the shares of its steps, the share of the floor, equality with eager, and power."""
-    a = assembly(name, scale, pool)
+    memory = filled_memory(name, scale, max(batches))
+    a = Assembly(model(name).scaled(scale), memory.tables, memory.inputs, seed=0, threads=1)
     engine = DeviceEngine(a, device, precision=precision, largest=max(batches), timed=True)
     rng = np.random.default_rng(1)
     points, shares = [], {}
@@ -180,12 +161,12 @@ def measured(
         walls: list[float] = []
         assert engine.took is not None
         for _ in range(5):
-            engine.score([batch_of(a, batch, rng)])
+            engine.score([batch_of(a, memory, batch, rng)])
         engine.took.clear()
         began = time.monotonic()
         with Energy([0] if device == "cuda" else []) as spent:
             while time.monotonic() - began < seconds or len(walls) < 20:
-                one = batch_of(a, batch, rng)
+                one = batch_of(a, memory, batch, rng)
                 start = time.perf_counter()
                 engine.score([one])
                 walls.append(time.perf_counter() - start)
@@ -202,7 +183,7 @@ def measured(
     detail = {
         "shares": shares,
         "floors": floors,
-        "error": error(a, engine, min(256, max(batches))),
+        "error": error(a, memory, engine, min(256, max(batches))),
         "bound": BOUND,
     }
     about = machine_record() | {
@@ -213,15 +194,14 @@ def measured(
     return dr.LatencyProfile(name, tuple(points), f"cuda:{precision}", "fp32", 1, about, detail)
 
 
-def batch_of(a: Assembly, batch: int, rng: np.random.Generator) -> SliceView:
-    rows = len(next(iter(a.inputs.values())))
-    first = {i.name: int(rng.integers(0, rows - batch + 1)) for i in a.model.schema.inputs}
+def batch_of(a: Assembly, memory: ModelMemory, batch: int, rng: np.random.Generator) -> SliceView:
+    first = memory.features.rows_at(int(rng.integers(0, 1 << 62)))
     return SliceView(first, 0, batch, np.empty((batch, a.model.schema.outputs), np.float32))
 
 
-def error(a: Assembly, engine: DeviceEngine, batch: int) -> float:
+def error(a: Assembly, memory: ModelMemory, engine: DeviceEngine, batch: int) -> float:
     """The greatest difference of a score from the eager engine's."""
-    one = batch_of(a, batch, np.random.default_rng(2))
+    one = batch_of(a, memory, batch, np.random.default_rng(2))
     engine.score([one])
     reference = one._replace(out=np.empty_like(one.out))
     EagerEngine(a).score([reference])

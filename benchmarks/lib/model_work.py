@@ -11,11 +11,10 @@ from functools import singledispatch
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from deeprecsys.paper.platforms import work_of
 from deeprecsys.zoo import Model
-from deeprecsys.zoo.dlrm import Dlrm
 from deeprecsys.zoo.interest import Dien, DienArtefact, Din, DinArtefact
-from deeprecsys.zoo.ncf import Ncf, NcfArtefact
-from deeprecsys.zoo.wnd import MtWnd, MtWndArtefact, Wnd
+from deeprecsys.zoo.schema import Per
 
 
 class Product(NamedTuple):
@@ -69,43 +68,11 @@ def _chain(m: int, *widths: int) -> tuple[Product, ...]:
 
 @singledispatch
 def _work(model: Any, n: int) -> Work:
-    raise TypeError(f"no work known of models of type {type(model).__name__}")
-
-
-@_work.register
-def _(model: Dlrm, n: int) -> Work:
-    return Work((*_chain(n, *model.bottom), *_chain(n, model.interaction_width, *model.top)))
-
-
-@_work.register
-def _(model: Wnd, n: int) -> Work:
-    first, *rest = model.deep
-    if model.user_per == "item":
-        return Work(_chain(n, model.user_width + model.item_width, *model.deep))
-    wide = (Product(1, model.dense, 1),) if model.crosses else ()
-    return Work((Product(1, model.user_width, first), *wide, *_chain(n, model.item_width, first, *rest)))
-
-
-@_work.register
-def _(model: MtWnd, n: int) -> Work:
-    tower = (Product(1, model.user_width, model.tower[0]), *_chain(n, model.item_width, *model.tower))
-    return Work(tower * model.tasks)
-
-
-@_work.register
-def _(model: MtWndArtefact, n: int) -> Work:
-    return Work(_chain(n, *model.widths))
-
-
-@_work.register
-def _(model: Ncf, n: int) -> Work:
-    mlp = (Product(1, model.dim, model.mlp[0]), *_chain(n, model.dim, *model.mlp))
-    return Work((*mlp, Product(n, model.dim, 1), Product(n, model.mlp[-1], 1)))
-
-
-@_work.register
-def _(model: NcfArtefact, n: int) -> Work:
-    return Work((*_chain(n, 2 * model.dim, *model.mlp), Product(n, model.dim + model.mlp[-1], model.out)))
+    """Models whose dense stage is nothing but fully connected layers."""
+    return Work(tuple(
+        Product(x.rows * (n if x.per is Per.ITEM else 1), x.inputs, x.outputs, x.steps)
+        for x in work_of(model).layers if not x.bare
+    ))  # fmt: skip
 
 
 def _click_head(n: int, profile: int, item: int, head: tuple[int, ...]) -> tuple[Product, ...]:

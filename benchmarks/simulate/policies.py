@@ -50,8 +50,6 @@ class Case:
     level: str
     load: str = "steady"
     queries: int = QUERIES
-    compiled: bool = False
-    """Only the policies that the simulator compiles."""
 
     @property
     def target(self) -> dr.Target:
@@ -125,7 +123,7 @@ def compute(case: Case) -> dict[str, Any]:
     policies: dict[str, dict[str, Any]] = {}
 
     def keep(name: str, policy: dr.Policy | None, qps: float) -> None:
-        policies[name] = entry(policy, qps)
+        policies[name] = {"qps": qps, **(policy.describe() if policy else {})}
         if policy and qps:
             latency_s, _ = path.latency_s(policy, qps)
             policies[name]["p99_ms"] = 1e3 * percentile(latency_s, 0.99)
@@ -140,12 +138,12 @@ def compute(case: Case) -> dict[str, Any]:
     climb_sims = path.sims
     top = max(hint, fixed[best_b])
     for name, kind in LATE_CUTS.items():
-        keep(name, *exhaustive(path, [*grid(kind, sizes), *diagonal(kind, sizes)], top))
+        keep(name, *exhaustive(path, merging(kind, sizes), top))
     path.sims = 0
     searched = path.finish(model_search(sizes), hint)
     keep("search by model", *searched)
     search_sims = path.sims
-    for name, candidates in ({} if case.compiled else others(case, best_b)).items():
+    for name, candidates in others(case, best_b).items():
         keep(name, *exhaustive(path, candidates, top))
     return {
         "model": case.model, "level": case.level, "load": case.load, "queries": len(reference),
@@ -170,51 +168,15 @@ def others(case: Case, best_b: int) -> dict[str, list[dr.Policy]]:
     }
 
 
-def entry(policy: dr.Policy | None, qps: float) -> dict[str, Any]:
-    """What a case keeps of a policy."""
-    return {"qps": qps, **(policy.describe() if policy else {})}
+def merging(kind: type[dr.Adaptive | dr.Coalescing], sizes: Sequence[int]) -> list[dr.Policy]:
+    """Every pair of sizes; and one size for both, those between the rungs too."""
+    pairs: list[dr.Policy] = [kind(b, x) for b in sizes for x in sizes if x <= b]
+    return [*pairs, *(kind(b, b) for b in finer(finer(sizes)))]
 
 
-def with_servers(row: dict[str, Any]) -> dict[str, Any]:
-    """A case that was computed before, with deadline order and the other servers."""
-    case = Case(row["model"], row["level"], row["load"], row["queries"])
-    path, _ = path_of(case)
-    best_b, top = row["policies"]["best fixed"]["batch_size"], row["policies"]["best fixed"]["qps"]
-    for name, candidates in others(case, best_b).items():
-        policy, qps = exhaustive(path, candidates, top)
-        row["policies"][name] = entry(policy, qps)
-    return row
-
-
-def with_search(row: dict[str, Any]) -> dict[str, Any]:
-    """A case that was computed before, its policies searched again."""
-    path, _ = path_of(Case(row["model"], row["level"], row["load"], row["queries"]))
-    policy, qps = path.finish(model_search(batch_sizes(1000, 25)), row["policies"]["best fixed"]["qps"])
-    row["policies"]["search by model"] = entry(policy, qps)
-    row["search_sims"] = path.sims
-    for name, kind in LATE_CUTS.items():
-        known = row["policies"][name]["qps"]
-        policy, qps = exhaustive(path, diagonal(kind, batch_sizes(1000, 25)), known or path.about_qps, known)
-        if policy:
-            row["policies"][name] = entry(policy, qps)
-    return row
-
-
-def grid(kind: type[dr.Adaptive | dr.Coalescing], sizes: Sequence[int]) -> list[dr.Policy]:
-    """Every pair of sizes."""
-    return [kind(b, x) for b in sizes for x in sizes if x <= b]
-
-
-def diagonal(kind: type[dr.Adaptive | dr.Coalescing], sizes: Sequence[int]) -> list[dr.Policy]:
-    """One size for both, and those between the rungs too."""
-    return [kind(b, b) for b in finer(finer(sizes))]
-
-
-def exhaustive(
-    path: Path, candidates: Sequence[dr.Policy], hint: float, known: float = 0.0
-) -> tuple[dr.Policy | None, float]:
-    """The best of all candidates; None and what is known where none is better."""
-    best, best_qps = None, known
+def exhaustive(path: Path, candidates: Sequence[dr.Policy], hint: float) -> tuple[dr.Policy | None, float]:
+    """The best of all candidates, and its capacity; None and 0 where none meets the target."""
+    best, best_qps = None, 0.0
     for policy in candidates:
         found = path.capacity(policy, hint, best_qps or None)
         if found > best_qps:
@@ -305,39 +267,23 @@ def share_drop(row: dict[str, Any], name: str) -> float:
     return float(row["policies"][name]["qps"] / bound)
 
 
-def cases(quick: bool, compiled: bool) -> list[Case]:
+def cases(quick: bool) -> list[Case]:
     if quick:
-        return [Case("wnd", "medium", load, 2000, compiled=True) for load in ("steady", "bursts")]
-    steady = [Case(m, level, compiled=compiled) for m in MODELS for level in LEVELS]
-    return steady + [Case(m, "medium", load, compiled=compiled) for m in MODELS for load in LOADS]
+        return [Case("wnd", "medium", load, 500) for load in ("steady", "bursts")]
+    steady = [Case(m, level) for m in MODELS for level in LEVELS]
+    return steady + [Case(m, "medium", load) for m in MODELS for load in LOADS]
 
 
 def run(run: Run) -> None:
-    o, rows = run.options, run.result.get("cases", [])
-    again = with_search if o.search else with_servers if o.servers else None
-
-    def written(row: Result) -> None:
-        """Save what is there so far."""
-        run.save({"cores": CORES, "cases": rows})
-        best = max(row["policies"], key=lambda n: row["policies"][n]["qps"])
-        print(f"{row['model']} {row['level']} {row['load']}: {best} best", flush=True)
-
+    rows = run.result.get("cases", []) if run.options.more and not run.quick else []
+    done = {(r["model"], r["level"], r["load"]) for r in rows}
+    todo = [c for c in cases(run.quick) if (c.model, c.level, c.load) not in done]
     with ProcessPoolExecutor(2) as pool:
-        if again:
-            at = [
-                i for i, r in enumerate(rows)
-                if o.search or (r["load"] == "steady" and "clipper" not in r["policies"])
-            ]  # fmt: skip
-            for i, row in zip(at, pool.map(again, [rows[i] for i in at]), strict=True):
-                rows[i] = row
-                written(row)
-            return
-        rows = rows if o.more and not run.quick else []
-        done = {(r["model"], r["level"], r["load"]) for r in rows}
-        todo = [c for c in cases(run.quick, o.compiled) if (c.model, c.level, c.load) not in done]
         for row in pool.map(compute, todo):
             rows.append(row)
-            written(row)
+            run.save({"cores": CORES, "cases": rows})
+            best = max(row["policies"], key=lambda n: row["policies"][n]["qps"])
+            print(f"{row['model']} {row['level']} {row['load']}: {best} best", flush=True)
 
 
 def tables(result: Result) -> Tables:
@@ -349,12 +295,7 @@ def tables(result: Result) -> Tables:
 
 BENCHMARK = Benchmark(
     __file__, __doc__, run, tables,
-    options={
-        "--more": {"action": "store_true", "help": "keep the cases that were computed before"},
-        "--compiled": {"action": "store_true", "help": "without deadline order and other servers: some minutes"},
-        "--servers": {"action": "store_true", "help": "add deadline order and other servers to the saved steady cases"},
-        "--search": {"action": "store_true", "help": "only the search by model, and one size for both, again"},
-    },
+    options={"--more": {"action": "store_true", "help": "keep the cases that were computed before"}},
 )  # fmt: skip
 
 if __name__ == "__main__":
