@@ -17,10 +17,11 @@ from tests.serve.stand_in import StandIn
 class Direct:
     """Calls the application; `chunks` are how the body comes in."""
 
-    def __init__(self, backend: StandIn) -> None:
+    def __init__(self, backend: StandIn, loopback: bool = False) -> None:
         self.backend, self.watch = backend, Counters()
         backend.listen(self.watch)
-        self.app = HttpApp(Frontend(backend, self.watch))
+        self.frontend = Frontend(backend, self.watch)
+        self.app = HttpApp(self.frontend, loopback)
         self.read = 0  # chunks that the application took
 
     async def call(

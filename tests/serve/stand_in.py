@@ -46,7 +46,8 @@ def expected_scores(schema: Schema, inputs: Mapping[str, NDArray[Any]], items: i
     for number, i in enumerate(schema.inputs):
         values = np.asarray(inputs[i.name], np.float64)
         found += (values * (number + 1 + np.arange(values.shape[1]))).sum(axis=1)
-    return np.stack([found * (o + 1) for o in range(schema.outputs)], axis=1).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return np.stack([found * (o + 1) for o in range(schema.outputs)], axis=1).astype(np.float32)
 
 
 @dataclass

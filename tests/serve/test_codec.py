@@ -246,7 +246,7 @@ def test_binary_data_must_be_as_long_as_they_say(http: Direct) -> None:
         (head + raw, len(head) - 1, "expected JSON"),
         (head + raw, len(head) + 1, "expected JSON"),
         (head + raw, len(head + raw) + 1, "Inference-Header-Content-Length: expected at most"),
-        (head + raw, "x", "Inference-Header-Content-Length: expected a number of bytes, got b'x'"),
+        (head + raw, "x", "Inference-Header-Content-Length: expected a number of bytes, got 'x'"),
         (head, len(head), "binary data: expected 32 bytes"),
     ):
         status, doc = http.infer("flat", body, head=length)

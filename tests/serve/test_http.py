@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import socket
 import time
+import tracemalloc
+import zlib
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
-from deeprecsys.node.service.backend import Reason
+from deeprecsys.node.service.backend import QueryOutcome, QueryRecord, Reason
 from deeprecsys.serve.http import bodies
 from tests.serve.asgi import Direct
 from tests.serve.bodies import arrays, binary_body, json_body
@@ -69,8 +74,127 @@ def test_a_body_that_stops_coming_is_given_up(running: Running, monkeypatch: pyt
             pass
 
 
-def test_compressed_bodies_are_refused(http: Direct) -> None:
-    assert http.infer("flat", b"x", **{"content-encoding": "gzip"})[0] == 415
+def test_bodies_that_are_not_in_their_coding_are_refused(http: Direct) -> None:
+    whole = gzip.compress(json_body(arrays(FLAT, 1)))
+    for coding, body in (
+        ("gzip", b"x"), ("deflate", b"x"), ("gzip", whole[:-1]), ("gzip", whole + b"x"), ("gzip", b""),
+        ("deflate", whole), ("br", whole), ("gzip, gzip", whole),
+    ):  # fmt: skip
+        status, doc = http.infer("flat", body, **{"content-encoding": coding})
+        assert (status, "b'" in doc["error"]) == (415, False), doc
+    assert http.frontend.pool.taken == 0
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "deflate", "bare-deflate", "Identity", " identity"])
+@pytest.mark.parametrize("binary", [True, False])
+def test_compressed_bodies_are_read(http: Direct, coding: str, binary: bool) -> None:
+    head, raw = binary_body(arrays(MIXED, 40)) if binary else (json_body(arrays(MIXED, 40)), b"")
+    bare = zlib.compressobj(wbits=-15)
+    body = {
+        "gzip": gzip.compress,
+        "deflate": zlib.compress,
+        "bare-deflate": lambda data: bare.compress(data) + bare.flush(),
+        "identity": bytes,
+    }[coding.strip().lower()](head + raw)
+    named = {"content-encoding": coding.removeprefix("bare-")}
+    status, doc = http.infer("mixed", body[:9], body[9:], head=len(head) if binary else None, **named)
+    assert (status, doc["outputs"][0]["shape"]) == (200, [40, 2]), doc
+    assert http.frontend.pool.taken == 0
+
+
+def test_a_body_that_decompresses_to_more_than_any_may_have_is_refused(http: Direct) -> None:
+    bomb = gzip.compress(b" " * (64 << 20))
+    assert len(bomb) < 1 << 16
+    tracemalloc.start()
+    status, doc = http.infer("flat", bomb, **{"content-encoding": "gzip"})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (status, "once decompressed" in doc["error"]) == (413, True)
+    assert peak < 4 << 20
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_scores_that_are_not_finite_are_an_error_unless_they_may_pass(http: Direct, binary: bool) -> None:
+    inputs = arrays(FLAT, 3)
+    inputs["dense"][1] = 3e38  # finite, but not the score
+    parameters = {"binary_data_output": binary}
+    status, doc = http.infer("flat", json_body(inputs, parameters=parameters))
+    assert (status, doc) == (500, {"error": "flat: scores: expected finite numbers, got inf at [1, 0]"})
+    assert 'deeprecsys_not_finite_total{model="flat"} 1.0' in get(http, "/metrics")[1].decode().splitlines()
+    http.backend.models["flat"] = replace(http.backend.models["flat"], finite=False)
+    status, back = http.infer("flat", json_body(inputs, parameters=parameters))
+    assert status == 200
+    if binary:
+        assert np.isinf(np.frombuffer(back[-12:], "<f4")).tolist() == [False, True, False]
+    else:
+        assert [x is None for x in back["outputs"][0]["data"]] == [False, True, False]
+
+
+def test_reasons_are_labels_only_if_they_are_known(http: Direct) -> None:
+    for i in range(100):
+        for outcome in QueryOutcome:
+            record = QueryRecord(i, "flat", 1, 0.0, 0.0, 1.0, 1.0, 1, outcome, f"a client's text {i}")
+            http.watch.query_ended(record)
+    http.backend.refuse = Reason.LATE
+    http.infer("flat", json_body(arrays(FLAT, 1)))
+    text = get(http, "/metrics")[1].decode()
+    assert "client's text" not in text
+    assert "client's text" not in str(get(http, "/live.json")[1])
+    assert 'deeprecsys_queries_total{model="flat",outcome="failed",reason="other"} 100.0' in text
+    assert 'deeprecsys_queries_total{model="flat",outcome="shed",reason="late"} 1.0' in text
+
+
+def test_health_has_a_document(http: Direct) -> None:
+    assert get(http, "/v2/health/live") == (200, {"live": True})
+    assert get(http, "/v2/health/ready") == (200, {"ready": True})
+    assert get(http, "/v2/models/flat/ready") == (200, {"name": "flat", "ready": True})
+    http.backend.ready = False
+    assert get(http, "/v2/health/ready") == (503, {"ready": False})
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        (None, "x", 200),
+        ("http://x", "x", 200),
+        ("https://x.org:8000", "x.org:8000", 200),
+        ("http://evil.org", "x", 403),
+        ("http://x:1", "x", 403),
+        ("null", "x", 403),
+    ],
+)
+def test_pages_of_other_sites_may_not_post(http: Direct, origin: str | None, host: str, status: int) -> None:
+    named = {"host": host, **({"origin": origin} if origin else {}), "content-type": "text/plain"}
+    assert http.infer("flat", json_body(arrays(FLAT, 1)), **named)[0] == status
+    assert http.post("/v2/repository/index", **named)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200),
+        ("127.0.0.1:8000", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8000", 200),
+        ("[::1]", 200),
+        ("app.localhost:8000", 200),
+        ("evil.org", 403),
+        ("evil.org:8000", 403),
+        ("127.0.0.1.evil.org", 403),
+    ],
+)
+def test_a_domains_name_is_not_this_machine(http: Direct, host: str, status: int) -> None:
+    local = Direct(http.backend, loopback=True)
+    for path in ("/live.json", "/metrics", "/", "/v2/health/live"):
+        assert asyncio.run(local.call("GET", path, headers={"host": host}))[0] == status
+    assert local.infer("flat", json_body(arrays(FLAT, 1)), host=host)[0] == status
+    assert http.infer("flat", json_body(arrays(FLAT, 1)), host=host)[0] == 200
+
+
+def test_the_page_may_do_little(http: Direct) -> None:
+    headers = asyncio.run(http.call("GET", "/"))[1]
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
 
 
 def test_failures_of_the_server_and_faults_of_the_client_differ(http: Direct) -> None:

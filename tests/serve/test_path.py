@@ -22,7 +22,7 @@ from tests.serve.stand_in import MAX_ITEMS, StandIn
 
 ROOT = f"{Path(deeprecsys.__file__).parent}/"
 LAYERS = (
-    "serve/app", "serve/http/ serve/grpc", "serve/frontend", "serve/protocol/ serve/metrics/", "node/",
+    "serve/app", "serve/http/ serve/grpc", "serve/frontend", "serve/protocol/ serve/metrics/ serve/memory", "node/",
     "core/ zoo/",
 )  # fmt: skip
 """As the linter has them, the highest first."""

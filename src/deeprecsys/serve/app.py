@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 
 import grpc
 
@@ -53,7 +54,7 @@ async def serve_forever(
         listening = stack.enter_context(_listen(host, http_port))
         rpc = grpc_server(frontend)
         bound = _bind(rpc, host, grpc_port)
-        http = http_server(HttpApp(frontend), _plain_asgi())
+        http = http_server(HttpApp(frontend, _loopback(listening)), _plain_asgi())
         await rpc.start()
         serving = asyncio.ensure_future(http.serve(sockets=[listening]))
         stopping = asyncio.ensure_future(stop.wait())
@@ -77,6 +78,11 @@ def _plain_asgi() -> bool:
     if unknown := missing():
         _log.warning("this uvicorn is unknown: HTTP is served slower", extra={"missing": unknown})
     return bool(unknown) or os.environ.get(PLAIN_ASGI) == "1"
+
+
+def _loopback(listening: socket.socket) -> bool:
+    """Whether only this machine can connect."""
+    return ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -15,13 +15,14 @@ from deeprecsys.node.service.backend import (
     RefusedError,
     Seat,
     ServedModel,
+    UnscoredError,
 )
 from deeprecsys.serve.memory import BufferPool
 from deeprecsys.serve.metrics.counters import Counters
 from deeprecsys.serve.protocol.errors import NotFoundError, shown
 from deeprecsys.serve.protocol.inputs import Binary, HeaderCache, Inputs, ValidatedRequest
 from deeprecsys.serve.protocol.request import Request
-from deeprecsys.serve.protocol.values import BodyLayout, fill
+from deeprecsys.serve.protocol.values import BodyLayout, all_finite, fill, not_finite
 
 LARGE_BODY_BYTES = 1 << 16
 """A smaller body comes in one piece, and its query is only asked for by `reserve`."""
@@ -90,7 +91,7 @@ class Frontend:
             deadline_s=request.deadline_s(arrival_s),
             priority=request.priority,
         )
-        return OpenQuery(self, model.name, validated, seat)
+        return OpenQuery(self, model, validated, seat)
 
     def record_refused(self, model: ServedModel, arrival_s: float, error: RefusedError) -> None:
         """Count a query that was refused without the backend."""
@@ -107,7 +108,9 @@ class OpenQuery:
 
     __slots__ = ("_fill_s", "_frontend", "_model", "_scored_s", "_validated", "seat")
 
-    def __init__(self, frontend: Frontend, model: str, validated: ValidatedRequest, seat: Seat) -> None:
+    def __init__(
+        self, frontend: Frontend, model: ServedModel, validated: ValidatedRequest, seat: Seat
+    ) -> None:
         self._frontend, self._model, self._validated, self.seat = frontend, model, validated, seat
         self._fill_s = self._scored_s = 0.0
 
@@ -135,19 +138,22 @@ class OpenQuery:
         """The scores, float32 [items, outputs], valid within the block.
 
         Raises:
-            MissedError; UnscoredError.
+            MissedError; UnscoredError: also where scores are not finite, unless its owner lets them pass.
         """
         try:
             scores = await self._frontend.backend.score(self.seat)
         except RefusedError as e:
             raise MissedError(e.reason, str(e), e.retry_after_s) from e
         self._scored_s = time.monotonic()
+        if self._model.finite and not all_finite(scores):
+            self._frontend.counters.not_finite(self._model.name)
+            raise UnscoredError(f"{self._model.name}: {not_finite('scores', scores)}", bad_input=False)
         return scores
 
     def answered(self) -> None:
         """The reply is encoded: count the query's times."""
         now = time.monotonic()
-        self._frontend.counters.answered(self._model, self.seat.id, self._fill_s, self._scored_s, now)
+        self._frontend.counters.answered(self._model.name, self.seat.id, self._fill_s, self._scored_s, now)
 
 
 class MissedError(RefusedError):

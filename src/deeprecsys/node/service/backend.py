@@ -120,6 +120,7 @@ class ServedModel:
         version: of its weights, "1" at first; ready: whether queries are taken.
         max_items: of one query; engine: which scores it; split: False where items are scored together.
         config: how it is served, for the protocol's `config` extension; plain JSON values.
+        finite: whether scores that are infinite or NaN are an error; else clients get them.
     """
 
     name: str
@@ -131,6 +132,7 @@ class ServedModel:
     ready: bool
     split: bool
     config: Mapping[str, Any]
+    finite: bool = True
 
 
 class Seat(Protocol):

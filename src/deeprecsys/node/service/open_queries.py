@@ -102,7 +102,7 @@ class OpenQueries:
         """A query could not be scored; where its ids are at fault, that is the reason."""
         place = self.places[query.id]
         bad = bad_id(place.served.arena.schema, place.inputs)
-        self.end(place, QueryOutcome.FAILED, bad or reason)
+        self.end(place, QueryOutcome.FAILED, "bad_input" if bad else reason)
         _resolve(place, UnscoredError(f"{place.served.name}: {bad or reason}", bad is not None))
 
     def shed(self, query: Query, reason: str, late: bool, now_s: float) -> None:

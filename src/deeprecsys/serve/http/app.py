@@ -13,10 +13,10 @@ import orjson
 
 from deeprecsys.node.service.backend import RefusedError, ServedModel, UnscoredError
 from deeprecsys.serve.frontend import Frontend
-from deeprecsys.serve.http.bodies import Body, ChunkedBody, Receive
+from deeprecsys.serve.http.bodies import Body, ChunkedBody, DecodedBody, Receive
 from deeprecsys.serve.http.connection import RequestHandle, handle_of
 from deeprecsys.serve.memory import FullError
-from deeprecsys.serve.metrics.dashboard import live_document, page_html
+from deeprecsys.serve.metrics.dashboard import CSP, live_document, page_html
 from deeprecsys.serve.metrics.prometheus import exposition
 from deeprecsys.serve.metrics.statistics import statistics_document
 from deeprecsys.serve.protocol.describe import (
@@ -27,6 +27,7 @@ from deeprecsys.serve.protocol.describe import (
 )
 from deeprecsys.serve.protocol.errors import (
     EncodingError,
+    ForbiddenError,
     GoneError,
     MethodError,
     NotFoundError,
@@ -51,14 +52,24 @@ MOST_READING = 8
 long as it takes. Further bodies are read into memory of their own first."""
 _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
+_PAGE = [
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", CSP),
+]
 _log = logging.getLogger(__name__)
 
 
 class HttpApp:
-    """Answers `/v2…`, `/metrics` and the built-in page."""
+    """Answers `/v2…`, `/metrics` and the built-in page.
 
-    def __init__(self, frontend: Frontend) -> None:
-        self.frontend = frontend
+    Args:
+        loopback: whether only this machine can connect. A Host that is a domain's name is then refused: some
+            page's script has made a browser take that name for this machine.
+    """
+
+    def __init__(self, frontend: Frontend, loopback: bool = False) -> None:
+        self.frontend, self._loopback = frontend, loopback
         backend, counters, html = frontend.backend, frontend.counters, page_html()
         self.pages: dict[str, Page] = {
             "/": lambda: ("text/html; charset=utf-8", html),
@@ -96,6 +107,8 @@ class HttpApp:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         path: str = scope["path"]
+        if not path.endswith("/infer"):  # which looks at its headers itself
+            self._headers(scope["headers"])
         page = self.pages.get(path)
         if page is not None:
             return _show(scope, page)
@@ -113,8 +126,8 @@ class HttpApp:
             return _document(index_document(models))
         answers: dict[str, Callable[[], Response]] = {
             "": lambda: _document(server_document()),
-            "health/live": lambda: (200, [], b""),
-            "health/ready": lambda: (200 if self.frontend.backend.ready else 503, [], b""),
+            "health/live": lambda: _document({"live": True}),
+            "health/ready": lambda: _ready({}, self.frontend.backend.ready),
         }
         if what not in answers:
             raise NotFoundError(f"path {shown('/v2/' + what)}: expected health, models or repository/index")
@@ -138,7 +151,7 @@ class HttpApp:
             return await self._infer(scope, receive, model)
         answers: dict[str, Callable[[], Response]] = {
             "": lambda: _document(model_document(model)),
-            "ready": lambda: (200 if model.ready else 503, [], b""),
+            "ready": lambda: _ready({"name": model.name}, model.ready),
             "config": lambda: _document(config_document(model)),
             "stats": lambda: _document(statistics_document(counters, [model])),
         }
@@ -149,10 +162,12 @@ class HttpApp:
 
     async def _infer(self, scope: Scope, receive: Receive, model: ServedModel) -> Response:
         frontend, arrival_s = self.frontend, time.monotonic()
-        length, head_length = _lengths(scope["headers"])
+        length, head_length, coding = self._headers(scope["headers"])
         frontend.admit(model, length or 0, arrival_s)
         inputs = frontend.inputs(model)
         body = self._body(handle_of(scope), receive, inputs.body_limit, length)
+        if coding:
+            body, length = DecodedBody(body, coding, frontend.pool, inputs.body_limit), None
         try:
             head = await body.read_head(head_length)
             request, validated = frontend.heads.read(inputs, head)
@@ -181,6 +196,33 @@ class HttpApp:
         if json_length is None:
             return 200, [_JSON], reply
         return 200, [_BINARY, (b"inference-header-content-length", b"%d" % json_length)], reply
+
+    def _headers(self, headers: Headers) -> tuple[int | None, int | None, str]:
+        """Content-Length and Inference-Header-Content-Length, where they are given, and the content coding.
+
+        Raises:
+            RequestError: one of them is wrong; ForbiddenError: a page of another site has sent the request.
+        """
+        length = head = None
+        coding = origin = host = b""
+        for name, value in headers:
+            if name == b"content-length":
+                length = _whole(name, value)
+            elif name == b"inference-header-content-length":
+                head = _whole(name, value)
+            elif name == b"content-encoding":
+                coding = value.strip().lower()
+            elif name == b"origin":
+                origin = value
+            elif name == b"host":
+                host = value
+        if origin and origin.partition(b"://")[2] != host:
+            raise ForbiddenError(f"Origin: expected none, or that of this server, got {shown(origin)}")
+        if self._loopback and not _local(host):
+            raise ForbiddenError(f"Host: expected localhost or an address, got {shown(host)}")
+        if coding not in (b"", b"identity", b"gzip", b"deflate"):
+            raise EncodingError(f"Content-Encoding: expected gzip, deflate or none, got {shown(coding)}")
+        return length, head, "" if coding == b"identity" else coding.decode()
 
     def _body(self, handle: RequestHandle | None, receive: Receive, limit: int, length: int | None) -> Body:
         """A request's body, of at most `limit` bytes."""
@@ -222,23 +264,18 @@ async def unless_gone(scores: Awaitable[T], watch: Callable[[Callable[[], None]]
         unwatch()
 
 
-def _lengths(headers: Headers) -> tuple[int | None, int | None]:
-    """Content-Length and Inference-Header-Content-Length, where they are given."""
-    length = head = None
-    for name, value in headers:
-        if name == b"content-length":
-            length = _whole(name, value)
-        elif name == b"inference-header-content-length":
-            head = _whole(name, value)
-        elif name == b"content-encoding" and value not in (b"", b"identity"):
-            raise EncodingError(f"Content-Encoding: expected none, got {shown(value)}")
-    return length, head
-
-
 def _whole(name: bytes, value: bytes) -> int:
     if not value.isdigit() or len(value) > 18:
         raise RequestError(f"{name.decode().title()}: expected a number of bytes, got {shown(value)}")
     return int(value)
+
+
+def _local(host: bytes) -> bool:
+    """Whether a Host is no name of a domain: an address, or a name without a dot."""
+    name = host.rpartition(b":")[0] if host[-1:] != b"]" and b":" in host else host
+    if b"." not in name or name.lower().endswith(b".localhost"):
+        return True
+    return name.replace(b".", b"").isdigit()
 
 
 def _method(scope: Scope, *allowed: str) -> None:
@@ -252,11 +289,15 @@ def _method(scope: Scope, *allowed: str) -> None:
 def _show(scope: Scope, page: Page) -> Response:
     _method(scope, "GET")
     content_type, body = page()
-    return 200, [(b"content-type", content_type.encode()), (b"cache-control", b"no-store")], body
+    return 200, [(b"content-type", content_type.encode()), *_PAGE], body
 
 
 def _document(doc: Any) -> Response:
     return 200, [_JSON], orjson.dumps(doc)
+
+
+def _ready(doc: dict[str, Any], ready: bool) -> Response:
+    return 200 if ready else 503, [_JSON], orjson.dumps(doc | {"ready": ready})
 
 
 def _error(message: str) -> bytes:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from deeprecsys.node.service.backend import Seat
 from deeprecsys.serve.memory import BufferPool
-from deeprecsys.serve.protocol.errors import GoneError, RequestError, SlowError, TooLargeError
+from deeprecsys.serve.protocol.errors import EncodingError, GoneError, RequestError, SlowError, TooLargeError
 from deeprecsys.serve.protocol.inputs import Binary, ValidatedRequest
 from deeprecsys.serve.protocol.values import BodyLayout
 
@@ -115,6 +116,58 @@ class ChunkedBody:
         if len(self._chunks) != 1:
             self._chunks = [b"".join(self._chunks)]
         return self._chunks[0]
+
+
+class DecodedBody(ChunkedBody):
+    """A compressed body, decompressed whole.
+
+    Args:
+        body: compressed; coding: `gzip` or `deflate`.
+    """
+
+    def __init__(self, body: Body, coding: str, pool: BufferPool, limit: int) -> None:
+        super().__init__(_nothing, pool, limit)
+        self._body, self._coding = body, coding
+
+    def watch(self, gone: Callable[[], None]) -> Callable[[], object]:
+        return self._body.watch(gone)
+
+    def close(self) -> None:
+        super().close()
+        self._body.close()
+
+    async def _next(self) -> None:
+        raw = await self._body.read_head(None)
+        self._pool.charge(self._limit)  # until it is known how long it is
+        try:
+            data = await asyncio.to_thread(decompressed, raw, self._coding, self._limit)
+        finally:
+            self._pool.give(self._limit)
+        self._body.close()
+        self._add(data, False)
+
+
+def decompressed(raw: bytes, coding: str, most: int) -> bytes:
+    """Data of at most `most` bytes.
+
+    Raises:
+        EncodingError: they are not in that coding; TooLargeError.
+    """
+    zlib_head = len(raw) > 1 and raw[0] & 15 == 8 and not (raw[0] << 8 | raw[1]) % 31  # else bare deflate
+    stream = zlib.decompressobj(31 if coding == "gzip" else 15 if zlib_head else -15)
+    try:
+        data = stream.decompress(raw, most + 1)
+    except zlib.error:
+        data = b""
+    if len(data) > most:
+        raise TooLargeError(f"body: expected at most {most} bytes once decompressed, got more")
+    if not stream.eof or stream.unused_data:
+        raise EncodingError(f"body: expected one whole stream of {coding}, got something else")
+    return data
+
+
+async def _nothing() -> dict[str, Any]:
+    raise NotImplementedError
 
 
 class Source(Protocol):

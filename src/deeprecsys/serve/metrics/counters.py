@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeprecsys.core.policy import GPU
-from deeprecsys.node.service.backend import BatchRecord, OperatingPoint, QueryOutcome, QueryRecord
+from deeprecsys.node.service.backend import BatchRecord, OperatingPoint, QueryOutcome, QueryRecord, Reason
 from deeprecsys.serve.metrics.histogram import FINE_S, SIZES, TIMES_S, Histogram
 
 WINDOW_S = 60
@@ -18,7 +18,9 @@ SAMPLES_KEPT = 24
 SAMPLE_EVERY_S = 0.25
 PENDING = 256
 """Events are counted when this many have come, or when the counters are read."""
-_REASONS_KEPT = 32  # each is a time series of its own
+REASONS = frozenset({"", *Reason, "bad_input", "cancelled", "released", "stopped"})
+"""Reasons that are counted by name. Others are texts, some with a client's values, and count as `OTHER`."""
+OTHER = "other"
 _UNANSWERED_KEPT = 4096  # queries that ended and whose reply is not encoded yet
 
 
@@ -91,7 +93,7 @@ class ModelCounters:
         self.batches: dict[int, Duration] = {}  # by items
         self.device_batches: Counter[str] = Counter()
         self.device_items: Counter[str] = Counter()
-        self.items = 0
+        self.items = self.not_finite = 0
         self.last_unix_s = 0.0
         self.points: deque[OperatingPoint] = deque(maxlen=POINTS_KEPT)
         self.point_changes = 0
@@ -114,14 +116,12 @@ class ModelCounters:
         return sorted((s for s in self._seconds if now - seconds <= s.at < now), key=lambda s: s.at)
 
     def query_ended(self, r: QueryRecord) -> None:
-        key = (r.outcome, r.reason)
-        if key not in self.ended and len(self.ended) >= _REASONS_KEPT:
-            key = (r.outcome, "other")
-        self.ended[key] += 1
+        reason = r.reason if r.reason in REASONS else OTHER
+        self.ended[r.outcome, reason] += 1
         second = self.second(r.finish_s if r.finish_s == r.finish_s else r.arrival_s)
         second.offered += 1
         if r.outcome is not QueryOutcome.SERVED:
-            second.not_served[r.reason or r.outcome] += 1
+            second.not_served[reason or r.outcome] += 1
             if r.outcome is QueryOutcome.FAILED:
                 self.failed.add(max(0.0, r.finish_s - r.arrival_s) if r.finish_s == r.finish_s else 0.0)
             return
@@ -201,6 +201,10 @@ class Counters:
             scored_s: when its scores came; encoded_s: when they were encoded.
         """
         self._keep(model, ModelCounters.answered, query, fill_s, scored_s, encoded_s)
+
+    def not_finite(self, model: str) -> None:
+        """A query's scores were refused, as they were not finite."""
+        self._of(model).not_finite += 1
 
     def _of(self, model: str) -> ModelCounters:
         found = self._models.get(model)

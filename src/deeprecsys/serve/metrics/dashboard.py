@@ -18,6 +18,13 @@ RECENT_S = 10
 """Length of the period of the rates and percentiles at the page's head."""
 
 
+CSP = (
+    b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
+    b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""What the page may do in a browser: ask this server for its state, and nothing else."""
+
+
 def page_html() -> bytes:
     """The page, which needs nothing from elsewhere."""
     css = files("deeprecsys.report").joinpath("page.css").read_text()

@@ -59,6 +59,9 @@ class _Collected(Collector):
         changes = CounterMetricFamily(
             "deeprecsys_operating_point_changes", "How often the operating point changed", labels=["model"]
         )
+        not_finite = CounterMetricFamily(
+            "deeprecsys_not_finite", "Queries whose scores were not finite, an error", labels=["model"]
+        )
         by_device = ["model", "device"]
         batches = CounterMetricFamily("deeprecsys_batches", "Batches that workers ran", labels=by_device)
         scored = CounterMetricFamily("deeprecsys_device_items", "Items of batches", labels=by_device)
@@ -67,10 +70,12 @@ class _Collected(Collector):
                 batches.add_metric([model, device], w.device_batches[device])
                 scored.add_metric([model, device], w.device_items[device])
             items.add_metric([model], w.items)
+            not_finite.add_metric([model], w.not_finite)
             changes.add_metric([model], w.point_changes)
             for (outcome, reason), count in w.ended.items():
                 ended.add_metric([model, outcome, reason], count)
         yield ended
+        yield not_finite
         yield items
         yield batches
         yield scored

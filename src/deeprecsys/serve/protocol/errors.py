@@ -19,6 +19,12 @@ class NotFoundError(RequestError):
     status = 404
 
 
+class ForbiddenError(RequestError):
+    """A request that a page of another site makes in a browser: 403."""
+
+    status = 403
+
+
 class MethodError(RequestError):
     """The path does not take this method: 405."""
 
@@ -38,7 +44,7 @@ class TooLargeError(RequestError):
 
 
 class EncodingError(RequestError):
-    """A compressed body: 415."""
+    """A body in a coding that is unknown, or not what it says: 415."""
 
     status = 415
 
@@ -49,5 +55,7 @@ class GoneError(Exception):
 
 def shown(value: Any, longest: int = 80) -> str:
     """A client's value for a message: on one line, of at most `longest` characters."""
-    text = repr(value[: longest + 1] if isinstance(value, str | bytes | list) else value)
+    if isinstance(value, bytes):
+        value = value[: longest + 1].decode("latin-1")
+    text = repr(value[: longest + 1] if isinstance(value, str | list) else value)
     return text if len(text) <= longest else text[: longest - 3] + "..."

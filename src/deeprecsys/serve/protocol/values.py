@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain, groupby
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,7 @@ def http_reply(request: Request, model: str, version: str, scores: NDArray[Any])
     """The body of a reply, and the length of its JSON part where binary data follows.
 
     Args:
-        scores: float32 [items, outputs]; it is copied.
+        scores: float32 [items, outputs]; it is copied. JSON has null for those that are not finite.
     """
     output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": scores.shape}
     doc = {"model_name": model, "model_version": version, "outputs": [output]}
@@ -127,7 +128,7 @@ def check_finite(request: ValidatedRequest, blocks: Sequence[NDArray[Any]]) -> N
         if block.dense:
             for name, one in zip(block.names, values, strict=True):
                 if not all_finite(one):
-                    raise RequestError(_not_finite(name, one))
+                    raise RequestError(f"input {not_finite(repr(name), one)}")
 
 
 def all_finite(values: NDArray[Any]) -> bool:
@@ -136,7 +137,7 @@ def all_finite(values: NDArray[Any]) -> bool:
     `einsum` adds twice as fast as `sum`, less precisely, and without warnings.
     """
     total = np.einsum("i->", values.reshape(-1))
-    return bool(np.isfinite(total) or np.isfinite(values).all())
+    return isfinite(total) or bool(np.isfinite(values).all())
 
 
 def _numbers(datatypes: Mapping[str, np.dtype[Any]], tensor: Tensor, binary: Binary) -> NDArray[Any]:
@@ -200,6 +201,7 @@ def _out_of_range(name: str, into: NDArray[Any], ids: NDArray[Any]) -> str:
     return f"input {shown(name)}: expected {_id_range()}, got {ids[row, column]} at [{row}, {column}]"
 
 
-def _not_finite(name: str, values: NDArray[Any]) -> str:
+def not_finite(name: str, values: NDArray[Any]) -> str:
+    """What is wrong with values of two dimensions that are not all finite."""
     row, column = np.argwhere(~np.isfinite(values))[0]
-    return f"input {name!r}: expected finite numbers, got {values[row, column]} at [{row}, {column}]"
+    return f"{name}: expected finite numbers, got {values[row, column]} at [{row}, {column}]"
