@@ -60,7 +60,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = dr.tunee  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", ["profile", "bench", "capacity", "tune", "quality", "simulate"])
+@pytest.mark.parametrize("name", ["profile", "bench", "capacity", "tune", "quality", "simulate", "serve"])
 def test_a_function_takes_the_options_of_its_command(name: str) -> None:
     options = {p.name for p in cli.commands[name].params} - RENAMED
     parameters = set(inspect.signature(getattr(dr, name)).parameters)
@@ -68,7 +68,7 @@ def test_a_function_takes_the_options_of_its_command(name: str) -> None:
     assert options - parameters == ({"profile"} if name == "profile" else set())
 
 
-@pytest.mark.parametrize("name", ["profile", "bench", "capacity", "tune", "quality", "simulate"])
+@pytest.mark.parametrize("name", ["profile", "bench", "capacity", "tune", "quality", "simulate", "serve"])
 def test_defaults_are_those_of_the_command_line(name: str) -> None:
     parameters = inspect.signature(getattr(dr, name)).parameters
     defaults = cli.commands[name].make_context(name, [], resilient_parsing=True).params

@@ -34,7 +34,7 @@ def test_the_containers_command_is_one_that_serve_takes() -> None:
     for arguments in (command, manifest):
         found = serve_command.make_context("serve", [*entry[2:], *arguments]).params
         assert (found["host"], found["http_port"], found["grpc_port"]) == ("0.0.0.0", 8000, 8001)
-        assert (found["model_names"], found["sla_ms"]) == (("wnd",), 25)
+        assert (found["model"], found["sla_ms"]) == (("wnd",), 25)
 
 
 def test_probes_ask_for_paths_that_exist() -> None:

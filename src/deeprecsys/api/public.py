@@ -12,6 +12,8 @@ from deeprecsys.api.runs import (
     TuneRun,
     load_run,
 )
+from deeprecsys.api.serve import Listening, serve
+from deeprecsys.api.server_process import ServerProcess
 from deeprecsys.api.simulate import simulate
 from deeprecsys.api.trials import bench, capacity
 from deeprecsys.api.tune import quality, tune
@@ -55,6 +57,7 @@ __all__ = [
     "InputError",
     "Interrupted",
     "LatencyProfile",
+    "Listening",
     "Node",
     "NodeConfig",
     "NodeError",
@@ -64,6 +67,7 @@ __all__ = [
     "ProfileRun",
     "ProgressCallback",
     "QualityRun",
+    "ServerProcess",
     "SimulateRun",
     "Static",
     "TFServing",
@@ -79,6 +83,7 @@ __all__ = [
     "load_run",
     "profile",
     "quality",
+    "serve",
     "simulate",
     "tune",
 ]

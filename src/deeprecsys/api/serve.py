@@ -1,42 +1,227 @@
-"""From the options of `serve` to models in service: profiles, engines, the policies to begin with."""
+"""`serve`: models on the network, from options and operating points to the last answer."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import contextlib
+import gc
+import importlib
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol, Unpack
 
-import click
-
-from deeprecsys.api.experiment import Experiment
-from deeprecsys.api.policies import check_whole, policy_of
-from deeprecsys.api.profiles import LISTWISE, load_profile, measure_gpu, measure_profile, sample_sizes, start
-from deeprecsys.api.retuning.decision import BestPolicy
+from deeprecsys.api.experiment import ENGINE, Experiment, ServeOptions, chosen_policy, shows_options
+from deeprecsys.api.profiles import (
+    LISTWISE,
+    GivenProfile,
+    given_profile,
+    measure_gpu,
+    measure_profile,
+    measured_elsewhere,
+    name_of,
+    sample_sizes,
+    start,
+)
+from deeprecsys.api.progress import ProgressOption, stage
+from deeprecsys.api.retuning.decision import BestPolicy, RetuneSettings
 from deeprecsys.api.retuning.resimulate import Question, Resimulator
-from deeprecsys.core.errors import InputError
+from deeprecsys.api.retuning.retuner import Retuner
+from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.policy import CPU, GPU, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.machine.record import machine_record, same_machine
-from deeprecsys.node.service.hosted_model import ModelConfig
-from deeprecsys.report import text
+from deeprecsys.node.node import default_workers, pinning
+from deeprecsys.node.runtime.cores import awake, interleave_memory, numa_nodes, realtime
+from deeprecsys.node.service.backend import Backend
+from deeprecsys.node.service.hosted_model import ModelConfig, check_scores
+from deeprecsys.node.service.service import Service, ServiceConfig
+from deeprecsys.report.text import knobs
+from deeprecsys.serve.extra import require_extra, without_fork_handlers
 from deeprecsys.zoo.custom import short_name, with_weights
 
+log = logging.getLogger("deeprecsys.serve")
+notices = logging.getLogger("deeprecsys.api")
+
+PORTS = (8000, 8001)
+"""The ports of HTTP and of gRPC that clients of the protocol expect."""
 PROFILE_S, GPU_PROFILE_S = 10.0, 5.0
-ENGINE = "compiled"
 TUNE_QUERIES = 40_000
+DRAIN_S = 30.0
 
 
-def named(model_names: tuple[str, ...], weights: Path | None) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Listening:
+    """A server that takes requests: `url` of HTTP, `grpc` as HOST:PORT, and workers by device."""
+
+    url: str
+    grpc: str
+    models: tuple[str, ...]
+    workers: Mapping[str, int]
+
+    def __str__(self) -> str:
+        workers = workers_of(self.workers)
+        return f"serving {', '.join(self.models)} on {workers}: {self.url}, gRPC {self.grpc}"
+
+
+class ServeForever(Protocol):
+    """The network face: serves a backend until `stop` is set; `ready` is called with the bound ports."""
+
+    def __call__(
+        self,
+        backend: Backend,
+        *,
+        host: str,
+        http_port: int,
+        grpc_port: int,
+        stop: asyncio.Event,
+        ready: Callable[[int, int], None],
+    ) -> Awaitable[None]: ...
+
+
+@shows_options(ServeOptions)
+def serve(
+    model: str | Sequence[str],
+    *,
+    profile: GivenProfile | Sequence[GivenProfile] = (),
+    engine: str | None = None,
+    policy: str | Policy | None = None,
+    batch_size: int | None = None,
+    offload_above: int | None = None,
+    spares: int = 1,
+    retune: bool = True,
+    max_items: int | None = None,
+    max_queue: int = 1024,
+    max_queue_mb: int = 128,
+    host: str = "127.0.0.1",
+    http_port: int = PORTS[0],
+    grpc_port: int = PORTS[1],
+    drain: float = DRAIN_S,
+    announce: Callable[[str], None] = lambda line: None,
+    ready: Callable[[Listening], None] = lambda listening: None,
+    progress: ProgressOption = True,
+    **options: Unpack[ServeOptions],
+) -> None:
+    """Serve models over the network (Open Inference Protocol on HTTP and gRPC) until SIGTERM or SIGINT.
+
+    It blocks the main thread, which must run no other event loop; `ServerProcess` serves in the background.
+    Batch times are measured where no profile is given; the policy that carries the most queries within the
+    target is found in virtual time.
+
+    Args:
+        model: one model, or several, with their weights as MODEL@FILE.
+        profile: batch times measured before, with their engine and threads, one for each model.
+        engine: by default the profile's, or the fastest.
+        policy: `NAME[:ARG]` or a policy; batch_size, offload_above: its knobs. Any of them pins the policy.
+        spares: started workers that stand by for one that dies.
+        retune: follow rate and mix of sizes with another policy while serving.
+        max_items: items of the largest query; by default the largest of `sizes`.
+        max_queue, max_queue_mb: queries of one model that may be open at once, and the megabytes of their
+            features and scores.
+        http_port, grpc_port: 0 takes a free one.
+        drain: seconds to answer open queries in, after the signal.
+        announce: called with each model's operating point, as text.
+        ready: called once requests are taken.
+
+    Raises:
+        InputError: an option's value is not valid, or the extra `serve` is not installed.
+        NodeError: a worker cannot start.
+    """
+    require_extra()
+    without_fork_handlers()
+    face: ServeForever = importlib.import_module("deeprecsys.serve.app").serve_forever
+    positive("--drain", drain)
+    gpu = options.get("gpu")
+    check_scores(gpu)
+    if offload_above is not None and gpu is None:
+        raise InputError(f"--offload-above: expected --gpu with it, got {offload_above} without")
+    given = (model,) if isinstance(model, str) else tuple(model)
+    names = named(given, options.pop("weights", None))
+    profiles = profiles_in((profile,) if isinstance(profile, GivenProfile) else profile, names, gpu)
+    experiments = [_experiment(name, profiles.get((name, CPU)), engine, options) for name in names]
+    first = experiments[0].node
+    workers = first.workers or default_workers(first)
+    configs = []
+    for experiment, name in zip(experiments, names, strict=True):
+        known = profiles.get((name, CPU)), profiles.get((name, GPU))
+        times = _measured(experiment, *known, progress)
+        config = configured(experiment, *times, workers, (policy, batch_size, offload_above), max_items)
+        announce(_line(config, workers, first.gpus))
+        configs.append(replace(config, max_queries=max_queue, most_bytes=max_queue_mb << 20))
+    service = ServiceConfig(
+        tuple(configs), tuple(pinning(workers, first.threads)), first.threads, spares,
+        gpus=first.gpus if first.gpu else 0, isa=first.isa,
+    )  # fmt: skip
+    interleave_memory(numa_nodes())
+    import uvloop  # it comes with the extra
+
+    def listening(started: Service, http: int, grpc: int) -> None:
+        models, url = tuple(started.models), f"http://{host}:{http}"
+        ready(Listening(url, f"{host}:{grpc}", models, started.workers))
+
+    async def serving() -> None:
+        with stage("starting", progress) as report:
+            started = await Service.start(service, lambda what, share: report(share, what))
+        await _until_drained(
+            started, retune, drain, lambda stop: face(
+                started, host=host, http_port=http_port, grpc_port=grpc_port, stop=stop,
+                ready=lambda http, grpc: listening(started, http, grpc),
+            ),
+        )  # fmt: skip
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serving())
+
+
+async def _until_drained(
+    service: Service, retune: bool, drain_s: float, face: Callable[[asyncio.Event], Awaitable[None]]
+) -> None:
+    """Serve until a signal; a second signal does not wait for open queries."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    retuner = asyncio.create_task(Retuner(service, RetuneSettings()).run()) if retune else None
+    draining: set[asyncio.Task[None]] = set()
+
+    async def drain() -> None:
+        log.info("draining: no new queries")
+        if not await service.drain(drain_s):
+            log.warning("gave up on open queries after %g s", drain_s)
+        stop.set()
+
+    def on_signal() -> None:
+        if draining:
+            stop.set()
+        draining.add(asyncio.create_task(drain()))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    gc.collect()
+    gc.freeze()  # what lives as long as the process need not be looked at by later collections
+    try:
+        with realtime() as granted, awake():
+            if not granted:
+                log.warning("the dispatcher may not take precedence over the workers")
+            await face(stop)
+    finally:
+        if retuner:
+            retuner.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await retuner
+        for task in draining:
+            task.cancel()
+        service.close()
+
+
+def named(models: tuple[str, ...], weights: str | Path | None) -> tuple[str, ...]:
     """The models with their weights, each known to clients by a name of its own.
 
     Raises:
         InputError: two would have the same name, or it is not clear whose the weights are.
     """
-    if weights and len(model_names) > 1:
-        got = f"{len(model_names)} models"
+    if weights and len(models) > 1:
+        got = f"{len(models)} models"
         raise InputError(f"--weights: expected one MODEL, or MODEL@FILE for each, got {got}")
-    names = tuple(with_weights(name, weights) for name in model_names)
+    names = tuple(with_weights(name, Path(weights) if weights else None) for name in models)
     asked = [short_name(name) for name in names]
     if len(set(asked)) < len(asked):
         raise InputError(f"MODEL: expected each once, got {', '.join(asked)}")
@@ -44,101 +229,102 @@ def named(model_names: tuple[str, ...], weights: Path | None) -> tuple[str, ...]
 
 
 def profiles_in(
-    files: tuple[Path, ...], names: Sequence[str], gpu: str | None
+    given: Sequence[GivenProfile], names: Sequence[str], gpu: str | None
 ) -> dict[tuple[str, str], LatencyProfile]:
     """The given profiles by model and device; one whose engine is `gpu` is of the accelerator."""
     found: dict[tuple[str, str], LatencyProfile] = {}
-    for file in files:
-        profile = load_profile(file)
+    for one in given:
+        profile, name = given_profile(one), name_of(one)
         if profile.model not in names:
             raise InputError(
-                f"--profile {file}: expected a profile of {', '.join(names)}, got one of {profile.model}"
+                f"--profile {name}: expected a profile of {', '.join(names)}, got one of {profile.model}"
             )
         key = profile.model, GPU if gpu and profile.engine == gpu else CPU
         if key in found:
-            raise InputError(f"--profile {file}: expected one of each model, got a second of {profile.model}")
-        if profile.machine and not same_machine(dict(profile.machine), machine_record()):
-            click.echo(f"deeprecsys: {file} was measured on another machine", err=True)
+            raise InputError(f"--profile {name}: expected one of each model, got a second of {profile.model}")
+        if measured_elsewhere(profile):
+            notices.warning("%s was measured on another machine", name)
         found[key] = profile
     return found
 
 
-def job_of(name: str, profile: LatencyProfile | None, options: dict[str, Any]) -> Experiment:
-    """What is to be served of one model; a profile says with which engine its times were measured."""
+def _experiment(
+    name: str, profile: LatencyProfile | None, engine: str | None, options: ServeOptions
+) -> Experiment:
+    """What is to be served of one model; a profile states with which engine its times were measured."""
     timed = profile.engine if profile and profile.engine != "unknown" else None
-    engine = options["engine"] or timed or ENGINE
+    engine = engine or timed or ENGINE
     if timed and engine != timed:
         raise InputError(f"--engine: expected {timed}, of the profile of {name}, got {engine}")
-    job = Experiment.resolve(name, **{**options, "engine": engine})
+    experiment = Experiment.resolve(name, engine=engine, **options)
     if profile:
-        if profile.threads != job.node.threads:
-            raise InputError(
-                f"--threads: expected {profile.threads}, of the profile of {name}, got {job.node.threads}"
-            )
-        if (precision := job.node.precision) != profile.precision:
-            raise InputError(
-                f"--precision: expected {profile.precision}, of the profile of {name}, got {precision}"
-            )
-    return job
+        of, node = f"of the profile of {name}", experiment.node
+        if profile.threads != node.threads:
+            raise InputError(f"--threads: expected {profile.threads}, {of}, got {node.threads}")
+        if profile.precision != node.precision:
+            raise InputError(f"--precision: expected {profile.precision}, {of}, got {node.precision}")
+    return experiment
 
 
-def measured(
-    job: Experiment, cpu: LatencyProfile | None, gpu: LatencyProfile | None
+def _measured(
+    experiment: Experiment,
+    cpu: LatencyProfile | None,
+    gpu: LatencyProfile | None,
+    progress: ProgressOption,
 ) -> tuple[LatencyProfile, LatencyProfile | None]:
     """The batch times of each device; what is not known is measured, on one started node."""
-    if cpu and (gpu or not job.node.gpu):
+    if cpu and (gpu or not experiment.node.gpu):
         return cpu, gpu
-    with start(job) as node:
-        if job.node.gpu:
-            gpu = gpu or measure_gpu(node, job, GPU_PROFILE_S)
-        return cpu or measure_profile(node, job, PROFILE_S), gpu
+    with start(experiment, progress) as node:
+        if experiment.node.gpu:
+            gpu = gpu or measure_gpu(node, experiment, GPU_PROFILE_S)
+        return cpu or measure_profile(node, experiment, PROFILE_S, progress=progress), gpu
 
 
 def configured(
-    job: Experiment,
+    experiment: Experiment,
     profile: LatencyProfile,
-    gpu: LatencyProfile | None,
+    gpu_profile: LatencyProfile | None,
     workers: int,
-    policy_name: str | None,
-    batch_size: int | None,
-    offload_above: int | None,
+    given: tuple[str | Policy | None, int | None, int | None],
     max_items: int | None,
 ) -> ModelConfig:
-    """A model's configuration: its policy as given, or the best in virtual time."""
-    largest = max_items or job.workload.sizes.cap
-    static = Static.baseline(largest, workers if job.splits else 1)
-    pinned = policy_name is not None or batch_size is not None or offload_above is not None
+    """A model's configuration: its policy as given, or the best in virtual time.
+
+    Args:
+        given: the policy, its batch size and its threshold; None where they are to be tuned.
+    """
+    node = experiment.node
+    largest = max_items or experiment.workload.sizes.cap
+    pinned = any(g is not None for g in given)
     policy: Policy
     if pinned:
-        name = policy_name or "deeprecsched"
-        if not job.splits:
-            check_whole(name, batch_size, largest)
-        policy = policy_of(
-            name, batch_size, offload_above, baseline=static, largest=largest, target=job.target
-        )
+        policy = chosen_policy(
+            given[0] or "deeprecsched", *given[1:], largest=largest, workers=workers,
+            target=experiment.target, splits=experiment.splits,
+        )  # fmt: skip
         why, capacity = "given on the command line", None
     else:
+        present = None if experiment.splits else Static.baseline(largest, 1)
         question = Question(
-            profile, sample_sizes(job).tolist(), workers, job.target, largest,
-            None if job.splits else static, TUNE_QUERIES, gpu if job.splits else None, job.node.gpus,
+            profile, sample_sizes(experiment).tolist(), workers, experiment.target, largest, present,
+            TUNE_QUERIES, gpu_profile if experiment.splits else None, node.gpus,
         )  # fmt: skip
-        found = asyncio.run(_answered(question))
-        if job.splits:
-            policy, capacity = found.policy, found.capacity_qps or None
-            why = f"tuned in virtual time for {job.workload.sizes.describe()['name']} sizes"
+        found = asyncio.run(_tuned(question))
+        if present:
+            policy, capacity, why = present, found.present_qps or None, LISTWISE
         else:
-            policy, capacity, why = static, found.present_qps or None, LISTWISE
-    node = job.node
-    config = ModelConfig(
-        short_name(node.model), job.target, policy, profile, node.rows_scale, node.seed, node.engine,
-        node.precision, max_items=largest, capacity_qps=capacity, why=why, pinned=pinned, split=job.splits,
-        model=node.model, gpu=node.gpu, gpu_profile=gpu,
+            policy, capacity = found.policy, found.capacity_qps or None
+            why = f"tuned in virtual time for {experiment.workload.sizes.describe()['name']} sizes"
+    return ModelConfig(
+        short_name(node.model), experiment.target, policy, profile, node.rows_scale, node.seed, node.engine,
+        node.precision, max_items=largest, capacity_qps=capacity, why=why, pinned=pinned,
+        split=experiment.splits, model=node.model, gpu=node.gpu, gpu_profile=gpu_profile,
     )  # fmt: skip
-    click.echo(_line(config, workers, node.gpus))
-    return config
 
 
-async def _answered(question: Question) -> BestPolicy:
+async def _tuned(question: Question) -> BestPolicy:
+    """The best policy in virtual time, and what the present one carries; by default the baseline."""
     simulation = Resimulator()
     try:
         return await simulation.best(question)
@@ -163,5 +349,5 @@ def _line(config: ModelConfig, workers: int, gpus: int) -> str:
     return (
         f"{config.name}: p{100 * target.quantile:g} within {1e3 * target.latency_s:g} ms "
         f"on {node}, {engine} {config.precision}: "
-        f"{text.knobs(config.policy.describe())} ({config.why}); load it can carry: {load}"
+        f"{knobs(config.policy.describe())} ({config.why}); load it can carry: {load}"
     )

@@ -106,6 +106,8 @@ policy = group(
 pinned_policy = group(
     option("--policy", "NAME[:ARG]", f"{_POLICY}  Pinned.  [default: tuned on the profile]"),
     option("--batch-size", "B", "Most items per batch, pinned.  [default: tuned]", type=int),
+    option("--offload-above", "N", "Send queries of more than N items to the accelerator, pinned.  "
+           "[default: tuned]", type=int),
 )  # fmt: skip
 
 budget = option("--budget", "S", "Seconds of trials that the search may take.  [default: by the target]",
