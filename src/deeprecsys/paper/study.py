@@ -20,7 +20,6 @@ from deeprecsys.paper.platforms.accelerator import TRANSFER_SHARE
 from deeprecsys.paper.platforms.known import BROADWELL, SKYLAKE
 from deeprecsys.paper.trial import FigureCapacity, FigureTrial
 from deeprecsys.search.history import thresholds
-from deeprecsys.search.rank import capacity_on_path
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.workload.stream import Workload
 from deeprecsys.zoo import MODELS as ZOO
@@ -28,8 +27,6 @@ from deeprecsys.zoo import MODELS as ZOO
 SPECS: Mapping[str, CpuSpec] = {"Skylake": SKYLAKE, "Broadwell": BROADWELL}
 BATCHES = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768)
 FEW_BATCHES = (32, 128, 512)
-TOLERANCE = 4e-3
-"""Relative, of a capacity that is searched on a path."""
 WITHIN = 0.02
 """Relative: two operating points whose capacities differ by less are as good as each other. It covers the
 tolerances of two searches and the difference between two paths of that length."""
@@ -154,12 +151,7 @@ class Study:
     ) -> FigureCapacity:
         """The capacity of an operating point; 0 queries/s where it does not exceed the floor."""
         policy = DeepRecSched(batch, offload_above)
-        trial = self._trial(case)
-        hint = floor or self._hint(case)
-        qps = capacity_on_path(
-            lambda r: trial.meets(policy, r), hint, floor_qps=floor or None, tolerance=TOLERANCE
-        )
-        return trial.found(policy, qps) if qps else FigureCapacity(batch, offload_above, 0.0)
+        return self._trial(case).capacity(policy, floor or self._hint(case), floor)
 
     @memoised("curve")
     def curve(self, case: Case) -> tuple[FigureCapacity, ...]:
@@ -242,12 +234,8 @@ class Study:
         unit, size = self._path(case.sizes, queries)
         trial = FigureTrial(unit, size, case.target, table, table, cores, self.seed)
 
-        def score(batch: int) -> FigureCapacity:
-            policy = DeepRecSched(batch)
-            qps = capacity_on_path(lambda r: trial.meets(policy, r), hint, tolerance=TOLERANCE)
-            return trial.found(policy, qps) if qps else FigureCapacity(batch, None, 0.0)
-
-        found = {b: score(b) for b in sorted({*(FEW_BATCHES if self.quick else BATCHES[2:]), static, 1000})}
+        sizes = sorted({*(FEW_BATCHES if self.quick else BATCHES[2:]), static, 1000})
+        found = {b: trial.capacity(DeepRecSched(b), hint) for b in sizes}
         best = max(found.values(), key=lambda f: f.qps)
         return (found[static], best) if found[static].qps else None
 

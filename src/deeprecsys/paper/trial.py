@@ -1,4 +1,4 @@
-"""One sample path on one node: what every capacity of the figures is found on."""
+"""One sample path on one node, on which every capacity of the figures is searched."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from deeprecsys.core.policy import CPU, GPU, DeepRecSched
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.core.target import Target, percentile
+from deeprecsys.search.rank import capacity_on_path
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.simulate.trial import trial
+
+TOLERANCE = 4e-3
+"""Relative, of a capacity that is searched on a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,14 @@ class FigureTrial:
         """Whether the target is met with everything served, and no device is given more than it can do."""
         log = self.log(policy, rate)
         return max(self.loads(policy, log)) <= 1 and log.meets(self.target)
+
+    def capacity(self, policy: DeepRecSched, hint: float, floor: float = 0.0) -> FigureCapacity:
+        """The capacity of an operating point; 0 queries/s where it does not exceed the floor."""
+        qps = capacity_on_path(
+            lambda rate: self.meets(policy, rate), hint, floor_qps=floor or None, tolerance=TOLERANCE
+        )
+        none = FigureCapacity(policy.batch_size, policy.offload_above, 0.0)
+        return self.found(policy, qps) if qps else none
 
     def loads(self, policy: DeepRecSched, log: RunLog) -> tuple[float, float]:
         """Work brought over the time in which it came, of CPU and accelerator."""

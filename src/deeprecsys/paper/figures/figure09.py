@@ -1,15 +1,23 @@
-"""Figure 9: throughput under the target against batch size, by target, by model, by hardware."""
+"""Figure 9: throughput under the target against batch size, by target, by model, by hardware; machines of today.
+
+Of these one is measured, the other a server scaled from it.
+"""
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 
-from deeprecsys.paper import charts, machines
+from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.machine.record import UNAVAILABLE
+from deeprecsys.paper import charts
+from deeprecsys.paper.platforms import EPYC_64, scaled, work_of
 from deeprecsys.paper.published import LEVELS, MODELS, SHORT
 from deeprecsys.paper.result import Claim, Illustration, Result, TextTable, direction, seen
-from deeprecsys.paper.study import Case, Study
+from deeprecsys.paper.study import Case, Study, memoised
 from deeprecsys.paper.trial import FigureCapacity
 from deeprecsys.report import format as f
+from deeprecsys.zoo import MODELS as ZOO
 
 LEADING = "wnd"
 
@@ -17,7 +25,7 @@ LEADING = "wnd"
 def ask(study: Study, model: str) -> None:
     """All that the figure needs of one model."""
     study.curve(Case(model))
-    machines.row(study, model)
+    today_row(study, model)
     if model == LEADING:
         for case in (*(Case(model, lv) for lv in LEVELS), *(Case(model, platform=p) for p in study.specs)):
             study.curve(case)
@@ -60,7 +68,7 @@ def make(study: Study) -> Result:
             Illustration("machine", f"By machine, {SHORT[LEADING]}, medium target", "as a share of the machine's best",
                     charts.lines({n: _relative(c) for n, c in by_machine.items()}, "batch size, items", "% of the best")),
         ),
-        (TextTable(header, rows, title="Queries/s by batch size, Skylake, medium target"), machines.table(study)),
+        (TextTable(header, rows, title="Queries/s by batch size, Skylake, medium target"), today(study)),
         {"by_target": _data(by_target), "by_model": _data(by_model), "by_machine": _data(by_machine)},
     )  # fmt: skip
 
@@ -82,3 +90,45 @@ def _relative(curve: tuple[FigureCapacity, ...]) -> tuple[list[float], list[floa
 
 def _data(curves: dict[str, tuple[FigureCapacity, ...]]) -> dict[str, dict[str, float]]:
     return {n: {str(c.batch_size): c.qps for c in curve} for n, curve in curves.items()}
+
+
+def today(study: Study) -> TextTable:
+    """Static and tuned batch sizes and capacities at the medium target, or `unavailable`."""
+    rows = tuple((SHORT[m], *today_row(study, m)) for m in MODELS)
+    header = (
+        "model",
+        "this profile's machine, measured batch times",
+        f"{EPYC_64.name}, scaled from them (modelled)",
+    )
+    title = "Machines of today, medium target: static batch, queries/s → tuned batch, queries/s"
+    return TextTable(header, rows, title=title)
+
+
+@memoised("machines of today")
+def today_row(study: Study, model: str) -> tuple[str, str]:
+    """One model on both machines."""
+    profile = measured(study, model)
+    if profile is None:
+        return UNAVAILABLE, UNAVAILABLE
+    server = scaled(profile, work_of(ZOO[model]), EPYC_64)
+    return (
+        _words(study, model, profile, max(profile.busy_levels)),
+        _words(study, model, server, EPYC_64.cores),
+    )
+
+
+def measured(study: Study, model: str) -> LatencyProfile | None:
+    """The measured profile of a model; None where there is none."""
+    files = sorted(study.profiles.glob(f"*c-{model}.json")) if study.profiles else []
+    return LatencyProfile.from_json(json.loads(files[0].read_text())) if files else None
+
+
+def _words(study: Study, model: str, profile: LatencyProfile, cores: int) -> str:
+    found = study.measured(profile, cores, Case(model))
+    if found is None:
+        return "static misses the target at any rate"
+    static, best = found
+    return (
+        f"{static.batch_size}, {f.figure(static.qps)} → {best.batch_size}, {f.figure(best.qps)} "
+        f"({best.qps / static.qps:.2f}×)"
+    )
