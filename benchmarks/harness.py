@@ -172,10 +172,10 @@ class Benchmark:
     """A script.
 
     Attributes:
-        file, doc: of its module.
+        file, doc: path and docstring of its module.
         measure: runs it; what it returns is saved, unless it saved itself.
         tables: what goes into documents, of the saved result.
-        models: that may be asked for by name; all by default.
+        models: that may be named on the command line; all by default.
         options: further ones, as `add_argument` takes them, by name.
         finish: what is written besides, of the saved result.
     """
@@ -190,7 +190,7 @@ class Benchmark:
 
     @property
     def name(self) -> str:
-        """Of the saved result: FOLDER_SCRIPT."""
+        """The name of the saved result: FOLDER_SCRIPT."""
         path = Path(self.file)
         return path.stem if path.parent.name == "benchmarks" else f"{path.parent.name}_{path.stem}"
 

@@ -32,7 +32,7 @@ ROUND_S = 0.02
 
 
 def flops(model: Model, items: int) -> float:
-    """Of the dense stage for one slice; the artefact's DIEN less the layer that the routes leave out."""
+    """FLOPs of the dense stage for one slice; the artefact's DIEN less the layer that the routes leave out."""
     total = model.flops(Per.QUERY) + items * model.flops(Per.ITEM)
     if isinstance(model, DienArtefact):
         total -= items * 2 * model.steps * model.hidden**2

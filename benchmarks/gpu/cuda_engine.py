@@ -130,7 +130,7 @@ def run_command(command: list[str], file: Path) -> None:
 
 
 def left(gpu: str) -> None:
-    """Say what is still to be measured, and the table of what is."""
+    """Print what is still to be measured, and the table of what is."""
     kinds = ("cpu", "cpu-gpu", "coalescing")
     for name, level in product(MODELS, LEVELS):
         files = [result_file(name, level, k) for k in kinds]

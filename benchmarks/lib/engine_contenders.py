@@ -1,4 +1,4 @@
-"""Everything that takes turns in a cell of `engine/against_limits.py`: engines, their stages, and the loops and products of floors."""
+"""What is timed in turn in a cell of `engine/against_limits.py`: engines, their stages, and the loops and products of floors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deeprecsys.zoo.rows import RowFormat
 
 BATCHES = (1, 16, 64, 256, 1024)
 LEAST_QUERIES, MOST_QUERIES, ITEMS = 64, 4096, 65536
-"""Queries that take turns: so many that their items are about `ITEMS`, whose rows no cache holds."""
+"""Number of queries that take turns: about `ITEMS` items in all, whose rows no cache holds."""
 FORMS = tuple(f.value for f in RowFormat)
 JOINED = "compiled:onnxruntime fp32"
 

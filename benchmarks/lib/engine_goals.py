@@ -38,7 +38,7 @@ class Verdict(NamedTuple):
 
 
 def verdicts(gather: Mapping[str, Any], dense: Mapping[str, Any], engine: Mapping[str, Any]) -> list[Verdict]:
-    """All that can be told of what was measured; a result that is not there has no verdicts."""
+    """The verdicts on the results that there are."""
     models = engine.get("models", {})
     found = [*_sparse(gather.get("models", {})), *_dense(dense), *_whole(models), *_gains(models)]
     return [v for v in found if v.found]

@@ -32,7 +32,7 @@ class Answers:
     latency_s: NDArray[np.float64]
     """From the intended arrival; nan where no scores came."""
     status: NDArray[np.int32]
-    """Of HTTP; 0 where no answer came."""
+    """HTTP status; 0 where no answer came."""
     wrong: int = 0
     """Answers of status 200 whose scores were not those of before."""
 
@@ -70,7 +70,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class After:
-    """How a stream fares after a disturbance, beside the same stream undisturbed.
+    """A stream after a disturbance, compared with the undisturbed stream.
 
     Of the queries that were answered in time undisturbed: what a node never answers in time, such as a query
     too large for its target, tells nothing of a disturbance.
@@ -98,7 +98,7 @@ class After:
         return cls(np.concatenate([p.since_s for p in parts]), np.concatenate([p.in_time for p in parts]))
 
     def share(self, from_s: float) -> float:
-        """In time, of those that came from so long after it on."""
+        """Share in time of the queries that came later than `from_s` after the disturbance."""
         return float(self.in_time[self.since_s >= from_s].mean())
 
     def settled_s(self, target: dr.Target, window_s: float = 0.5) -> float:

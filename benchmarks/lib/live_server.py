@@ -33,7 +33,7 @@ FLAT = 0.05
 
 @dataclass
 class Server:
-    """A running server: its ports, its process, and what it says."""
+    """A running server: its ports, its process, and its output."""
 
     pid: int
     http_port: int
@@ -66,7 +66,7 @@ class Server:
             return {}
 
     def changes(self) -> list[str]:
-        """The operating points that it took into service, as it logged them."""
+        """The operating points that it logged as taken into service."""
         return [ln for ln in self.said.read_text().splitlines() if "operating point of" in ln]
 
 
@@ -212,7 +212,7 @@ def guessed(name: str, into: Any) -> tuple[str, str]:
 
 @contextmanager
 def footprints(s: Server, every_s: float) -> Iterator[list[dict[str, int]]]:
-    """What a server takes, looked at again and again until the block ends."""
+    """A server's footprint, sampled until the block ends."""
     sizes: list[dict[str, int]] = []
     stop = Event()
 

@@ -51,8 +51,8 @@ def interleaved(
     """Rounds of all contenders in turn: what disturbs the machine disturbs all alike.
 
     Args:
-        round_s: a contender repeats its call for about so long in a round, but calls at least once.
-        meet: called before each contender's turn: where several processes wait for each other.
+        round_s: for about this time a contender repeats its call in a round; it calls at least once.
+        meet: called before each contender's turn: where processes wait for each other.
     """
     calls = {"canary": canary(), **calls}
     repeats = {name: _repeats(call, round_s) for name, call in calls.items()}
@@ -73,7 +73,7 @@ def interleaved(
 
 
 def _for(call: Call, seconds: float) -> None:
-    """Call until so much time has passed, once at least."""
+    """Call for `seconds` seconds, once at least."""
     until = time.perf_counter() + seconds
     call()
     while time.perf_counter() < until:

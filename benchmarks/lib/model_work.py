@@ -1,6 +1,6 @@
-"""What a batch of each model must compute: the products of its dense stage, and the work that is none.
+"""The work of a batch of each model: the products of its dense stage, and element-wise work.
 
-A floor is not an engine: it says how long the parts take that no engine can leave out, each as fast as the
+A floor is not an engine: it is how long the parts take that no engine can leave out, each as fast as the
 best library does it alone. Products are listed at the shape at which they must be done, recurrent layers
 step by step; a first step, whose state is 0, needs none.
 """
@@ -57,7 +57,7 @@ class Work(NamedTuple):
 
 
 def work(model: Model, items: int) -> Work:
-    """The work of one slice of so many items; layers that nobody reads are left out."""
+    """The work of one slice of `items` items; layers whose result is not used are left out."""
     found = _work(model, items)
     return found._replace(products=tuple(p for p in found.products if min(p[:3]) > 0 and p.times > 0))
 

@@ -27,7 +27,7 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 def best_s(work: Callable[[], Any], seconds: float) -> float:
-    """The median time of a call over about so many seconds."""
+    """The median time of a call, over about `seconds` seconds."""
     work()
     times = []
     end = time.perf_counter() + seconds
@@ -65,7 +65,7 @@ def gather_ns(rows: int, seconds: float) -> float:
 
 
 def cache_bytes() -> dict[str, int]:
-    """Sizes of a core's L2 and of its L3, as the kernel tells them."""
+    """Sizes of a core's L2 and of its L3, as the kernel reports them."""
     found = {}
     for index in CACHES.glob("index*"):
         level = (index / "level").read_text().strip()
@@ -84,7 +84,7 @@ def operator_us(seconds: float) -> float:
 
 
 def measure(seconds: float) -> dict[str, Any]:
-    """All limits; each takes about so long, times its number of points."""
+    """All limits; each takes about `seconds` for each of its points."""
     torch.set_num_threads(1)
     with torch.inference_mode():
         return {

@@ -30,7 +30,7 @@ from tests.search.queues import MDc, theory_qps, wait_tail  # the tests' own que
 
 UPDATES, WINDOW, LAST = 128, 64, 50
 QUEUES = [(1, 10.0), (1, 50.0), (4, 5.0), (16, 4.0)]
-EXCESS = 1.1  # a point misses its target clearly where its true miss rate is this many times what is allowed
+EXCESS = 1.1  # a point clearly misses its target where its true miss rate is this many times the allowed one
 
 
 def artefact(servers: int, target: dr.Target, hint_qps: float, seed: int, step: float) -> tuple[float, int]:

@@ -67,7 +67,7 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
             sizes, limits = sizes[-4:-1], limits[3::3]
         live = LiveTrials(node, job)
         climb = HillClimb(sizes, limits)
-        # Known first, as to `tune`: it says below which rate nothing is worth a look.
+        # Known first, as in `tune`: candidates below its rate are given up early.
         climb.tell(static, capacity(live, static, job.target, hint_qps=0.8 * hint, settings=settings))
         climbed_s = searched(climb, live, job, hint, settings, seed=0)
         assert climb.best is not None
@@ -135,14 +135,14 @@ def half(found: CapacityResult) -> float:
 
 
 def points(search: Search) -> dict[str, Any]:
-    """A search's best and all that it was told."""
+    """A search's best and all that it evaluated."""
     assert search.best is not None
     told = [{**t.policy.describe(), "qps": t.qps, **score_json(t.score)} for t in search.told]
     return {**search.best.policy.describe(), "qps": search.best.qps, "points": told}
 
 
 def score_json(score: Score) -> dict[str, Any]:
-    """A score without its probes: every trial of thirty searches is more than anybody reads."""
+    """A score without its probes: the trials of thirty searches are too many to keep."""
     return {k: v for k, v in score.to_json().items() if k != "probes"}
 
 

@@ -120,7 +120,7 @@ def away(point: dict[str, Any]) -> str:
 
 
 def tables(result: Result) -> Tables:
-    """The table and what it says in all."""
+    """The table and its summary."""
     header = ("model", "target", "climb: batch, away", "optimum: away", "steps apart", "capacity reached",
               "all on the CPU, QPS", "threshold, QPS", "items away", "of the two-pool bound", "merged, away",
               "earliest finish, away")  # fmt: skip

@@ -17,7 +17,7 @@ QUICK = ("--rows-scale", "0.01", "--budget", "2")
 
 
 def measure(name: str, *options: str) -> dict[str, Any]:
-    """Wall seconds of the whole command, and what it says of search, confirmation and error."""
+    """Wall seconds of the whole command, and its search, confirmation and error."""
     doc = tuned(name, "--profile", str(profile_file(name)), *options)
     point = {k: doc["tuned"].get(k) for k in ("policy", "batch_size", "qps", "p95_ms", "verdict")}
     return {"wall_s": doc["wall_s"], "tuned": point, **{k: doc[k] for k in KEYS}}

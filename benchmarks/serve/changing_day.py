@@ -20,14 +20,14 @@ from deeprecsys.workload.stream import Stream
 MODEL, TARGET = "wnd", dr.Target(latency_s=0.025)
 FIXED = (64, 128, 256, 512, 1000)
 PEAK = 0.75
-"""Of the day in items per second, over what is answered in time when twice the stated load is offered."""
+"""The day's peak in items per second, over what is answered in time when twice the stated load is offered."""
 PEAK_OVER_MEAN = 1.5  # of a diurnal day whose peak is three times its trough
 WINDOWS = 24
 PARTS = ("production", "fixed:32", "lognormal")
 
 
 def day(items_per_s: float, seconds: float) -> Stream:
-    """Arrivals that bring so many items per second in the mean, of sizes that change twice.
+    """Arrivals of a given mean of items per second, of sizes that change twice.
 
     Each part is what comes, within its share of the day, of a day that has its sizes throughout.
     """

@@ -172,7 +172,7 @@ def fill_us(backend: Backend, name: str, given: Given, sizes: Sequence[int]) -> 
 async def client(
     port: int, name: str, rows_scale: float, sizes: Sequence[int], connections: int
 ) -> dict[str, Any]:
-    """Send queries from so many connections, each one after the other."""
+    """Send queries from some connections, one after the other on each."""
     requests, pool = (
         Requests(model(name).scaled(rows_scale).schema, MAX_ITEMS, 0),
         ConnectionPool("127.0.0.1", port),

@@ -1,6 +1,6 @@
 """Three times the load that a server can carry: answers keep their target, goodput its level, memory its size.
 
-Before the overload and after it, the same queries at half the capacity tell when it is over. A server that
+The same queries at half the capacity, before the overload and after it, show when it is over. A server that
 sheds by predicted completion answers more small queries and fewer large ones the more it is offered: goodput is
 counted in queries, as the capacity is, and in items beside it. The server has all cores but the last, the
 client the last. Keep the machine idle.

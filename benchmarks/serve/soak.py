@@ -45,7 +45,7 @@ def run(run: Run) -> Result:
 
 
 def drain(b: Bench, rate: float) -> dict[str, int]:
-    """SIGTERM under load: what was taken is answered, what comes later is refused or finds nobody."""
+    """SIGTERM under load: what was taken is answered, what comes later is refused or finds no server."""
     answers = b.load(rate, 2.0, 6, [(1.0, lambda: os.kill(b.server.pid, signal.SIGTERM))])
     before, after = answers.between(0.0, 0.9), answers.between(1.1, 3.0)
     # Without an answer though the server had taken it: a status other than 200 and 503 before it went.

@@ -1,8 +1,8 @@
 """Workers killed one after the other under load: no wrong answer, no lost query, the target soon met again.
 
 `kill -9` of the busiest worker every 12 seconds, at 40 % of the capacity: by then its successor, which starts
-on what the others leave of their cores, is ready as the next spare. Before it and after it the same queries with
-nobody killed: the first says what is in time undisturbed, the second how often that is not so again for
+on what the others leave of their cores, is ready as the next spare. Before it and after it the same queries without
+a kill: the first run shows what is in time undisturbed, the second how often that changes for
 reasons of the machine's own. Keep the machine idle.
 """
 

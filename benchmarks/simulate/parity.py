@@ -53,7 +53,7 @@ ERRORS = {"p95_error": "simulated", "paced_p95_error": "paced", "given_p95_error
 STRETCHES = 9
 """Simulations of each live trial."""
 QUANTILES = 41
-"""Of the times of all profiles together."""
+"""Number of quantiles that are kept of the times of all profiles together."""
 
 
 def measure(name: str, quick: bool) -> dict[str, Any]:

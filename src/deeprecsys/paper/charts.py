@@ -99,7 +99,7 @@ def bars(
     stacked: bool = False,
     height: float = 3.0,
 ) -> Figure:
-    """Bars in groups, or stacked; a hatch says the same as the colour. The legend stands above."""
+    """Bars in groups, or stacked; each colour has a hatch of its own. The legend stands above."""
     with style():
         fig, (ax,) = figure(height)
         x = np.arange(len(groups))

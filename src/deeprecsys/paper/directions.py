@@ -18,7 +18,7 @@ WORDS = {
 
 
 def table(results: Mapping[int, Result]) -> TextTable:
-    """Of the figures that were made."""
+    """The directions of the figures that were made."""
     rows = tuple(
         (c.what, WORDS[c.verdict], c.ours, f"figure {n}")
         for n, which in OF.items()

@@ -15,12 +15,13 @@ from deeprecsys.workload.sizes import parse
 
 MACHINES = 300
 PEAK = 0.9
-"""Of what the static batch size can do within the target, at the day's peak: a fleet that is well used."""
+"""The load at the day's peak, as a share of the static batch size's capacity: a well-used fleet."""
 QUERIES = 900
-"""Of a machine's span, at the mean load, at least; and at least so many of its longest batches."""
+"""The least number of queries in a machine's span, at the mean load."""
 LONGEST = 20
+"""The least length of a span, in longest batches."""
 VARIATION = 0.05
-"""Of the machines' speeds: assumed, and varied."""
+"""Relative standard deviation of the machines' speeds: assumed, and varied."""
 POLICIES = ("static", "tuned", "for latency")
 
 
@@ -50,7 +51,7 @@ class Fleet:
         router: str = "weighted",
         variation: float = VARIATION,
     ) -> DayLog:
-        """One model's day: some ten bytes a query, so nothing keeps it."""
+        """One model's day. It takes some ten bytes a query and is not kept."""
         pool = self._pool(model, policy, peak)
         return day(
             pool, windows=self.windows, router=router, variation=variation,

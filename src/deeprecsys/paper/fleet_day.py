@@ -68,12 +68,12 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class DayLog:
-    """What queries of one pool met.
+    """The queries of one pool in a day.
 
     Attributes:
         model: of the pool.
-        latency_s: [queries] of those counted.
-        machine, window: [queries] whose and when.
+        latency_s: [queries] after the start of each span.
+        machine, window: [queries] that served it, in which it arrived.
         kinds: name of each machine's kind.
         utilisation: [machines, windows].
     """
@@ -118,8 +118,8 @@ def _weighted(
 def _least_loaded(
     at: NDArray[np.float64], size: NDArray[np.int32], weight: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Of two machines drawn by weight, the one with less work outstanding by the router's own account: items
-    sent less items that its weight can have done since."""
+    """Two machines are drawn by weight; the one with less outstanding work is chosen. The router counts that
+    itself: items sent, less items that a machine of that weight can have done since."""
     from deeprecsys.paper.route import least_loaded  # loads numba
 
     first, second = (_weighted(at, size, weight, rng) for _ in range(2))
@@ -194,8 +194,8 @@ def _window(
 def _machine(
     kind: MachineKind, at: NDArray[np.float64], size: NDArray[np.int32], slow: float, span_s: float, seed: int
 ) -> tuple[NDArray[np.float32], float]:
-    """Latencies of what was counted, and utilisation. A machine `slow` times as slow is the usual one with a
-    clock that runs so much slower: arrivals come closer on it, latencies are read off it."""
+    """Latencies after the start of the span, and utilisation. A machine `slow` times as slow is the usual one
+    with a slower clock: its arrivals are closer together, and its latencies are multiplied."""
     if not len(at):
         return np.zeros(0, np.float32), 0.0
     log = run(kind.policy, at / slow, size, kind.service, kind.workers, seed=seed)
@@ -204,7 +204,7 @@ def _machine(
 
 
 def handfuls(log: DayLog, machines: int, q: float, draws: int, seed: int = 0) -> NDArray[np.float64]:
-    """[draws] the quantile of so many machines, kinds in proportion, over that of all, less 1."""
+    """[draws] the quantile of some machines, kinds in proportion, over that of all, less 1."""
     rng = np.random.default_rng(seed)
     whole = log.quantile_s(q)
     by_kind: dict[str, list[int]] = {}

@@ -31,7 +31,7 @@ RATIOS: Mapping[str, tuple[tuple[float, float], ...]] = {
 MEAN_RATIO = {"low": (1.7, 4.0), "medium": (2.1, 5.1), "high": (2.7, 5.8)}
 MEAN_RATIO_PER_WATT = {"low": (1.7, 2.0), "medium": (2.1, 2.6), "high": (2.7, 2.9)}
 NODE_POWER_RATIO = 2.04
-"""Of a node with an accelerator to one without: in effect a constant (facts §4)."""
+"""Power of a node with an accelerator over that of one without: in effect a constant (facts §4)."""
 PRODUCTION = {"p95": 1.39, "p99": 1.31}
 HANDFUL = 0.10
 

@@ -1,4 +1,4 @@
-"""Routing by a fleet's router's own account of what it has sent, compiled. Loads numba."""
+"""Routing by the work that a router has sent, compiled. Imports numba."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def least_loaded(
     first: NDArray[np.int64],
     second: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """For each query, whichever of its two machines has less work outstanding, in seconds of its own.
+    """For each query the one of its two machines with less outstanding work, in seconds of that machine.
 
     Args:
         at: [n] arrivals, rising; work: [n] in units of which a machine does `speed` a second.

@@ -1,4 +1,4 @@
-"""The same study with something else assumed."""
+"""Studies with other assumptions: every modelled part, varied one at a time."""
 
 from __future__ import annotations
 
@@ -65,4 +65,4 @@ VARIANTS: Mapping[str, Callable[[], Study]] = {
     "speed-ups over 20 cores (one socket)": lambda: Study(quick=True, gpu_reference=20),
     "speed-ups over 40 cores (the node)": lambda: Study(quick=True, gpu_reference=40),
 }
-"""Every modelled part, varied one at a time."""
+"""Name of what is varied → the study."""

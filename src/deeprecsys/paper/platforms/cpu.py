@@ -31,7 +31,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 @dataclass(frozen=True, slots=True)
 class CpuSpec:
-    """A machine's constants. `sources` says where each is from.
+    """A machine's constants. `sources` names the source of each.
 
     Attributes:
         name: what reports call it.
@@ -82,11 +82,11 @@ class CpuSpec:
 
     @property
     def peak_flops(self) -> float:
-        """Of one core, per second."""
+        """Peak floating-point operations per second of one core."""
         return 2e9 * self.ghz * self.lanes * self.fma_ports
 
     def but(self, **changes: float | int | str) -> CpuSpec:
-        """The same machine with other constants."""
+        """This machine with other constants."""
         return replace(self, **changes)  # type: ignore[arg-type] # by name
 
 
@@ -106,7 +106,7 @@ class Parts:
 
 
 def batch_time(spec: CpuSpec, work: Work, items: int, busy: int = 1) -> Parts:
-    """How long a core takes for a batch while `busy` cores, itself included, do the like."""
+    """Seconds of a batch on one core while `busy` cores, itself included, each score such a batch."""
     gathered = work.gathered_bytes(items)
     weights = work.weight_bytes
     activations = work.activation_bytes(items)
@@ -125,7 +125,7 @@ def batch_time(spec: CpuSpec, work: Work, items: int, busy: int = 1) -> Parts:
     activations_s = activations * (fits * l2_s + (1 - fits) * l3_s)
     hit_s, miss_s, missed = _gathers(spec, work, items, weights)
     launch_s = 1e-6 * (work.operators * spec.operator_us + spec.batch_us)
-    # Everybody's demand, if misses took no longer than alone, against what the sockets give.
+    # The demand of all cores, if misses took no longer than alone, against the bandwidth of the sockets.
     waits_s = miss_s + from_memory * memory_s
     share_s = (
         busy * (missed + from_memory) / (1e9 * spec.memory_gb_per_s * spec.memory_efficiency * spec.sockets)

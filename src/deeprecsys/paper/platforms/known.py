@@ -1,4 +1,4 @@
-"""The paper's two servers. Each constant says where it is from; what is assumed says so."""
+"""The paper's two servers, with the source of each constant; assumptions are marked as such."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a batch of a model has to do, counted from its layers: products, gathers, operators."""
+"""The work of a batch of a model, counted from its layers: products, gathers, operators."""
 
 from __future__ import annotations
 
