@@ -6,14 +6,18 @@ import asyncio
 import io
 import json
 import logging
+import socket
 import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
+from deeprecsys.cli import cli
 from deeprecsys.core.errors import InputError
 from deeprecsys.serve import extra
 from deeprecsys.serve.app import serve_forever
+from deeprecsys.serve.load.offer import address
 from deeprecsys.serve.metrics.histogram import FINE_RATIO, FINE_S, Histogram, quantile
 from deeprecsys.serve.metrics.logs import JsonFormatter
 from tests.serve.conftest import Running
@@ -81,3 +85,35 @@ def test_quantiles_from_bins_are_within_a_bin() -> None:
         found = quantile([h], q)
         assert found is not None
         assert true <= found <= true * FINE_RATIO * 1.0001
+
+
+def test_ports_are_checked_before_anything_takes_time(running: Running) -> None:
+    http, grpc = (int(a.split(":")[1]) for a in (running.http, running.grpc))
+    for ports, option in (((http, 0), "--http-port"), ((0, grpc), "--grpc-port")):
+        with pytest.raises(InputError, match=f"{option}: expected an address to listen on, got 127.0.0.1:"):
+            extra.check_addresses("127.0.0.1", *ports)
+    with pytest.raises(InputError, match="--grpc-port: expected another than --http-port, got 8000"):
+        extra.check_addresses("127.0.0.1", 8000, 8000)
+    with pytest.raises(InputError, match=r"expected an address to listen on, got \[::2\]:0"):
+        extra.check_addresses("::2", 0, 0)
+    extra.check_addresses("127.0.0.1", 0, 0)
+    with pytest.raises(InputError, match="--http-port: expected"):
+        CliRunner().invoke(cli, ["serve", "wnd", "--http-port", str(http)], catch_exceptions=False)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+def test_all_addresses_of_both_kinds() -> None:
+    with extra.listen("::", 0) as listening:
+        port = listening.getsockname()[1]
+        for host in ("127.0.0.1", "::1"):
+            with socket.create_connection((host, port), timeout=10):
+                pass
+
+
+def test_addresses_as_urls_have_them() -> None:
+    assert extra.authority("::1", 80) == "[::1]:80"
+    assert extra.authority("h", 80) == "h:80"
+    assert address("http://[::1]:8000") == ("::1", 8000)
+    assert [extra.loopback(h) for h in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::", "192.0.2.1")] == [
+        True, True, True, False, False, False,
+    ]  # fmt: skip

@@ -20,7 +20,7 @@ import tritonclient.grpc as over_grpc
 
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.engine import Assembly, SliceView, build
-from deeprecsys.serve.app import _listen
+from deeprecsys.serve.extra import listen
 from deeprecsys.zoo import model
 from deeprecsys.zoo.tables import fill
 from tests.serve.harness import features
@@ -132,7 +132,7 @@ def test_clients_get_the_engines_scores_and_sigterm_drains(server: Server) -> No
 
 
 def test_connections_send_at_once() -> None:
-    with _listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
         accepted, _ = listening.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

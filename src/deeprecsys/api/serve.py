@@ -11,7 +11,7 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, Unpack
+from typing import Literal, Protocol, Unpack
 
 from deeprecsys.api.experiment import ENGINE, Experiment, ServeOptions, chosen_policy, shows_options
 from deeprecsys.api.profiles import (
@@ -38,7 +38,7 @@ from deeprecsys.node.service.backend import Backend
 from deeprecsys.node.service.hosted_model import ModelConfig, check_scores
 from deeprecsys.node.service.service import Service, ServiceConfig
 from deeprecsys.report.text import knobs
-from deeprecsys.serve.extra import require_extra, without_fork_handlers
+from deeprecsys.serve.extra import authority, check_addresses, loopback, require_extra, without_fork_handlers
 from deeprecsys.zoo.custom import short_name, with_weights
 
 log = logging.getLogger("deeprecsys.serve")
@@ -94,6 +94,7 @@ def serve(
     max_items: int | None = None,
     max_queue: int = 1024,
     max_queue_mb: int = 128,
+    not_finite: Literal["error", "pass"] = "error",
     host: str = "127.0.0.1",
     http_port: int = PORTS[0],
     grpc_port: int = PORTS[1],
@@ -119,6 +120,7 @@ def serve(
         max_items: items of the largest query; by default the largest of `sizes`.
         max_queue, max_queue_mb: queries of one model that may be open at once, and the megabytes of their
             features and scores.
+        not_finite: what becomes of scores that are infinite or NaN.
         http_port, grpc_port: 0 takes a free one.
         drain: seconds to answer open queries in, after the signal.
         announce: called with each model's operating point, as text.
@@ -132,6 +134,7 @@ def serve(
     without_fork_handlers()
     face: ServeForever = importlib.import_module("deeprecsys.serve.app").serve_forever
     positive("--drain", drain)
+    check_addresses(host, http_port, grpc_port)
     gpu = options.get("gpu")
     check_scores(gpu)
     if offload_above is not None and gpu is None:
@@ -148,7 +151,8 @@ def serve(
         times = _measured(experiment, *known, progress)
         config = configured(experiment, *times, workers, (policy, batch_size, offload_above), max_items)
         announce(_line(config, workers, first.gpus))
-        configs.append(replace(config, max_queries=max_queue, most_bytes=max_queue_mb << 20))
+        config = replace(config, max_queries=max_queue, most_bytes=max_queue_mb << 20)
+        configs.append(replace(config, finite=not_finite == "error"))
     service = ServiceConfig(
         tuple(configs), tuple(pinning(workers, first.threads)), first.threads, spares,
         gpus=first.gpus if first.gpu else 0, isa=first.isa,
@@ -157,8 +161,10 @@ def serve(
     import uvloop  # it comes with the extra
 
     def listening(started: Service, http: int, grpc: int) -> None:
-        models, url = tuple(started.models), f"http://{host}:{http}"
-        ready(Listening(url, f"{host}:{grpc}", models, started.workers))
+        models, url = tuple(started.models), f"http://{authority(host, http)}"
+        ready(Listening(url, authority(host, grpc), models, started.workers))
+        if not loopback(host):
+            log.warning("there is no authentication: every client that reaches %s can send queries", host)
 
     async def serving() -> None:
         with stage("starting", progress) as report:

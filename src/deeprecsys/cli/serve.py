@@ -48,6 +48,13 @@ _COUNT, _PORT = click.IntRange(1), click.IntRange(0, 65535)
 @opt.option(
     "--max-queue-mb", "MB", "Features and scores of one model's open queries.", type=_COUNT, default=128
 )
+@opt.option(
+    "--not-finite",
+    None,
+    "What becomes of scores that are infinite or NaN.",
+    type=click.Choice(["error", "pass"]),
+    default="error",
+)
 @opt.option("--host", None, "Address to listen on; 0.0.0.0 for all.", default="127.0.0.1")
 @opt.option("--http-port", "N", "0 takes any that is free.", type=_PORT, default=PORTS[0])
 @opt.option("--grpc-port", "N", "0 takes any that is free.", type=_PORT, default=PORTS[1])

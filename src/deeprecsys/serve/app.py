@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 from collections.abc import Callable
-from ipaddress import ip_address
 
 import grpc
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.node.service.backend import Backend
+from deeprecsys.serve.extra import authority, listen, loopback
 from deeprecsys.serve.frontend import Frontend
 from deeprecsys.serve.grpc import grpc_server
 from deeprecsys.serve.http.app import HttpApp
@@ -22,7 +21,6 @@ from deeprecsys.serve.metrics.counters import Counters
 
 PLAIN_ASGI = "DEEPRECSYS_PLAIN_ASGI"
 """Environment variable: 1 serves HTTP by uvicorn's own protocol, slower and without this package's limits."""
-BACKLOG = 2048
 _log = logging.getLogger(__name__)
 
 
@@ -51,10 +49,10 @@ async def serve_forever(
         counters.point_changed(name, backend.point(name))
     with contextlib.ExitStack() as stack:
         stack.callback(backend.listen(counters))
-        listening = stack.enter_context(_listen(host, http_port))
+        listening = stack.enter_context(listen(host, http_port))
         rpc = grpc_server(frontend)
         bound = _bind(rpc, host, grpc_port)
-        http = http_server(HttpApp(frontend, _loopback(listening)), _plain_asgi())
+        http = http_server(HttpApp(frontend, loopback(host)), _plain_asgi())
         await rpc.start()
         serving = asyncio.ensure_future(http.serve(sockets=[listening]))
         stopping = asyncio.ensure_future(stop.wait())
@@ -80,30 +78,6 @@ def _plain_asgi() -> bool:
     return bool(unknown) or os.environ.get(PLAIN_ASGI) == "1"
 
 
-def _loopback(listening: socket.socket) -> bool:
-    """Whether only this machine can connect."""
-    return ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket whose connections send at once.
-
-    Raises:
-        InputError: the address cannot be listened on.
-    """
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as e:
-        raise InputError(
-            f"--host and --http-port: expected an address to listen on, got {host}:{port}: {e}"
-        ) from e
-    # Connections inherit it. asyncio sets it only on sockets that name their protocol, which this one does
-    # not; without it a reply in two pieces waits for the client's delayed acknowledgement.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening
-
-
 def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
     """The port that a gRPC server is bound to.
 
@@ -111,9 +85,9 @@ def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
         InputError: the address cannot be listened on.
     """
     try:
-        bound: int = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        bound: int = server.add_insecure_port(authority(host, port))
     except RuntimeError as e:
         raise InputError(
-            f"--host and --grpc-port: expected an address to listen on, got {host}:{port}"
+            f"--host and --grpc-port: expected an address to listen on, got {authority(host, port)}"
         ) from e
     return bound

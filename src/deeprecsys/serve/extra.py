@@ -1,9 +1,11 @@
-"""Checks of the extra `serve`; importing this module needs none of it."""
+"""Checks before a server is built: the extra `serve`, and addresses. Importing this needs no extra."""
 
 from __future__ import annotations
 
 import os
+import socket
 from importlib.util import find_spec
+from ipaddress import ip_address
 
 from deeprecsys.core.errors import InputError
 
@@ -26,3 +28,48 @@ def without_fork_handlers() -> None:
     that they were skipped.
     """
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+
+BACKLOG = 2048
+
+
+def listen(host: str, port: int, option: str = "--http-port") -> socket.socket:
+    """A listening socket whose connections send at once; on `::` for IPv4 too.
+
+    Raises:
+        InputError: the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+    except (OSError, OverflowError) as e:
+        raise InputError(
+            f"--host and {option}: expected an address to listen on, got {authority(host, port)}: {e}"
+        ) from e
+    # Connections inherit it. asyncio sets it only on sockets that name their protocol, which this one does
+    # not; without it a reply in two pieces waits for the client's delayed acknowledgement.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
+
+
+def check_addresses(host: str, http_port: int, grpc_port: int) -> None:
+    """Raise InputError where a port is taken, before anything takes time. 0 is any port that is free."""
+    if http_port and http_port == grpc_port:
+        raise InputError(f"--grpc-port: expected another than --http-port, got {grpc_port}")
+    for port, option in ((http_port, "--http-port"), (grpc_port, "--grpc-port")):
+        listen(host, port, option).close()
+
+
+def authority(host: str, port: int) -> str:
+    """Host and port as URLs have them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def loopback(host: str) -> bool:
+    """Whether only this machine reaches an address to listen on."""
+    try:
+        found = socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return all(ip_address(str(a[4][0]).partition("%")[0]).is_loopback for a in found)

@@ -47,6 +47,7 @@ class ModelConfig:
         capacity_qps: the load that it can carry, by the tuner; why: how the policy was chosen.
         pinned: live retuning leaves the policy alone.
         split: False where items are scored together: such a query is never cut nor merged.
+        finite: whether scores that are infinite or NaN are an error.
     """
 
     name: str
@@ -67,6 +68,7 @@ class ModelConfig:
     model: str = ""
     gpu: str | None = None
     gpu_profile: LatencyProfile | None = None
+    finite: bool = True
 
     def __post_init__(self) -> None:
         check_scores(self.gpu)
@@ -257,6 +259,7 @@ class HostedModel:
             engine=c.engine,
             ready=ready,
             split=c.split,
+            finite=c.finite,
             config={
                 "engine": c.engine,
                 "model": c.known_as,

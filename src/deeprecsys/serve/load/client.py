@@ -9,6 +9,8 @@ from typing import cast
 
 import httptools
 
+from deeprecsys.serve.extra import authority
+
 
 @dataclass(slots=True)
 class Response:
@@ -33,7 +35,7 @@ class ConnectionPool:
         Raises:
             OSError: the server cannot be reached, or closed the connection.
         """
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {self._host}:{self._port}"]
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {authority(self._host, self._port)}"]
         lines += [f"{name}: {value}" for name, value in (*headers, ("Content-Length", str(len(body))))]
         head = ("\r\n".join(lines) + "\r\n\r\n").encode()
         connection = await self._connection()
