@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import deeprecsys as dr
 from deeprecsys.core.runlog import RunLog
-from deeprecsys.search.capacity import CapacityResult, Settings, capacity
+from deeprecsys.search.capacity import capacity
 from deeprecsys.search.probes import Trial
+from deeprecsys.search.result import CapacityResult, Settings
 
 T = TypeVar("T")
 

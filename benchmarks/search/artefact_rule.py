@@ -17,15 +17,10 @@ import numpy as np
 
 import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
-from deeprecsys.search import (
-    Candidate,
-    ConfirmSettings,
-    Event,
-    Settings,
-    TrialDone,
-    capacity,
-    confirm,
-)
+from deeprecsys.search.capacity import capacity
+from deeprecsys.search.confirm import Candidate, ConfirmSettings, confirm
+from deeprecsys.search.events import Event, TrialDone
+from deeprecsys.search.result import Settings
 from tests.search.queues import MDc, theory_qps, wait_tail  # the tests' own queues and theory
 
 UPDATES, WINDOW, LAST = 128, 64, 50

@@ -19,10 +19,11 @@ from benchmarks.lib.interleaved_searches import side_by_side
 from deeprecsys.api.profiles import measure_profile, quick_hint_qps, sample_sizes
 from deeprecsys.api.trials import LiveTrials, document, offline_qps
 from deeprecsys.report import format as f
-from deeprecsys.search.capacity import CapacityResult, Settings, capacity
+from deeprecsys.search.capacity import capacity
 from deeprecsys.search.climbs import HillClimb
 from deeprecsys.search.history import batch_sizes
 from deeprecsys.search.rank import saturation_qps
+from deeprecsys.search.result import CapacityResult, Settings
 from deeprecsys.search.tuner import tune
 
 CLIMB_S, LONG = 40.0, {"dlrm-rmc2": 2}  # a target of 400 ms makes each trial long

@@ -20,8 +20,9 @@ from benchmarks.lib.interleaved_searches import interleaved
 from deeprecsys.api.profiles import quick_hint_qps
 from deeprecsys.api.trials import LiveTrials
 from deeprecsys.report import format as f
-from deeprecsys.search.capacity import Settings, capacity
+from deeprecsys.search.capacity import capacity
 from deeprecsys.search.probes import Trial
+from deeprecsys.search.result import Settings
 from tests.search.queues import theory_qps
 
 USUAL = ("dlrm-rmc1", "wnd")

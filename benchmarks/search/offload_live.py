@@ -18,15 +18,17 @@ import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from benchmarks.lib.experiments import experiment, tune_settings
 from benchmarks.lib.interleaved_searches import side_by_side
+from benchmarks.lib.sweep import Sweep
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
 from deeprecsys.api.profiles import measure_profile, sample_sizes, start
 from deeprecsys.api.trials import LiveTrials, accelerated, document
 from deeprecsys.api.virtual import Accelerators
 from deeprecsys.report import format as f
-from deeprecsys.search.capacity import CapacityResult, Settings, capacity
-from deeprecsys.search.climbs import HillClimb, Sweep
+from deeprecsys.search.capacity import capacity
+from deeprecsys.search.climbs import HillClimb
 from deeprecsys.search.history import UNREACHABLE, Score, Search, batch_sizes, thresholds
 from deeprecsys.search.rank import saturation_qps
+from deeprecsys.search.result import CapacityResult, Settings
 
 MODELS = ("dlrm-rmc1", "wnd", "din", "dien")
 """The device is a little faster than a core, much faster, slower for small and faster for large batches."""

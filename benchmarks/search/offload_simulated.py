@@ -16,12 +16,13 @@ from typing import Any
 import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from benchmarks.lib.experiments import MODELS, experiment, kept_profile
+from benchmarks.lib.sweep import Sweep
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
 from deeprecsys.api.profiles import sample_sizes
 from deeprecsys.api.virtual import Accelerators, sample_path
 from deeprecsys.core.target import LEVELS
 from deeprecsys.report import format as f
-from deeprecsys.search.climbs import HillClimb, Sweep
+from deeprecsys.search.climbs import HillClimb
 from deeprecsys.search.history import batch_sizes, thresholds
 from deeprecsys.search.rank import TOLERANCE, Ranking, saturation_qps
 from deeprecsys.simulate.published import GTX_1080_TI, device_profile

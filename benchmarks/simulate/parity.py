@@ -36,10 +36,11 @@ from deeprecsys.core.runlog import RunLog, Status, summarise
 from deeprecsys.core.target import percentile
 from deeprecsys.node.driver import Recording
 from deeprecsys.report import format as f
-from deeprecsys.search.capacity import CapacityResult, Settings, capacity
+from deeprecsys.search.capacity import capacity
 from deeprecsys.search.climbs import HillClimb
 from deeprecsys.search.intervals import NEAR
 from deeprecsys.search.rank import Ranking
+from deeprecsys.search.result import CapacityResult, Settings
 from deeprecsys.simulate import fast
 
 SHARES = (0.5, 0.7, 0.85)

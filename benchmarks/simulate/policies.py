@@ -19,7 +19,9 @@ import numpy as np
 import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from benchmarks.lib.experiments import MODELS, kept_profile
-from deeprecsys.bounds import BoundKind, batch_times, bounds_of
+from deeprecsys.bounds.bounds import BoundKind
+from deeprecsys.bounds.path import bounds_of
+from deeprecsys.bounds.work import batch_times
 from deeprecsys.core.profile import Point
 from deeprecsys.core.runlog import Status
 from deeprecsys.core.target import LEVELS, percentile

@@ -10,18 +10,9 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 
-from deeprecsys.bounds import (
-    Bound,
-    BoundKind,
-    Path,
-    bounds_of,
-    least_span,
-    least_work,
-    o_drop,
-    o_fcfs,
-    pmf_of,
-    two_pools,
-)
+from deeprecsys.bounds.bounds import Bound, BoundKind, two_pools
+from deeprecsys.bounds.path import Path, bounds_of, o_drop, o_fcfs
+from deeprecsys.bounds.work import least_span, least_work, pmf_of
 from deeprecsys.core.dispatcher import Limits
 from deeprecsys.core.policy import CPU, GPU, Coalescing, DeepRecSched, Policy, Static
 from deeprecsys.core.profile import LatencyProfile, Point

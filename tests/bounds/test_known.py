@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from deeprecsys.bounds import Bound, BoundKind, Path, bounds_of, capacity, o_drop, o_fcfs, planning_estimate
+from deeprecsys.bounds.bounds import Bound, BoundKind, capacity, planning_estimate
+from deeprecsys.bounds.path import Path, bounds_of, o_drop, o_fcfs
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile, Point

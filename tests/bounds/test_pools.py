@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from deeprecsys.bounds import BoundKind, two_pools
+from deeprecsys.bounds.bounds import BoundKind, two_pools
 from deeprecsys.core.errors import InputError
 
 

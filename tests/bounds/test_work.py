@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprecsys.bounds import batch_times, coalesced_work, least_span, least_work, mean_work, pmf_of
+from deeprecsys.bounds.work import batch_times, coalesced_work, least_span, least_work, mean_work, pmf_of
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.profile import LatencyProfile, Point
 

@@ -13,9 +13,9 @@ from deeprecsys.api.predict import prediction
 from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog, warmup_s
-from deeprecsys.search import CapacityResult, Outcome
 from deeprecsys.search.confirm import Confirmed
 from deeprecsys.search.probes import Runner
+from deeprecsys.search.result import CapacityResult, Outcome
 from deeprecsys.simulate.fast import run
 
 PROFILE = LatencyProfile("ncf", tuple(Point(1, b, (2e-4 + 4e-6 * b,)) for b in (1, 1000)))

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from deeprecsys.api.policies import POLICIES
-from deeprecsys.bounds import BoundKind, bounds_of
+from deeprecsys.bounds.bounds import BoundKind
+from deeprecsys.bounds.path import bounds_of
 from deeprecsys.core.target import Target
 from deeprecsys.report.rundir import read_run
 from tests.cli.conftest import Answered, Refused, call

@@ -23,8 +23,8 @@ from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import Status
 from deeprecsys.core.target import Target
 from deeprecsys.plugins import installed
-from deeprecsys.search import KnownCapacity
 from deeprecsys.search.climbs import model_search
+from deeprecsys.search.history import KnownCapacity
 from deeprecsys.simulate.driver import simulate
 from tests.cli.conftest import call
 

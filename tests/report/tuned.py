@@ -13,10 +13,10 @@ from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.report.rundir import RunWriter
-from deeprecsys.search.capacity import Settings
 from deeprecsys.search.climbs import HillClimb
 from deeprecsys.search.confirm import ConfirmSettings
 from deeprecsys.search.events import PhaseStarted
+from deeprecsys.search.result import Settings
 from deeprecsys.search.tuner import TuneSettings, tune
 from deeprecsys.workload.stream import Workload
 from tests.report.trials import run

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.lib.sweep import Sweep
 from deeprecsys.core.policy import DeepRecSched, Policy
 from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target
-from deeprecsys.search.climbs import Sweep
 from deeprecsys.search.history import KnownCapacity, Search
 
 TARGET = Target(latency_s=0.1)

@@ -14,19 +14,13 @@ from deeprecsys.core.policy import Adaptive, Coalescing, Policy, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
-from deeprecsys.search import (
-    ConfirmSettings,
-    HillClimb,
-    PhaseStarted,
-    ProbeDone,
-    Settings,
-    TrialDone,
-    TrialStarted,
-    batch_sizes,
-)
 from deeprecsys.search.by_model import GAIN, ModelSettings, tune_by_model
-from deeprecsys.search.climbs import Chain, climb_of
+from deeprecsys.search.climbs import Chain, HillClimb, climb_of
+from deeprecsys.search.confirm import ConfirmSettings
+from deeprecsys.search.events import PhaseStarted, ProbeDone, TrialDone, TrialStarted
+from deeprecsys.search.history import batch_sizes
 from deeprecsys.search.rank import Ranking
+from deeprecsys.search.result import Settings
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.simulate.trial import VirtualNode
@@ -122,7 +116,7 @@ def test_the_best_policy_is_found_in_virtual_time_and_confirmed_beside_static(tu
     assert result.tuned.met
     assert result.static.met
     assert result.ratio > 1.2
-    assert result.ratio_low < result.ratio < result.ratio_high
+    assert result.ratio_interval[0] < result.ratio < result.ratio_interval[1]
     assert not result.kept_static
     for point in (result.tuned, result.static):
         assert point.probe.summary.served == 1
@@ -176,8 +170,9 @@ def test_repeated_trials_are_counted():
             return late(log, 0.05) if len(self.ran) == 1 else log
 
     world = LateAtFirst(affine(2e-3, 2e-5))
-    spent = world.tune().confirmation
-    assert spent.to_json()["voids"] == spent.voids == 1
+    result = world.tune()
+    spent = result.confirmation
+    assert result.to_json()["confirmation"]["voids"] == spent.voids == 1
     assert spent.trials == len(world.ran)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from deeprecsys.core.errors import InputError, TrialsVoidError
 from deeprecsys.core.policy import DeepRecSched, Static
-from deeprecsys.search import Candidate, CapacityResult, ConfirmSettings, Outcome, Verdict, confirm
+from deeprecsys.search.confirm import Candidate, ConfirmSettings, confirm
+from deeprecsys.search.result import CapacityResult, Outcome, Verdict
 from tests.search.fakes import TARGET, Cliff, late
 
 POLICY = DeepRecSched(64)

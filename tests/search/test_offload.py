@@ -12,25 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.lib.sweep import Sweep
 from deeprecsys.core.errors import TargetUnreachableError
 from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Policy, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.node.node import Node, NodeConfig
-from deeprecsys.search import (
-    ConfirmSettings,
-    HillClimb,
-    KnownCapacity,
-    Settings,
-    batch_sizes,
-    capacity,
-    thresholds,
-)
 from deeprecsys.search.by_model import ModelSettings, tune_by_model
-from deeprecsys.search.climbs import Sweep
-from deeprecsys.search.history import MOVES, UNREACHABLE
+from deeprecsys.search.capacity import capacity
+from deeprecsys.search.climbs import HillClimb
+from deeprecsys.search.confirm import ConfirmSettings
+from deeprecsys.search.history import MOVES, UNREACHABLE, KnownCapacity, batch_sizes, thresholds
 from deeprecsys.search.rank import TOLERANCE, Ranking
+from deeprecsys.search.result import Settings
 from deeprecsys.search.tuner import TuneSettings, tune
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.published import GTX_1080_TI, device_profile

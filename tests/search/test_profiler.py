@@ -7,7 +7,7 @@ import pytest
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.search import ProfilePlan, profile
+from deeprecsys.search.profiler import ProfilePlan, profile
 
 
 class Pretend:

@@ -12,17 +12,12 @@ import pytest
 from deeprecsys.core.errors import NotConfirmedError, TargetUnreachableError
 from deeprecsys.core.policy import DeepRecSched, Static
 from deeprecsys.core.profile import LatencyProfile, Point
-from deeprecsys.search import (
-    ConfirmSettings,
-    HillClimb,
-    PhaseStarted,
-    Settings,
-    TrialDone,
-    TuneSettings,
-    Verdict,
-    batch_sizes,
-    tune,
-)
+from deeprecsys.search.climbs import HillClimb
+from deeprecsys.search.confirm import ConfirmSettings
+from deeprecsys.search.events import PhaseStarted, TrialDone
+from deeprecsys.search.history import batch_sizes
+from deeprecsys.search.result import Settings, Verdict
+from deeprecsys.search.tuner import TuneSettings, tune
 from deeprecsys.simulate.trial import VirtualNode
 from tests.search.fakes import TARGET, Cliff, grid, log
 
@@ -55,7 +50,7 @@ def test_the_optimum_is_found_and_confirmed(tuned):
     assert result.tuned.qps == pytest.approx(400, rel=0.06)
     assert result.static.qps == pytest.approx(hill(STATIC), rel=0.06)
     assert result.ratio == pytest.approx(result.tuned.qps / result.static.qps)
-    assert result.ratio_low < 400 / hill(STATIC) < result.ratio_high
+    assert result.ratio_interval[0] < 400 / hill(STATIC) < result.ratio_interval[1]
     assert not result.kept_static
     assert result.complete
 
@@ -230,5 +225,6 @@ def test_in_virtual_time_accuracy_comes_first():
         assert np.log(point.capacity.high_qps / point.capacity.low_qps) / 2 <= 0.0051
         assert point.qps == pytest.approx(point.capacity.capacity_qps, rel=0.04)
         assert point.probe.verdict is not Verdict.FAILED
-    assert result.ratio_low <= result.ratio <= result.ratio_high
-    assert result.ratio_high / result.ratio_low < 1.02
+    low, high = result.ratio_interval
+    assert low <= result.ratio <= high
+    assert high / low < 1.02

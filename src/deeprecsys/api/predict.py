@@ -10,9 +10,9 @@ import numpy as np
 
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.virtual import Accelerators, pools
-from deeprecsys.bounds import Bound, BoundKind, batch_times, bounds_of
-from deeprecsys.bounds.bounds import two_pools
-from deeprecsys.bounds.work import coalesced_work, least_work, pmf_of
+from deeprecsys.bounds.bounds import Bound, BoundKind, two_pools
+from deeprecsys.bounds.path import bounds_of
+from deeprecsys.bounds.work import batch_times, coalesced_work, least_work, pmf_of
 from deeprecsys.core.policy import GPU, Policy
 from deeprecsys.core.profile import LatencyProfile, slowdown
 from deeprecsys.core.target import Target, percentile

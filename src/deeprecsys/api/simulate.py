@@ -17,8 +17,9 @@ from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog, summarise
 from deeprecsys.core.target import Target
-from deeprecsys.search.capacity import Settings, capacity
+from deeprecsys.search.capacity import capacity
 from deeprecsys.search.rank import saturation_qps
+from deeprecsys.search.result import Settings
 from deeprecsys.simulate.trial import stability_of, trial
 from deeprecsys.workload.stream import Stream, Workload
 from deeprecsys.zoo import MODELS

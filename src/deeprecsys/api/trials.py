@@ -24,8 +24,8 @@ from deeprecsys.machine.record import machine_record
 from deeprecsys.node.driver import Recording
 from deeprecsys.node.node import Node
 from deeprecsys.node.trial import Hooks
-from deeprecsys.search.capacity import Settings
 from deeprecsys.search.capacity import capacity as search_capacity
+from deeprecsys.search.result import Settings
 from deeprecsys.serve.extra import require_extra
 from deeprecsys.workload.stream import Stream
 from deeprecsys.zoo import model as named_model

@@ -19,21 +19,3 @@ r nor than the target, stays within the `o_fcfs` of a target longer by r (k - 1)
 batch takes about as long as the target; where it takes a tenth of it they do not show. `o_drop` has
 neither gap.
 """
-
-from deeprecsys.bounds.bounds import Bound as Bound
-from deeprecsys.bounds.bounds import BoundKind as BoundKind
-from deeprecsys.bounds.bounds import Fraction as Fraction
-from deeprecsys.bounds.bounds import TwoPools as TwoPools
-from deeprecsys.bounds.bounds import capacity as capacity
-from deeprecsys.bounds.bounds import planning_estimate as planning_estimate
-from deeprecsys.bounds.bounds import two_pools as two_pools
-from deeprecsys.bounds.path import Path as Path
-from deeprecsys.bounds.path import bounds_of as bounds_of
-from deeprecsys.bounds.path import o_drop as o_drop
-from deeprecsys.bounds.path import o_fcfs as o_fcfs
-from deeprecsys.bounds.work import batch_times as batch_times
-from deeprecsys.bounds.work import coalesced_work as coalesced_work
-from deeprecsys.bounds.work import least_span as least_span
-from deeprecsys.bounds.work import least_work as least_work
-from deeprecsys.bounds.work import mean_work as mean_work
-from deeprecsys.bounds.work import pmf_of as pmf_of

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target
-from deeprecsys.search.capacity import CapacityResult, Settings, capacity
+from deeprecsys.search.capacity import capacity
 from deeprecsys.search.confirm import Candidate, ConfirmSettings, confirm
 from deeprecsys.search.events import Account, Cost, PhaseStarted, Progress, silent
-from deeprecsys.search.history import Evaluation, Search
+from deeprecsys.search.history import Search
 from deeprecsys.search.probes import Trial
 from deeprecsys.search.rank import Ranking, rank
-from deeprecsys.search.tuner import TuneResult, conclude, unreachable
+from deeprecsys.search.result import Settings
+from deeprecsys.search.tuner import TuneResult, chosen, unreachable
 
 GAIN = 0.005
 """Relative: another policy is chosen only if it is simulated to carry this much more than the baseline."""
@@ -89,29 +90,24 @@ def tune_by_model(
         points.insert(0, best)
 
     refining = Account(ranking.cost)
-    candidates = [
-        Candidate(p.policy, _refined(virtual, p, target, settings.refine, seed, refining)) for p in points
-    ]
+    candidates = []
+    for p in points:  # with intervals, which the path does not give
+        found = capacity(
+            virtual, p.policy, target, hint_qps=p.qps, settings=settings.refine, seed=seed, progress=refining
+        )
+        candidates.append(Candidate(p.policy, found))
     live_cost = Account(Cost(), progress)
     s = settings.confirm
     progress(PhaseStarted("confirm", len(candidates) * s.rounds * s.trial_s))
     confirmed = confirm(live, candidates, target, s, seed=seed, progress=live_cost)
-    return conclude(
-        target,
-        confirmed,
-        confirmed[-1] if baseline.qps else None,
-        told=search.told,
+    known = confirmed[-1] if baseline.qps else None
+    return TuneResult(
+        target=target,
+        static=known,
+        tuned=chosen(confirmed, known, target),
+        candidates=search.told,
         complete=True,
         search=Cost(),
         confirmation=live_cost.cost,
         simulated=refining.cost,
-    )
-
-
-def _refined(
-    virtual: Trial, point: Evaluation, target: Target, settings: Settings, seed: int, account: Account
-) -> CapacityResult:
-    """The capacity of a point with an interval, from the one that its path gave."""
-    return capacity(
-        virtual, point.policy, target, hint_qps=point.qps, settings=settings, seed=seed, progress=account
     )

@@ -16,11 +16,9 @@ from deeprecsys.core.errors import TargetUnreachableError, TrialsVoidError, posi
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target, percentile
 from deeprecsys.search.crossing import Crossing, RateSample, crossing
-from deeprecsys.search.events import CapacityDone, CapacityStarted, ProbeDone, Progress, silent
+from deeprecsys.search.events import CapacityDone, CapacityStarted, Progress, silent
 from deeprecsys.search.probes import Observation, Runner, Trial
 from deeprecsys.search.result import CapacityResult, Outcome, Probe, Settings, Verdict
-
-__all__ = ["CapacityResult", "Outcome", "Settings", "capacity"]
 
 LEAST_TRIALS = 4
 """Trials near the crossing before its interval is used."""
@@ -65,7 +63,10 @@ def capacity(
     settings = settings or Settings.live(target)
     positive("hint", hint_qps)
     progress(CapacityStarted(policy, settings.budget_s, floor_qps))
-    result = _Search(trial, policy, target, settings, seed, purpose, progress).run(hint_qps, floor_qps)
+    runner = Runner(
+        trial, policy, target, seed=seed, purpose=purpose, max_voids=settings.max_voids, progress=progress
+    )
+    result = _Search(runner, settings).run(hint_qps, floor_qps)
     progress(CapacityDone(policy, result))
     return result
 
@@ -73,26 +74,8 @@ def capacity(
 class _Search:
     """One capacity search under way."""
 
-    def __init__(
-        self,
-        trial: Trial,
-        policy: Policy,
-        target: Target,
-        settings: Settings,
-        seed: int,
-        purpose: int,
-        progress: Progress,
-    ) -> None:
-        self.target, self.settings, self.progress = target, settings, progress
-        self.runner = Runner(
-            trial,
-            policy,
-            target,
-            seed=seed,
-            purpose=purpose,
-            max_voids=settings.max_voids,
-            progress=progress,
-        )
+    def __init__(self, runner: Runner, settings: Settings) -> None:
+        self.runner, self.settings, self.target = runner, settings, runner.target
         self.void_qps = inf  # the lowest rate that the source could not offer
 
     def run(self, hint_qps: float, floor_qps: float | None) -> CapacityResult:
@@ -124,7 +107,7 @@ class _Search:
         if observation is None:
             self.void_qps = min(self.void_qps, rate)
         else:
-            self.progress(ProbeDone(self.runner.policy, self.runner.probe(rate, s.confidence)))
+            self.runner.noted_probe(rate, s.confidence)
         return observation
 
     def _above(self) -> list[Observation]:
@@ -237,14 +220,9 @@ class _Search:
     # Refining.
     def _estimate(self) -> Crossing:
         """The crossing that all trials point to, never beyond a rate at which queries went unserved."""
-        confidence = self.settings.confidence
         sound = self.runner.sound
         usable = [o for o in sound if o.all_served]
-        found = crossing(
-            [self._sample(o) for o in usable],
-            self.target.miss_rate,
-            confidence,
-        )
+        found = crossing([self._sample(o) for o in usable], self.target.miss_rate, self.settings.confidence)
         unserved = min((o.rate_qps for o in sound if not o.all_served), default=inf)
         if found.rate_qps < unserved:
             return found if found.high_qps <= unserved else _capped(found, found.low_qps, unserved)

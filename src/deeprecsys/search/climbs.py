@@ -89,11 +89,6 @@ class HillClimb(History):
         best = self.best
         return best.score.low_qps if best and best.score.low_qps > 0 else None
 
-    @property
-    def outstanding(self) -> int:
-        later = len(self._thresholds) if self._second is None else 0
-        return self._climb.left + later
-
 
 class _Climb:
     """One climb along a list of candidates."""
@@ -108,42 +103,12 @@ class _Climb:
     def candidate(self) -> DeepRecSched | None:
         return self._left[0] if self._left and self._falls < self._patience else None
 
-    @property
-    def left(self) -> int:
-        return len(self._left) if self.candidate else 0
-
     def step(self, told: Evaluation) -> None:
         self._left = self._left[1:]
         if told.qps > (self.best.qps if self.best else 0.0):
             self.best, self._falls = told, 0
         elif self.best is not None:
             self._falls += 1  # before the first that meets the target there is nothing to fall from
-
-
-class Sweep(History):
-    """Every policy of a list, in order and to full accuracy. Ask and tell."""
-
-    def __init__(self, policies: Iterable[Policy]) -> None:
-        super().__init__()
-        self._left = list(policies)
-        if not self._left:
-            raise InputError("policies: expected at least one, got none")
-
-    def ask(self) -> Policy | None:
-        return self._left[0] if self._left else None
-
-    def tell(self, policy: Policy, score: Score) -> None:
-        self._told.append(Evaluation(policy, score))
-        if policy in self._left:
-            self._left.remove(policy)
-
-    @property
-    def floor_qps(self) -> float | None:
-        return None
-
-    @property
-    def outstanding(self) -> int:
-        return len(self._left)
 
 
 class NeighbourClimb(History):
@@ -184,10 +149,6 @@ class NeighbourClimb(History):
     def floor_qps(self) -> float | None:
         return self._top.score.low_qps if self._top else None
 
-    @property
-    def outstanding(self) -> int:
-        return len(self._queue)
-
 
 class Chain:
     """Searches in turn, each made when the one before has ended, from the best that is known by then."""
@@ -223,10 +184,6 @@ class Chain:
     @property
     def floor_qps(self) -> float | None:
         return self._now.floor_qps
-
-    @property
-    def outstanding(self) -> int:
-        return self._now.outstanding
 
 
 def rungs(value: float, steps: Sequence[float]) -> list[float]:

@@ -10,9 +10,9 @@ from typing import Any
 from deeprecsys.core.errors import TrialsVoidError, positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target
-from deeprecsys.search.events import ProbeDone, Progress, silent
+from deeprecsys.search.events import Progress, silent
 from deeprecsys.search.probes import Runner, Trial
-from deeprecsys.search.result import CapacityResult, Probe, Verdict
+from deeprecsys.search.result import COST, CapacityResult, Probe, Verdict, fields_of
 
 CONFIRMATION = 2
 """The purpose (see `trial_seed`) of these trials."""
@@ -20,6 +20,13 @@ WIDE = 3
 """Steps between the rate that was met and the one that failed, above which the capacity counts as unknown."""
 MOST_STEP = 0.5
 """The largest step, as a share of the rate."""
+
+
+MEASURED = (
+    "mean_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms", "served", "offered", "completed", "shed",
+    "utilisation", "lateness_p99_ms",
+)  # fmt: skip
+"""What of the summary of its trials is in the document of a confirmed point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,32 +70,13 @@ class Confirmed:
         return max(known, log(self.failed_qps / self.qps) if self.failed_qps < inf else 0.0)
 
     def to_json(self) -> dict[str, Any]:
-        s = self.probe.summary
-        known = self.policy.describe()
         return {
-            **known,
-            "qps": self.qps,
-            "mean_ms": s.mean_ms,
-            "p50_ms": s.p50_ms,
-            "p95_ms": s.p95_ms,
-            "p99_ms": s.p99_ms,
-            "max_ms": s.max_ms,
-            "served": s.served,
-            "offered": s.offered,
-            "completed": s.completed,
-            "shed": s.shed,
-            "utilisation": s.utilisation,
-            "lateness_p99_ms": s.lateness_p99_ms,
-            "met": self.met,
-            "miss_rate": self.probe.miss_rate,
+            **self.policy.describe(),
+            **fields_of(self, "qps", "met", "attempts"),
+            **fields_of(self.probe.summary, *MEASURED),
+            **fields_of(self.probe, "miss_rate", "verdict"),
             "miss_interval": [self.probe.miss_low, self.probe.miss_high],
-            "verdict": self.probe.verdict.value,
-            "confirmed_by": {
-                "trials": self.probe.trials,
-                "seconds": self.probe.seconds,
-                "queries": self.probe.queries,
-            },
-            "attempts": self.attempts,
+            "confirmed_by": fields_of(self.probe, *COST),
             "failed_qps": self.failed_qps if self.failed_qps < inf else None,
             "capacity": self.capacity.to_json(),
         }
@@ -153,7 +141,15 @@ def confirm(
     Raises:
         TrialsVoidError: no trial at any rate was valid.
     """
-    points = [_Point(trial, c, target, settings, seed, progress) for c in candidates]
+    s = settings
+    runners = [
+        Runner(
+            trial, c.policy, target,
+            seed=seed, purpose=CONFIRMATION, max_voids=s.max_voids, max_odd=s.max_odd, progress=progress,
+        )
+        for c in candidates
+    ]  # fmt: skip
+    points = [_Point(runner, c, s) for runner, c in zip(runners, candidates, strict=True)]
 
     def spent_s() -> float:
         return sum(p.seconds for p in points)
@@ -238,26 +234,8 @@ class RateSteps:
 class _Point:
     """One candidate under confirmation."""
 
-    def __init__(
-        self,
-        trial: Trial,
-        candidate: Candidate,
-        target: Target,
-        settings: ConfirmSettings,
-        seed: int,
-        progress: Progress,
-    ) -> None:
-        self._candidate, self._settings, self._target, self._progress = candidate, settings, target, progress
-        self._runner = Runner(
-            trial,
-            candidate.policy,
-            target,
-            seed=seed,
-            purpose=CONFIRMATION,
-            max_voids=settings.max_voids,
-            max_odd=settings.max_odd,
-            progress=progress,
-        )
+    def __init__(self, runner: Runner, candidate: Candidate, settings: ConfirmSettings) -> None:
+        self._runner, self._candidate, self._settings = runner, candidate, settings
         c = candidate.capacity
         capacity = positive("capacity to confirm", c.capacity_qps or 0.0)
         first_qps = max(c.low_qps, capacity * (1 - settings.margin))
@@ -300,13 +278,12 @@ class _Point:
             # The source cannot keep up with this rate on this machine now: a lower one may be offered truly.
             self._void = True
             return
-        self._probes[rate] = probe = self._runner.probe(rate, self._settings.confidence)
-        self._progress(ProbeDone(self._candidate.policy, probe))
+        self._probes[rate] = self._runner.noted_probe(rate, self._settings.confidence)
 
     def judge(self) -> None:
         """After a turn's trials: met or not, and on to the next rate."""
         probe = self._probes.get(self._rate_qps)
-        met = not self._void and probe is not None and probe.meets(self._target)
+        met = not self._void and probe is not None and probe.meets(self._runner.target)
         if not self._firm:
             self._attempts += 1
             self._steps.judge(met, self._served_qps)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from deeprecsys.core.policy import Policy
 from deeprecsys.search.result import CapacityResult, Probe
@@ -77,9 +76,6 @@ class Cost:
     def with_trial(self, seconds: float, queries: int, void: bool = False) -> Cost:
         """And one trial more."""
         return Cost(self.trials + 1, self.seconds + seconds, self.queries + queries, self.voids + void)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 Event = PhaseStarted | CapacityStarted | TrialStarted | TrialDone | ProbeDone | CapacityDone

@@ -100,11 +100,6 @@ class Search(Protocol):
         """Below this capacity no accuracy is needed; None for full accuracy."""
         ...
 
-    @property
-    def outstanding(self) -> int:
-        """The most policies that may still be asked for."""
-        ...
-
 
 class History:
     """The evaluations of a search that tries policies itself."""

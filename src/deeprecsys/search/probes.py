@@ -14,7 +14,7 @@ from deeprecsys.core.errors import TrialsVoidError
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import RunLog, Summary, summarise
 from deeprecsys.core.target import Target
-from deeprecsys.search.events import Progress, TrialDone, TrialStarted, silent
+from deeprecsys.search.events import ProbeDone, Progress, TrialDone, TrialStarted, silent
 from deeprecsys.search.intervals import Pace, dispersion, miss_bounds, slow
 from deeprecsys.search.result import Probe, Rerun, Verdict
 
@@ -184,6 +184,12 @@ class Runner:
         at_rate = [o for o in self.observations if o.rate_qps == rate_qps]
         sound = [o for o in self.sound if o.rate_qps == rate_qps]
         return judge(sound or at_rate, self.target, confidence)
+
+    def noted_probe(self, rate_qps: float, confidence: float) -> Probe:
+        """All trials at a rate, reported as progress."""
+        probe = self.probe(rate_qps, confidence)
+        self._progress(ProbeDone(self.policy, probe))
+        return probe
 
     def trials_at(self, rate_qps: float) -> int:
         """How many trials at a rate count."""

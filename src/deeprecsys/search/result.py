@@ -11,6 +11,14 @@ from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.runlog import Summary
 from deeprecsys.core.target import Target
 
+COST = ("trials", "seconds", "queries")
+"""The fields that say what trials took."""
+
+
+def fields_of(value: Any, *names: str) -> dict[str, Any]:
+    """Some attributes as JSON values."""
+    return {name: getattr(value, name) for name in names}
+
 
 class Verdict(StrEnum):
     """Whether a rate meets the target."""
@@ -67,18 +75,8 @@ class Probe:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "rate_qps": self.rate_qps,
-            "verdict": self.verdict.value,
-            "miss_rate": self.miss_rate,
-            "miss_low": self.miss_low,
-            "miss_high": self.miss_high,
-            "trials": self.trials,
-            "seconds": self.seconds,
-            "queries": self.queries,
-            "p50_ms": self.summary.p50_ms,
-            "p95_ms": self.summary.p95_ms,
-            "p99_ms": self.summary.p99_ms,
-            "served": self.summary.served,
+            **fields_of(self, "rate_qps", "verdict", "miss_rate", "miss_low", "miss_high", *COST),
+            **fields_of(self.summary, "p50_ms", "p95_ms", "p99_ms", "served"),
         }
 
 
@@ -169,17 +167,9 @@ class CapacityResult:
         return self.point.summary if self.point else None
 
     def to_json(self) -> dict[str, Any]:
-        finite = self.high_qps if self.high_qps < inf else None
         return {
-            "outcome": self.outcome.value,
-            "capacity_qps": self.capacity_qps,
-            "interval_qps": [self.low_qps, finite],
-            "confidence": self.confidence,
-            "resolved": self.resolved,
+            **fields_of(self, "outcome", "capacity_qps", "confidence", "resolved", *COST, "voids"),
+            "interval_qps": [self.low_qps, self.high_qps if self.high_qps < inf else None],
             "point": self.point.to_json() if self.point else None,
             "probes": [p.to_json() for p in self.probes],
-            "seconds": self.seconds,
-            "queries": self.queries,
-            "trials": self.trials,
-            "voids": self.voids,
         }

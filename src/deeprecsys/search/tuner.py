@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import exp, hypot, inf, nan
 from typing import Any
 
 from deeprecsys.core.errors import NotConfirmedError, TargetUnreachableError, positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target
-from deeprecsys.search.capacity import CapacityResult, Settings, capacity
+from deeprecsys.search.capacity import capacity
 from deeprecsys.search.confirm import Candidate, Confirmed, ConfirmSettings, confirm
 from deeprecsys.search.events import Account, Cost, PhaseStarted, Progress, silent
 from deeprecsys.search.history import UNREACHABLE, Evaluation, Search, batch_size_of
 from deeprecsys.search.probes import Trial
+from deeprecsys.search.result import CapacityResult, Settings, fields_of
 
 REFINEMENT = 1
 """The purpose (see `trial_seed`) of the searches that look at the winners again."""
@@ -56,9 +57,6 @@ class TuneResult:
         target: what was to be met.
         static: the baseline, confirmed; None where it meets the target at no load.
         tuned: the best point, confirmed; the static one where nothing proved better.
-        kept_static: whether that is so.
-        ratio: tuned over static, of the confirmed rates; None without a static point.
-        ratio_low, ratio_high: its interval, from how open both capacities are (`Confirmed.open`).
         candidates: every policy that was evaluated, with its capacity.
         complete: whether the search ended by itself and not by its budget.
         search, confirmation: what each took live; the refinement counts as search.
@@ -68,15 +66,29 @@ class TuneResult:
     target: Target
     static: Confirmed | None
     tuned: Confirmed
-    kept_static: bool
-    ratio: float | None
-    ratio_low: float | None
-    ratio_high: float | None
     candidates: tuple[Evaluation, ...]
     complete: bool
     search: Cost
     confirmation: Cost
     simulated: Cost | None = None
+
+    @property
+    def kept_static(self) -> bool:
+        """Whether nothing proved better than the static point."""
+        return self.tuned is self.static
+
+    @property
+    def ratio(self) -> float | None:
+        """Tuned over static, of the confirmed rates; None without a static point that held."""
+        return self.tuned.qps / self.static.qps if self.static and self.static.met else None
+
+    @property
+    def ratio_interval(self) -> tuple[float, float] | None:
+        """Both ends of the ratio's interval, from how open both capacities are (`Confirmed.open`)."""
+        if self.ratio is None or self.static is None:
+            return None
+        spread = 0.0 if self.kept_static else hypot(self.tuned.open, self.static.open)
+        return self.ratio * exp(-spread), self.ratio * exp(spread)
 
     def to_json(self) -> dict[str, Any]:
         """The parts of the JSON of `tune` that come from the search."""
@@ -84,17 +96,18 @@ class TuneResult:
             "target": {"quantile": self.target.quantile, "latency_ms": 1e3 * self.target.latency_s},
             "static": self.static.to_json() if self.static else None,
             "tuned": self.tuned.to_json(),
-            "kept_static": self.kept_static,
-            "ratio": self.ratio,
-            "ratio_interval": [self.ratio_low, self.ratio_high] if self.ratio is not None else None,
-            "candidates": [_told_json(t) for t in self.candidates],
+            **fields_of(self, "kept_static", "ratio", "ratio_interval"),
+            "candidates": [
+                {**t.policy.describe(), "qps": t.score.capacity_qps, **t.score.to_json()}
+                for t in self.candidates
+            ],
             "method": "live" if self.simulated is None else "model",
             "search": {
-                **self.search.to_json(),
+                **asdict(self.search),
                 "complete": self.complete,
-                "simulated": self.simulated.to_json() if self.simulated else None,
+                "simulated": asdict(self.simulated) if self.simulated else None,
             },
-            "confirmation": self.confirmation.to_json(),
+            "confirmation": asdict(self.confirmation),
         }
 
 
@@ -161,11 +174,12 @@ class _Tuning:
         rounds = s.confirm.rounds * s.confirm.trial_s
         self.progress(PhaseStarted("confirm", len(policies) * rounds))
         points = confirm(self.trial, found, self.target, s.confirm, seed=self.seed, progress=self.progress)
-        return conclude(
-            self.target,
-            points,
-            points[-1] if baseline else None,
-            told=search.told,
+        confirmed = points[-1] if baseline else None
+        return TuneResult(
+            target=self.target,
+            static=confirmed,
+            tuned=chosen(points, confirmed, self.target),
+            candidates=search.told,
             complete=self.complete,
             search=searched,
             confirmation=self.progress.cost,
@@ -230,23 +244,12 @@ def unreachable(target: Target, best_s: float) -> TargetUnreachableError:
     )
 
 
-def conclude(
-    target: Target,
-    points: list[Confirmed],
-    static: Confirmed | None,
-    *,
-    told: tuple[Evaluation, ...],
-    complete: bool,
-    search: Cost,
-    confirmation: Cost,
-    simulated: Cost | None = None,
-) -> TuneResult:
-    """The result that confirmed points make: the first of them, or the static one where it is no worse.
+def chosen(points: list[Confirmed], static: Confirmed | None, target: Target) -> Confirmed:
+    """The first of the confirmed points, or the static one where it is no worse.
 
     Args:
         points: the best point, then the static one where they differ.
         static: the static point, if there is one.
-        told, complete, search, confirmation, simulated: as in `TuneResult`.
 
     Raises:
         NotConfirmedError: neither point held.
@@ -261,27 +264,4 @@ def conclude(
             f"{tuned.attempts} rates, {100 * p.miss_rate:.3g} % were later than "
             f"{1e3 * target.latency_s:g} ms; is the machine busy with other work?"
         )
-    ratio = low = high = None
-    if static and static.met:
-        ratio = tuned.qps / static.qps
-        spread = 0.0 if tuned is static else hypot(tuned.open, static.open)
-        low, high = ratio * exp(-spread), ratio * exp(spread)
-    return TuneResult(
-        target=target,
-        static=static,
-        tuned=tuned,
-        kept_static=tuned is static,
-        ratio=ratio,
-        ratio_low=low,
-        ratio_high=high,
-        candidates=told,
-        complete=complete,
-        search=search,
-        confirmation=confirmation,
-        simulated=simulated,
-    )
-
-
-def _told_json(told: Evaluation) -> dict[str, Any]:
-    score = told.score
-    return {**told.policy.describe(), "qps": score.capacity_qps, **score.to_json()}
+    return tuned
