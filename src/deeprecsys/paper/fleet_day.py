@@ -96,28 +96,23 @@ class DayLog:
         return float(sum(np.mean([power(kind, min(u, 1.0)) for u in row]) for kind, row in rows))
 
 
-Split = Callable[
-    [NDArray[np.float64], NDArray[np.int32], NDArray[np.float64], np.random.Generator], NDArray[np.int64]
-]
+Reals = NDArray[np.float64]
+Sizes = NDArray[np.int32]
+Machines = NDArray[np.int64]
+Split = Callable[[Reals, Sizes, Reals, np.random.Generator], Machines]
 """Router: arrivals, sizes and machines' weights to the machine of each query."""
 
 
-def _random(
-    at: NDArray[np.float64], size: NDArray[np.int32], weight: NDArray[np.float64], rng: np.random.Generator
-) -> NDArray[np.int64]:
+def _random(at: Reals, size: Sizes, weight: Reals, rng: np.random.Generator) -> Machines:
     return rng.integers(0, len(weight), len(at))
 
 
-def _weighted(
-    at: NDArray[np.float64], size: NDArray[np.int32], weight: NDArray[np.float64], rng: np.random.Generator
-) -> NDArray[np.int64]:
+def _weighted(at: Reals, size: Sizes, weight: Reals, rng: np.random.Generator) -> Machines:
     edges = np.cumsum(weight / weight.sum())
     return np.minimum(np.searchsorted(edges, rng.random(len(at))), len(weight) - 1)
 
 
-def _least_loaded(
-    at: NDArray[np.float64], size: NDArray[np.int32], weight: NDArray[np.float64], rng: np.random.Generator
-) -> NDArray[np.int64]:
+def _least_loaded(at: Reals, size: Sizes, weight: Reals, rng: np.random.Generator) -> Machines:
     """Two machines are drawn by weight; the one with less outstanding work is chosen. The router counts that
     itself: items sent, less items that a machine of that weight can have done since."""
     from deeprecsys.paper.route import least_loaded  # loads numba
@@ -182,9 +177,7 @@ def day(
     )
 
 
-def _window(
-    pool: Pool, factor: float, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+def _window(pool: Pool, factor: float, rng: np.random.Generator) -> tuple[Reals, Sizes]:
     """Arrivals of the whole pool over one span, and sizes."""
     n = int(rng.poisson(pool.mean_qps * factor * pool.span_s))
     at = np.sort(rng.random(n)) * pool.span_s
@@ -192,7 +185,7 @@ def _window(
 
 
 def _machine(
-    kind: MachineKind, at: NDArray[np.float64], size: NDArray[np.int32], slow: float, span_s: float, seed: int
+    kind: MachineKind, at: Reals, size: Sizes, slow: float, span_s: float, seed: int
 ) -> tuple[NDArray[np.float32], float]:
     """Latencies after the start of the span, and utilisation. A machine `slow` times as slow is the usual one
     with a slower clock: its arrivals are closer together, and its latencies are multiplied."""
@@ -207,9 +200,7 @@ def handfuls(log: DayLog, machines: int, q: float, draws: int, seed: int = 0) ->
     """[draws] the quantile of some machines, kinds in proportion, over that of all, less 1."""
     rng = np.random.default_rng(seed)
     whole = log.quantile_s(q)
-    by_kind: dict[str, list[int]] = {}
-    for m, kind in enumerate(log.kinds):
-        by_kind.setdefault(kind, []).append(m)
+    by_kind = {kind: [m for m, k in enumerate(log.kinds) if k == kind] for kind in dict.fromkeys(log.kinds)}
     order = np.argsort(log.machine, kind="stable")
     bounds = np.searchsorted(log.machine[order], np.arange(len(log.kinds) + 1))
     found = []
