@@ -19,11 +19,13 @@ from deeprecsys.engine.vectors import (
     _F32,
     _I32,
     _I64,
+    _fused,
     _intrinsic,
+    _load,
     _pointer,
     _spread,
+    _store,
     _with_constants,
-    cgutils,
 )
 
 
@@ -189,27 +191,6 @@ def gated(
         return context.get_dummy_value()
 
     return types.void(tile, *[types.int64] * 10), generate
-
-
-def _load(builder: Any, address: Any, offset: int, lanes: int) -> Any:
-    return builder.load(_pointer(builder, address, offset, ir.VectorType(_F32, lanes)), align=4)
-
-
-def _store(builder: Any, value: Any, address: Any, offset: int) -> None:
-    builder.store(value, _pointer(builder, address, offset, value.type), align=4)
-
-
-def _call(builder: Any, name: str, *args: Any) -> Any:
-    """An intrinsic of LLVM's on vectors, all of one type."""
-    form = args[0].type
-    full = f"llvm.{name}.v{form.count}f32"
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(form, [form] * len(args)), full)
-    return builder.call(function, args)
-
-
-def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """a b + c, rounded once where the processor can."""
-    return _call(builder, "fmuladd", a, b, c)
 
 
 def _constant(value: float, like: Any) -> Any:

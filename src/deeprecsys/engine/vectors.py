@@ -192,9 +192,8 @@ def store_row(_context: Any, _address: Any, row: Any) -> Any:
     """Write the `dim` values of a row as float32."""
 
     def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        for k, (column, n) in enumerate(_parts(row.dim)):
-            place = _pointer(builder, args[0], 4 * column, ir.VectorType(_F32, n))
-            builder.store(builder.extract_value(args[1], k), place, align=4)
+        for k, (column, _) in enumerate(_parts(row.dim)):
+            _store(builder, builder.extract_value(args[1], k), args[0], 4 * column)
         return context.get_dummy_value()
 
     return types.void(types.int64, row), generate
@@ -236,8 +235,24 @@ def _spread(builder: Any, value: Any, lanes: int) -> Any:
     return builder.shuffle_vector(one, empty, zeros)
 
 
+def _load(builder: Any, address: Any, offset: int, lanes: int) -> Any:
+    """A vector of float32 values, `offset` bytes after an address."""
+    return builder.load(_pointer(builder, address, offset, ir.VectorType(_F32, lanes)), align=4)
+
+
+def _store(builder: Any, value: Any, address: Any, offset: int) -> None:
+    builder.store(value, _pointer(builder, address, offset, value.type), align=4)
+
+
+def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """a b + c of vectors, rounded once where the processor can."""
+    form = ir.FunctionType(a.type, [a.type] * 3)
+    function = cgutils.get_or_insert_function(builder.module, form, f"llvm.fmuladd.v{a.type.count}f32")
+    return builder.call(function, [a, b, c])
+
+
 def _load_fp32(builder: Any, address: Any, column: int, n: int) -> Any:
-    return builder.load(_pointer(builder, address, 4 * column, ir.VectorType(_F32, n)), align=4)
+    return _load(builder, address, 4 * column, n)
 
 
 def _load_bf16(builder: Any, address: Any, column: int, n: int) -> Any:
@@ -254,11 +269,7 @@ def _load_int8(builder: Any, address: Any, column: int, n: int) -> Any:
     place = _pointer(builder, address, HEADER + column, ir.VectorType(_I8, n))
     codes = builder.zext(builder.load(place, align=1), ir.VectorType(_I32, n))
     values = builder.sitofp(codes, ir.VectorType(_F32, n))
-    form = values.type
-    fused = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(form, [form] * 3), f"llvm.fmuladd.v{n}f32"
-    )
-    return builder.call(fused, [values, _spread(builder, scale, n), _spread(builder, bias, n)])
+    return _fused(builder, values, _spread(builder, scale, n), _spread(builder, bias, n))
 
 
 _LOADS = {"fp32": _load_fp32, "bf16": _load_bf16, "int8": _load_int8}

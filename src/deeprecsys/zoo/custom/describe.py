@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -27,7 +27,6 @@ from deeprecsys.zoo.schema import Per, Schema
 
 Rows = Mapping[str, NDArray[Any]]
 """Rows of the dense stage by input name."""
-Score = Callable[[Rows], NDArray[Any]]
 ITEMS = 13
 _CUTS = (0, 1, 6, ITEMS)
 _SCALES = (1.0, 0.05)
@@ -54,7 +53,7 @@ def describe(name: str) -> Own:
             full=lifted.schema,
             dense_parameters=lifted.parameters,
             costs={Per.ITEM: lifted.flops, Per.QUERY: 0},
-            splittable=_probe(lifted.schema, GraphStage(lifted.graph)),
+            splittable=_splittable(lifted.schema, GraphStage(lifted.graph)),
             keys=lifted.keys,
             graph=lifted.graph,
         )
@@ -70,7 +69,7 @@ def _class(spec: CustomSpec) -> Own:
     schema = made.schema
     try:
         _check_scores(schema, module)
-        splits = _probe(schema, module)
+        splits = _splittable(schema, module)
     except InputError as e:
         raise InputError(f"model {spec.text}: {e}") from e
     graph, error = _written(schema, module)
@@ -133,17 +132,6 @@ def _check_scores(schema: Schema, module: nn.Module) -> None:
     if not isinstance(found, Tensor) or list(found.shape) != wanted or found.dtype != torch.float32:
         got = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise InputError(f"dense stage: expected float32 scores {wanted} for 3 items, got {got}")
-
-
-@torch.inference_mode()
-def _probe(schema: Schema, module: nn.Module) -> bool:
-    stage = OwnDense(module, schema)
-
-    def score(rows: Rows) -> NDArray[Any]:
-        found: NDArray[Any] = stage(_tensors(rows), None).numpy()
-        return found
-
-    return splittable(schema, score)
 
 
 def _tensors(rows: Rows) -> dict[str, Tensor]:
@@ -215,53 +203,49 @@ def _same(schema: Schema, module: nn.Module, graph: bytes) -> bool:
     return True
 
 
-def splittable(schema: Schema, score: Score) -> bool:
+@torch.inference_mode()
+def _splittable(schema: Schema, module: nn.Module) -> bool:
     """Whether items keep their scores in another order, and in pieces.
 
-    Args:
-        score: from rows by input name to scores [n, ...].
-
     Raises:
-        InputError: the same rows score differently from call to call, or not with every number of items.
+        InputError: equal rows score differently from call to call, or not with every number of items.
     """
-    return all(_independent(schema, score, scale) for scale in _SCALES)
+    stage = OwnDense(module, schema)
+    return all(_independent(schema, stage, scale) for scale in _SCALES)
 
 
-def _independent(schema: Schema, score: Score, scale: float) -> bool:
+def _independent(schema: Schema, stage: OwnDense, scale: float) -> bool:
     rows = random_rows(schema, ITEMS, scale)
-    whole = _call(score, rows, ITEMS)
+    whole = _scores(schema, stage, rows, slice(None), ITEMS)
     limit = _TOLERANCE * max(1.0, float(np.nanmax(np.abs(whole), initial=0.0)))
 
-    def same(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
-        return bool(np.allclose(found, wanted, rtol=0, atol=limit, equal_nan=True))
+    def unchanged(items: slice | NDArray[np.int64], count: int) -> bool:
+        found = _scores(schema, stage, rows, items, count)
+        return bool(np.allclose(found, whole[items], rtol=0, atol=limit, equal_nan=True))
 
-    if not same(_call(score, rows, ITEMS), whole):
+    if not unchanged(slice(None), ITEMS):
         raise InputError("dense stage: expected the same scores for the same input, got others at each call")
     order = np.random.default_rng(1).permutation(ITEMS)
-    if not same(_call(score, _taken(schema, rows, order), ITEMS), whole[order]):
-        return False
-    parts = [slice(a, b) for a, b in pairwise(_CUTS)]
-    return all(same(_call(score, _taken(schema, rows, p), p.stop - p.start), whole[p]) for p in parts)
+    return unchanged(order, ITEMS) and all(unchanged(slice(a, b), b - a) for a, b in pairwise(_CUTS))
 
 
-def _taken(schema: Schema, rows: Rows, which: slice | NDArray[np.int64]) -> Rows:
-    """Some of the items, with all that is per query."""
-    return {
-        i.name: np.ascontiguousarray(rows[i.name][which] if i.per is Per.ITEM else rows[i.name])
+def _scores(
+    schema: Schema, stage: OwnDense, rows: Rows, items: slice | NDArray[np.int64], count: int
+) -> NDArray[Any]:
+    """The scores of some of the items, `count` of them, with all inputs that are per query."""
+    some = {
+        i.name: np.ascontiguousarray(rows[i.name][items] if i.per is Per.ITEM else rows[i.name])
         for i in schema.inputs
     }
-
-
-def _call(score: Score, rows: Rows, items: int) -> NDArray[Any]:
     try:
-        found = score(rows)
+        found: NDArray[Any] = stage(_tensors(some), None).numpy()
     except Exception as e:
         said = " ".join(str(e).split())
         raise InputError(
-            f"dense stage: expected scores for {items} items, got {type(e).__name__}: {said}"
+            f"dense stage: expected scores for {count} items, got {type(e).__name__}: {said}"
         ) from e
-    if not len(found.shape) or found.shape[0] != items:
-        raise InputError(f"dense stage: expected scores [{items}, ...], got shape {list(found.shape)}")
+    if not len(found.shape) or found.shape[0] != count:
+        raise InputError(f"dense stage: expected scores [{count}, ...], got shape {list(found.shape)}")
     return found
 
 
