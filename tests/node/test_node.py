@@ -33,10 +33,10 @@ from deeprecsys.core.runlog import Status, summarise
 from deeprecsys.core.target import Target
 from deeprecsys.engine import Assembly, SliceView
 from deeprecsys.engine.eager import EagerEngine
+from deeprecsys.memory import available_bytes
 from deeprecsys.node.driver import Recording
 from deeprecsys.node.node import Node, NodeConfig
 from deeprecsys.node.runtime.mailbox import MAX_SLICES
-from deeprecsys.node.runtime.tables import available_bytes
 from deeprecsys.workload.stream import Stream
 from tests.core.policies import BY_NAME, OFFLOADING
 from tests.node.faults import DEADLY_SIZE

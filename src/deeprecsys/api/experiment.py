@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,20 +11,31 @@ from typing import Any, TypedDict, TypeVar
 
 from deeprecsys.api.accelerator import check_gpu
 from deeprecsys.api.policies import check_whole, policy_of
-from deeprecsys.core.errors import InputError, positive, unknown
+from deeprecsys.core.errors import InputError, at_most, positive, unknown
 from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.target import LEVELS, Target
 from deeprecsys.engine import EngineSpec
 from deeprecsys.engine.isa import DEFAULT, environment
+from deeprecsys.memory import available_bytes
 from deeprecsys.node.node import NodeConfig
-from deeprecsys.workload.stream import Workload
+from deeprecsys.node.runtime.cores import usable_cores
+from deeprecsys.workload.arrivals import Replay
+from deeprecsys.workload.stream import Stream, Workload
 from deeprecsys.zoo import model as named_model
 from deeprecsys.zoo.custom import with_weights
 from deeprecsys.zoo.model import splittable
 
+log = logging.getLogger("deeprecsys.api")
+
 ENGINE = "compiled"
 """The engine of every command that names none: the fastest."""
 LOCALITY = "zipf:0.9"
+MOST_PER_CORE, WORKER_BYTES, MOST_GPUS = 32, 64 << 20, 64
+"""The most worker processes, and threads of each, for each core; the least memory of a worker process; the
+most accelerators."""
+LEAST_QPS = 1e-9
+FEW_ROWS = 0.01
+"""The share of a trace's rows below which a notice says that few arrive within the duration."""
 UNUSED_MS = 1e3
 """The target, in milliseconds, of an experiment that needs none and whose model has none."""
 F = TypeVar("F", bound=Callable[..., Any])
@@ -144,6 +156,7 @@ class Experiment:
         EngineSpec.parse(engine).require(precision)
         environment(isa)
         check_gpu(gpu)
+        _check_counts(workers, threads, gpus)
         workload = Workload.parse(arrivals, sizes, trace=trace, seed=seed, locality=locality)
         known_ms = chosen.medium_target_ms or (None if needs_target else UNUSED_MS)
         node = NodeConfig(
@@ -201,6 +214,16 @@ class Experiment:
 
     def target_document(self) -> dict[str, Any]:
         return {"quantile": self.target.quantile, "latency_ms": 1e3 * self.target.latency_s}
+
+
+def _check_counts(workers: int | None, threads: int, gpus: int) -> None:
+    """Raise InputError for more processes or threads than this machine could start."""
+    cores = len(usable_cores())
+    at_most(MOST_PER_CORE * cores, "--threads", threads, f"{MOST_PER_CORE} for each of {cores} cores")
+    most = min(MOST_PER_CORE * cores, max(1, available_bytes() // WORKER_BYTES))
+    why = f"{MOST_PER_CORE} for each of {cores} cores, {WORKER_BYTES >> 20} MB of free memory for each"
+    at_most(most, "--workers", workers or 0, why)
+    at_most(MOST_GPUS, "--gpus", gpus, "more than a machine has")
 
 
 def chosen_policy(
@@ -271,3 +294,28 @@ def shows_options(options: type) -> Callable[[F], F]:
         return function
 
     return shown
+
+
+def checked_rate(qps: float) -> float:
+    """An offered rate, if it is one."""
+    if positive("--rate", qps) < LEAST_QPS:
+        raise InputError(f"--rate: expected at least {LEAST_QPS:g} queries/s, got {qps:g}")
+    return qps
+
+
+def offered(stream: Stream, workload: Workload, duration_s: float | None) -> Stream:
+    """A stream, if it has queries. Notes where nearly all of a trace lies outside the duration.
+
+    Raises:
+        InputError: no query arrives within the duration.
+    """
+    trace = workload.arrivals.trace if isinstance(workload.arrivals, Replay) else None
+    if not len(stream):
+        of = f", of which the trace's first {len(trace)} rows take {trace.period_s:.6g}" if trace else ""
+        raise InputError(
+            f"--duration: expected a time in which at least one query arrives, got {duration_s:g} seconds{of}"
+        )
+    if trace and duration_s is not None and len(stream) < FEW_ROWS * len(trace):
+        log.warning("%s: %d of its %d rows arrive within %g s: are its times in seconds?",
+                    trace.source, len(stream), len(trace), duration_s)  # fmt: skip
+    return stream

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping
@@ -17,10 +16,11 @@ from numpy.typing import NDArray
 from deeprecsys.api.experiment import Experiment, ModelOptions, shows_options
 from deeprecsys.api.progress import ProgressOption, stage
 from deeprecsys.api.runs import ProfileRun, Record, TuneRun
-from deeprecsys.core.errors import InputError, positive
+from deeprecsys.core.errors import positive
 from deeprecsys.core.policy import GPU
 from deeprecsys.core.profile import FAR, LatencyProfile
 from deeprecsys.core.runlog import RunLog, Status, summarise
+from deeprecsys.files import read_profile
 from deeprecsys.machine.record import machine_record, same_machine
 from deeprecsys.node.driver import Recording
 from deeprecsys.node.node import Node
@@ -92,12 +92,7 @@ def load_profile(path: str | Path) -> LatencyProfile:
     Raises:
         InputError: there is no such file, or it is no profile.
     """
-    try:
-        return LatencyProfile.from_json(json.loads(Path(path).read_text()))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise InputError(f"--profile {path}: expected a latency profile in JSON, got: {e}") from e
-    except InputError as e:
-        raise InputError(f"--profile {path}: {e}") from e
+    return read_profile(f"--profile {path}", path)
 
 
 def given_profile(given: GivenProfile) -> LatencyProfile:

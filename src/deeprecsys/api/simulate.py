@@ -6,15 +6,23 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from deeprecsys.api.accelerator import check_gpu, emulated_profile, gpu_document
-from deeprecsys.api.experiment import LoadOptions, checked_quantile, chosen_policy, shows_options, target_of
+from deeprecsys.api.experiment import (
+    LoadOptions,
+    checked_quantile,
+    checked_rate,
+    chosen_policy,
+    offered,
+    shows_options,
+    target_of,
+)
 from deeprecsys.api.predict import bounds_document, offloaded_share
 from deeprecsys.api.profiles import GivenProfile, given_profile
 from deeprecsys.api.runs import Record, SimulateRun
 from deeprecsys.api.trials import summary_document
 from deeprecsys.api.virtual import Accelerators, pools, virtual_node
-from deeprecsys.core.errors import InputError, positive
+from deeprecsys.core.errors import InputError, at_most
 from deeprecsys.core.policy import Policy
-from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.core.profile import MOST_BUSY, LatencyProfile
 from deeprecsys.core.runlog import RunLog, summarise
 from deeprecsys.core.target import Target
 from deeprecsys.search.capacity import capacity
@@ -66,6 +74,8 @@ def simulate(
     count = max(measured.busy_levels) if workers is None else workers
     if count < 1:
         raise InputError(f"--workers: expected at least 1, got {count}")
+    at_most(MOST_BUSY, "--workers", count, "as a profile's")
+    at_most(MOST_BUSY, "--gpus", gpus, "as a profile's workers")
     second = _accelerators(gpu, gpus, measured)
     workload = Workload.parse(
         options.get("arrivals"), options.get("sizes"), trace=options.get("trace"), seed=seed
@@ -149,13 +159,10 @@ def _accelerators(gpu: str | None, gpus: int, cpu: LatencyProfile) -> Accelerato
 
 def _stream(workload: Workload, rate: float, queries: int | None, duration: float | None) -> Stream:
     """The load of one trial."""
-    positive("--rate", rate)
+    checked_rate(rate)
     if queries is None and duration is None and workload.trace is None:
         queries = QUERIES
-    stream = workload.stream(rate, queries=queries, duration_s=duration)
-    if not len(stream):
-        raise InputError("--duration: expected a time in which at least one query arrives")
-    return stream
+    return offered(workload.stream(rate, queries=queries, duration_s=duration), workload, duration)
 
 
 def _outcome(log: RunLog, target: Target | None) -> dict[str, Any]:

@@ -10,7 +10,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
 from deeprecsys.api.accelerator import emulated_profile, engine_of, gpu_document, published
-from deeprecsys.api.experiment import Experiment, ExperimentOptions, shows_options
+from deeprecsys.api.experiment import (
+    Experiment,
+    ExperimentOptions,
+    checked_rate,
+    offered,
+    shows_options,
+)
 from deeprecsys.api.profiles import measure_profile, quick_hint_qps, start
 from deeprecsys.api.progress import Interrupted, ProgressOption, SearchProgress, TickHooks, stage
 from deeprecsys.api.runs import BenchRun, CapacityRun, Record
@@ -67,10 +73,11 @@ def bench(
     """
     experiment = Experiment.resolve(model, **options)
     if rate is not None:
-        positive("--rate", rate)
+        checked_rate(rate)
     if duration is None and queries is None and options.get("trace") is None:
         duration = DURATION_S
-    stream = experiment.workload.stream(rate, queries=queries, duration_s=duration)
+    load = experiment.workload
+    stream = offered(load.stream(rate, queries=queries, duration_s=duration), load, duration)
     with Record(experiment.configuration(), out, slices) as record:
         if url is not None:
             found = _bench_url(url, experiment, stream, record, progress)

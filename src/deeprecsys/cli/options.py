@@ -12,11 +12,14 @@ import click
 
 from deeprecsys.api.experiment import ENGINE, LOCALITY
 from deeprecsys.api.policies import FORMS
-from deeprecsys.core.errors import InputError, unknown
+from deeprecsys.core.errors import InputError, shown, unknown
 from deeprecsys.core.target import LEVELS
 from deeprecsys.engine import PRECISIONS
 from deeprecsys.engine.isa import DEFAULT, NAMES
+from deeprecsys.files import first_line, read_text
 
+MOST_CONFIG_BYTES = 1 << 20
+_TAKEN = (bool, int, float, str)
 Option = Callable[[Any], Any]
 FILE = click.Path(path_type=Path)
 
@@ -135,18 +138,45 @@ def _defaults(ctx: click.Context, file: Path | None) -> None:
     """Take defaults from a TOML file. The command line wins over them."""
     if file is None:
         return
+    field = f"--config {file}"
+    text = read_text(field, file, "a TOML file", MOST_CONFIG_BYTES)
     try:
-        values = tomllib.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise InputError(f"--config {file}: expected a TOML file, got: {e}") from e
-    names = {p.opts[-1].lstrip("-"): p.name for p in ctx.command.params if isinstance(p, click.Option)}
-    known = {k: v for k, v in names.items() if k not in ("config", "help") and v}
+        found = tomllib.loads(text)
+    except RecursionError as e:
+        raise InputError(f"{field}: expected a TOML file of one level, got one that is nested deeply") from e
+    except ValueError as e:  # also a number of thousands of digits
+        raise InputError(f"{field}: expected a TOML file, got: {first_line(e)}") from e
+    options = {
+        p.opts[-1].lstrip("-"): p for p in ctx.command.params if isinstance(p, click.Option) and p.name
+    }
+    known = {name: p for name, p in options.items() if name not in ("config", "help")}
     defaults: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in found.items():
         name = key.replace("_", "-")
         if name not in known:
             raise unknown(f"key in {file}", key, known)
-        if isinstance(value, dict | list):
-            raise InputError(f"{file} {key}: expected one value, got {value!r}")
-        defaults[known[name]] = value
+        option = known[name]
+        several = value if option.multiple and isinstance(value, list) else [value]
+        values = [_value(f"{file} {key}", option, v) for v in several]
+        defaults[str(option.name)] = values if option.multiple else values[0]
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def _value(field: str, option: click.Option, value: Any) -> Any:
+    """A value of a configuration file, of the type that the option takes.
+
+    Raises:
+        InputError: a number for a file, a date, a list: the option's text form could not mean it.
+    """
+    kind = type(value) if type(value) in _TAKEN else None
+    if option.is_flag:
+        expected, fits = "true or false", kind is bool
+    elif isinstance(option.type, click.types.IntParamType):
+        expected, fits = "a whole number", kind is int and abs(value) < 1 << 63
+    elif isinstance(option.type, click.types.FloatParamType):
+        expected, fits = "a number", kind is float or (kind is int and abs(value) < 1 << 63)
+    else:
+        expected, fits = "a text", kind is str and "\0" not in value
+    if not fits:
+        raise InputError(f"{field}: expected one value, {expected}, got {shown(value)}")
+    return value

@@ -34,12 +34,21 @@ class NodeError(RuntimeError):
     """The node must stop: a worker could not start, or died repeatedly."""
 
 
+def shown(value: object, most: int = 80) -> str:
+    """A value for a message: its first `most` characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits; too deep
+        text = f"a {type(value).__name__} that cannot be printed"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def unknown(kind: str, name: str, valid: Iterable[str]) -> InputError:
     """An unknown name of some kind: the error names the nearest valid one, then all of them."""
     names = sorted(valid)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name[:80].lower(), names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return InputError(f"unknown {kind} {name!r}: {hint}valid: {', '.join(names)}")
+    return InputError(f"unknown {kind} {shown(name)}: {hint}valid: {', '.join(names)}")
 
 
 def positive(field: str, value: float) -> float:
@@ -72,4 +81,18 @@ def at_least(least: int, field: str, value: int) -> int:
     """
     if value < least:
         raise InputError(f"{field}: expected at least {least} item{'' if least == 1 else 's'}, got {value}")
+    return value
+
+
+def at_most(most: float, field: str, value: float, why: str) -> float:
+    """`value`, if it is no more than `most`.
+
+    Args:
+        why: what sets the bound.
+
+    Raises:
+        InputError: otherwise.
+    """
+    if value > most:
+        raise InputError(f"{field}: expected at most {most:.12g} ({why}), got {value:.12g}")
     return value

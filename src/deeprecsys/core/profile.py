@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deeprecsys.core.errors import InputError, not_negative, unknown
+from deeprecsys.core.errors import InputError, not_negative, shown, unknown
 
 FORMAT = "deeprecsys-profile/1"
 MOST_HOST = 0.9
@@ -21,6 +21,13 @@ FAR = 1.15
 KEYS = (
     "format", "model", "engine", "precision", "threads", "machine", "detail", "host_s", "ranks", "points",
 )  # fmt: skip
+MOST_ITEMS, MOST_BUSY, MOST_S, LEAST_S = (1 << 31) - 1, 1 << 16, 1e6, 1e-9
+"""Bounds of a point: items, busy workers, and seconds of a batch."""
+KINDS: Mapping[str, type] = {
+    "model": str, "engine": str, "precision": str, "threads": int, "machine": dict, "detail": dict,
+    "points": list,
+}  # fmt: skip
+REQUIRED = ("model", "points")
 POINT_KEYS = ("busy", "batch", "seconds", "after_idle")
 
 
@@ -72,7 +79,8 @@ class LatencyProfile:
     is slow for a period, not for a single batch. Empty if unknown."""
 
     def __post_init__(self) -> None:
-        not_negative("profile host_s", self.host_s)
+        if not_negative("profile host_s", self.host_s) > MOST_S:
+            raise InputError(f"profile host_s: expected at most {MOST_S:g}, got {self.host_s}")
         wrong = next((u for u in self.ranks if not 0 <= u <= 1), None)
         if wrong is not None:
             raise InputError(f"profile ranks: expected numbers from 0 to 1, got {wrong}")
@@ -85,6 +93,8 @@ class LatencyProfile:
             where = f"profile point (busy {p.busy}, batch {p.batch}{', after idle' if p.after_idle else ''})"
             if p.batch < 1 or p.busy < 1:
                 raise InputError(f"{where}: expected batch and busy of at least 1")
+            if p.batch > MOST_ITEMS or p.busy > MOST_BUSY:
+                raise InputError(f"{where}: expected at most batch {MOST_ITEMS} and busy {MOST_BUSY}")
             level = (p.busy, p.after_idle)
             if p.batch <= seen.get(level, 0):
                 raise InputError(
@@ -95,8 +105,11 @@ class LatencyProfile:
                 raise InputError(f"{where} seconds: expected at least one time, got none")
             if any(not 0 < s < float("inf") for s in p.seconds):
                 raise InputError(f"{where} seconds: expected times above 0, got {min(p.seconds)}")
+            if not LEAST_S <= min(p.seconds) <= max(p.seconds) <= MOST_S:
+                got = shown(list(p.seconds))
+                raise InputError(f"{where} seconds: expected times from {LEAST_S:g} to {MOST_S:g}, got {got}")
             if list(p.seconds) != sorted(p.seconds):
-                raise InputError(f"{where} seconds: expected rising quantiles, got {list(p.seconds)}")
+                raise InputError(f"{where} seconds: expected rising quantiles, got {shown(list(p.seconds))}")
 
     def slowed(self, by: float) -> LatencyProfile:
         """The profile of workers on which everything takes `by` times as long, and `host_s` is no more."""
@@ -186,16 +199,21 @@ class LatencyProfile:
             if key not in KEYS:
                 raise unknown("profile key", str(key), KEYS)
         if data.get("format", FORMAT) != FORMAT:
-            raise InputError(f"profile format: expected {FORMAT!r}, got {data['format']!r}")
-        for key, kind in (("model", str), ("points", list)):
-            if not isinstance(data.get(key), kind):
-                raise InputError(f"profile {key}: expected a {kind.__name__}, got {data.get(key)!r}")
+            raise InputError(f"profile format: expected {FORMAT!r}, got {shown(data['format'])}")
+        for key, kind in KINDS.items():
+            value = data.get(key, kind())
+            if (
+                not isinstance(value, kind)
+                or isinstance(value, bool)
+                or (key in REQUIRED and key not in data)
+            ):
+                raise InputError(f"profile {key}: expected a {kind.__name__}, got {shown(data.get(key))}")
         host_s = data.get("host_s", 0.0)
         if not _number(host_s):
-            raise InputError(f"profile host_s: expected a number, got {host_s!r}")
+            raise InputError(f"profile host_s: expected a number, got {shown(host_s)}")
         ranks = data.get("ranks", [])
         if not isinstance(ranks, list) or not all(_number(u) for u in ranks):
-            raise InputError(f"profile ranks: expected a list of numbers, got {ranks!r}")
+            raise InputError(f"profile ranks: expected a list of numbers, got {shown(ranks)}")
         points = tuple(_point(i, p) for i, p in enumerate(data["points"]))
         names = ("engine", "precision", "threads", "machine", "detail", "host_s")
         optional = {k: data[k] for k in names if k in data}
@@ -205,7 +223,7 @@ class LatencyProfile:
 def _point(index: int, data: Any) -> Point:
     where = f"profile points[{index}]"
     if not isinstance(data, dict):
-        raise InputError(f"{where}: expected an object, got {data!r}")
+        raise InputError(f"{where}: expected an object, got {shown(data)}")
     for key in data:
         if key not in POINT_KEYS:
             raise unknown(f"key of {where}", str(key), POINT_KEYS)
@@ -214,21 +232,23 @@ def _point(index: int, data: Any) -> Point:
     seconds = data.get("seconds")
     values: list[Any] = seconds if isinstance(seconds, list) else [seconds]
     if not all(map(_number, values)):
-        raise InputError(f"{where} seconds: expected a number or a list of numbers, got {seconds!r}")
+        raise InputError(f"{where} seconds: expected a number or a list of numbers, got {shown(seconds)}")
     after_idle = data.get("after_idle", False)
     if not isinstance(after_idle, bool):
-        raise InputError(f"{where} after_idle: expected true or false, got {after_idle!r}")
+        raise InputError(f"{where} after_idle: expected true or false, got {shown(after_idle)}")
     return Point(busy, batch, tuple(float(s) for s in values), after_idle)
 
 
 def _whole(field: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InputError(f"{field}: expected a whole number, got {value!r}")
+        raise InputError(f"{field}: expected a whole number, got {shown(value)}")
     return value
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is a number, and one that a float can hold."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+    return whole or isinstance(value, float)
 
 
 def quantiles_of(samples: NDArray[np.float64], count: int) -> tuple[float, ...]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +11,7 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.engine.null import wait_until
 from deeprecsys.engine.protocol import Assembly, SliceView
+from deeprecsys.files import read_profile
 
 BUSY = 1
 """An accelerator runs one batch at a time."""
@@ -50,9 +49,4 @@ class EmulatedEngine:
 
 def read(file: str) -> LatencyProfile:
     """The profile in a file, by which a device is emulated."""
-    try:
-        return LatencyProfile.from_json(json.loads(Path(file).read_text()))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise InputError(f"engine emulated:{file}: expected a latency profile in JSON, got: {e}") from e
-    except InputError as e:
-        raise InputError(f"engine emulated:{file}: {e}") from e
+    return read_profile(f"engine emulated:{file}", file)

@@ -17,9 +17,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprecsys.core.errors import InputError, unknown
+from deeprecsys.core.errors import InputError, at_most, unknown
 from deeprecsys.workload.spec import numbers, split, within
 from deeprecsys.workload.trace import Trace
+
+MOST_PERIODS = 1e7
+"""Periods of bursts in one load: each takes memory."""
 
 
 class Arrivals(Protocol):
@@ -132,6 +135,9 @@ class Bursts:
 
     def path(self, rng: np.random.Generator, until: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """When the state switches, from 0, and M there, as far as M = `until`: [switches + 1] each."""
+        at_most(
+            MOST_PERIODS, "arrivals bursts: periods of the load", until / self.period_s, "as memory allows"
+        )
         calm, burst = self.factors
         order = [0, 1] if rng.random() >= self.duty else [1, 0]
         length_s = self.period_s * np.array([1 - self.duty, self.duty])[order]

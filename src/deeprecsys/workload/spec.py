@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from deeprecsys.core.errors import InputError
+from deeprecsys.core.errors import InputError, shown
 
 
 def split(text: str) -> tuple[str, list[str]]:
@@ -27,7 +27,7 @@ def numbers(what: str, args: list[str], defaults: Mapping[str, float | None]) ->
     """
     if len(args) > len(defaults):
         form = f"at most {len(defaults)} ({', '.join(defaults)})" if defaults else "none"
-        raise InputError(f"{what}: arguments: expected {form}, got {','.join(args)!r}")
+        raise InputError(f"{what}: arguments: expected {form}, got {shown(','.join(args))}")
     values = []
     for i, (name, default) in enumerate(defaults.items()):
         if i < len(args):
@@ -50,7 +50,7 @@ def number(field: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{field}: expected a number, got {text!r}")
+        raise InputError(f"{field}: expected a number, got {shown(text)}")
     return value
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprecsys.core.errors import InputError, positive
+from deeprecsys.core.errors import InputError, at_most, positive
 from deeprecsys.core.query import Query
+from deeprecsys.memory import available_bytes
 from deeprecsys.workload import arrivals as arrivals_
 from deeprecsys.workload import locality as locality_
 from deeprecsys.workload import sizes as sizes_
@@ -23,6 +24,16 @@ from deeprecsys.workload.arrivals import Arrivals, Replay
 from deeprecsys.workload.sizes import Sizes
 from deeprecsys.workload.spec import whole
 from deeprecsys.workload.trace import read
+
+QUERY_BYTES, SHARE = 256, 0.5
+"""Memory of one query of a trial, and the share of the free memory that all may take."""
+FEW = 100_000
+"""Queries for which the memory is not looked at."""
+
+
+def most_queries() -> int:
+    """Queries of one stream for which there is memory."""
+    return max(FEW, int(SHARE * available_bytes() / QUERY_BYTES))
 
 
 class RandomStream(IntEnum):
@@ -134,12 +145,15 @@ class Workload:
         if (queries is None) == (duration_s is None):
             got = "neither" if queries is None else "both"
             raise InputError(f"stream: expected either a number of queries or a duration, got {got}")
+        longest_s = positive("duration", duration_s) if duration_s is not None else 0.0
+        wanted = float(rate * longest_s if queries is None else queries)
+        at_most(most_queries(), "queries", wanted, "as memory allows")
         fresh = partial(generator, self.seed, RandomStream.ARRIVALS)
         if queries is not None:
             at_s = self.arrivals.times(fresh(), rate, whole("queries", queries))
         else:
             assert duration_s is not None
-            at_s = arrivals_.until(self.arrivals, fresh, rate, positive("duration", duration_s))
+            at_s = arrivals_.until(self.arrivals, fresh, rate, duration_s)
         n = len(at_s)
         size = self.sizes.of(generator(self.seed, RandomStream.SIZES).random(n), at_s)
         handles = generator(self.seed, RandomStream.FEATURES).integers(0, 2**64, n, dtype=np.uint64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,10 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprecsys.core.errors import InputError
+from deeprecsys.core.errors import InputError, at_most
+from deeprecsys.files import first_line, parse_json, regular
 from deeprecsys.workload.spec import number, whole
 
 HEADER = ("arrival_s", "size")
+LARGEST = 1 << 20
+"""Items of the largest query that a trace may have."""
+LATEST_S = 1e12
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,17 +78,19 @@ def read(path: str | Path) -> Trace:
             earlier than the row before, and a size of at least 1.
     """
     path = Path(path)
-    lines: list[int] = []
-    arrival_s: list[float] = []
-    size: list[int] = []
-    for line, (arrival, items) in _rows(path):
+    lines, size = array("l"), array("l")
+    arrival_s = array("d")
+    for line, (arrival, count) in _rows(path):
         where = f"trace {path}, line {line}"
         at_s = number(f"{where}: arrival_s", arrival)
         if at_s < 0:
             raise InputError(f"{where}: arrival_s: expected at least 0, got {arrival}")
+        if at_s > LATEST_S:
+            raise InputError(f"{where}: arrival_s: expected at most {LATEST_S:g} seconds, got {at_s:g}")
         lines.append(line)
         arrival_s.append(at_s)
-        size.append(whole(f"{where}: size", number(f"{where}: size", items)))
+        items = whole(f"{where}: size", number(f"{where}: size", count))
+        size.append(int(at_most(LARGEST, f"{where}: size", items, "as of other sizes")))
     if not lines:
         raise InputError(f"trace {path}: expected rows of arrival_s,size, got an empty file")
     for i, (before, after) in enumerate(pairwise(arrival_s)):
@@ -100,6 +106,7 @@ def _rows(path: Path) -> Iterator[tuple[int, tuple[str, str]]]:
     """Line number, and the texts of arrival and size, of each row."""
     split = _json_row if path.suffix == ".jsonl" else _csv_row
     try:
+        regular(path)
         with path.open(encoding="utf-8-sig") as file:
             first = True
             for number_, text in enumerate(file, 1):
@@ -109,7 +116,7 @@ def _rows(path: Path) -> Iterator[tuple[int, tuple[str, str]]]:
                         yield number_, row
                     first = False
     except OSError as e:
-        raise InputError(f"trace {path}: expected a readable file, got: {e.strerror}") from e
+        raise InputError(f"trace {path}: expected a readable file, got: {first_line(e)}") from e
     except UnicodeDecodeError as e:
         raise InputError(f"trace {path}: expected text in UTF-8, got other bytes") from e
 
@@ -123,7 +130,7 @@ def _csv_row(where: str, text: str) -> tuple[str, str]:
 
 def _json_row(where: str, text: str) -> tuple[str, str]:
     try:
-        row = json.loads(text)
+        row = parse_json(text)
         return str(row["arrival_s"]), str(row["size"])
     except (ValueError, TypeError, KeyError) as e:
         raise InputError(f'{where}: expected {{"arrival_s": …, "size": …}}, got {text[:80]!r}') from e

@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError
+from deeprecsys.memory import available_bytes
 from deeprecsys.node.runtime.segment import Segment, round_up
 from deeprecsys.zoo import Model, model
 from deeprecsys.zoo.custom import Own
@@ -135,9 +136,3 @@ def _fill_from_seed(schema: Schema, segment: Segment, rows: str, seed: int, prog
         progress(f"filling table {table.name}", done / segment.size)
         fill_rows(table, tables[table.name], seed=(seed, i))
         done += tables[table.name].nbytes
-
-
-def available_bytes() -> int:
-    """Memory that can be had without swapping."""
-    with open("/proc/meminfo") as f:
-        return next(1024 * int(line.split()[1]) for line in f if line.startswith("MemAvailable:"))
