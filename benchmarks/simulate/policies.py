@@ -220,53 +220,44 @@ def main_table(rows: list[Result]) -> str:
     return markdown(header, out)
 
 
-def verdict(rows: list[dict[str, Any]]) -> str:
-    """What the must-shows ask, in words."""
+def most(row: Result, *names: str) -> float:
+    """The capacity of the best of some policies of a case."""
+    return max(float(row["policies"][n]["qps"]) for n in names)
+
+
+def verdict(rows: list[Result]) -> str:
+    """What the case table shows, in words."""
     steady = [r for r in rows if r["load"] == "steady" and r["bounds"]["o_fcfs"]]
     lines = []
     for level in LEVELS:
-        shares = [
-            max(share_of_bound(r, n) for n in ("adaptive", "coalescing"))
-            for r in steady
-            if r["level"] == level
-        ]
+        shares = {
+            r["model"]: max(share_of_bound(r, n) for n in LATE_CUTS) for r in steady if r["level"] == level
+        }
         if shares:
-            worst = min(zip(shares, (r["model"] for r in steady if r["level"] == level), strict=True))[1]
-            mean = geometric_mean(shares)
+            worst = min(shares, key=lambda m: shares[m])
             lines.append(
-                f"- {level} target: the better of adaptive and coalescing reaches {100 * min(shares):.1f} % of its bound at the least ({worst}), {100 * mean:.1f} % in the geometric mean of {len(shares)} models."
+                f"- {level} target: the better of adaptive and coalescing reaches {100 * shares[worst]:.1f} % of its bound at the least ({worst}), {100 * geometric_mean(shares.values()):.1f} % in the geometric mean of {len(shares)} models."
             )
-    climbs = [
-        r["policies"]["hill climb"]["qps"] / r["policies"]["best fixed"]["qps"]
-        for r in rows
-        if r["policies"]["best fixed"]["qps"]
-    ]
-    searches = [
-        r["policies"]["search by model"]["qps"] / max(r["policies"][n]["qps"] for n in ("best fixed", "adaptive", "coalescing"))
-        for r in rows if r["policies"]["best fixed"]["qps"]
-    ]  # fmt: skip
+    met = [r for r in rows if most(r, "best fixed")]
+    climbs = [most(r, "hill climb") / most(r, "best fixed") for r in met]
+    searches = [most(r, "search by model") / most(r, "best fixed", *LATE_CUTS) for r in met]
+    gains = [most(r, *LATE_CUTS, "search by model") / most(r, "best fixed") for r in met]
     over = [(r["model"], r["level"], r["load"], n) for r in rows if r["bounds"]["o_fcfs"] for n in r["policies"]
             if n in OURS + SHARED and share_drop(r, n) > 1 + TOLERANCE]  # fmt: skip
-    gains = {
-        (r["model"], r["level"], r["load"]): max(r["policies"][n]["qps"] for n in ("adaptive", "coalescing", "search by model"))
-        / r["policies"]["best fixed"]["qps"]
-        for r in rows if r["policies"]["best fixed"]["qps"]
-    }  # fmt: skip
-    mean = geometric_mean(gains.values())
+    sims = int(np.median([r["search_sims"] for r in rows]))
     lines += [
-        f"- The best of our policies carries {min(gains.values()):.3f} times what the best fixed batch size does at the least, "
-        f"{mean:.2f} times in the geometric mean, {max(gains.values()):.2f} times at the most ({len(gains)} cases).",
+        f"- The best of our policies carries {min(gains):.3f} times what the best fixed batch size does at the least, "
+        f"{geometric_mean(gains):.2f} times in the geometric mean, {max(gains):.2f} times at the most ({len(gains)} cases).",
         f"- The hill climb over batch sizes reaches {100 * min(climbs):.1f} % of the best batch size at the least ({len(climbs)} cases).",
-        f"- The search over all policies reaches {100 * min(searches):.1f} % of the exhaustive optimum at the least, with {int(np.median([r['search_sims'] for r in rows]))} simulated trials in the median and no live query.",
+        f"- The search over all policies reaches {100 * min(searches):.1f} % of the exhaustive optimum at the least, with {sims} simulated trials in the median and no live query.",
         f"- Policies above their O_drop bound: {over or 'none'}.",
     ]
     return "\n".join(lines)
 
 
-def share_drop(row: dict[str, Any], name: str) -> float:
+def share_drop(row: Result, name: str) -> float:
     """A policy's share of what no policy of its kind exceeds."""
-    bound = row["bounds"][f"o_drop{'_coalescing' if name in SHARED else ''}"]
-    return float(row["policies"][name]["qps"] / bound)
+    return most(row, name) / float(row["bounds"][f"o_drop{'_coalescing' if name in SHARED else ''}"])
 
 
 def cases(quick: bool) -> list[Case]:
