@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import time
 
-from benchmarks.harness import PROFILES, Benchmark, Result, Run, Tables
+from benchmarks.harness import PROFILES, Benchmark, Result, Run, Tables, markdown
 from deeprecsys.api.progress import Bar
 from deeprecsys.paper import constants, directions, recipes, sensitivity
 from deeprecsys.paper.parallel import FigureProgress, parallel
 from deeprecsys.paper.result import Result as Figure
-from deeprecsys.paper.result import claim_table
+from deeprecsys.paper.result import TextTable, claim_table
 from deeprecsys.paper.study import Study
 
 REST = "rest"
 
 
+def shown(table: TextTable) -> str:
+    return markdown(table.header, table.rows)
+
+
 def body(r: Figure) -> str:
     """A figure's tables."""
-    more = "".join(f"\n\n{t.title}:\n\n{t.markdown()}" for t in r.tables)
-    return f"*{r.basis}*\n\n{claim_table(r).markdown()}{more}"
+    more = "".join(f"\n\n{t.title}:\n\n{shown(t)}" for t in r.tables)
+    return f"*{r.basis}*\n\n{shown(claim_table(r))}{more}"
 
 
 def run(run: Run) -> None:
@@ -47,12 +51,12 @@ def run(run: Run) -> None:
             results[n], seconds = members.make(n, tell(i, f"figure {n}"))
             keep(results[n].name, body(results[n]), seconds)
         if set(directions.OF) <= set(results):
-            keep("directions", directions.table(results).markdown(), 0.0)
+            keep("directions", shown(directions.table(results)), 0.0)
         if rest:
-            keep("constants", constants.table().markdown(), 0.0)
+            keep("constants", shown(constants.table()), 0.0)
             start = time.monotonic()
             varied = sensitivity.table(members.vary(run.quick, tell(steps - 1, "sensitivity")))
-            keep("sensitivity", varied.markdown(), time.monotonic() - start)
+            keep("sensitivity", shown(varied), time.monotonic() - start)
     keep("cost", cost(run.result["seconds"]), 0.0)
 
 
