@@ -41,7 +41,7 @@ def waiting(workers: int, budget_s: float) -> dict[str, Any]:
         sla_ms=1e3 * target_s,
     )  # fmt: skip
     # theory is in units of one service time
-    theory = theory_qps(workers, dr.Target(target_s / SERVICE_S)) / SERVICE_S
+    theory = theory_qps(workers, dr.Target(latency_s=target_s / SERVICE_S)) / SERVICE_S
     with dr.Node(job.node) as node:
         hop_s = float(np.median(node.measure(10, workers, 200))) - SERVICE_S
         trial, hint = LiveTrials(node, job), 0.8 * workers / SERVICE_S
