@@ -28,14 +28,13 @@ for _package in ("serve", "simulate"):
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_") and name != "__all__":
+    if name == "__all__":
+        return __dir__()
+    if name.startswith("_") or name not in (public := vars(import_module("deeprecsys.api.public"))):
         raise AttributeError(f"module 'deeprecsys' has no attribute {name!r}")
-    public = import_module("deeprecsys.api.public")
-    if name != "__all__" and name not in public.__all__:
-        raise AttributeError(f"module 'deeprecsys' has no attribute {name!r}")
-    value = globals()[name] = getattr(public, name)
+    value = globals()[name] = public[name]
     return value
 
 
 def __dir__() -> list[str]:
-    return [*import_module("deeprecsys.api.public").__all__, "__version__"]
+    return [name for name in vars(import_module("deeprecsys.api.public")) if not name.startswith("_")]

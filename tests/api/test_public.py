@@ -12,11 +12,8 @@ import pytest
 
 import deeprecsys as dr
 from deeprecsys.api.experiment import Experiment
-from deeprecsys.cli import cli
 
 ROOT = Path(__file__).parents[2]
-RENAMED = {"json", "trace_out", "config_file", "help"}
-"""Options of the command line alone."""
 
 
 def loaded_by(code: str) -> set[str]:
@@ -60,25 +57,6 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = dr.tunee  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", ["profile", "bench", "capacity", "tune", "quality", "simulate", "serve"])
-def test_a_function_takes_the_options_of_its_command(name: str) -> None:
-    options = {p.name for p in cli.commands[name].params} - RENAMED
-    parameters = set(inspect.signature(getattr(dr, name)).parameters)
-    # `profile --profile FILE` says where to write; the function returns the profile.
-    assert options - parameters == ({"profile"} if name == "profile" else set())
-
-
-@pytest.mark.parametrize("name", ["profile", "bench", "capacity", "tune", "quality", "simulate", "serve"])
-def test_defaults_are_those_of_the_command_line(name: str) -> None:
-    parameters = inspect.signature(getattr(dr, name)).parameters
-    defaults = cli.commands[name].make_context(name, [], resilient_parsing=True).params
-    searched = {"engine", "threads", "policy"} if name == "tune" else set()  # several may be given
-    compared = defaults.keys() & parameters.keys() - {"model"} - searched
-    assert len(compared) > 8
-    for option in compared:
-        assert defaults[option] == parameters[option].default or not defaults[option], option
-
-
 def test_every_option_of_an_experiment_has_its_default_in_one_place() -> None:
     shown = inspect.signature(dr.bench).parameters
     for name, parameter in inspect.signature(Experiment.resolve).parameters.items():
@@ -96,7 +74,15 @@ def imports_of(file: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("folder", ["benchmarks", "examples"])
+COMMAND_LINE = ("tests/cli", "tests/fixtures")
+"""Tests of what the command line prints and writes."""
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "examples", "tests"])
 def test_what_uses_the_library_does_not_import_the_command_line(folder: str) -> None:
-    for file in (ROOT / folder).rglob("*.py"):
+    files = [
+        p for p in (ROOT / folder).rglob("*.py") if not str(p.relative_to(ROOT)).startswith(COMMAND_LINE)
+    ]
+    assert files
+    for file in files:
         assert not any(m.startswith("deeprecsys.cli") for m in imports_of(file)), file

@@ -31,7 +31,7 @@ TARGET = Target(latency_s=0.1)
 def policy(
     text: str, batch_size: int | None = None, above: int | None = None, target: Target | None = TARGET
 ) -> Policy:
-    return policy_of(text, batch_size, above, baseline=Static(25), largest=1000, target=target)
+    return policy_of(text, batch_size, above, largest=1000, workers=40, target=target)
 
 
 @pytest.mark.parametrize(
@@ -119,3 +119,19 @@ def test_what_cannot_be_gets_one_line(args: tuple[Any, ...], said: str) -> None:
         policy(*args)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_policy_given_as_an_object_is_taken_as_it_is() -> None:
+    mine = Coalescing(64, 16)
+    assert policy_of(mine, None, None, largest=1000, workers=4, target=TARGET) is mine
+    with pytest.raises(InputError, match="--batch-size, --offload-above: expected none with a policy"):
+        policy_of(mine, 8, None, largest=1000, workers=4, target=TARGET)
+
+
+def test_an_object_that_cuts_queries_is_refused_where_they_stay_whole() -> None:
+    whole = {"largest": 1000, "workers": 4, "target": TARGET, "splits": False}
+    assert policy_of(Static(1000), None, None, **whole) == Static(1000)
+    with pytest.raises(InputError, match="--batch-size: expected none or at least the largest query, 1000"):
+        policy_of(Static(500), None, None, **whole)
+    with pytest.raises(InputError, match=r"--policy: expected one of .*, got adaptive"):
+        policy_of(Adaptive(1000, 1000), None, None, **whole)

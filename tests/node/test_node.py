@@ -43,7 +43,7 @@ from tests.node.faults import DEADLY_SIZE
 
 pytestmark = pytest.mark.live
 
-SMALL = NodeConfig("dlrm-rmc1", rows_scale=1e-3, workers=2, max_query=100, locality="uniform")
+SMALL = NodeConfig("dlrm-rmc1", 1e-3, "eager", workers=2, max_query=100, locality="uniform")
 
 
 def stream(sizes: list[int], gap_s: float = 0.002, seed: int = 0) -> Stream:

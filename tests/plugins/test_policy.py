@@ -18,7 +18,7 @@ from deeprecsys.api.retuning.decision import RetuneSettings
 from deeprecsys.api.retuning.resimulate import Question, Resimulator, best_policy
 from deeprecsys.api.retuning.retuner import Retuner
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import DeepRecSched, Static, registry
+from deeprecsys.core.policy import DeepRecSched, registry
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import Status
 from deeprecsys.core.target import Target
@@ -32,7 +32,7 @@ FILE = Path(__file__).parents[2] / "examples" / "policies" / "shortest_first.py"
 TEXT = f"{FILE}:ShortestFirst"
 PROFILE = LatencyProfile("any", (Point(1, 1, (2e-3,)), Point(1, 1000, (102e-3,))))
 TARGET = Target(latency_s=0.06)
-GIVEN: dict[str, Any] = {"baseline": Static(25), "largest": 1000, "target": TARGET}
+GIVEN: dict[str, Any] = {"workers": 40, "largest": 1000, "target": TARGET}
 
 
 @pytest.fixture(autouse=True)

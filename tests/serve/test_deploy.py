@@ -7,7 +7,6 @@ import json
 import re
 from pathlib import Path
 
-from deeprecsys.cli.serve import serve_command
 from tests.serve.asgi import Direct
 from tests.serve.stand_in import StandIn
 
@@ -22,19 +21,6 @@ def test_the_dashboard_asks_for_metrics_that_exist() -> None:
     asked = {n for p in panels for t in p["targets"] for n in re.findall(r"deeprecsys_\w+", t["expr"])}
     assert {re.sub(r"_(bucket|sum|count)$", "", n) for n in asked} <= made
     assert {"deeprecsys_queue_seconds_sum", "deeprecsys_merge_seconds_sum"} <= asked
-
-
-def test_the_containers_command_is_one_that_serve_takes() -> None:
-    text = (DEPLOY / "Dockerfile").read_text()
-    entry, command = (
-        json.loads(re.findall(rf"^{k} (.*)", text, re.MULTILINE)[0]) for k in ("ENTRYPOINT", "CMD")
-    )
-    manifest = json.loads(re.findall(r"args: (.*)", (DEPLOY / "kubernetes.yaml").read_text())[0])
-    assert entry[:2] == ["deeprecsys", "serve"]
-    for arguments in (command, manifest):
-        found = serve_command.make_context("serve", [*entry[2:], *arguments]).params
-        assert (found["host"], found["http_port"], found["grpc_port"]) == ("0.0.0.0", 8000, 8001)
-        assert (found["model"], found["sla_ms"]) == (("wnd",), 25)
 
 
 def test_probes_ask_for_paths_that_exist() -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from deeprecsys.cli import cli
+import deeprecsys as dr
 from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.core.runlog import Status
 from deeprecsys.core.target import Target
@@ -85,18 +82,16 @@ def test_addresses() -> None:
             address(url)
 
 
-def test_bench_url(tmp_path: Path) -> None:
+def test_bench_url() -> None:
     running = start(StandIn.of(ncf=model("ncf").scaled(0.001).schema))
     try:
-        args = ["bench", "ncf", "--url", f"http://{running.http}", "--rate", "200", "--queries", "60",
-                "--sizes", "fixed:10", "--rows-scale", "0.001"]  # fmt: skip
-        done = CliRunner().invoke(
-            cli, [*args, "--json", str(tmp_path / "found.json")], catch_exceptions=False
+        found = dr.bench(
+            "ncf", url=f"http://{running.http}", rate=200, queries=60, sizes="fixed:10", rows_scale=0.001
         )
-        assert done.exit_code == 0
-        found = json.loads((tmp_path / "found.json").read_text())
-        assert (found["offered"], found["completed"], found["shed"]) == (60, 60, 0)
-        assert 0 < found["p50_ms"] <= found["p95_ms"]
-        assert "ncf: 200 queries/s offered" in done.output
+        assert (found.offered, found.completed, found.shed) == (60, 60, 0)
+        assert found.p50_ms is not None
+        assert found.p95_ms is not None
+        assert 0 < found.p50_ms <= found.p95_ms
+        assert "ncf: 200 queries/s offered" in repr(found)
     finally:
         running.end()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deeprecsys.api.experiment import ENGINE, Experiment, ExperimentOptions, TuneOptions
+from deeprecsys.api.experiment import Experiment, ExperimentOptions, TuneOptions
 from deeprecsys.api.profiles import (
     GivenProfile,
     given_profile,
@@ -21,7 +21,7 @@ from deeprecsys.api.virtual import path_queries, sample_path
 from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.engine import PRECISIONS, EngineSpec
+from deeprecsys.engine import FASTEST, PRECISIONS, EngineSpec
 from deeprecsys.engine.dense import installed
 from deeprecsys.engine.isa import cpu_flags
 from deeprecsys.node.node import default_workers
@@ -84,7 +84,7 @@ def choices(
         InputError: an option's value is not valid.
     """
     if profiles:
-        return [_of_profile(given, model, options, (*engines, ENGINE)[0]) for given in profiles]
+        return [_of_profile(given, model, options, (*engines, FASTEST)[0]) for given in profiles]
     lowest = options.get("precision", "fp32")
     if lowest not in PRECISIONS:
         raise unknown("precision", lowest, PRECISIONS)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 from deeprecsys.api.accelerator import check_gpu
-from deeprecsys.api.policies import check_whole, policy_of
+from deeprecsys.api.policies import policy_of
 from deeprecsys.core.errors import InputError, at_most, positive, unknown
 from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.target import LEVELS, Target
-from deeprecsys.engine import EngineSpec
+from deeprecsys.engine import FASTEST, EngineSpec
 from deeprecsys.engine.isa import DEFAULT, environment
 from deeprecsys.memory import available_bytes
 from deeprecsys.node.node import NodeConfig
@@ -27,8 +27,6 @@ from deeprecsys.zoo.model import splittable
 
 log = logging.getLogger("deeprecsys.api")
 
-ENGINE = "compiled"
-"""The engine of every command that names none: the fastest."""
 LOCALITY = "zipf:0.9"
 MOST_PER_CORE, WORKER_BYTES, MOST_GPUS = 32, 64 << 20, 64
 """The most worker processes, and threads of each, for each core; the least memory of a worker process; the
@@ -126,7 +124,7 @@ class Experiment:
         *,
         weights: str | Path | None = None,
         rows_scale: float = 1.0,
-        engine: str = ENGINE,
+        engine: str = FASTEST,
         precision: str = "fp32",
         threads: int = 1,
         workers: int | None = None,
@@ -180,23 +178,11 @@ class Experiment:
         return Static.baseline(self.workload.sizes.cap, workers if self.splits else 1)
 
     def policy(
-        self,
-        given: str | Policy,
-        batch_size: int | None,
-        offload_above: int | None,
-        workers: int,
-        largest: int | None = None,
+        self, given: str | Policy, batch_size: int | None, offload_above: int | None, workers: int
     ) -> Policy:
-        """The policy that a name, `NAME[:ARG]`, and knobs describe; or the one given.
-
-        Args:
-            largest: items of the largest query; by default the workload's.
-
-        Raises:
-            InputError: there is no such policy, or it does not take these knobs.
-        """
-        return chosen_policy(
-            given, batch_size, offload_above, largest=largest or self.workload.sizes.cap, workers=workers,
+        """The policy that a name and knobs describe, on this many workers; or the one given."""
+        return policy_of(
+            given, batch_size, offload_above, largest=self.workload.sizes.cap, workers=workers,
             target=self.target, splits=self.splits,
         )  # fmt: skip
 
@@ -224,35 +210,6 @@ def _check_counts(workers: int | None, threads: int, gpus: int) -> None:
     why = f"{MOST_PER_CORE} for each of {cores} cores, {WORKER_BYTES >> 20} MB of free memory for each"
     at_most(most, "--workers", workers or 0, why)
     at_most(MOST_GPUS, "--gpus", gpus, "more than a machine has")
-
-
-def chosen_policy(
-    given: str | Policy,
-    batch_size: int | None,
-    offload_above: int | None,
-    *,
-    largest: int,
-    workers: int,
-    target: Target | None,
-    splits: bool = True,
-) -> Policy:
-    """The policy that a name, `NAME[:ARG]`, and knobs describe; or the one given.
-
-    Args:
-        largest: items of the largest query.
-        splits: queries may be cut.
-
-    Raises:
-        InputError: there is no such policy, or it does not take these knobs.
-    """
-    if not isinstance(given, str):
-        if batch_size is not None or offload_above is not None:
-            raise InputError("--batch-size, --offload-above: expected none with a policy that has its own")
-        return given
-    if not splits:
-        check_whole(given, batch_size, largest)
-    baseline = Static.baseline(largest, workers if splits else 1)
-    return policy_of(given, batch_size, offload_above, baseline=baseline, largest=largest, target=target)
 
 
 def target_of(sla_ms: float | None, level: str | None, quantile: float, medium_ms: float | None) -> Target:

@@ -90,9 +90,56 @@ def from_description(known: dict[str, Any]) -> Policy:
     return class_of(known["policy"])[0].from_description(known)
 
 
-def check_whole(text: str, batch_size: int | None, largest: int) -> None:
-    """Raise InputError if the options would cut queries that must stay whole."""
-    kind, _ = class_of(text)
+def policy_of(
+    given: str | Policy,
+    batch_size: int | None,
+    offload_above: int | None,
+    *,
+    largest: int,
+    workers: int,
+    target: Target | None,
+    splits: bool = True,
+) -> Policy:
+    """The policy that options name, or the one given.
+
+    Args:
+        given: a policy, or a text as of `class_of`.
+        batch_size, offload_above: as given; None where not.
+        largest: items of the largest query; workers: of the CPU.
+        target: what is to be met; None where none is given.
+        splits: queries may be cut.
+
+    Raises:
+        InputError: no such policy, an argument that it does not take, a value that cannot be.
+    """
+    if isinstance(given, Policy):
+        if batch_size is not None or offload_above is not None:
+            raise InputError("--batch-size, --offload-above: expected none with a policy that has its own")
+        if not splits:
+            _check_whole(type(given), given.batch_size, largest)
+        return given
+    kind, args = class_of(given)
+    if not splits:
+        _check_whole(kind, batch_size, largest)
+    names = [knob.name for knob in kind.knobs]
+    values: dict[str, float | None] = _argument_of(kind, args)
+    if offload_above is not None:
+        if "offload_above" not in names:
+            able = ", ".join(n for n, other in POLICIES.items() if offloads(other))
+            raise InputError(
+                f"--offload-above: expected policy {able}, got {kind.name}, which never offloads"
+            )
+        values["offload_above"] = offload_above
+    if batch_size is not None and "batch_size" not in names:
+        raise InputError(
+            f"--batch-size: expected none with policy {kind.name}, which finds its own, got {batch_size}"
+        )
+    static = Static.baseline(largest, workers if splits else 1).batch_size
+    return make(kind, Setting(static, largest, target.latency_s if target else None, batch_size), **values)
+
+
+def _check_whole(kind: type[Policy], batch_size: int | None, largest: int) -> None:
+    """Raise InputError if a policy would cut queries that must stay whole."""
     reason = "as this model scores the items of a query together"
     if not kind.keeps_whole:
         whole = ", ".join(name for name, other in POLICIES.items() if other.keeps_whole)
@@ -104,46 +151,7 @@ def check_whole(text: str, batch_size: int | None, largest: int) -> None:
         )
 
 
-def policy_of(
-    text: str,
-    batch_size: int | None,
-    offload_above: int | None,
-    *,
-    baseline: Static,
-    largest: int,
-    target: Target | None,
-) -> Policy:
-    """The policy that the options name.
-
-    Args:
-        text: as of `class_of`.
-        batch_size, offload_above: as given; None where not.
-        baseline: the static baseline.
-        largest: items of the largest query.
-        target: what is to be met; None where none is given.
-
-    Raises:
-        InputError: no such policy, an argument that it does not take, a value that cannot be.
-    """
-    kind, args = class_of(text)
-    names = [knob.name for knob in kind.knobs]
-    given: dict[str, float | None] = _given(kind, args)
-    if offload_above is not None:
-        if "offload_above" not in names:
-            able = ", ".join(n for n, other in POLICIES.items() if offloads(other))
-            raise InputError(
-                f"--offload-above: expected policy {able}, got {kind.name}, which never offloads"
-            )
-        given["offload_above"] = offload_above
-    if batch_size is not None and "batch_size" not in names:
-        raise InputError(
-            f"--batch-size: expected none with policy {kind.name}, which finds its own, got {batch_size}"
-        )
-    setting = Setting(baseline.batch_size, largest, target.latency_s if target else None, batch_size)
-    return make(kind, setting, **given)
-
-
-def _given(kind: type[Policy], args: list[str]) -> dict[str, float | None]:
+def _argument_of(kind: type[Policy], args: list[str]) -> dict[str, float | None]:
     """The value of the knob that stands behind the name."""
     knob, asked = _argument(kind), f"--policy {kind.name}"
     if knob is None or knob.argument is None:

@@ -1,89 +1,44 @@
-"""The public names: what `import deeprecsys` offers."""
+"""The public names: what `import deeprecsys` offers, each loaded at its first use."""
 
-from deeprecsys.api.experiment import Experiment
-from deeprecsys.api.profiles import load_profile, profile
-from deeprecsys.api.progress import Interrupted, ProgressCallback
-from deeprecsys.api.runs import (
-    BenchRun,
-    CapacityRun,
-    ProfileRun,
-    QualityRun,
-    SimulateRun,
-    TuneRun,
-    load_run,
-)
-from deeprecsys.api.serve import Listening, serve
-from deeprecsys.api.server_process import ServerProcess
-from deeprecsys.api.simulate import simulate
-from deeprecsys.api.trials import bench, capacity
-from deeprecsys.api.tune import quality, tune
-from deeprecsys.core.errors import (
-    InputError,
-    NodeError,
-    NotConfirmedError,
-    TargetUnreachableError,
-    TrialsVoidError,
-)
-from deeprecsys.core.policy import (
-    Adaptive,
-    BentoML,
-    Clipper,
-    Coalescing,
-    Deadline,
-    DeepRecSched,
-    Earliest,
-    Offload,
-    Policy,
-    Static,
-    TFServing,
-    Triton,
-)
-from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.core.target import Target
-from deeprecsys.node.node import Node, NodeConfig
-from deeprecsys.workload.stream import Workload
-
-__all__ = [
-    "Adaptive",
-    "BenchRun",
-    "BentoML",
-    "CapacityRun",
-    "Clipper",
-    "Coalescing",
-    "Deadline",
-    "DeepRecSched",
-    "Earliest",
-    "Experiment",
-    "InputError",
-    "Interrupted",
-    "LatencyProfile",
-    "Listening",
-    "Node",
-    "NodeConfig",
-    "NodeError",
-    "NotConfirmedError",
-    "Offload",
-    "Policy",
-    "ProfileRun",
-    "ProgressCallback",
-    "QualityRun",
-    "ServerProcess",
-    "SimulateRun",
-    "Static",
-    "TFServing",
-    "Target",
-    "TargetUnreachableError",
-    "TrialsVoidError",
-    "Triton",
-    "TuneRun",
-    "Workload",
-    "bench",
-    "capacity",
-    "load_profile",
-    "load_run",
-    "profile",
-    "quality",
-    "serve",
-    "simulate",
-    "tune",
-]
+from deeprecsys.api.experiment import Experiment as Experiment
+from deeprecsys.api.profiles import load_profile as load_profile
+from deeprecsys.api.profiles import profile as profile
+from deeprecsys.api.progress import Interrupted as Interrupted
+from deeprecsys.api.progress import ProgressCallback as ProgressCallback
+from deeprecsys.api.runs import BenchRun as BenchRun
+from deeprecsys.api.runs import CapacityRun as CapacityRun
+from deeprecsys.api.runs import ProfileRun as ProfileRun
+from deeprecsys.api.runs import QualityRun as QualityRun
+from deeprecsys.api.runs import SimulateRun as SimulateRun
+from deeprecsys.api.runs import TuneRun as TuneRun
+from deeprecsys.api.runs import load_run as load_run
+from deeprecsys.api.serve import Listening as Listening
+from deeprecsys.api.serve import serve as serve
+from deeprecsys.api.server_process import ServerProcess as ServerProcess
+from deeprecsys.api.simulate import simulate as simulate
+from deeprecsys.api.trials import bench as bench
+from deeprecsys.api.trials import capacity as capacity
+from deeprecsys.api.tune import quality as quality
+from deeprecsys.api.tune import tune as tune
+from deeprecsys.core.errors import InputError as InputError
+from deeprecsys.core.errors import NodeError as NodeError
+from deeprecsys.core.errors import NotConfirmedError as NotConfirmedError
+from deeprecsys.core.errors import TargetUnreachableError as TargetUnreachableError
+from deeprecsys.core.errors import TrialsVoidError as TrialsVoidError
+from deeprecsys.core.policy import Adaptive as Adaptive
+from deeprecsys.core.policy import BentoML as BentoML
+from deeprecsys.core.policy import Clipper as Clipper
+from deeprecsys.core.policy import Coalescing as Coalescing
+from deeprecsys.core.policy import Deadline as Deadline
+from deeprecsys.core.policy import DeepRecSched as DeepRecSched
+from deeprecsys.core.policy import Earliest as Earliest
+from deeprecsys.core.policy import Offload as Offload
+from deeprecsys.core.policy import Policy as Policy
+from deeprecsys.core.policy import Static as Static
+from deeprecsys.core.policy import TFServing as TFServing
+from deeprecsys.core.policy import Triton as Triton
+from deeprecsys.core.profile import LatencyProfile as LatencyProfile
+from deeprecsys.core.target import Target as Target
+from deeprecsys.node.node import Node as Node
+from deeprecsys.node.node import NodeConfig as NodeConfig
+from deeprecsys.workload.stream import Workload as Workload

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, Unpack
 
-from deeprecsys.api.experiment import ENGINE, Experiment, ServeOptions, chosen_policy, shows_options
+from deeprecsys.api.experiment import Experiment, ServeOptions, shows_options
+from deeprecsys.api.policies import policy_of
 from deeprecsys.api.profiles import (
     LISTWISE,
     GivenProfile,
@@ -32,6 +33,7 @@ from deeprecsys.api.retuning.retuner import Retuner
 from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.policy import CPU, GPU, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.engine import FASTEST
 from deeprecsys.node.node import default_workers, pinning
 from deeprecsys.node.runtime.cores import awake, interleave_memory, numa_nodes, realtime
 from deeprecsys.node.service.backend import Backend
@@ -259,7 +261,7 @@ def _experiment(
 ) -> Experiment:
     """What is to be served of one model; a profile states with which engine its times were measured."""
     timed = profile.engine if profile and profile.engine != "unknown" else None
-    engine = engine or timed or ENGINE
+    engine = engine or timed or FASTEST
     if timed and engine != timed:
         raise InputError(f"--engine: expected {timed}, of the profile of {name}, got {engine}")
     experiment = Experiment.resolve(name, engine=engine, **options)
@@ -305,7 +307,7 @@ def configured(
     pinned = any(g is not None for g in given)
     policy: Policy
     if pinned:
-        policy = chosen_policy(
+        policy = policy_of(
             given[0] or "deeprecsched", *given[1:], largest=largest, workers=workers,
             target=experiment.target, splits=experiment.splits,
         )  # fmt: skip

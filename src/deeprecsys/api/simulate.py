@@ -10,11 +10,11 @@ from deeprecsys.api.experiment import (
     LoadOptions,
     checked_quantile,
     checked_rate,
-    chosen_policy,
     offered,
     shows_options,
     target_of,
 )
+from deeprecsys.api.policies import policy_of
 from deeprecsys.api.predict import bounds_document, offloaded_share
 from deeprecsys.api.profiles import GivenProfile, given_profile
 from deeprecsys.api.runs import Record, SimulateRun
@@ -81,7 +81,7 @@ def simulate(
         options.get("arrivals"), options.get("sizes"), trace=options.get("trace"), seed=seed
     )
     target = _target(measured, options, needed=rate is None)
-    chosen = chosen_policy(
+    chosen = policy_of(
         policy, batch_size, offload_above, largest=workload.sizes.cap, workers=count, target=target
     )
     stream = None if rate is None else _stream(workload, rate, queries, duration)

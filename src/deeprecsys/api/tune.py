@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from deeprecsys.api.engines import choices, ranked, sizes_of
-from deeprecsys.api.experiment import ENGINE, Experiment, NodeOptions, TuneOptions, shows_options
+from deeprecsys.api.experiment import Experiment, NodeOptions, TuneOptions, shows_options
 from deeprecsys.api.policies import class_of, policies_to_search
 from deeprecsys.api.predict import offloaded_share, prediction
 from deeprecsys.api.profiles import GivenProfile, measure_gpu, refreshed, sample_sizes, start
@@ -21,6 +21,7 @@ from deeprecsys.core.errors import InputError, positive, unknown
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.target import Target
+from deeprecsys.engine import FASTEST
 from deeprecsys.engine.isa import DEFAULT
 from deeprecsys.machine.record import machine_record
 from deeprecsys.node.node import Node
@@ -250,7 +251,7 @@ def tune_settings(target: Target, budget_s: float | None) -> TuneSettings:
 def quality(
     model: str,
     *,
-    engine: str = ENGINE,
+    engine: str = FASTEST,
     precision: str = "bf16",
     queries: int = QUALITY_QUERIES,
     arrivals: str | None = None,

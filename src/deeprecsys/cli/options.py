@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from deeprecsys.api.experiment import ENGINE, LOCALITY
+from deeprecsys.api.experiment import LOCALITY
 from deeprecsys.api.policies import FORMS
 from deeprecsys.core.errors import InputError, shown, unknown
 from deeprecsys.core.target import LEVELS
-from deeprecsys.engine import PRECISIONS
+from deeprecsys.engine import FASTEST, PRECISIONS
 from deeprecsys.engine.isa import DEFAULT, NAMES
 from deeprecsys.files import first_line, read_text
 
@@ -43,7 +43,7 @@ model = group(click.argument("model", metavar="MODEL"), weights, rows_scale)
 _ENGINES = ("What scores a batch: eager, compiled, null, wait:BATCH_MS[,ITEM_MS], FILE.py:Class, "
             "module:Class, or an installed one.")  # fmt: skip
 _THREADS = "Compute threads per worker."
-engine = option("--engine", "NAME", _ENGINES, default=ENGINE)
+engine = option("--engine", "NAME", _ENGINES, default=FASTEST)
 threads = option("--threads", "T", _THREADS, type=int, default=1)
 workers = option("--workers", "K", "Worker processes.  [default: one per usable core]", type=int)
 isa = option("--isa", None, "Hold the engine's libraries to narrower vectors, those that let themselves.",

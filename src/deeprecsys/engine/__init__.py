@@ -6,10 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 from deeprecsys.engine.protocol import Assembly, Engine, SliceView
-from deeprecsys.engine.spec import BUILT_IN, GROUP, PRECISIONS, EngineSpec
+from deeprecsys.engine.spec import BUILT_IN, FASTEST, GROUP, PRECISIONS, EngineSpec
 from deeprecsys.plugins import installed, load, load_installed
 
-__all__ = ["BUILT_IN", "PRECISIONS", "Assembly", "Engine", "EngineSpec", "SliceView", "build", "factory"]
+__all__ = [
+    "BUILT_IN",
+    "FASTEST",
+    "PRECISIONS",
+    "Assembly",
+    "Engine",
+    "EngineSpec",
+    "SliceView",
+    "build",
+    "factory",
+]
 
 
 def factory(engine: EngineSpec) -> Callable[..., Engine]:

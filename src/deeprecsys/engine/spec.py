@@ -20,6 +20,8 @@ BUILT_IN = {
 GROUP = "deeprecsys.engines"
 """Entry points of installed engines."""
 
+FASTEST = "compiled"
+"""The engine of whatever names none."""
 PRECISIONS = ("fp32", "bf16", "int8")
 """The most exact first."""
 _COMPUTES_IN = {"eager": ("fp32",)}

@@ -18,7 +18,7 @@ from deeprecsys.core.policy import CPU, GPU, Policy
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.engine.isa import DEFAULT, environment, ignores_isa
-from deeprecsys.engine.spec import EngineSpec
+from deeprecsys.engine.spec import FASTEST, EngineSpec
 from deeprecsys.node.closed import measure_batches, score_queries
 from deeprecsys.node.driver import Recording
 from deeprecsys.node.runtime.cores import (
@@ -61,7 +61,7 @@ class NodeConfig:
 
     model: str
     rows_scale: float = 1.0
-    engine: str = "eager"
+    engine: str = FASTEST
     precision: str = "fp32"
     threads: int = 1
     workers: int | None = None
@@ -91,13 +91,19 @@ class NodeConfig:
 class Node:
     """Worker processes over shared tables. A context manager: on leaving, nothing stays behind.
 
+    Args:
+        config: the node; a model's name stands for its node with all defaults.
+        progress: called with what is done and the share of it, while tables are filled and workers start.
+
     Raises:
         InputError: the tables do not fit in memory.
         NodeError: a worker could not start.
     """
 
-    def __init__(self, config: NodeConfig, progress: Callable[[str, float], None] | None = None) -> None:
-        self.config = config
+    def __init__(
+        self, config: NodeConfig | str, progress: Callable[[str, float], None] | None = None
+    ) -> None:
+        self.config = config = NodeConfig(config) if isinstance(config, str) else config
         self.realtime = realtime_permitted()
         with awake() as self.kept_awake:
             pass

@@ -1,0 +1,50 @@
+"""Options: the same in a command, in the function of its name, and in the files of deploy/."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import deeprecsys as dr
+from deeprecsys.cli import cli
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+COMMANDS = ["profile", "bench", "capacity", "tune", "quality", "simulate", "serve"]
+RENAMED = {"json", "trace_out", "config_file", "help"}
+"""Options of the command line alone."""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_function_takes_the_options_of_its_command(name: str) -> None:
+    options = {p.name for p in cli.commands[name].params} - RENAMED
+    parameters = set(inspect.signature(getattr(dr, name)).parameters)
+    # `profile --profile FILE` says where to write; the function returns the profile.
+    assert options - parameters == ({"profile"} if name == "profile" else set())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_defaults_are_those_of_the_command_line(name: str) -> None:
+    parameters = inspect.signature(getattr(dr, name)).parameters
+    defaults = cli.commands[name].make_context(name, [], resilient_parsing=True).params
+    searched = {"engine", "threads", "policy"} if name == "tune" else set()  # several may be given
+    compared = defaults.keys() & parameters.keys() - {"model"} - searched
+    assert len(compared) > 8
+    for option in compared:
+        assert defaults[option] == parameters[option].default or not defaults[option], option
+
+
+def test_the_containers_command_is_one_that_serve_takes() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    entry, command = (
+        json.loads(re.findall(rf"^{k} (.*)", text, re.MULTILINE)[0]) for k in ("ENTRYPOINT", "CMD")
+    )
+    manifest = json.loads(re.findall(r"args: (.*)", (DEPLOY / "kubernetes.yaml").read_text())[0])
+    assert entry[:2] == ["deeprecsys", "serve"]
+    for arguments in (command, manifest):
+        found = cli.commands["serve"].make_context("serve", [*entry[2:], *arguments]).params
+        assert (found["host"], found["http_port"], found["grpc_port"]) == ("0.0.0.0", 8000, 8001)
+        assert (found["model"], found["sla_ms"]) == (("wnd",), 25)
