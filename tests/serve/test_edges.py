@@ -11,9 +11,8 @@ import subprocess
 import sys
 
 import pytest
-from click.testing import CliRunner
 
-from deeprecsys.cli import cli
+import deeprecsys as dr
 from deeprecsys.core.errors import InputError
 from deeprecsys.serve import extra
 from deeprecsys.serve.app import serve_forever
@@ -98,7 +97,7 @@ def test_ports_are_checked_before_anything_takes_time(running: Running) -> None:
         extra.check_addresses("::2", 0, 0)
     extra.check_addresses("127.0.0.1", 0, 0)
     with pytest.raises(InputError, match="--http-port: expected"):
-        CliRunner().invoke(cli, ["serve", "wnd", "--http-port", str(http)], catch_exceptions=False)
+        dr.serve("wnd", http_port=http)
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
