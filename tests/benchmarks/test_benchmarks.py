@@ -20,7 +20,7 @@ def test_scripts_are_found_apart_from_libraries() -> None:
     assert not [s for s in scripts() if s.startswith("lib.")]
 
 
-@pytest.mark.parametrize("script", scripts())
+@pytest.mark.parametrize("script", [*scripts(), "versus"])
 def test_a_script_says_what_it_measures_and_how_it_is_called(
     script: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
