@@ -62,7 +62,9 @@ def test_a_node_has_one_worker_entry_point_one_supervisor_and_one_driver():
         "deeprecsys.node.runtime.worker"
     ]
     starts = modules_that(lambda n: calls(n, "Popen") or calls(n, "create_subprocess_exec"))
-    assert starts == ["deeprecsys.node.runtime.workers"]
+    assert starts == ["deeprecsys.node.runtime.process"]
+    supervisors = [n for n in TREES if "deeprecsys.node.runtime.process" in imports(n)]
+    assert supervisors == ["deeprecsys.node.runtime.workers"]
     names = ("Finish", "Lost", "Ready")  # what workers report, as events of the dispatcher
     driver = ["deeprecsys.node.driver"]
     for name in names:
