@@ -110,7 +110,7 @@ def test_an_accelerator_that_is_killed_under_load_loses_no_query_and_comes_back(
             for kills in (1, 2):
                 before = on_gpu()
                 await until(s, lambda before=before: on_gpu() > before + 3)
-                os.kill(s.worker_pids[-1], signal.SIGKILL)
+                os.kill(s._workers.pids[-1], signal.SIGKILL)
                 await until(s, lambda kills=kills: s._workers.deaths == kills)
                 assert s.workers == {"cpu": 1, "gpu": 0}
                 assert s.ready

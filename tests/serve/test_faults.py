@@ -44,17 +44,17 @@ def test_killed_workers_lose_no_query_and_are_replaced(spares: int) -> None:
                     wrong += not np.allclose(scores, expected[i % 40], atol=1e-5)
 
             clients = [asyncio.create_task(client(k)) for k in range(4)]
-            before = set(s.worker_pids)
+            before = set(s._workers.pids)
             for kills in (1, 2):
                 await until(s, lambda: s._workers.spares == spares and s.workers["cpu"] == 2)
-                os.kill(s.worker_pids[0], signal.SIGKILL)
+                os.kill(s._workers.pids[0], signal.SIGKILL)
                 await until(s, lambda kills=kills: s._workers.deaths == kills)
             await asyncio.gather(*clients)
             assert wrong == 0
             assert heard.outcomes == [QueryOutcome.SERVED] * 600
             assert s._workers.deaths == 2
             await until(s, lambda: s._workers.spares == spares and s.workers["cpu"] == 2)
-            assert set(s.worker_pids) != before
+            assert set(s._workers.pids) != before
             assert s.ready
             nothing_left(s)
 
@@ -65,10 +65,10 @@ def test_a_spare_takes_over_without_a_start() -> None:
     async def scenario() -> None:
         async with service(workers=1, spares=1) as s:
             await until(s, lambda: s._workers.spares == 1)
-            (spare,) = set(s._workers.all_pids) - set(s.worker_pids)
-            os.kill(s.worker_pids[0], signal.SIGKILL)
+            (spare,) = set(s._workers.all_pids) - set(s._workers.pids)
+            os.kill(s._workers.pids[0], signal.SIGKILL)
             await ask_any(s)
-            assert s.worker_pids == [spare]
+            assert s._workers.pids == [spare]
             assert os.sched_getaffinity(spare) == set(s.config.cores[0])
 
     run(scenario())
@@ -109,13 +109,13 @@ def test_workers_that_cannot_be_replaced_make_the_service_not_ready_without_a_st
             s._workers._command = broken
             open_query = asyncio.create_task(ask_any(s))
             await asyncio.sleep(0.01)
-            os.kill(s.worker_pids[0], signal.SIGKILL)
+            os.kill(s._workers.pids[0], signal.SIGKILL)
             with pytest.raises(UnscoredError, match="cannot start: out of order") as failed:
                 await open_query
             assert not failed.value.bad_input
             assert not s.ready
             assert not s.models["dlrm-rmc1"].ready
-            assert "out of order" in s.problem
+            assert "out of order" in s._workers.problems["cpu"]
             with pytest.raises(RefusedError) as refused:
                 await ask_any(s)
             assert refused.value.reason is Reason.NOT_READY

@@ -68,11 +68,11 @@ def test_scores_are_the_modules_and_a_later_worker_describes_nothing_again(
                     break
                 if form.endswith(".onnx"):  # a class's module is built from its file in every worker
                     shutil.rmtree(folder)
-                (first,) = s.worker_pids
+                (first,) = s._workers.pids
                 os.kill(first, signal.SIGKILL)
-                while s.worker_pids in ([], [first]):
+                while s._workers.pids in ([], [first]):
                     await asyncio.sleep(0.01)
-                    assert not s.problem
+                    assert not s._workers.problems
             nothing_left(s)
 
     run(scenario())

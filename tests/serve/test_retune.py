@@ -1,4 +1,4 @@
-"""Live retuning: what is seen, whether a change is worth it, and the search that it rests on."""
+"""Live retuning: what is offered_load, whether a change is worth it, and the search that it rests on."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from deeprecsys.api.policies import from_description
 from deeprecsys.api.retuning.decision import (
     BestPolicy,
+    OfferedLoad,
     RetuneSettings,
-    Seen,
     decide,
+    offered_load,
     searched,
-    seen,
 )
 from deeprecsys.api.retuning.resimulate import Question, best_policy
 from deeprecsys.api.retuning.retuner import Retuner
@@ -31,13 +31,13 @@ from tests.core.policies import POLICIES
 from tests.serve.harness import Heard, ask_any, changed, run, service
 
 SETTINGS = RetuneSettings(window_s=30.0, least_queries=10, gain=0.05, hold_s=20.0)
-LOAD = Seen(50.0, (10, 20, 300))
+LOAD = OfferedLoad(50.0, (10, 20, 300))
 HERE, THERE = DeepRecSched(100), DeepRecSched(20)
 
 
 def test_the_window_counts_what_came_within_it():
     offered = [(float(t), t) for t in range(100)]
-    found = seen(offered, 99.5, SETTINGS)
+    found = offered_load(offered, 99.5, SETTINGS)
     assert found is not None
     assert found.sizes == tuple(range(70, 100))
     assert found.rate_qps == pytest.approx(30 / 29.5)
@@ -45,8 +45,8 @@ def test_the_window_counts_what_came_within_it():
 
 
 def test_too_few_queries_say_nothing():
-    assert seen([(0.1 * t, 5) for t in range(9)], 1.0, SETTINGS) is None
-    assert seen([], 1.0, SETTINGS) is None
+    assert offered_load([(0.1 * t, 5) for t in range(9)], 1.0, SETTINGS) is None
+    assert offered_load([], 1.0, SETTINGS) is None
 
 
 @pytest.mark.parametrize(

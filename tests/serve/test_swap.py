@@ -77,7 +77,7 @@ def test_a_swap_back_and_forth_gives_the_memory_back() -> None:
             while s._workers.spares < 1:
                 await asyncio.sleep(0.01)
             assert len(os.listdir("/proc/self/fd")) <= fds + 3, "a spare more than before, at most"
-            for pid in s.worker_pids:
+            for pid in s._workers.pids:
                 while maps(pid) > 1:
                     await asyncio.sleep(0.01)
 

@@ -80,7 +80,7 @@ class NodeConfig:
             raise InputError(f"workers: expected at least 1, got {self.workers}")
         if self.gpus < 1:
             raise InputError(f"gpus: expected at least 1, got {self.gpus}")
-        assert len(self.accelerators) == (self.gpus if self.gpu else 0)  # or it cannot be told which
+        assert len(self.accelerators) == (self.gpus if self.gpu else 0)
 
     @property
     def accelerators(self) -> tuple[str, ...]:
@@ -129,7 +129,8 @@ class Node:
     def _version(self, device: str, worker: int) -> list[VersionSpec]:
         """What the worker of a device scores: the one version of the node's model."""
         engine = self.config.engine if device == CPU else self.config.accelerators[worker]
-        return [VersionSpec.of(self.memory, engine, self.config.seed)]
+        layout, fds = self.memory.layout, self.memory.fds
+        return [VersionSpec(0, layout, layout.model, self.config.seed, engine, fds)]
 
     def __enter__(self) -> Node:
         return self

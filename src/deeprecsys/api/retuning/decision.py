@@ -1,6 +1,6 @@
-"""When to serve a model otherwise: what was seen, what a simulation found, and whether that is worth it.
+"""When another policy is worth a change: the load of a window, what a simulation of it found, the decision.
 
-All pure: the service feeds it arrivals, and a process of low priority does the simulation (`resimulate`).
+All pure: arrivals come from the service, and a process of low priority simulates (`resimulate`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ class RetuneSettings:
     """How live retuning behaves.
 
     Attributes:
-        every_s: between two looks; window_s: what was seen longer ago counts no more.
-        least_queries: fewer say too little of the mix.
-        gain: another policy must be simulated to carry so much more, relatively: profiles have errors, and
-            a service that changes its mind all the time cannot be understood.
-        hold_s: after a change the next one waits so long.
-        path_queries: of the simulated sample path.
+        every_s: seconds between two looks; window_s: length of the window whose load counts, seconds.
+        least_queries: queries in the window below which nothing is decided.
+        gain: relative gain in simulated capacity from which a change is made: profiles have errors, and each
+            change should have a reason that can be read.
+        hold_s: seconds after a change in which no other is made.
+        path_queries: queries of the simulated sample path.
     """
 
     every_s: float = 10.0
@@ -36,8 +36,8 @@ class RetuneSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """The load of a window: offered rate and sizes, refused queries included."""
+class OfferedLoad:
+    """The load of a window: rate and sizes of queries, refused ones included."""
 
     rate_qps: float
     sizes: tuple[int, ...]
@@ -53,7 +53,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class BestPolicy:
-    """What a simulation of the mix found: the best policy and the load it carries, and the present one's."""
+    """Result of a simulation: the best policy and its capacity, and the capacity of the present policy."""
 
     policy: Policy
     capacity_qps: float
@@ -62,15 +62,17 @@ class BestPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Another policy, and why."""
+    """A change of policy, and its reason."""
 
     policy: Policy
     capacity_qps: float
     why: str
 
 
-def seen(offered: Iterable[tuple[float, int]], now_s: float, settings: RetuneSettings) -> Seen | None:
-    """The load of the window that ends now; None where it is too little to say anything.
+def offered_load(
+    offered: Iterable[tuple[float, int]], now_s: float, settings: RetuneSettings
+) -> OfferedLoad | None:
+    """The load of the window that ends now; None below `least_queries`.
 
     Args:
         offered: arrival and items of queries, by rising arrival.
@@ -81,11 +83,16 @@ def seen(offered: Iterable[tuple[float, int]], now_s: float, settings: RetuneSet
         return None
     # A window that is not yet full has begun with its first query.
     span_s = max(now_s - recent[0][0], 1e-3)
-    return Seen(len(recent) / span_s, tuple(n for _, n in recent))
+    return OfferedLoad(len(recent) / span_s, tuple(n for _, n in recent))
 
 
 def decide(
-    present: Policy, load: Seen, found: BestPolicy, since_s: float, now_s: float, settings: RetuneSettings
+    present: Policy,
+    load: OfferedLoad,
+    found: BestPolicy,
+    since_s: float,
+    now_s: float,
+    settings: RetuneSettings,
 ) -> Change | None:
     """The change that is worth making, if any.
 

@@ -1,4 +1,4 @@
-"""Searches a policy for a mix of sizes in virtual time, in a process of its own and of least priority.
+"""Searches the best policy for a mix of sizes in virtual time, in a process of lowest priority.
 
 Started as `python -m deeprecsys.api.retuning.resimulate PARENT`: a JSON question per line on its standard
 input, a JSON answer per line on its standard output. The simulator's compiler and the search load neither the
@@ -32,13 +32,13 @@ LINE_BYTES = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Which policy carries the most of a mix?
+    """Which policy has the highest capacity for a mix of sizes?
 
     Attributes:
-        sizes: a sample of the mix, in items; largest: items of the largest query that may come.
+        sizes: a sample of the mix, in items; largest: items of the largest query.
         present: the policy in use; None takes the baseline for it.
-        queries: of the simulated path.
-        gpu: batch times on an accelerator, for its threshold to be searched too; gpus: how many there are.
+        queries: queries of the simulated path.
+        gpu: batch times on an accelerator, whose threshold is then searched too; gpus: their number.
     """
 
     profile: LatencyProfile
@@ -83,7 +83,7 @@ class Question:
 
 
 def best_policy(q: Question) -> BestPolicy:
-    """The policy that carries the most of a mix, by simulation of one path with Poisson arrivals."""
+    """The policy with the highest capacity for a mix, by simulation of one path with Poisson arrivals."""
     from deeprecsys.api.virtual import Accelerators, pools
     from deeprecsys.search.climbs import model_search
     from deeprecsys.search.history import batch_sizes, thresholds

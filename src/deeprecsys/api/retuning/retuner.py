@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 
-from deeprecsys.api.retuning.decision import RetuneSettings, decide, searched, seen
+from deeprecsys.api.retuning.decision import RetuneSettings, decide, offered_load, searched
 from deeprecsys.api.retuning.resimulate import Question, Resimulator
 from deeprecsys.core.errors import NodeError
 from deeprecsys.node.service.hosted_model import HostedModel
@@ -16,9 +16,9 @@ log = logging.getLogger("deeprecsys.serve")
 
 
 class Retuner:
-    """Retunes every model of a service that is not pinned. `run` is to be a task; cancel it to end.
+    """Retunes every model of a service that is not pinned. Make `run` a task; cancel it to end.
 
-    Each model is simulated as if it had all workers for itself: what is compared is policies.
+    Each model is simulated as if it had all workers to itself: policies are compared, not shares.
     """
 
     def __init__(self, service: Service, settings: RetuneSettings | None = None) -> None:
@@ -27,7 +27,7 @@ class Retuner:
         self._simulation = Resimulator()
 
     async def run(self) -> None:
-        """Look, again and again."""
+        """Look at every model, every `every_s` seconds."""
         try:
             while True:
                 await asyncio.sleep(self._settings.every_s)
@@ -39,7 +39,7 @@ class Retuner:
     async def look(self, served: HostedModel) -> None:
         """Look at one model's load once, and change its policy where that is worth it."""
         settings, config, present = self._settings, served.config, served.policy
-        load = seen(served.offered, time.monotonic(), settings)
+        load = offered_load(served.offered, time.monotonic(), settings)
         if load is None or not searched(present, config.gpu_profile is not None):
             return
         node = self._service.config

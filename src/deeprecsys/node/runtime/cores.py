@@ -97,9 +97,9 @@ def die_with_parent(parent: int, signal: int) -> None:
 def go_first() -> None:
     """Take precedence over what else runs on this process's cores, where permitted.
 
-    At the greatest weight of the fair scheduler, a process of usual weight beside a worker gets about one
+    At the greatest weight of the fair scheduler, a process of usual weight next to a worker gets about one
     part in ninety of the core: a batch is disturbed by a percent and not by half. Unlike a real-time class
-    it starves nobody.
+    it starves no process.
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, -20)
@@ -109,7 +109,7 @@ def go_first() -> None:
 
 @contextmanager
 def usual_weight() -> Iterator[None]:
-    """For a while, take no precedence: for work that a worker beside this one must not wait for."""
+    """Within the block, take no precedence: for work that a worker on the same core must not wait for."""
     before = os.getpriority(os.PRIO_PROCESS, 0)
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, max(before, 0))

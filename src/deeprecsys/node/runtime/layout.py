@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -35,7 +35,7 @@ Viewer = Callable[[SliceAddress], SliceView]
 
 @dataclass(frozen=True, slots=True)
 class FeaturePool:
-    """Features drawn beforehand: a query's handle says which rows are its own, its slot where scores go.
+    """Features drawn beforehand: a query's handle fixes which rows are its own, its slot where scores go.
 
     Attributes:
         max_query: the most items of one query.
@@ -220,8 +220,8 @@ class ModelMemory:
             InputError: it would not fit in what the machine has free.
         """
         say = progress or (lambda _what, _share: None)
-        besides = sum(size for name, size in layout.sizes().items() if name != "tables")
-        tables = layout.load_tables(Weights(seed), say, besides)
+        more_bytes = sum(size for name, size in layout.sizes().items() if name != "tables")
+        tables = layout.load_tables(Weights(seed), say, more_bytes)
         try:
             memory = cls(layout, {"tables": tables, **new_segments(layout)})
         except BaseException:
@@ -287,16 +287,8 @@ class VersionSpec:
     fds: dict[str, int]
 
     @classmethod
-    def of(cls, memory: ModelMemory, engine: str, seed: int) -> VersionSpec:
-        """The one version of a trial's node."""
-        return cls(0, memory.layout, memory.layout.model, seed, engine, memory.fds)
-
-    @classmethod
     def from_json(cls, doc: dict[str, Any]) -> VersionSpec:
         return cls(**{**doc, "layout": ModelLayout.from_json(doc["layout"])})
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     def attach(self, threads: int, mapped: dict[int, Segment]) -> tuple[Assembly, Viewer]:
         """What a worker's engine is built from, and what finds a slice's rows. Only scores can be written.

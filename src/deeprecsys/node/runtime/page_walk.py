@@ -66,7 +66,7 @@ class PageWalker:
         return 0.0 if self._pieces else max(self._due_s - self._clock(), 0.0)
 
     def walk(self, stop: Callable[[], bool] = lambda: False) -> None:
-        """Go on where the last walk was stopped, to the end or until `stop` says so between two pieces."""
+        """Go on where the last walk was stopped, to the end or until `stop()` is true between two pieces."""
         began = self._cpu()
         self._pieces = self._pieces or self._pass()
         with usual_weight():

@@ -67,7 +67,7 @@ def load_tables(
 
     Args:
         name: of the model; rows_scale: factor on its tables' rows; rows: their format (`zoo.rows`).
-        more_bytes: memory that will be filled besides the tables.
+        more_bytes: bytes that will be filled in addition to the tables.
 
     Raises:
         InputError: not enough memory is free, or an own model's weights cannot be read.

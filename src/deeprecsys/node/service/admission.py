@@ -61,20 +61,11 @@ class Admission:
     def _refused(
         self, served: HostedModel, query: Query, reason: Reason, why: str, again_s: float
     ) -> RefusedError:
-        now = time.monotonic()
         served.offered.append((query.arrival_s, query.size))
         self._queries.record(
             QueryRecord(
-                query.id,
-                served.name,
-                query.size,
-                query.arrival_s,
-                nan,
-                now,
-                0.0,
-                0,
-                QueryOutcome.SHED,
-                reason,
+                query.id, served.name, query.size, query.arrival_s, nan, time.monotonic(), 0.0, 0,
+                QueryOutcome.SHED, reason,
             )
-        )
+        )  # fmt: skip
         return RefusedError(reason, why, min(max(again_s, SOON_S), LATER_S))

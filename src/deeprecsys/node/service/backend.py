@@ -1,7 +1,7 @@
-"""What the network face asks of whatever scores, and what it hears back.
+"""The interface between the network's side and what scores queries, with its records and errors.
 
-The face decodes a request straight into the place that the backend reserved for the query, and encodes
-the scores from where a worker wrote them. All of a backend runs on one asyncio loop; nothing blocks it.
+A request is decoded straight into the place that the backend reserved for the query, and the scores are
+encoded from where a worker wrote them. All of a backend runs on one asyncio loop; nothing blocks it.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class OperatingPoint:
     """How a model is served right now, since when (monotonic seconds), and why.
 
     Attributes:
-        policy: as `--policy` would name it; batch_size and offload_above of it, where it has them.
-        capacity_qps: the load that it can carry within the target, by the tuner; None if unknown.
+        policy: its name for `--policy`; batch_size, offload_above: its knobs, None where it has none.
+        capacity_qps: the highest load within the target, as simulated; None if unknown.
         pinned: live retuning leaves it alone.
     """
 
@@ -117,8 +117,9 @@ class ServedModel:
     """A model as clients see it.
 
     Attributes:
-        version: of its weights, "1" at first; ready: whether queries are taken.
-        max_items: of one query; engine: which scores it; split: False where items are scored together.
+        version: its weights' version, "1" at first; ready: whether queries are taken.
+        max_items: the most items of a query; engine: of the CPU workers; split: False where items are scored
+            together.
         config: how it is served, for the protocol's `config` extension; plain JSON values.
         finite: whether scores that are infinite or NaN are an error; else clients get them.
     """
@@ -140,21 +141,21 @@ class Seat(Protocol):
 
     @property
     def id(self) -> int:
-        """Of the query, as in its record."""
+        """The query's id, as in its record."""
 
     @property
     def inputs(self) -> Mapping[str, NDArray[Any]]:
-        """By input name, where the features go, uninitialised: [items, width] float32 of a dense input,
-        [items, lookups] int32 of a sparse one; first dimension 1 where the schema says per query."""
+        """By input name, where the features go, uninitialised: [items, width] float32 for a dense input,
+        [items, lookups] int32 for a sparse one; first dimension 1 for an input per query."""
 
     @property
     def blocks(self) -> Sequence[NDArray[Any]]:
-        """The same memory by `Schema.blocks`: of each block [inputs, rows, width], where the
-        rows of one input are contiguous."""
+        """The memory of `inputs` by `Schema.blocks`: [inputs, rows, width] for each block, where the rows of
+        one input are contiguous."""
 
 
 class QueryListener(Protocol):
-    """Hears what happened; must return at once."""
+    """Called when something has happened; must return at once."""
 
     def query_ended(self, record: QueryRecord) -> None: ...
 
@@ -200,8 +201,8 @@ class Backend(Protocol):
     def admit(self, model: str, items: int, *, arrival_s: float, deadline_s: float | None = None) -> None:
         """Raise what `reserve` would raise now, without taking a place; a refusal counts as shed.
 
-        The face asks before it has read a large body: with the least number of items that its length
-        allows and no deadline (infinite), then with what the request's head says.
+        Called before a large body is read: with the least number of items that its length allows and no
+        deadline (infinite), then with what the request's head states.
         """
 
     async def score(self, seat: Seat) -> NDArray[Any]:
@@ -210,7 +211,7 @@ class Backend(Protocol):
         Cancelling the awaiting task cancels the query: slices not begun are dropped.
 
         Raises:
-            RefusedError: it waited past its deadline; UnscoredError: see there.
+            RefusedError: it waited past its deadline. UnscoredError: it could not be scored.
         """
 
     def release(self, seat: Seat) -> None:

@@ -37,15 +37,16 @@ class ModelConfig:
     """A model to be served, and how.
 
     Attributes:
-        name: by which clients ask for it; model: as `zoo.model` knows it, "" where that is the same.
-        target: of its queries; policy: how they become batches; profile: batch times, to predict by.
-        rows_scale, seed: of its tables; engine, precision: what scores it on the CPU.
-        gpu: engine of the service's accelerators for this model; None leaves it to the CPU.
+        name: its name for clients; model: its name for `zoo.model`, "" where that is the same.
+        target: the latency target; policy: how queries become batches; profile: batch times on the CPU.
+        rows_scale: factor on the rows of its tables; seed: of tables and weights.
+        engine, precision: what scores it on the CPU.
+        gpu: engine of the service's accelerators for this model; None where the CPU scores all of it.
         gpu_profile: batch times there; None if they are not known.
-        max_items: of one query; max_queries: that may be open at once.
-        most_bytes: that features and scores of open queries may take.
-        capacity_qps: the load that it can carry, by the tuner; why: how the policy was chosen.
-        pinned: live retuning leaves the policy alone.
+        max_items: the most items of a query; max_queries: the most open queries.
+        most_bytes: the most bytes of features and scores of open queries.
+        capacity_qps: the highest load within the target, as simulated; why: how the policy was chosen.
+        pinned: live retuning leaves the policy as it is.
         split: False where items are scored together: such a query is never cut nor merged.
         finite: whether scores that are infinite or NaN are an error.
     """
@@ -83,7 +84,7 @@ class ModelConfig:
 
     @property
     def known_as(self) -> str:
-        """The name by which `zoo.model` knows it."""
+        """Its name for `zoo.model`."""
         return self.model or self.name
 
 
@@ -108,7 +109,7 @@ def check_scores(gpu: str | None) -> None:
 
 
 class State(Enum):
-    """Where a query is."""
+    """How far a query is."""
 
     RESERVED = auto()  # its features are being written
     OPEN = auto()  # it waits or runs
@@ -120,7 +121,7 @@ class Reservation:
     """A query's place in memory: `backend.Seat`.
 
     Attributes:
-        state: how far it is; released: whether the client's side no longer needs it.
+        released: the client's side no longer needs it.
     """
 
     query: Query

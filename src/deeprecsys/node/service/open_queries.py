@@ -25,21 +25,12 @@ SOON_S, LATER_S = 0.05, 10.0
 """The shortest and the longest time that a refused client is asked to wait before it tries again."""
 
 
-class Signal:
-    """Wakes tasks that wait for a change."""
-
-    def __init__(self) -> None:
-        self._event: asyncio.Event | None = None
+class Signal(asyncio.Event):
+    """An event that is over at once: `wait` waits for the next `announce`."""
 
     def announce(self) -> None:
-        if self._event is not None:
-            self._event.set()
-            self._event = None
-
-    async def wait(self) -> None:
-        if self._event is None:
-            self._event = asyncio.Event()
-        await self._event.wait()
+        self.set()
+        self.clear()
 
 
 class OpenQueries:

@@ -150,18 +150,8 @@ class Service:
         return self._admission.ready and CPU not in self._workers.problems
 
     @property
-    def problem(self) -> str:
-        """Why workers are missing that cannot be started; empty when all is well."""
-        return "; ".join(self._workers.problems.values())
-
-    @property
     def workers(self) -> Mapping[str, int]:
         return dict(self._workers.alive)
-
-    @property
-    def worker_pids(self) -> list[int]:
-        """Process ids of the workers at posts."""
-        return self._workers.pids
 
     def waiting(self, model: str) -> tuple[int, int]:
         s = self._served[model]
