@@ -7,7 +7,6 @@ deeprecsys serve wnd --policy examples/policies/shortest_first.py:ShortestFirst
 
 from dataclasses import dataclass
 
-from deeprecsys.core.errors import at_least
 from deeprecsys.core.policy import BATCH_SIZE, CPU, Placement, Policy, View
 from deeprecsys.core.query import Query
 
@@ -23,9 +22,6 @@ class ShortestFirst(Policy):
     knobs = (BATCH_SIZE,)
 
     batch_size: int
-
-    def __post_init__(self) -> None:
-        at_least(1, "batch size", self.batch_size)
 
     def place(self, query: Query, view: View, now_s: float) -> Placement:
         return Placement(CPU, self.batch_size, due_s=query.size)

@@ -7,8 +7,7 @@ import pytest
 
 from deeprecsys.core.policy import CPU, GPU
 from deeprecsys.core.profile import LatencyProfile, Point
-from deeprecsys.simulate.driver import ProfileService
-from deeprecsys.simulate.quantile_draws import QuantileDraws, ranks_of
+from deeprecsys.simulate.driver import ProfileService, QuantileDraws, ranks_of
 from deeprecsys.simulate.table import Tabulated
 
 NONE = np.zeros(0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from heapq import heappop, heappush
 from math import inf, nan
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,7 +33,6 @@ from deeprecsys.core.policy import CPU, Policy
 from deeprecsys.core.profile import LatencyProfile, Point, slowdown
 from deeprecsys.core.query import Batch, Query
 from deeprecsys.core.runlog import RunLog, Status
-from deeprecsys.simulate.quantile_draws import QuantileDraws, ranks_of
 
 AT_ONCE = 4096
 """Draws that are made at once."""
@@ -54,15 +53,93 @@ class ServiceTimes(Protocol):
         ...
 
 
+Services = ServiceTimes | LatencyProfile | Mapping[str, ServiceTimes | LatencyProfile]
+"""Batch times, one for all devices or one for each."""
 Observer = Callable[[Event, float, list[Command]], None]
 """Sees every event, its time in seconds, and the commands that followed."""
+
+
+class VirtualTrial(NamedTuple):
+    """A load, and the node that it is offered to.
+
+    Attributes:
+        arrivals: [n] rising, seconds.
+        sizes: [n] items.
+        services: batch times of each device, at this rate.
+        workers: of each device.
+        rate_qps: the offered rate.
+    """
+
+    arrivals: NDArray[np.float64]
+    sizes: NDArray[np.int32]
+    services: Mapping[str, ServiceTimes | LatencyProfile]
+    workers: Mapping[str, int]
+    rate_qps: float
+
+    @classmethod
+    def of(
+        cls,
+        arrival_s: ArrayLike,
+        size: ArrayLike,
+        service: Services,
+        workers: int | Mapping[str, int],
+        rate_qps: float | None = None,
+    ) -> VirtualTrial:
+        """The trial; arguments and errors as of `simulate`."""
+        arrivals = np.ascontiguousarray(arrival_s, dtype=np.float64)
+        sizes = np.ascontiguousarray(size, dtype=np.int32)
+        if arrivals.ndim != 1 or arrivals.shape != sizes.shape:
+            raise InputError(
+                f"load: expected as many sizes as arrivals, got {sizes.shape} and {arrivals.shape}"
+            )
+        if len(sizes) and sizes.min() < 1:
+            raise InputError(f"size: expected at least 1 item, got {sizes.min()}")
+        if not np.isfinite(arrivals).all() or (np.diff(arrivals) < 0).any():
+            raise InputError("arrivals: expected finite times in rising order")
+        if rate_qps is None:
+            rate_qps = len(arrivals) / float(arrivals[-1]) if len(arrivals) and arrivals[-1] > 0 else 0.0
+        counts = {CPU: workers} if isinstance(workers, int) else dict(workers)
+        services: dict[str, ServiceTimes | LatencyProfile]
+        if isinstance(service, Mapping):
+            services = dict(service)
+            if CPU in services:
+                services[CPU] = _slowed(services[CPU], counts, rate_qps)
+        else:
+            services = dict.fromkeys(counts, _slowed(service, counts, rate_qps))
+        if missing := [d for d in counts if d not in services]:
+            raise InputError(
+                f"service times: expected one for each device, got none for {', '.join(missing)}"
+            )
+        return cls(arrivals, sizes, services, counts, rate_qps)
+
+    def log(
+        self,
+        start_s: NDArray[np.float64],
+        finish_s: NDArray[np.float64],
+        status: NDArray[np.uint8],
+        busy_s: float,
+        warmup_s: float,
+    ) -> RunLog:
+        """The run log, of what became of each query."""
+        return RunLog(
+            rate_qps=self.rate_qps,
+            arrival_s=self.arrivals,
+            size=self.sizes,
+            issued_s=self.arrivals.copy(),
+            start_s=start_s,
+            finish_s=finish_s,
+            status=status,
+            busy_s=busy_s,
+            workers=sum(self.workers.values()),
+            warmup_s=warmup_s,
+        )
 
 
 def simulate(
     policy: Policy,
     arrival_s: ArrayLike,
     size: ArrayLike,
-    service: ServiceTimes | LatencyProfile | Mapping[str, ServiceTimes | LatencyProfile],
+    service: Services,
     workers: int | Mapping[str, int],
     *,
     seed: int = 0,
@@ -76,7 +153,7 @@ def simulate(
     Ties are settled by rule: at one instant a finish comes before an arrival, so that the arrival finds
     the worker idle; finishes of one instant come in the order in which the batches started; a tick that a
     policy waits for comes after them; arrivals come last, in the order given. Batch number i takes the
-    i-th draw (`simulate.quantile_draws`), whatever the events in between.
+    i-th draw (`QuantileDraws`), whatever the events in between.
 
     Args:
         policy: how queries become batches.
@@ -94,14 +171,11 @@ def simulate(
     Raises:
         InputError: arrivals that fall or sizes below 1, a device without a service time.
     """
-    arrivals, sizes = checked_load(arrival_s, size)
-    counts = {CPU: workers} if isinstance(workers, int) else dict(workers)
-    rate_qps = offered_qps(arrivals) if rate_qps is None else rate_qps
-    services = checked_services(at_rate(service, counts, rate_qps), counts)
-    dispatcher = Dispatcher(policy, counts, limits)
-    n = len(arrivals)
-    world = _World(n, services, seed)
-    times, items = arrivals.tolist(), sizes.tolist()
+    trial = VirtualTrial.of(arrival_s, size, service, workers, rate_qps)
+    dispatcher = Dispatcher(policy, trial.workers, limits)
+    n = len(trial.arrivals)
+    world = _World(n, trial.services, seed)
+    times, items = trial.arrivals.tolist(), trial.sizes.tolist()
     next_query = 0
     while next_query < n or world.running or dispatcher.wake_s < inf:
         due_s = times[next_query] if next_query < n else inf
@@ -120,25 +194,15 @@ def simulate(
         if observe:
             observe(event, now_s, commands)
         world.carry_out(commands, now_s)
-
-    return RunLog(
-        rate_qps=rate_qps,
-        arrival_s=arrivals,
-        size=sizes,
-        issued_s=arrivals.copy(),
-        start_s=np.array(world.start, dtype=np.float64),
-        finish_s=np.array(world.finish, dtype=np.float64),
-        status=np.array(world.status, dtype=np.uint8),
-        busy_s=world.busy_s,
-        workers=sum(counts.values()),
-        warmup_s=warmup_s,
-    )
+    start_s, finish_s = np.array(world.start, np.float64), np.array(world.finish, np.float64)
+    return trial.log(start_s, finish_s, np.array(world.status, np.uint8), world.busy_s, warmup_s)
 
 
 class _World:
     """The effect of the commands: which batches run, and the state of each query."""
 
-    def __init__(self, queries: int, services: Mapping[str, ServiceTimes], seed: int) -> None:
+    def __init__(self, queries: int, given: Mapping[str, ServiceTimes | LatencyProfile], seed: int) -> None:
+        services = {d: ProfileService(s) if isinstance(s, LatencyProfile) else s for d, s in given.items()}
         self.start: list[float | None] = [None] * queries
         self.finish = [nan] * queries
         self.status = [int(Status.OPEN)] * queries
@@ -224,50 +288,37 @@ def quantiles_at(points: list[Point], batches: ArrayLike) -> NDArray[np.float64]
     return rows
 
 
-def checked_load(arrival_s: ArrayLike, size: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    arrivals = np.ascontiguousarray(arrival_s, dtype=np.float64)
-    sizes = np.ascontiguousarray(size, dtype=np.int32)
-    if arrivals.ndim != 1 or arrivals.shape != sizes.shape:
-        raise InputError(f"load: expected as many sizes as arrivals, got {sizes.shape} and {arrivals.shape}")
-    if len(sizes) and sizes.min() < 1:
-        raise InputError(f"size: expected at least 1 item, got {sizes.min()}")
-    if not np.isfinite(arrivals).all() or (np.diff(arrivals) < 0).any():
-        raise InputError("arrivals: expected finite times in rising order")
-    return arrivals, sizes
+class QuantileDraws:
+    """One number in [0, 1) for each batch, in order of start.
+
+    They are independent by default. A profile that was measured under load holds the order in which quick and
+    slow batches followed each other (`LatencyProfile.ranks`): batches take these in order, from a place that
+    the seed chooses, and from the first again after the last.
+    """
+
+    def __init__(self, seed: int, ranks: NDArray[np.float64]) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._ranks = ranks
+        self._next = int(self._rng.integers(len(ranks))) if len(ranks) else 0
+
+    def take(self, count: int) -> NDArray[np.float64]:
+        """[count] the next numbers."""
+        if not len(self._ranks):
+            return self._rng.random(count)
+        places = (self._next + np.arange(count)) % len(self._ranks)
+        self._next = (self._next + count) % len(self._ranks)
+        return self._ranks[places]
 
 
-def offered_qps(arrivals: NDArray[np.float64]) -> float:
-    """The number of arrivals over the time of the last."""
-    return len(arrivals) / float(arrivals[-1]) if len(arrivals) and arrivals[-1] > 0 else 0.0
-
-
-def at_rate(
-    service: ServiceTimes | LatencyProfile | Mapping[str, ServiceTimes | LatencyProfile],
-    workers: Mapping[str, int],
-    rate_qps: float,
-) -> ServiceTimes | LatencyProfile | Mapping[str, ServiceTimes | LatencyProfile]:
-    """The batch times at an offered rate: those on the CPU are longer where the node shares its cores."""
-    if isinstance(service, Mapping):
-        cpu = service.get(CPU)
-        return service if cpu is None else {**service, CPU: _slowed(cpu, workers.get(CPU, 1), rate_qps)}
-    slowed: ServiceTimes = _slowed(service, workers.get(CPU, 1), rate_qps)
-    return slowed
-
-
-def _slowed(service: Any, workers: int, rate_qps: float) -> Any:
+def _slowed(service: Any, workers: Mapping[str, int], rate_qps: float) -> Any:
+    """Batch times at an offered rate: longer where the node's own process shares the CPU's cores."""
     host_s = getattr(service, "host_s", 0.0)
-    return service.slowed(slowdown(host_s, rate_qps, workers)) if host_s else service
+    return service.slowed(slowdown(host_s, rate_qps, workers.get(CPU, 1))) if host_s else service
 
 
-def checked_services(
-    service: ServiceTimes | LatencyProfile | Mapping[str, ServiceTimes | LatencyProfile],
-    workers: Mapping[str, int],
-) -> dict[str, ServiceTimes]:
-    given = service if isinstance(service, Mapping) else dict.fromkeys(workers, service)
-    missing = [d for d in workers if d not in given]
-    if missing:
-        raise InputError(f"service times: expected one for each device, got none for {', '.join(missing)}")
-    return {d: ProfileService(s) if isinstance(s, LatencyProfile) else s for d, s in given.items()}
+def ranks_of(services: Mapping[str, Any]) -> NDArray[np.float64]:
+    """The ranks of the CPU's batch times; empty where they have none."""
+    return np.asarray(getattr(services.get(CPU), "ranks", ()), dtype=np.float64)
 
 
 def _one_by_one(draws: QuantileDraws) -> Iterator[float]:

@@ -22,16 +22,7 @@ from deeprecsys.core.policy import (
 )
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog
-from deeprecsys.simulate.driver import (
-    Observer,
-    ServiceTimes,
-    at_rate,
-    checked_load,
-    checked_services,
-    offered_qps,
-    simulate,
-)
-from deeprecsys.simulate.quantile_draws import QuantileDraws
+from deeprecsys.simulate.driver import Observer, QuantileDraws, Services, VirtualTrial, ranks_of, simulate
 from deeprecsys.simulate.table import Tables, Tabulated, stack
 
 if TYPE_CHECKING:
@@ -45,22 +36,16 @@ _LONGEST_TABLE = 1 << 14
 
 COMPILED = (Static, DeepRecSched, Offload, Earliest, Adaptive, Coalescing)
 
-Services = ServiceTimes | LatencyProfile | Mapping[str, ServiceTimes | LatencyProfile]
-
 
 class CompiledTrial(NamedTuple):
     """A trial that the compiled path can run."""
 
-    arrivals: NDArray[np.float64]
-    sizes: NDArray[np.int32]
-    workers: Mapping[str, int]
+    of: VirtualTrial
     tables: Tables
-    ranks: NDArray[np.float64]
     most_batches: int
     """An upper limit of the number of batches."""
     loop: Callable[[kernel.LoadArrays, kernel.TimeArrays, kernel.Batches], tuple[float, int]]
     """The compiled loop, with the policy's knobs and the limits."""
-    rate_qps: float
 
     def run(self, seed: int = 0, warmup_s: float = 0.0) -> RunLog:
         """Run it."""
@@ -73,13 +58,13 @@ class CompiledTrial(NamedTuple):
     def _follow(self, seed: int, warmup_s: float, keep: bool) -> tuple[RunLog, kernel.Batches]:
         from deeprecsys.simulate import kernel
 
-        n = len(self.sizes)
+        n = len(self.of.sizes)
         most = self.most_batches if self.tables.spread or keep else 0
-        draws = QuantileDraws(seed, self.ranks).take(most if self.tables.spread else 0)
+        draws = QuantileDraws(seed, ranks_of(self.of.services)).take(most if self.tables.spread else 0)
         # A read-only array is another type, for which the kernel would be compiled again.
         load = kernel.LoadArrays(
-            arrival=np.require(self.arrivals, requirements=["C", "W"]),
-            size=np.require(self.sizes, requirements=["C", "W"]),
+            arrival=np.require(self.of.arrivals, requirements=["C", "W"]),
+            size=np.require(self.of.sizes, requirements=["C", "W"]),
             start=np.full(n, np.nan),
             finish=np.full(n, np.nan),
             status=np.zeros(n, np.uint8),
@@ -87,18 +72,7 @@ class CompiledTrial(NamedTuple):
         )
         kept = kernel.no_batches(most if keep else 0)
         busy_s, batches = self.loop(load, kernel.TimeArrays(*self.tables, draws), kept)
-        log = RunLog(
-            rate_qps=self.rate_qps,
-            arrival_s=self.arrivals,
-            size=self.sizes,
-            issued_s=self.arrivals.copy(),
-            start_s=load.start,
-            finish_s=load.finish,
-            status=load.status,
-            busy_s=busy_s,
-            workers=sum(self.workers.values()),
-            warmup_s=warmup_s,
-        )
+        log = self.of.log(load.start, load.finish, load.status, busy_s, warmup_s)
         return log, kept.first(batches if keep else 0)
 
 
@@ -143,33 +117,26 @@ def compiled_trial(
     """A trial for the compiled path; None where that cannot run it. Arguments and errors as of `run`."""
     if type(policy) not in COMPILED:
         return None
-    arrivals, sizes = checked_load(arrival_s, size)
-    counts = {CPU: workers} if isinstance(workers, int) else dict(workers)
-    rate_qps = offered_qps(arrivals) if rate_qps is None else rate_qps
-    service = at_rate(service, counts, rate_qps)
-    checked_services(service, counts)
-    bounds = Dispatcher(policy, counts, limits).limits  # refuses what the reference refuses
+    trial = VirtualTrial.of(arrival_s, size, service, workers, rate_qps)
+    bounds = Dispatcher(policy, trial.workers, limits).limits  # refuses what the reference refuses
     services = []
-    for device in policy.devices:
-        times = service[device] if isinstance(service, Mapping) else service
+    for times in map(trial.services.__getitem__, policy.devices):
         if not isinstance(times, LatencyProfile | Tabulated):
             return None
         services.append(times if isinstance(times, Tabulated) else Tabulated(times))
     if isinstance(policy, Adaptive | Coalescing):
-        return _late(policy, arrivals, sizes, services[0], counts, bounds, rate_qps)
+        return _late(policy, trial, services[0], bounds)
     assert isinstance(policy, Static | DeepRecSched | Offload | Earliest)
-    return _fixed(policy, arrivals, sizes, services, counts, bounds, rate_qps)
+    return _fixed(policy, trial, services, bounds)
 
 
 def _fixed(
     policy: Static | DeepRecSched | Offload | Earliest,
-    arrivals: NDArray[np.float64],
-    sizes: NDArray[np.int32],
+    trial: VirtualTrial,
     services: list[Tabulated],
-    workers: Mapping[str, int],
     limits: Limits,
-    rate_qps: float,
 ) -> CompiledTrial | None:
+    sizes, workers = trial.sizes, trial.workers
     above = _NEVER if policy.offload_above is None else min(policy.offload_above, _NEVER)
     device_batch = policy.device_batch if isinstance(policy, Offload) else 0
     merged = min(device_batch, int(sizes.sum(dtype=np.int64)))
@@ -193,18 +160,16 @@ def _fixed(
         return kernel.run(load, times, kept, used, batch_size, above, merged, predict, *most)
 
     most_batches = int((parts if predict else np.where(sizes > above, 1, parts)).sum())
-    return CompiledTrial(arrivals, sizes, workers, tables, services[0].ranks, most_batches, loop, rate_qps)
+    return CompiledTrial(trial, tables, most_batches, loop)
 
 
 def _late(
     policy: Adaptive | Coalescing,
-    arrivals: NDArray[np.float64],
-    sizes: NDArray[np.int32],
+    trial: VirtualTrial,
     service: Tabulated,
-    workers: Mapping[str, int],
     limits: Limits,
-    rate_qps: float,
 ) -> CompiledTrial | None:
+    sizes, workers = trial.sizes, trial.workers
     merge = isinstance(policy, Coalescing)
     items = int(sizes.sum(dtype=np.int64))
     coarsest = min(policy.batch_size, items if merge else int(sizes.max(initial=1)))
@@ -223,7 +188,7 @@ def _late(
         most = limits.slices, limits.queries, _most_items(limits)
         return run_late(load, times, kept, workers[CPU], max(coarsest, 1), finest, merge, *most)
 
-    return CompiledTrial(arrivals, sizes, workers, tables, service.ranks, most_batches, loop, rate_qps)
+    return CompiledTrial(trial, tables, most_batches, loop)
 
 
 def _most_items(limits: Limits) -> int:

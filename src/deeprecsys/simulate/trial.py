@@ -13,7 +13,8 @@ from deeprecsys.core.dispatcher import Limits
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target
-from deeprecsys.simulate.fast import Services, run
+from deeprecsys.simulate.driver import Services
+from deeprecsys.simulate.fast import run
 
 ENOUGH = 200
 """Fewer queries than this show nothing of the long run."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from deeprecsys.core.errors import InputError
+from deeprecsys.core.errors import InputError, at_least, positive
 from deeprecsys.core.query import Batch, Query, Slice
 
 CPU = "cpu"
@@ -143,28 +144,14 @@ class Knob(NamedTuple):
         default: the value where none is given.
         argument: what `--policy NAME:ARG` calls it; None for a knob that is not given that way.
         values: what a search tries; empty for a knob that keeps its default.
+        check: raises InputError on a value that cannot be, given what to call the knob and the value.
     """
 
     name: str
     default: Callable[[Setting], float | None]
     argument: str | None = None
     values: Ladder | tuple[float, ...] = ()
-
-
-class PolicyState(Protocol):
-    """A policy in one run."""
-
-    def place(self, query: Query, view: View, now_s: float) -> Placement:
-        """The placement of a query that arrives at `now_s`; `view` is the state of the node."""
-        ...
-
-    def form(self, line: LineView, view: View, now_s: float) -> BatchDecision:
-        """What a worker of `line.device` that is idle at `now_s` is to do."""
-        ...
-
-    def finished(self, batch: Batch, took_s: float) -> None:
-        """A batch ended, `took_s` seconds after its start."""
-        ...
+    check: Callable[[str, Any], object] | None = None
 
 
 SLICE = Take()
@@ -173,7 +160,24 @@ WHOLE = 1 << 62
 """A batch size that cuts nothing."""
 
 
-class Policy:
+class PolicyState:
+    """A policy in one run: all on the CPU, first come first served, slices alone."""
+
+    __slots__ = ()
+
+    def place(self, query: Query, view: View, now_s: float) -> Placement:
+        """The placement of a query that arrives at `now_s`; `view` is the state of the node."""
+        return Placement(CPU, WHOLE)
+
+    def form(self, line: LineView, view: View, now_s: float) -> BatchDecision:
+        """What a worker of `line.device` that is idle at `now_s` is to do."""
+        return SLICE
+
+    def finished(self, batch: Batch, took_s: float) -> None:
+        """A batch ended, `took_s` seconds after its start."""
+
+
+class Policy(PolicyState):
     """Decides where a query runs, how finely it is cut, and which slices share a batch.
 
     Derive from it, as a frozen dataclass with slots whose fields are the knobs, and override what differs:
@@ -214,6 +218,12 @@ class Policy:
             if not hasattr(cls, knob) and knob not in cls.__annotations__:
                 setattr(cls, knob, None)
 
+    def __post_init__(self) -> None:
+        for knob in self.knobs:
+            value = getattr(self, knob.name)
+            if knob.check and value is not None:
+                knob.check(knob.name.removesuffix("_s").replace("_", " "), value)
+
     @property
     def devices(self) -> tuple[str, ...]:
         """The devices on which this policy may place queries."""
@@ -222,15 +232,6 @@ class Policy:
     def begin(self) -> PolicyState:
         """The state of one run; the policy itself where it keeps none."""
         return self
-
-    def place(self, query: Query, view: View, now_s: float) -> Placement:
-        return Placement(CPU, WHOLE)
-
-    def form(self, line: LineView, view: View, now_s: float) -> BatchDecision:
-        return SLICE
-
-    def finished(self, batch: Batch, took_s: float) -> None:
-        pass
 
     def describe(self) -> dict[str, Any]:
         """Name and knobs as JSON values, for reports; `batch_size` and `offload_above` are always present."""
@@ -261,15 +262,17 @@ def described_as(knob: str) -> str:
     return f"{knob[:-2]}_ms" if knob.endswith("_s") else knob
 
 
-BATCH_SIZE = Knob("batch_size", lambda s: s.cut, values=Ladder.BATCH_SIZES)
+ITEMS = partial(at_least, 1)
+"""The check of a number of items of at least 1."""
+BATCH_SIZE = Knob("batch_size", lambda s: s.cut, values=Ladder.BATCH_SIZES, check=ITEMS)
 """The batch size of a policy that cuts: by default the static baseline's."""
-WHOLE_BATCH = Knob("batch_size", lambda s: s.largest if s.batch_size is None else s.batch_size)
+WHOLE_BATCH = Knob("batch_size", lambda s: s.largest if s.batch_size is None else s.batch_size, check=ITEMS)
 """The batch size of a policy that keeps queries whole: by default the largest query."""
 FINEST = Knob("finest", lambda s: max(1, s.cut // 4), "FINEST", Ladder.BATCH_SIZES)
 """The finest cut: by default a quarter of the batch size."""
-OFFLOAD_ABOVE = Knob("offload_above", lambda s: s.cut, values=Ladder.THRESHOLDS)
+OFFLOAD_ABOVE = Knob("offload_above", lambda s: s.cut, values=Ladder.THRESHOLDS, check=partial(at_least, 0))
 """The threshold of a policy that must have one: by default the batch size."""
-LATENCY = Knob("latency_s", lambda s: s.latency_s)
+LATENCY = Knob("latency_s", lambda s: s.latency_s, check=positive)
 """A time to go by: the target's latency."""
-DEVICE_BATCH = Knob("device_batch", lambda s: 2 * s.largest, "DEVICE_BATCH")
+DEVICE_BATCH = Knob("device_batch", lambda s: 2 * s.largest, "DEVICE_BATCH", check=ITEMS)
 """Items that share a batch of an accelerator: by default twice the largest query."""

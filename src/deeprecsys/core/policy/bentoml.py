@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deeprecsys.core.errors import at_least
 from deeprecsys.core.policy.base import (
-    CPU,
-    WHOLE,
     WHOLE_BATCH,
     BatchDecision,
     Hold,
     LineView,
-    Placement,
     Policy,
+    PolicyState,
     Take,
     View,
 )
 from deeprecsys.core.policy.linear_time import LinearTime
-from deeprecsys.core.query import Batch, Query
+from deeprecsys.core.query import Batch
 
 TICK_S = 1e-3
 """Seconds between two checks of whether to wait longer."""
@@ -41,22 +38,16 @@ class BentoML(Policy):
 
     batch_size: int
 
-    def __post_init__(self) -> None:
-        at_least(1, "batch size", self.batch_size)
-
     def begin(self) -> _State:
         return _State(self.batch_size)
 
 
-class _State:
+class _State(PolicyState):
     """The batch times learnt in one run."""
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
         self._time = LinearTime()
-
-    def place(self, query: Query, view: View, now_s: float) -> Placement:
-        return Placement(CPU, WHOLE)
 
     def form(self, line: LineView, view: View, now_s: float) -> BatchDecision:
         batch_s, item_s = self._time.coefficients()

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deeprecsys.core.errors import at_least, positive
 from deeprecsys.core.policy.base import (
-    CPU,
+    ITEMS,
     LATENCY,
-    WHOLE,
     BatchDecision,
     Knob,
     LineView,
-    Placement,
     Policy,
+    PolicyState,
     Take,
     View,
 )
-from deeprecsys.core.query import Batch, Query
+from deeprecsys.core.query import Batch
 
 BACK_OFF = 0.9
 """Factor of the batch size after a batch that took too long (NSDI 2017, §4.3)."""
@@ -32,30 +30,23 @@ class Clipper(Policy):
     """
 
     name = "clipper"
-    knobs = (LATENCY, Knob("step", lambda setting: 16, "STEP"))
+    knobs = (LATENCY, Knob("step", lambda setting: 16, "STEP", check=ITEMS))
     searched = False
     merges_queries = True
 
     latency_s: float
     step: int = 16
 
-    def __post_init__(self) -> None:
-        positive("latency", self.latency_s)
-        at_least(1, "step", self.step)
-
     def begin(self) -> _State:
         return _State(self.latency_s, self.step)
 
 
-class _State:
+class _State(PolicyState):
     """The largest batch of one run, as it changes."""
 
     def __init__(self, latency_s: float, step: int) -> None:
         self._latency_s, self._step = latency_s, step
         self._limit = float(step)
-
-    def place(self, query: Query, view: View, now_s: float) -> Placement:
-        return Placement(CPU, WHOLE)
 
     def form(self, line: LineView, view: View, now_s: float) -> BatchDecision:
         return Take(int(self._limit), merge=True, split=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deeprecsys.core.errors import at_least, positive
 from deeprecsys.core.policy.base import (
     BATCH_SIZE,
     CPU,
@@ -15,6 +14,7 @@ from deeprecsys.core.policy.base import (
     LineView,
     Placement,
     Policy,
+    PolicyState,
     Take,
     View,
 )
@@ -39,15 +39,11 @@ class Deadline(Policy):
     batch_size: int
     latency_s: float
 
-    def __post_init__(self) -> None:
-        at_least(1, "batch size", self.batch_size)
-        positive("latency", self.latency_s)
-
     def begin(self) -> _State:
         return _State(self)
 
 
-class _State:
+class _State(PolicyState):
     """The batch times learnt in one run."""
 
     def __init__(self, policy: Deadline) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deeprecsys.core.errors import at_least
 from deeprecsys.core.policy.base import BATCH_SIZE, CPU, GPU, OFFLOAD_ABOVE, Placement, Policy, View
 from deeprecsys.core.query import Query
 
@@ -23,11 +22,6 @@ class DeepRecSched(Policy):
 
     batch_size: int
     offload_above: int | None = None
-
-    def __post_init__(self) -> None:
-        at_least(1, "batch size", self.batch_size)
-        if self.offload_above is not None:
-            at_least(0, "offload above", self.offload_above)
 
     @property
     def devices(self) -> tuple[str, ...]:

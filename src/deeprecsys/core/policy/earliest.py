@@ -27,7 +27,7 @@ class Earliest(Offload):
         return _State(self)
 
 
-class _State:
+class _State(PolicyState):
     """The batch times learnt in one run."""
 
     def __init__(self, policy: Earliest) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deeprecsys.core.errors import at_least
 from deeprecsys.core.policy.base import (
     BATCH_SIZE,
     CPU,
@@ -39,11 +38,6 @@ class Offload(Policy):
     batch_size: int
     offload_above: int
     device_batch: int
-
-    def __post_init__(self) -> None:
-        at_least(1, "batch size", self.batch_size)
-        at_least(0, "offload above", self.offload_above)
-        at_least(1, "device batch", self.device_batch)
 
     @property
     def devices(self) -> tuple[str, ...]:

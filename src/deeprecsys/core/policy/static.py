@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deeprecsys.core.errors import at_least
 from deeprecsys.core.policy.base import BATCH_SIZE, CPU, Placement, Policy, View
 from deeprecsys.core.query import Query
 
@@ -18,9 +17,6 @@ class Static(Policy):
     keeps_whole = True
 
     batch_size: int
-
-    def __post_init__(self) -> None:
-        at_least(1, "batch size", self.batch_size)
 
     @classmethod
     def baseline(cls, largest_query: int, cores: int) -> Static:

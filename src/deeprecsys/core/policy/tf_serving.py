@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deeprecsys.core.errors import at_least, not_negative
-from deeprecsys.core.policy.base import (
-    BATCH_SIZE,
-    BatchDecision,
-    Hold,
-    Knob,
-    LineView,
-    Policy,
-    Take,
-    View,
-)
+from deeprecsys.core.errors import not_negative
+from deeprecsys.core.policy.base import BATCH_SIZE, BatchDecision, Hold, Knob, LineView, Policy, Take, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +13,12 @@ class TFServing(Policy):
     """Batches of exactly the maximum size, cut across queries; a part-filled one leaves after a timeout."""
 
     name = "tf-serving"
-    knobs = (BATCH_SIZE, Knob("timeout_s", lambda setting: 0.0, "TIMEOUT_MS"))
+    knobs = (BATCH_SIZE, Knob("timeout_s", lambda setting: 0.0, "TIMEOUT_MS", check=not_negative))
     searched = False
     merges_queries = True
 
     batch_size: int
     timeout_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        at_least(1, "batch size", self.batch_size)
-        not_negative("timeout", self.timeout_s)
 
     def form(self, line: LineView, view: View, now_s: float) -> BatchDecision:
         until_s = line.head.query.arrival_s + self.timeout_s

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deeprecsys.core.errors import at_least, not_negative
-from deeprecsys.core.policy.base import (
-    WHOLE_BATCH,
-    BatchDecision,
-    Hold,
-    Knob,
-    LineView,
-    Policy,
-    Take,
-    View,
-)
+from deeprecsys.core.errors import not_negative
+from deeprecsys.core.policy.base import WHOLE_BATCH, BatchDecision, Hold, Knob, LineView, Policy, Take, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +17,13 @@ class Triton(Policy):
     """
 
     name = "triton"
-    knobs = (WHOLE_BATCH, Knob("delay_s", lambda setting: 0.0, "DELAY_MS"))
+    knobs = (WHOLE_BATCH, Knob("delay_s", lambda setting: 0.0, "DELAY_MS", check=not_negative))
     searched = False
     merges_queries = True
     keeps_whole = True
 
     batch_size: int
     delay_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        at_least(1, "batch size", self.batch_size)
-        not_negative("delay", self.delay_s)
 
     def form(self, line: LineView, view: View, now_s: float) -> BatchDecision:
         until_s = line.head.query.arrival_s + self.delay_s
