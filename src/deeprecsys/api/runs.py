@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -109,23 +108,19 @@ class Recorded:
         )
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class BenchRun(Recorded, BenchReport):
+class BenchRun(Recorded, BenchReport, repr=False):
     """The result of `bench`: one live trial."""
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class CapacityRun(Recorded, CapacityReport):
+class CapacityRun(Recorded, CapacityReport, repr=False):
     """The result of `capacity`: the highest rate of one policy within the target."""
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class SimulateRun(Recorded, SimulateReport):
+class SimulateRun(Recorded, SimulateReport, repr=False):
     """The result of `simulate`: a trial or a capacity in virtual time, and its bounds."""
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class TuneRun(Recorded, TuneReport):
+class TuneRun(Recorded, TuneReport, repr=False):
     """The result of `tune`: the static baseline (`.static`) and the tuned operating point (`.tuned`)."""
 
     @property
@@ -145,13 +140,11 @@ class TuneRun(Recorded, TuneReport):
         return LatencyProfile.from_json(self.to_json()["profile"])
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class QualityRun(Recorded, QualityReport):
+class QualityRun(Recorded, QualityReport, repr=False):
     """The result of `quality`: what a lower precision did to scores and rankings."""
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class ProfileRun(Recorded, ProfileDocument):
+class ProfileRun(Recorded, ProfileDocument, repr=False):
     """The result of `profile`: batch times s(b)."""
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, Self, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -20,9 +20,12 @@ _LARGEST = 1e300  # integers beyond it have no floating-point number to be shown
 _WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 @dataclass(frozen=True, kw_only=True)
 class Document:
     """A JSON object as a frozen class. Every field may be None: an old or damaged object lacks some.
+
+    Classes that derive from it are dataclasses of the same kind.
 
     Attributes:
         more: keys that this version does not have, such as knobs of a policy from outside the package.
@@ -33,6 +36,9 @@ class Document:
     more: Mapping[str, Any] = field(default_factory=dict, repr=False)
     absent: frozenset[str] | None = field(default=None, repr=False, compare=False)
     problems: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    def __init_subclass__(cls, repr: bool = True) -> None:
+        dataclass(frozen=True, kw_only=True, repr=repr)(cls)
 
     def to_json(self) -> dict[str, Any]:
         """The object, of dict, list, str, int, float, bool and None; floats may be infinite or nan.

@@ -7,7 +7,6 @@ Names are the keys of the JSON objects, units are in the names; a value is None 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from deeprecsys.core.errors import InputError
@@ -20,7 +19,6 @@ Interval = tuple[float | None, float | None]
 """Lower and upper end; None where it is open."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class TargetDocument(Document):
     """The latency target: at least `quantile` of all queries within `latency_ms`."""
 
@@ -44,7 +42,6 @@ class TargetDocument(Document):
             return None
 
 
-@dataclass(frozen=True, kw_only=True)
 class SizesDocument(Document):
     """The distribution of query sizes, in items."""
 
@@ -58,7 +55,6 @@ class SizesDocument(Document):
     top_quarter_share: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class WorkloadDocument(Document):
     """The load: arrivals, sizes, locality of ids."""
 
@@ -69,7 +65,6 @@ class WorkloadDocument(Document):
     trace: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class MachineDocument(Document):
     """Where a figure was measured."""
 
@@ -91,7 +86,6 @@ class MachineDocument(Document):
         return next(kinds) == next(kinds)
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScorerDocument(Document):
     """What computes scores: the engine, its precision, threads for each worker."""
 
@@ -100,7 +94,6 @@ class ScorerDocument(Document):
     threads: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class NodeDocument(ScorerDocument):
     """The node that ran the trials: its workers and its memory."""
 
@@ -122,7 +115,6 @@ class NodeDocument(ScorerDocument):
     huge_page_fraction: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class EnergyDocument(Document):
     """What the machine spent during trials."""
 
@@ -134,7 +126,6 @@ class EnergyDocument(Document):
     qps_per_watt: float | Unavailable | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class ProfileSource(Document):
     """The profile that a simulation ran on."""
 
@@ -142,7 +133,6 @@ class ProfileSource(Document):
     machine: MachineDocument | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class CostDocument(Document):
     """What a part of a search took."""
 
@@ -152,7 +142,6 @@ class CostDocument(Document):
     voids: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class SearchDocument(CostDocument):
     """What a search took live, and in virtual time; whether it ended by itself."""
 
@@ -160,7 +149,6 @@ class SearchDocument(CostDocument):
     simulated: CostDocument | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class PolicyDocument(Document):
     """A policy and its knobs; those of a policy of one's own are in `more`."""
 
@@ -174,7 +162,6 @@ class PolicyDocument(Document):
     timeout_ms: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class TrialFigures(Document):
     """One trial in numbers, or several together; latencies over the queries after the warm-up."""
 
@@ -198,7 +185,6 @@ class TrialFigures(Document):
     miss_rate: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class DeviceDocument(Document):
     """What the workers of one device did in a trial."""
 
@@ -208,7 +194,6 @@ class DeviceDocument(Document):
     busy_s: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class TrialExtra(Document):
     """What the driver of a trial observed in addition; further keys are in `more`."""
 
@@ -224,7 +209,6 @@ class TrialExtra(Document):
     energy: EnergyDocument | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class TouchedDocument(Document):
     """How much of the tables the queries of a trial looked up, and the size of the last-level cache."""
 
@@ -233,7 +217,6 @@ class TouchedDocument(Document):
     llc_bytes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class ProbeDocument(TrialFigures, CostDocument):
     """What all trials at one rate show together."""
 
@@ -242,7 +225,6 @@ class ProbeDocument(TrialFigures, CostDocument):
     miss_high: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class CapacityDocument(CostDocument):
     """What a capacity search found: the rate, its interval, and every rate that was tried."""
 
@@ -260,14 +242,12 @@ class CapacityDocument(CostDocument):
         return self.interval_qps or (None, None)
 
 
-@dataclass(frozen=True, kw_only=True)
 class CandidateDocument(CapacityDocument, PolicyDocument):
     """A policy that a search tried, and its capacity."""
 
     qps: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class RankedDocument(PolicyDocument, ScorerDocument):
     """An engine that a search by model chose from, and its best policy in virtual time."""
 
@@ -275,7 +255,6 @@ class RankedDocument(PolicyDocument, ScorerDocument):
     simulated_qps: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class PointDocument(PolicyDocument, TrialFigures, ScorerDocument):
     """An operating point of `tune`, static or tuned, as it was confirmed."""
 
@@ -293,7 +272,6 @@ class PointDocument(PolicyDocument, TrialFigures, ScorerDocument):
     emulated: bool | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class FractionDocument(Document):
     """The share of a named bound that a rate reaches."""
 
@@ -301,7 +279,6 @@ class FractionDocument(Document):
     value: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class QualityDocument(Document):
     """Scores at a lower precision compared with those of the reference; see `search.quality.Quality`."""
 
@@ -321,7 +298,6 @@ class QualityDocument(Document):
     first: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class ModelDocument(Document):
     """A model of the zoo, as `models` lists it."""
 
@@ -340,7 +316,6 @@ class ModelDocument(Document):
     outputs: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Report(ScorerDocument):
     """What the results of all commands have: the model, what scored it, and where."""
 
@@ -353,7 +328,6 @@ class Report(ScorerDocument):
         return False
 
 
-@dataclass(frozen=True, kw_only=True)
 class ProfilePointDocument(Document):
     """Times of batches of one size, as equally spaced quantiles."""
 
@@ -363,7 +337,6 @@ class ProfilePointDocument(Document):
     after_idle: bool | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class ProfileDocument(Report):
     """Batch times s(b): what `profile` writes. `core.profile.LatencyProfile` is the strict reading of it."""
 
@@ -374,7 +347,6 @@ class ProfileDocument(Report):
     points: tuple[ProfilePointDocument, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
 class GpuDocument(Document):
     """The accelerator of a node."""
 
@@ -385,7 +357,6 @@ class GpuDocument(Document):
     profile: ProfileDocument | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunReport(Report):
     """What the results of commands have that offer load to a node."""
 
@@ -397,7 +368,6 @@ class RunReport(Report):
     emulated: bool | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class BoundsDocument(Document):
     """What no policy exceeds, by name, and the share of its own bound that a policy reached."""
 
@@ -405,7 +375,6 @@ class BoundsDocument(Document):
     fraction_of_bound: FractionDocument | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class BenchReport(RunReport, PolicyDocument, TrialFigures):
     """One live trial: what `bench` writes."""
 
@@ -421,7 +390,6 @@ class BenchReport(RunReport, PolicyDocument, TrialFigures):
         return self.offered is not None
 
 
-@dataclass(frozen=True, kw_only=True)
 class CapacityReport(RunReport, PolicyDocument, TrialFigures, CapacityDocument):
     """The highest rate of one policy within the target: what `capacity` writes."""
 
@@ -429,7 +397,6 @@ class CapacityReport(RunReport, PolicyDocument, TrialFigures, CapacityDocument):
     search: CostDocument | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class SimulateReport(RunReport, PolicyDocument, TrialFigures, CapacityDocument, BoundsDocument):
     """One trial, or the capacity of a policy, in virtual time: what `simulate` writes."""
 
@@ -455,7 +422,6 @@ class SimulateReport(RunReport, PolicyDocument, TrialFigures, CapacityDocument, 
         return self.offered is not None and not self.searched
 
 
-@dataclass(frozen=True, kw_only=True)
 class TuneReport(RunReport, BoundsDocument):
     """The static baseline and the tuned operating point: what `tune` writes."""
 
@@ -480,7 +446,6 @@ class TuneReport(RunReport, BoundsDocument):
     paced_simulator_error: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class QualityReport(Report):
     """What a lower precision did to scores and rankings: what `quality` writes."""
 

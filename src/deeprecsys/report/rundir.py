@@ -149,7 +149,6 @@ def trial_name(name: str, taken: Container[str]) -> str:
     return name
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunHead(Document):
     """What `config.json` and the first event say of a run."""
 

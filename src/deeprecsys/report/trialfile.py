@@ -34,7 +34,6 @@ LARGEST = 1e12
 _SCALARS = ("rate_qps", "busy_s", "workers", "warmup_s")
 
 
-@dataclass(frozen=True, kw_only=True)
 class TrialMetadata(Document):
     """The metadata in the file of a trial."""
 
