@@ -193,7 +193,7 @@ def test_equal_to_the_reference_on_a_long_heavy_trial(policy: Any) -> None:
 
 def test_time_that_does_not_move_is_followed_in_the_order_of_events() -> None:
     """A batch so short that its finish rounds to its start: it is still running as the next slice starts."""
-    profile = LatencyProfile("x", (Point(1, 1, (1e-12,)), Point(2, 1, (2e-12,))))
+    profile = LatencyProfile("x", (Point(1, 1, (1e-9,)), Point(2, 1, (2e-9,))))
     trial: dict[str, Any] = {
         "policy": Static(1),
         "arrival_s": np.full(3, 1e9),
