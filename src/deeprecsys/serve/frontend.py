@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Awaitable
 from typing import Any
 
 from numpy.typing import NDArray
@@ -134,16 +135,20 @@ class OpenQuery:
                 t.tensor.data = None
         self._fill_s = time.monotonic() - begin
 
-    async def score(self) -> NDArray[Any]:
-        """The scores, float32 [items, outputs], valid within the block.
+    def score(self) -> Awaitable[NDArray[Any]]:
+        """The scores, to be awaited and `checked`.
 
         Raises:
-            MissedError; UnscoredError: also where scores are not finite, unless its owner lets them pass.
+            RefusedError: the query waited past its deadline; UnscoredError.
         """
-        try:
-            scores = await self._frontend.backend.score(self.seat)
-        except RefusedError as e:
-            raise MissedError(e.reason, str(e), e.retry_after_s) from e
+        return self._frontend.backend.score(self.seat)
+
+    def checked(self, scores: NDArray[Any]) -> NDArray[Any]:
+        """Scores, float32 [items, outputs], valid within the block.
+
+        Raises:
+            UnscoredError: they are not finite, and their owner does not let them pass.
+        """
         self._scored_s = time.monotonic()
         if self._model.finite and not all_finite(scores):
             self._frontend.counters.not_finite(self._model.name)
@@ -154,7 +159,3 @@ class OpenQuery:
         """The reply is encoded: count the query's times."""
         now = time.monotonic()
         self._frontend.counters.answered(self._model.name, self.seat.id, self._fill_s, self._scored_s, now)
-
-
-class MissedError(RefusedError):
-    """A query was taken, but waited past its deadline."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
 from deeprecsys.node.service.backend import Reason, RefusedError, ServedModel, UnscoredError
-from deeprecsys.serve.frontend import Frontend, MissedError
+from deeprecsys.serve.frontend import Frontend
 from deeprecsys.serve.memory import BufferPool
 from deeprecsys.serve.metrics.statistics import statistics_document
 from deeprecsys.serve.protocol.describe import (
@@ -142,7 +142,11 @@ class GrpcService:
             request.timeout_s = context.time_remaining()
         with frontend.reserve(model, request, frontend.inputs(model).validate(request), arrival_s) as query:
             query.fill(b"")
-            reply = _reply(request, model, await query.score())
+            try:
+                scores = query.checked(await query.score())
+            except RefusedError as e:
+                raise MissedError(e.reason, str(e), e.retry_after_s) from e
+            reply = _reply(request, model, scores)
             query.answered()
             return reply
 
@@ -178,6 +182,10 @@ class GrpcService:
                 await context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says how")
 
         return guarded
+
+
+class MissedError(RefusedError):
+    """A query was taken, but waited past its deadline."""
 
 
 def _status(e: Exception) -> tuple[grpc.StatusCode, tuple[tuple[str, str], ...]]:

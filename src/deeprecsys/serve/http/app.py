@@ -70,6 +70,7 @@ class HttpApp:
 
     def __init__(self, frontend: Frontend, loopback: bool = False) -> None:
         self.frontend, self._loopback = frontend, loopback
+        self._host = b""  # the last that was local
         backend, counters, html = frontend.backend, frontend.counters, page_html()
         self.pages: dict[str, Page] = {
             "/": lambda: ("text/html; charset=utf-8", html),
@@ -185,7 +186,7 @@ class HttpApp:
                     check_binary(request, len(data))
                 query.fill(data)
                 body.close()
-                scores = await unless_gone(query.score(), body.watch)
+                scores = query.checked(await unless_gone(query.score(), body.watch))
                 reply, json_length = http_reply(request, model.name, model.version, scores)
                 query.answered()
         except FullError as e:
@@ -218,8 +219,10 @@ class HttpApp:
                 host = value
         if origin and origin.partition(b"://")[2] != host:
             raise ForbiddenError(f"Origin: expected none, or that of this server, got {shown(origin)}")
-        if self._loopback and not _local(host):
-            raise ForbiddenError(f"Host: expected localhost or an address, got {shown(host)}")
+        if self._loopback and host != self._host:
+            if not _local(host):
+                raise ForbiddenError(f"Host: expected localhost or an address, got {shown(host)}")
+            self._host = host
         if coding not in (b"", b"identity", b"gzip", b"deflate"):
             raise EncodingError(f"Content-Encoding: expected gzip, deflate or none, got {shown(coding)}")
         return length, head, "" if coding == b"identity" else coding.decode()

@@ -50,6 +50,8 @@ class ChunkedBody:
         Raises:
             RequestError: there are fewer; SlowError; TooLargeError; FullError; GoneError.
         """
+        if self._handle is not None and (whole := self._handle.whole_body()) is not None:
+            self._add(whole, False)
         while not self.complete and (count is None or self._size < count):
             await self._next()
         _check_head(count, self._size)
@@ -62,7 +64,8 @@ class ChunkedBody:
 
     async def read_data(self, start: int, request: ValidatedRequest, seat: Seat) -> Binary:
         """What follows the first `start` bytes. Raises as `read_head`."""
-        await self.buffer()
+        if not self.complete:
+            await self.buffer()
         return memoryview(self._joined())[start:]
 
     def watch(self, gone: Callable[[], None]) -> Callable[[], object]:
@@ -85,10 +88,6 @@ class ChunkedBody:
         self._size, self._chunks = 0, []
 
     async def _next(self) -> None:
-        if self._handle is not None and not self._chunks:
-            whole = self._handle.whole_body()
-            if whole is not None:
-                return self._add(whole, False)
         now_s = time.monotonic()
         if self._begin_s is None:
             self._begin_s = now_s

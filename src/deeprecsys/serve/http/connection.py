@@ -18,7 +18,7 @@ import inspect
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
-from typing import Any, cast
+from typing import Any
 
 import httptools
 import orjson
@@ -155,7 +155,7 @@ class Connection(HttpToolsProtocol):
     # Parser callbacks.
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
-            return  # the parser stops here, and `_feed` goes on
+            return  # the parser stops here, and `data_received` goes on
         if self._reserved:
             self.app = self.config.loaded_app if self.url.startswith(RESERVED_FOR) else _full
         super().on_headers_complete()
@@ -167,7 +167,7 @@ class Connection(HttpToolsProtocol):
         if LARGE_BYTES < length <= LARGEST_BYTES and not self.pipeline:
             self._large = LargeBody(self, length)
         handle = RequestHandle(self, self.cycle, self._large)
-        cast(dict[str, Any], self.scope)["extensions"] = {EXTENSION: handle}
+        self.scope["extensions"] = {EXTENSION: handle}  # type: ignore[dict-item]
 
     def on_body(self, body: bytes) -> None:
         if self._meter.chunked:
@@ -202,23 +202,20 @@ class Connection(HttpToolsProtocol):
             self._deadline_s = self.loop.time() + HEAD_S  # for the rest of its body
         if self._rest:
             rest, self._rest = self._rest, b""
-            self._feed(rest)
+            self.data_received(rest)
             self.flow.resume_reading()
 
     # What comes from the socket.
     def data_received(self, data: bytes | memoryview) -> None:
+        """Parse in steps, as long as few requests wait."""
         self._unset_keepalive_if_required()
         self._received_s = self.loop.time()
         if self._rest:
             self._rest += data
-        else:
-            self._feed(data)
-
-    def _feed(self, data: bytes | memoryview) -> None:
-        """Parse in steps, as long as few requests wait."""
+            return
         meter, at, end = self._meter, 0, len(data)
         while at < end:
-            if len(self.pipeline) >= MOST_PIPELINED:
+            if self.pipeline and len(self.pipeline) >= MOST_PIPELINED:
                 self._rest = bytes(data[at:])
                 return self.flow.pause_reading()
             if meter.in_head and not meter.head_bytes:
@@ -235,12 +232,18 @@ class Connection(HttpToolsProtocol):
                 self._refuse(400, "request: expected HTTP/1.1, got something else")
             else:
                 at += count
-                if (meter.in_head or meter.chunked) and (refusal := meter.parsed(count, len(self.url))):
-                    self._refuse(*refusal)
+                if meter.ended:
+                    meter.ended, meter.head_bytes = False, 0
+                elif meter.in_head or meter.chunked:
+                    self._check(meter.parsed(count, len(self.url)))
             if self._refusal or (at < end and self.transport.is_closing()):
                 return
         if self._large is not None and not self.transport.is_closing():
             self.flow.pause_reading()
+
+    def _check(self, refusal: Refusal | None) -> None:
+        if refusal:
+            self._refuse(*refusal)
 
     def _ignore_upgrade(self) -> None:
         """Parse a head that offers to upgrade the connection again, without the offer: it may be ignored."""

@@ -45,14 +45,15 @@ class Meter:
         in_head: whether a head is being parsed, or awaited.
         head_bytes: of the head so far.
         body_left: of a body of known length; chunked: whether it is of another.
+        ended: whether a request has ended within what was parsed last.
     """
 
     in_head: bool = True
     head_bytes: int = 0
     body_left: int = 0
     chunked: bool = False
+    ended: bool = False
     _framing: int = 0
-    _ended: bool = False
 
     def head_ended(self, length: int) -> None:
         """A head is complete; its body has a length, or 0."""
@@ -64,7 +65,7 @@ class Meter:
         self._framing = max(self._framing - 9 * count, -16 * MOST_FRAMING_BYTES)
 
     def request_ended(self) -> None:
-        self.in_head = self._ended = True
+        self.in_head = self.ended = True
         self.body_left = 0
 
     def step(self, count: int) -> int:
@@ -73,9 +74,7 @@ class Meter:
 
     def parsed(self, count: int, url_bytes: int) -> Refusal | None:
         """Count bytes that were parsed of a head or a chunked body; why they are too many, if they are."""
-        if self._ended:
-            self._ended, self.head_bytes = False, 0
-        elif self.in_head:
+        if self.in_head:
             self.head_bytes += count
             if url_bytes > MOST_URL_BYTES:
                 return 414, f"path: expected at most {MOST_URL_BYTES} bytes, got more"

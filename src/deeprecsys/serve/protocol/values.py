@@ -16,6 +16,7 @@ from deeprecsys.serve.protocol.errors import RequestError, shown
 from deeprecsys.serve.protocol.inputs import IDS, OUTPUT, REALS, Binary, InputTensor, ValidatedRequest
 from deeprecsys.serve.protocol.request import Request, Tensor
 
+_FEW = 4096  # beyond, BLAS may begin threads
 _ID_RANGE = np.iinfo(np.int32)
 
 
@@ -132,11 +133,12 @@ def check_finite(request: ValidatedRequest, blocks: Sequence[NDArray[Any]]) -> N
 
 
 def all_finite(values: NDArray[Any]) -> bool:
-    """Whether no value is infinite or NaN: then their sum is neither, unless it overflows.
+    """Whether no value is infinite or NaN: then neither is their sum, or that of their squares.
 
-    `einsum` adds twice as fast as `sum`, less precisely, and without warnings.
+    `dot` costs the least for a few values, `einsum` for many, and both give no warnings.
     """
-    total = np.einsum("i->", values.reshape(-1))
+    flat = values.reshape(-1)
+    total = flat.dot(flat) if len(flat) <= _FEW else np.einsum("i->", flat)
     return isfinite(total) or bool(np.isfinite(values).all())
 
 
