@@ -122,7 +122,7 @@ def tables(result: Result) -> Tables:
         s, t = r["static"], r["tuned"]
         base = f"{s['batch_size']}, {f.figure(s['qps'])}" if s else "cannot meet it"
         rows.append((name, f"{r['target']['latency_ms']:g} ms", base, f"{t['batch_size']}, {f.figure(t['qps'])}",
-                     f"{f.ms(t['p95_ms'])}, {f.ms(t['p99_ms'])}", ratio_cell(r), f.figure(r["offline_qps"])))  # fmt: skip
+                     f"{f.figure(t['p95_ms'])}, {f.figure(t['p99_ms'])}", ratio_cell(r), f.figure(r["offline_qps"])))  # fmt: skip
         if r["sweep"]:
             j, c, w = judge(r), r["search"], r["sweep"]
             share = "–" if j["share"] is None else f"{100 * j['share']:.1f} %"

@@ -81,7 +81,7 @@ def _point(result: dict[str, Any]) -> tuple[str, str, str]:
     t, node = result["tuned"], result["node"]
     batch = t.get("batch_size") or t.get("finest")
     memory = f"{node['pss_bytes'] / 1e9:.2f} GB, tables {node['table_bytes'] / 1e9:.2f}"
-    return f"{t.get('policy')}, {batch}, {f.figure(t['qps'])}", f.ms(t["p95_ms"]), memory
+    return f"{t.get('policy')}, {batch}, {f.figure(t['qps'])}", f.figure(t["p95_ms"]), memory
 
 
 BENCHMARK = Benchmark(__file__, __doc__, run, tables, MODELS)

@@ -322,7 +322,7 @@ def paces(r: dict[str, Any]) -> str:
 def cell(p: dict[str, Any]) -> str:
     """The median of the trials, in milliseconds, and the median errors."""
     each = ", ".join(f"{100 * p[key]:+.0f} %" for key in ERRORS)
-    return f"{f.ms(float(np.median(p['live_p95_ms'])))} ms: {each}"
+    return f"{f.figure(float(np.median(p['live_p95_ms'])))} ms: {each}"
 
 
 BENCHMARK = Benchmark(__file__, __doc__, run, tables, MODELS)

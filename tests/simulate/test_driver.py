@@ -13,7 +13,8 @@ from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import Status, warmup_s
 from deeprecsys.core.target import Target
-from deeprecsys.simulate.driver import ProfileService, simulate
+from deeprecsys.simulate.driver import simulate
+from deeprecsys.simulate.table import Tabulated
 from deeprecsys.simulate.trial import VirtualNode
 
 
@@ -123,12 +124,12 @@ POINTS = st.lists(st.lists(st.floats(1e-4, 1.0), min_size=3, max_size=3), min_si
 def test_a_profile_as_service_is_what_the_profile_says(rows, batch, busy, u):
     points = [Point(k, 4**i * 2, tuple(sorted(row))) for k in (1, 4) for i, row in enumerate(rows)]
     profile = LatencyProfile("m", tuple(points))
-    assert ProfileService(profile)(batch, busy, u) == pytest.approx(profile.seconds(batch, busy, u), rel=1e-9)
+    assert Tabulated(profile)(batch, busy, u) == pytest.approx(profile.seconds(batch, busy, u), rel=1e-9)
 
 
 def test_quantiles_of_unequal_number_fall_back_to_the_profile():
     profile = LatencyProfile("m", (Point(1, 1, (0.1,)), Point(1, 9, (0.2, 0.4))))
-    assert ProfileService(profile)(5, 1, 0.5) == pytest.approx(profile.seconds(5, 1, 0.5))
+    assert Tabulated(profile)(5, 1, 0.5) == pytest.approx(profile.seconds(5, 1, 0.5))
 
 
 def test_a_virtual_node_is_a_trial():

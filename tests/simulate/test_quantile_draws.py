@@ -7,7 +7,7 @@ import pytest
 
 from deeprecsys.core.policy import CPU, GPU
 from deeprecsys.core.profile import LatencyProfile, Point
-from deeprecsys.simulate.driver import ProfileService, QuantileDraws, ranks_of
+from deeprecsys.simulate.driver import QuantileDraws, ranks_of
 from deeprecsys.simulate.table import Tabulated
 
 NONE = np.zeros(0)
@@ -38,7 +38,7 @@ def test_in_pieces_they_are_the_same(ranks: np.ndarray) -> None:
 def test_the_cpu_s_profile_gives_them() -> None:
     profile = LatencyProfile("m", (Point(1, 1, (0.1, 0.2)),), ranks=(0.25, 0.5))
     plain = LatencyProfile("m", profile.points)
-    for kind in (ProfileService, Tabulated):
+    for kind in (lambda p: p, Tabulated):
         assert ranks_of({CPU: kind(profile), GPU: kind(plain)}).tolist() == [0.25, 0.5]
         assert ranks_of({CPU: kind(plain), GPU: kind(profile)}).tolist() == []
     assert Tabulated(profile).slowed(2.0).ranks.tolist() == [0.25, 0.5]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -304,5 +304,5 @@ def _quality(experiment: Experiment, queries: int, progress: ProgressOption) -> 
         "reference": f"{REFERENCE} fp32",
         "arithmetic": arithmetic,
         "table_bytes": table_bytes,
-        **compare(exact, scores).to_json(),
+        **asdict(compare(exact, scores)),
     }

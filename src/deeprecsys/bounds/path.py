@@ -65,9 +65,7 @@ class Path(NamedTuple):
         return cls(at, work_s[n - 1], span_s[n - 1], rate)
 
 
-def o_fcfs(
-    path: Path, cores: int, target: Target, *, coalescing: bool = False, tolerance: float = TOLERANCE
-) -> Bound:
+def o_fcfs(path: Path, cores: int, target: Target, *, coalescing: bool = False) -> Bound:
     """The highest rate at which one first-come-first-served server, `cores` times as fast, meets the target.
 
     A query ends no sooner than its span allows. Latencies only grow with the rate, so bisection is exact.
@@ -83,13 +81,11 @@ def o_fcfs(
         end = done + np.maximum.accumulate(arrival - (done - w))
         return int(np.count_nonzero((end - arrival > late_s) | never))
 
-    rate = _highest(path, misses, int(np.count_nonzero(never)), cores, target, tolerance)
+    rate = _highest(path, misses, int(np.count_nonzero(never)), cores, target)
     return Bound(BoundKind.O_FCFS, rate, coalescing)
 
 
-def o_drop(
-    path: Path, cores: int, target: Target, *, coalescing: bool = False, tolerance: float = TOLERANCE
-) -> Bound:
+def o_drop(path: Path, cores: int, target: Target, *, coalescing: bool = False) -> Bound:
     """The highest rate at which such a server, free to abandon the share of queries that may be late,
     serves all others in time.
 
@@ -113,7 +109,7 @@ def o_drop(
 
     if never >= enough:
         return Bound(BoundKind.O_DROP, 0.0, coalescing)
-    rate = _highest(path, misses, never, cores, target, tolerance) if len(w) else np.inf
+    rate = _highest(path, misses, never, cores, target) if len(w) else np.inf
     return Bound(BoundKind.O_DROP, rate, coalescing)
 
 
@@ -122,9 +118,7 @@ def _allowed(queries: int, target: Target) -> int:
     return queries - 1 - int(percentile(np.arange(queries), target.quantile))
 
 
-def _highest(
-    path: Path, misses: Callable[[float], int], never: int, cores: int, target: Target, tolerance: float
-) -> float:
+def _highest(path: Path, misses: Callable[[float], int], never: int, cores: int, target: Target) -> float:
     """The rate from which on there are too many misses, by bisection; from above."""
     allowed = _allowed(len(path.arrival_s), target)
     if never > allowed:
@@ -140,7 +134,7 @@ def _highest(
             return 0.0
     while misses(high) <= allowed:
         high *= 2
-    while high - low > tolerance * high:
+    while high - low > TOLERANCE * high:
         middle = (low + high) / 2
         low, high = (middle, high) if misses(middle) <= allowed else (low, middle)
     return float(path.rate_qps * high)

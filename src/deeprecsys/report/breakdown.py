@@ -150,16 +150,16 @@ def by_size(log: RunLog, parts: Breakdown) -> list[Group]:
     return groups
 
 
-def slowest(log: RunLog, parts: Breakdown, share: float = SLOWEST) -> Group | None:
+def slowest(log: RunLog, parts: Breakdown) -> Group | None:
     """Mean parts of the queries slower than the percentile; of all that are as slow as it where none is.
 
     Only queries that were measured and served count.
     """
     keep, latency = _counted(log), log.latency_s
-    limit = percentile(latency[keep], 1 - share)
+    limit = percentile(latency[keep], 1 - SLOWEST)
     slower = keep & (latency > limit)
     chosen = slower if slower.any() else keep & (latency == limit)
-    return _group(f"slowest {100 * share:g} %", log, parts, chosen) if chosen.any() else None
+    return _group(f"slowest {100 * SLOWEST:g} %", log, parts, chosen) if chosen.any() else None
 
 
 def everyone(log: RunLog, parts: Breakdown) -> Group | None:

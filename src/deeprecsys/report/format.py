@@ -31,11 +31,6 @@ def figure(value: Any) -> str:
     return _finite(value, _three)
 
 
-def ms(value: Any) -> str:
-    """Milliseconds, without the unit; an infinite latency is ∞: queries were not served."""
-    return figure(value)
-
-
 def share(value: Any) -> str:
     """A share as a percentage; a share below 1 is never rounded to 100 %."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,16 +59,11 @@ class Slices:
         return len(self.query)
 
 
-TYPES: dict[str, type] = {
-    "query": np.int64,
-    "start": np.int32,
-    "stop": np.int32,
-    "batch": np.int64,
-    "device": np.str_,
-    "worker": np.int32,
-    "posted_s": np.float64,
-    "started_s": np.float64,
-    "ended_s": np.float64,
-    "heard_s": np.float64,
-}
+def columns_of(record: type) -> dict[str, type]:
+    """The fields of a dataclass that are arrays, and the types of their items."""
+    hints = get_type_hints(record).items()
+    return {name: get_args(get_args(h)[1])[0] for name, h in hints if get_origin(h) is np.ndarray}
+
+
+TYPES = columns_of(Slices)
 """The columns and their types."""

@@ -18,17 +18,10 @@ from deeprecsys.report.document import Document
 from deeprecsys.report.documents import TrialExtra
 from deeprecsys.report.json_values import dumps, restored
 from deeprecsys.report.slices import TYPES as SLICE_TYPES
-from deeprecsys.report.slices import Slices
+from deeprecsys.report.slices import Slices, columns_of
 
 KEY = b"deeprecsys"
-QUERY_TYPES: dict[str, type] = {
-    "arrival_s": np.float64,
-    "size": np.int32,
-    "issued_s": np.float64,
-    "start_s": np.float64,
-    "finish_s": np.float64,
-    "status": np.uint8,
-}
+QUERY_TYPES = columns_of(RunLog)
 LARGEST = 1e12
 """Beyond all rates, in queries per second, and all times, in seconds."""
 _SCALARS = ("rate_qps", "busy_s", "workers", "warmup_s")

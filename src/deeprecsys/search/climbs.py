@@ -38,22 +38,18 @@ class HillClimb(History):
     Args:
         batch_sizes: rising; tried from the first.
         thresholds: rising offload thresholds for the second climb; empty where there is no accelerator.
-        patience: how many candidates in a row below the climb's best end it.
     """
 
-    def __init__(
-        self, batch_sizes: Sequence[int], thresholds: Sequence[int] = (), patience: int = PATIENCE
-    ) -> None:
+    def __init__(self, batch_sizes: Sequence[int], thresholds: Sequence[int] = ()) -> None:
         for field, values in (("batch sizes", batch_sizes), ("thresholds", thresholds)):
             if list(values) != sorted(set(values)):
                 raise InputError(f"{field}: expected rising values, got {list(values)}")
         if not batch_sizes:
             raise InputError("batch sizes: expected at least one, got none")
         super().__init__()
-        self._patience = patience
         self._sizes = [DeepRecSched(b) for b in batch_sizes]
         self._thresholds = list(thresholds)
-        self._climb = _Climb(self._sizes, patience)
+        self._climb = _Climb(self._sizes)
         self._second: _Climb | None = None
 
     def ask(self) -> Policy | None:
@@ -64,9 +60,7 @@ class HillClimb(History):
         best = self.best  # the static baseline too may have the best batch size
         size = batch_size_of(best.policy) if best else self._sizes[-1].batch_size
         assert size is not None
-        self._second = self._climb = _Climb(
-            [DeepRecSched(size, offload_above=n) for n in self._thresholds], self._patience
-        )
+        self._second = self._climb = _Climb([DeepRecSched(size, offload_above=n) for n in self._thresholds])
         return self._climb.candidate
 
     def tell(self, policy: Policy, score: Score) -> None:
@@ -93,15 +87,14 @@ class HillClimb(History):
 class _Climb:
     """One climb along a list of candidates."""
 
-    def __init__(self, candidates: list[DeepRecSched], patience: int) -> None:
+    def __init__(self, candidates: list[DeepRecSched]) -> None:
         self._left = candidates
-        self._patience = patience
         self._falls = 0
         self.best: Evaluation | None = None
 
     @property
     def candidate(self) -> DeepRecSched | None:
-        return self._left[0] if self._left and self._falls < self._patience else None
+        return self._left[0] if self._left and self._falls < PATIENCE else None
 
     def step(self, told: Evaluation) -> None:
         self._left = self._left[1:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,9 +43,6 @@ class Quality:
     top_10: float | None
     top_10_least: float | None
     first: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def compare(reference: Sequence[NDArray[np.float32]], scores: Sequence[NDArray[np.float32]]) -> Quality:

@@ -30,9 +30,10 @@ from deeprecsys.core.dispatcher import (
 )
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import CPU, Policy
-from deeprecsys.core.profile import LatencyProfile, Point, slowdown
+from deeprecsys.core.profile import LatencyProfile, slowdown
 from deeprecsys.core.query import Batch, Query
 from deeprecsys.core.runlog import RunLog, Status
+from deeprecsys.simulate.table import Tabulated
 
 AT_ONCE = 4096
 """Draws that are made at once."""
@@ -202,7 +203,7 @@ class _World:
     """The effect of the commands: which batches run, and the state of each query."""
 
     def __init__(self, queries: int, given: Mapping[str, ServiceTimes | LatencyProfile], seed: int) -> None:
-        services = {d: ProfileService(s) if isinstance(s, LatencyProfile) else s for d, s in given.items()}
+        services = {d: Tabulated(s) if isinstance(s, LatencyProfile) else s for d, s in given.items()}
         self.start: list[float | None] = [None] * queries
         self.finish = [nan] * queries
         self.status = [int(Status.OPEN)] * queries
@@ -239,53 +240,6 @@ class _World:
                     self.status[query.id] = Status.SHED
                 case Fail(query):
                     self.status[query.id] = Status.FAILED
-
-
-class ProfileService:
-    """A latency profile as a service time: `LatencyProfile.seconds`, cached per batch size."""
-
-    def __init__(self, profile: LatencyProfile) -> None:
-        self._profile = profile
-        self._levels = profile.busy_levels
-        self._curves = {level: profile.curve(level) for level in self._levels}
-        self._rows: dict[tuple[int, int], list[float] | None] = {}
-        self._nearest: dict[int, int] = {}
-        self.ranks = profile.ranks
-        self.rested = self if profile.rested is profile else ProfileService(profile.rested)
-
-    def __call__(self, batch_items: int, busy_workers: int, u: float, /) -> float:
-        level = self._nearest.get(busy_workers)
-        if level is None:
-            level = min(self._levels, key=lambda k: (abs(k - busy_workers), k))
-            self._nearest[busy_workers] = level
-        key = (level, batch_items)
-        if key not in self._rows:
-            (found,) = quantiles_at(self._curves[level], [batch_items])
-            self._rows[key] = None if np.isnan(found).any() else found.tolist()
-        row = self._rows[key]
-        if row is None:
-            return self._profile.seconds(batch_items, busy_workers, u)
-        place = u * (len(row) - 1)
-        i = int(place)
-        return row[i] if i + 1 >= len(row) else row[i] + (place - i) * (row[i + 1] - row[i])
-
-
-def quantiles_at(points: list[Point], batches: ArrayLike) -> NDArray[np.float64]:
-    """[batches, quantiles] at batch sizes; nan where they do not follow linearly from the measured ones."""
-    wanted = np.asarray(batches, np.int64)
-    if len({len(p.seconds) for p in points}) > 1:
-        return np.full((len(wanted), 1), np.nan)
-    seconds = np.array([p.seconds for p in points])
-    if len(points) == 1:
-        return np.repeat(seconds, len(wanted), axis=0)
-    sizes = np.array([p.batch for p in points])
-    hi = np.clip(np.searchsorted(sizes, wanted), 1, len(points) - 1)
-    share = (wanted - sizes[hi - 1]) / (sizes[hi] - sizes[hi - 1])
-    rows: NDArray[np.float64] = seconds[hi - 1] + share[:, None] * (seconds[hi] - seconds[hi - 1])
-    # Beyond the measured sizes `seconds` never goes to nothing; where that could bind, leave it to it.
-    safe = (rows >= 0.1 * seconds.max(axis=0)).all(axis=1)
-    rows[~(safe | ((share >= 0) & (share <= 1)))] = np.nan
-    return rows
 
 
 class QuantileDraws:

@@ -78,7 +78,7 @@ class TimeArrays(NamedTuple):
 
 @compiled
 def quantile(seconds: Floats, row: int, last: int, u: float) -> float:
-    """The time at quantile `u` of the `last` + 1 that begin at `row` (`driver.ProfileService`)."""
+    """The time at quantile `u` of the `last` + 1 that begin at `row` (`table.Tabulated`)."""
     if last == 0:
         return seconds[row]  # type: ignore[no-any-return]
     place = u * last

@@ -7,30 +7,49 @@ from copy import copy
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.simulate.driver import ProfileService, quantiles_at
+from deeprecsys.core.profile import LatencyProfile, Point
 
 
 class Tabulated:
-    """A profile as `ServiceTimes` with a cached table of times, for many trials with one profile.
+    """A profile as service times (`driver.ServiceTimes`), and as a cached table of them for compiled loops.
 
-    What it returns, and the table, are bit for bit those of `ProfileService`.
+    The times are those of `LatencyProfile.seconds`.
     """
 
     def __init__(self, profile: LatencyProfile) -> None:
-        self._service = ProfileService(profile)
+        self._profile = profile
         self._levels = profile.busy_levels
         self._curves = [profile.curve(level) for level in self._levels]
         self._points = [len(curve[0].seconds) for curve in self._curves]
+        self._nearest: dict[int, int] = {}  # number of busy workers -> index of the level that holds for it
+        self._rows: dict[tuple[int, int], list[float] | None] = {}  # by index of the level, and batch size
         self._quantiles: NDArray[np.float64] | None = None
         self.host_s, self.ranks = profile.host_s, np.array(profile.ranks)
         self._by, self._of = 1.0, self  # the factor of all times, and the owner of the table
         self.rested = self if profile.rested is profile else Tabulated(profile.rested)
 
     def __call__(self, batch_items: int, busy_workers: int, u: float, /) -> float:
-        return self._by * self._service(batch_items, busy_workers, u)
+        index = self._nearest.get(busy_workers)
+        if index is None:
+            index = self._level(busy_workers)
+        key = (index, batch_items)
+        if key not in self._rows:
+            (found,) = quantiles_at(self._curves[index], [batch_items])
+            self._rows[key] = None if np.isnan(found).any() else found.tolist()
+        row = self._rows[key]
+        if row is None:
+            return self._by * self._profile.seconds(batch_items, busy_workers, u)
+        place = u * (len(row) - 1)
+        i = int(place)
+        return self._by * (row[i] if i + 1 >= len(row) else row[i] + (place - i) * (row[i + 1] - row[i]))
+
+    def _level(self, busy: int) -> int:
+        """The index of the busy level that holds for a number of busy workers."""
+        levels = self._levels
+        nearest = min(range(len(levels)), key=lambda i: (abs(levels[i] - busy), levels[i]))
+        return self._nearest.setdefault(busy, nearest)
 
     def slowed(self, by: float) -> Tabulated:
         """These times multiplied by `by`, over the shared table."""
@@ -46,9 +65,7 @@ class Tabulated:
 
     def level_of(self, workers: int) -> NDArray[np.int32]:
         """[workers + 1] the index of the busy level that holds for 0, 1, … busy workers."""
-        levels = self._levels
-        nearest = [min(levels, key=lambda k: (abs(k - busy), k)) for busy in range(workers + 1)]
-        return np.array([levels.index(k) for k in nearest], dtype=np.int32)
+        return np.array([self._level(busy) for busy in range(workers + 1)], dtype=np.int32)
 
     def quantiles(self, largest: int) -> NDArray[np.float64]:
         """[levels, at least largest + 1, quantiles] seconds; row 0 stands for no batch.
@@ -71,10 +88,28 @@ class Tabulated:
         found = quantiles_at(curve, batches)
         if all(len(p.seconds) == 1 for p in curve):
             for b in batches[np.isnan(found[:, 0])]:
-                found[b - 1] = self._service(int(b), self._levels[index], 0.0)
+                found[b - 1] = self._profile.seconds(int(b), self._levels[index], 0.0)
         width = found.shape[1]
         rows[1:, :width] = found
         rows[1:, width:] = found[:, -1:]
+
+
+def quantiles_at(points: list[Point], batches: ArrayLike) -> NDArray[np.float64]:
+    """[batches, quantiles] at batch sizes; nan where they do not follow linearly from the measured ones."""
+    wanted = np.asarray(batches, np.int64)
+    if len({len(p.seconds) for p in points}) > 1:
+        return np.full((len(wanted), 1), np.nan)
+    seconds = np.array([p.seconds for p in points])
+    if len(points) == 1:
+        return np.repeat(seconds, len(wanted), axis=0)
+    sizes = np.array([p.batch for p in points])
+    hi = np.clip(np.searchsorted(sizes, wanted), 1, len(points) - 1)
+    share = (wanted - sizes[hi - 1]) / (sizes[hi] - sizes[hi - 1])
+    rows: NDArray[np.float64] = seconds[hi - 1] + share[:, None] * (seconds[hi] - seconds[hi - 1])
+    # Beyond the measured sizes `seconds` never goes to nothing; where that could bind, leave it to it.
+    safe = (rows >= 0.1 * seconds.max(axis=0)).all(axis=1)
+    rows[~(safe | ((share >= 0) & (share <= 1)))] = np.nan
+    return rows
 
 
 class Tables(NamedTuple):

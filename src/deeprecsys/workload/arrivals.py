@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError, at_most, unknown
-from deeprecsys.workload.spec import numbers, split, within
+from deeprecsys.workload.spec import Named, numbers, split
 from deeprecsys.workload.trace import Trace
 
 MOST_PERIODS = 1e7
@@ -43,31 +43,23 @@ class Arrivals(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Poisson:
+class Poisson(Named):
     """Independent exponential gaps."""
-
-    @property
-    def spec(self) -> str:
-        return "poisson"
 
     def times(self, rng: np.random.Generator, rate_qps: float, queries: int) -> NDArray[np.float64]:
         return _unit(rng, queries) / rate_qps
 
 
 @dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(Named):
     """Equal gaps."""
-
-    @property
-    def spec(self) -> str:
-        return "constant"
 
     def times(self, rng: np.random.Generator, rate_qps: float, queries: int) -> NDArray[np.float64]:
         return np.arange(1, queries + 1) / rate_qps
 
 
 @dataclass(frozen=True, slots=True)
-class Diurnal:
+class Diurnal(Named):
     """A Poisson process whose rate follows a day: m(t) = 1 - a·cos(2πt / period), from its trough.
 
     Attributes:
@@ -77,12 +69,10 @@ class Diurnal:
             half a period is the rate asked for.
     """
 
+    ranges = ((1, 1000), (1e-3, 1e9))
+
     ratio: float = 2.5
     period_s: float = 60.0
-
-    @property
-    def spec(self) -> str:
-        return f"diurnal:{self.ratio:g},{self.period_s:g}"
 
     @property
     def swing(self) -> float:
@@ -100,7 +90,7 @@ class Diurnal:
 
 
 @dataclass(frozen=True, slots=True)
-class Bursts:
+class Bursts(Named):
     """A two-state Markov-modulated Poisson process: calm, and bursts of a higher rate.
 
     Both states last exponentially long. When the bursts come depends on the seed alone and not on the
@@ -113,13 +103,11 @@ class Bursts:
         period_s: mean length of one calm and one burst together, in seconds.
     """
 
+    ranges = ((1, 1000), (0.001, 0.999), (1e-3, 1e9))
+
     ratio: float = 3.0
     duty: float = 0.1
     period_s: float = 5.0
-
-    @property
-    def spec(self) -> str:
-        return f"bursts:{self.ratio:g},{self.duty:g},{self.period_s:g}"
 
     @property
     def factors(self) -> tuple[float, float]:
@@ -207,21 +195,9 @@ def until(
     return times[: int(np.searchsorted(times, horizon_s, side="right"))]
 
 
-def _diurnal(args: list[str]) -> Arrivals:
-    ratio, period_s = numbers("arrivals diurnal", args, {"ratio": 2.5, "period_s": 60.0})
-    return Diurnal(
-        within("arrivals diurnal: ratio", ratio, 1, 1000),
-        within("arrivals diurnal: period_s", period_s, 1e-3, 1e9),
-    )
-
-
-def _bursts(args: list[str]) -> Arrivals:
-    given = numbers("arrivals bursts", args, {"ratio": 3.0, "duty": 0.1, "period_s": 5.0})
-    return Bursts(
-        within("arrivals bursts: ratio", given[0], 1, 1000),
-        within("arrivals bursts: duty", given[1], 0.001, 0.999),
-        within("arrivals bursts: period_s", given[2], 1e-3, 1e9),
-    )
+KINDS: dict[str, type[Poisson | Constant | Diurnal | Bursts]] = {
+    "poisson": Poisson, "constant": Constant, "diurnal": Diurnal, "bursts": Bursts,
+}  # fmt: skip
 
 
 def parse(text: str, trace: Trace | None = None) -> Arrivals:
@@ -231,16 +207,11 @@ def parse(text: str, trace: Trace | None = None) -> Arrivals:
         InputError: another name, or arguments that do not fit.
     """
     name, args = split(text)
-    if name == "diurnal":
-        return _diurnal(args)
-    if name == "bursts":
-        return _bursts(args)
-    plain: dict[str, Callable[[], Arrivals]] = {"poisson": Poisson, "constant": Constant}
-    if name not in plain and name != "trace":
-        raise unknown("arrival process", name, (*plain, "diurnal", "bursts", "trace"))
-    numbers(f"arrivals {name}", args, {})
-    if name in plain:
-        return plain[name]()
+    if kind := KINDS.get(name):
+        return kind.of("arrivals", args)
+    if name != "trace":
+        raise unknown("arrival process", name, (*KINDS, "trace"))
+    numbers("arrivals trace", args, {})
     if trace is None:
         raise InputError("arrivals trace: expected a trace file beside it (--trace FILE), got none")
     return Replay(trace)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import unknown
-from deeprecsys.workload.spec import numbers, split, within
+from deeprecsys.workload.spec import Named, split
 
 _HEAD = 512  # ranks whose probabilities are summed; the rest are integrated
 _BINS = 512  # of the integral over the tail in `unique_rows`
@@ -35,12 +35,8 @@ class Locality(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Uniform:
+class Uniform(Named):
     """Every row is as likely as any other: the worst case for caches."""
-
-    @property
-    def spec(self) -> str:
-        return "uniform"
 
     def ranks(self, rng: np.random.Generator, rows: int, n: int) -> NDArray[np.int64]:
         return rng.integers(rows, size=n)
@@ -50,7 +46,7 @@ class Uniform:
 
 
 @dataclass(frozen=True, slots=True)
-class Zipf:
+class Zipf(Named):
     """The row of rank k (from 1) is drawn with a probability in proportion to k**-s, bounded by the rows.
 
     Sampled by inversion, one uniform number per id: the first 512 ranks from their exact cumulative
@@ -58,11 +54,9 @@ class Zipf:
     relative error is s(s + 1) / (24 k²), below 4e-7 there for s ≤ 1.5.
     """
 
-    s: float = 0.9
+    ranges = ((0.01, 1.5),)
 
-    @property
-    def spec(self) -> str:
-        return f"zipf:{self.s:g}"
+    s: float = 0.9
 
     def ranks(self, rng: np.random.Generator, rows: int, n: int) -> NDArray[np.int64]:
         head, tail = self._masses(rows)
@@ -85,13 +79,6 @@ class Zipf:
             middle = np.sqrt(edges[1:] * edges[:-1])
             expected -= float((np.expm1(-rate * middle**-self.s) * np.diff(edges)).sum())
         return min(expected, float(rows))
-
-    def head_share(self, rows: int, k: int) -> float:
-        """The share of accesses that goes to the `k` most popular of `rows` rows."""
-        head, tail = self._masses(rows)
-        if k <= len(head):
-            return float(head[k - 1] / (head[-1] + tail))
-        return float((head[-1] + self._integral(len(head) + 0.5, k + 0.5)) / (head[-1] + tail))
 
     def _masses(self, rows: int) -> tuple[NDArray[np.float64], float]:
         """Cumulative weights of the first ranks, and the weight of all the others together."""
@@ -134,13 +121,10 @@ def parse(text: str) -> Locality:
         InputError: another name, or an exponent out of range.
     """
     name, args = split(text)
-    if name == "uniform":
-        numbers("locality uniform", args, {})
-        return Uniform()
-    if name == "zipf":
-        (s,) = numbers("locality zipf", args, {"s": 0.9})
-        return Zipf(within("locality zipf: s", s, 0.01, 1.5))
-    raise unknown("locality", name, ("uniform", "zipf"))
+    kinds: dict[str, type[Uniform | Zipf]] = {"uniform": Uniform, "zipf": Zipf}
+    if name not in kinds:
+        raise unknown("locality", name, kinds)
+    return kinds[name].of("locality", args)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, ClassVar, Self
 
 from deeprecsys.core.errors import InputError, shown
+
+
+class Named:
+    """A dataclass of numbers that the text `NAME[:ARG,ARG…]` stands for: its name in lower case, its fields.
+
+    Attributes:
+        ranges: least and greatest value of each field.
+    """
+
+    __slots__ = ()
+    ranges: ClassVar[tuple[tuple[float, float], ...]] = ()
+
+    @property
+    def spec(self) -> str:
+        name = type(self).__name__.lower()
+        values = [f"{getattr(self, f.name):g}" for f in fields(self)]  # type: ignore[arg-type] # a dataclass
+        return f"{name}:{','.join(values)}" if values else name
+
+    @classmethod
+    def of(cls, what: str, args: list[str]) -> Self:
+        """What the arguments say, as `split` returns them.
+
+        Raises:
+            InputError: they do not fit; `what` says what they are of.
+        """
+        what = f"{what} {cls.__name__.lower()}"
+        defaults: dict[str, Any] = {f.name: f.default for f in fields(cls)}  # type: ignore[arg-type]
+        given = zip(defaults, numbers(what, args, defaults), cls.ranges, strict=True)
+        return cls(*(within(f"{what}: {name}", value, *ends) for name, value, ends in given))
 
 
 def split(text: str) -> tuple[str, list[str]]:
@@ -54,14 +85,14 @@ def number(field: str, text: str) -> float:
     return value
 
 
-def whole(field: str, value: float, least: int = 1) -> int:
-    """`value` as an integer of at least `least`, and below 2**31.
+def whole(field: str, value: float) -> int:
+    """`value` as an integer of at least 1, and below 2**31.
 
     Raises:
         InputError: it is none.
     """
-    if value != int(value) or not least <= value < 2**31:
-        raise InputError(f"{field}: expected an integer of at least {least}, got {value:g}")
+    if value != int(value) or not 1 <= value < 2**31:
+        raise InputError(f"{field}: expected an integer of at least 1, got {value:g}")
     return int(value)
 
 

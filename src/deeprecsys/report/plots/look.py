@@ -115,13 +115,13 @@ def thousands() -> FuncFormatter:
     return FuncFormatter(lambda v, _: f"{v:,.6g}")
 
 
-def batch_axis(ax: Axes, sizes: Sequence[float], margin: float = 1.5) -> None:
+def batch_axis(ax: Axes, sizes: Sequence[float]) -> None:
     """Make x logarithmic from the first to the last of `sizes`, with labels at as many of them as fit."""
     ax.set_xscale("log", base=2)
     ax.set_xlabel("batch size, items")
     if not sizes:
         return
-    ax.set_xlim(sizes[0] / margin, sizes[-1] * margin)
+    ax.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
     ticks: list[float] = []
     for s in sizes:
         if not ticks or s >= 1.75 * ticks[-1]:
