@@ -18,8 +18,9 @@ import numpy as np
 import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from deeprecsys.search.capacity import capacity
-from deeprecsys.search.confirm import Candidate, ConfirmSettings, confirm
+from deeprecsys.search.confirm import ConfirmSettings, confirm
 from deeprecsys.search.events import Event, TrialDone
+from deeprecsys.search.history import Evaluation
 from deeprecsys.search.result import Settings
 from tests.search.queues import MDc, theory_qps, wait_tail  # the tests' own queues and theory
 
@@ -62,7 +63,7 @@ def ours(
             trial, policy, target, hint_qps=hint_qps, settings=settings, seed=seed, progress=count
         )
         assert found.capacity_qps is not None
-        (point,) = confirm(trial, [Candidate(policy, found)], target, confirming, seed=seed, progress=count)
+        (point,) = confirm(trial, [Evaluation(policy, found)], target, confirming, seed=seed, progress=count)
         theory = theory_qps(servers, target)
         return found.capacity_qps, point.qps, queries, found.low_qps <= theory <= found.high_qps
 

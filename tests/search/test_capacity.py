@@ -52,7 +52,7 @@ def test_the_capacity_is_theorys_and_the_intervals_cover_it(servers, latency):
         covered += found.low_qps <= theory <= found.high_qps
         errors.append(found.capacity_qps / theory - 1)
         assert found.resolved
-        assert found.point.meets(target)
+        assert found.point.summary.meets(target)
         assert found.point.rate_qps <= found.capacity_qps * 1.01
     assert covered >= 95
     assert np.abs(errors).max() <= 0.02
@@ -81,7 +81,7 @@ def test_the_point_is_a_probe_that_ran_and_met_the_target():
     assert found.outcome is Outcome.FOUND
     assert found.low_qps <= 250 <= found.high_qps
     assert found.point in found.probes
-    assert found.point.meets(TARGET)
+    assert found.point.summary.meets(TARGET)
     assert found.summary.p95_ms <= 100
     assert found.summary.served == 1
     assert found.point.rate_qps <= found.capacity_qps * 1.02

@@ -9,19 +9,20 @@ import pytest
 
 from deeprecsys.core.errors import InputError, TrialsVoidError
 from deeprecsys.core.policy import DeepRecSched, Static
-from deeprecsys.search.confirm import Candidate, ConfirmSettings, confirm
+from deeprecsys.search.confirm import ConfirmSettings, confirm
+from deeprecsys.search.history import Evaluation
 from deeprecsys.search.result import CapacityResult, Outcome, Verdict
 from tests.search.fakes import TARGET, Cliff, late
 
 POLICY = DeepRecSched(64)
 
 
-def candidate(qps: float, policy=POLICY) -> Candidate:
+def candidate(qps: float, policy=POLICY) -> Evaluation:
     """A capacity as a search states it."""
     found = CapacityResult(
         Outcome.FOUND, qps, 0.9 * qps, 1.1 * qps, 0.95, True, None, (), 0.0, 0, 0, 0
     )  # fmt: skip
-    return Candidate(policy, found)
+    return Evaluation(policy, found)
 
 
 def settings(**rest) -> ConfirmSettings:

@@ -142,7 +142,7 @@ def bounds_document(
             bound = found[policy.merges_queries][BoundKind.TWO_POOLS]
     return {
         "bounds": {f"{b.name}_qps": b.rate_qps for bounds in found.values() for b in bounds.values()},
-        "fraction_of_bound": bound.fraction(met_qps).to_json() if met_qps else None,
+        "fraction_of_bound": bound.fraction(met_qps) if met_qps else None,
     }
 
 
@@ -160,7 +160,8 @@ def two_pools_bound(
         work = coalesced_work(on_cpu, largest), coalesced_work(on_gpu, largest)
     else:
         work = least_work(on_cpu), on_gpu
-    return two_pools(*work, pmf_of(stream.size), workers, gpu.workers, coalescing=mixes).bound
+    rate = two_pools(*work, pmf_of(stream.size), workers, gpu.workers).rate_qps
+    return Bound(BoundKind.TWO_POOLS, rate, mixes)
 
 
 def offloaded_share(policy: Policy, stream: Stream) -> float | None:

@@ -28,7 +28,7 @@ from deeprecsys.core.target import Target
 from deeprecsys.search.capacity import capacity
 from deeprecsys.search.rank import saturation_qps
 from deeprecsys.search.result import Settings
-from deeprecsys.simulate.trial import stability_of, trial
+from deeprecsys.simulate.trial import stable, trial
 from deeprecsys.workload.stream import Stream, Workload
 from deeprecsys.zoo import MODELS
 
@@ -167,9 +167,8 @@ def _stream(workload: Workload, rate: float, queries: int | None, duration: floa
 
 def _outcome(log: RunLog, target: Target | None) -> dict[str, Any]:
     """What a trial shows, under the names of the JSON of `bench`."""
-    state = stability_of(log)
-    found = {**summary_document(summarise(log, target)), "load": state.load, "stable": state.stable}
-    if state.stable is False:
+    found = {**summary_document(summarise(log, target)), "load": log.load, "stable": stable(log)}
+    if found["stable"] is False:
         # What queries waited only says how long the trial was.
         found |= dict.fromkeys(("mean_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms", "misses", "miss_rate"))
     return found

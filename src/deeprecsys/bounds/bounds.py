@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -42,36 +42,22 @@ class Bound:
     def name(self) -> str:
         return f"{self.kind}{'_coalescing' if self.coalescing else ''}"
 
-    def fraction(self, rate_qps: float) -> Fraction:
-        """The share of the bound that a rate is."""
-        return Fraction(self.name, rate_qps / self.rate_qps if self.rate_qps else float("nan"))
+    def fraction(self, rate_qps: float) -> dict[str, Any]:
+        """The share of the bound that a rate is, with the bound's name, as JSON values."""
+        return {"bound": self.name, "value": rate_qps / self.rate_qps if self.rate_qps else float("nan")}
 
 
-@dataclass(frozen=True, slots=True)
-class Fraction:
-    """A share of a named bound."""
-
-    bound: str
-    value: float
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def capacity(mean_work_s: float, cores: int, *, coalescing: bool = False) -> Bound:
-    """k / E[W]: no rate above it can last (docs/facts.md §6.1).
+def capacity(mean_work_s: float, cores: int) -> float:
+    """k / E[W], queries per second: no rate above it can last (docs/facts.md §6.1).
 
     Args:
         mean_work_s: E[W] of `work.mean_work`; with cross-query batching that of W_c.
         cores: workers.
-        coalescing: whether the work was that of cross-query batching.
     """
-    return Bound(BoundKind.CAPACITY, cores / mean_work_s, coalescing)
+    return cores / mean_work_s
 
 
-def planning_estimate(
-    work_s: ArrayLike, pmf: ArrayLike, cores: int, target: Target, *, coalescing: bool = False
-) -> Bound:
+def planning_estimate(work_s: ArrayLike, pmf: ArrayLike, cores: int, target: Target) -> float:
     """θ / (E[e^(θ W / k)] - 1), θ = -ln(miss rate) / SLA: about what a good policy carries; not a bound.
 
     The rate at which the waiting time of a single server k times as fast decays by e^-θ per second
@@ -83,7 +69,7 @@ def planning_estimate(
     theta = -math.log(target.miss_rate) / target.latency_s
     with np.errstate(over="ignore"):  # an exponential beyond all numbers leaves a rate of 0
         growth = float(p[p > 0] @ np.expm1(theta * work[p > 0] / cores))
-    return Bound(BoundKind.ESTIMATE, float(theta / growth), coalescing)
+    return float(theta / growth)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +77,13 @@ class TwoPools:
     """The optimum of the linear programme.
 
     Attributes:
-        bound: the highest rate.
+        rate_qps: the highest rate; 0 where there is none.
         cpu_share: [N] x(n), the share of the queries of n items that the CPU takes.
         offload_above: the size threshold that comes nearest: larger queries go to the accelerator, those
             of one size at most being split. None where the optimum is not a threshold on the size.
     """
 
-    bound: Bound
+    rate_qps: float
     cpu_share: NDArray[np.float64]
     offload_above: int | None
 
@@ -108,8 +94,6 @@ def two_pools(
     pmf: ArrayLike,
     cores: int,
     accelerators: int = 1,
-    *,
-    coalescing: bool = False,
 ) -> TwoPools:
     """The highest rate r with r Σ x f W_cpu ≤ cores and r Σ (1 - x) f s_gpu ≤ accelerators, 0 ≤ x ≤ 1.
 
@@ -123,7 +107,6 @@ def two_pools(
         pmf: [N] probability of the sizes 1, 2, … N.
         cores: CPU workers.
         accelerators: workers of the other pool.
-        coalescing: whether the times are those of cross-query batching.
 
     Raises:
         InputError: a table shorter than the distribution.
@@ -136,7 +119,7 @@ def two_pools(
     used = f > 0
     only_gpu, only_cpu = used & np.isinf(cpu), used & np.isinf(gpu)
     if (only_gpu & only_cpu).any():
-        return TwoPools(Bound(BoundKind.TWO_POOLS, 0.0, coalescing), np.ones(n), None)
+        return TwoPools(0.0, np.ones(n), None)
     free = np.flatnonzero(used & ~only_gpu & ~only_cpu)
     free = free[np.lexsort((-free, -cpu[free] / gpu[free]))]
     c, g = f[free] * cpu[free] / cores, f[free] * gpu[free] / accelerators
@@ -151,7 +134,7 @@ def two_pools(
         part = (on_cpu[away] - on_gpu[away]) / (c[away] + g[away])
         share[free[away]] = 1.0 - part
         load = on_gpu[away] + part * g[away]
-    return TwoPools(Bound(BoundKind.TWO_POOLS, float(1.0 / load), coalescing), share, _threshold(share, used))
+    return TwoPools(float(1.0 / load), share, _threshold(share, used))
 
 
 def _threshold(share: NDArray[np.float64], used: NDArray[np.bool_]) -> int | None:

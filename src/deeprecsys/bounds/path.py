@@ -65,7 +65,7 @@ class Path(NamedTuple):
         return cls(at, work_s[n - 1], span_s[n - 1], rate)
 
 
-def o_fcfs(path: Path, cores: int, target: Target, *, coalescing: bool = False) -> Bound:
+def o_fcfs(path: Path, cores: int, target: Target) -> float:
     """The highest rate at which one first-come-first-served server, `cores` times as fast, meets the target.
 
     A query ends no sooner than its span allows. Latencies only grow with the rate, so bisection is exact.
@@ -81,11 +81,10 @@ def o_fcfs(path: Path, cores: int, target: Target, *, coalescing: bool = False) 
         end = done + np.maximum.accumulate(arrival - (done - w))
         return int(np.count_nonzero((end - arrival > late_s) | never))
 
-    rate = _highest(path, misses, int(np.count_nonzero(never)), cores, target)
-    return Bound(BoundKind.O_FCFS, rate, coalescing)
+    return _highest(path, misses, int(np.count_nonzero(never)), cores, target)
 
 
-def o_drop(path: Path, cores: int, target: Target, *, coalescing: bool = False) -> Bound:
+def o_drop(path: Path, cores: int, target: Target) -> float:
     """The highest rate at which such a server, free to abandon the share of queries that may be late,
     serves all others in time.
 
@@ -108,9 +107,8 @@ def o_drop(path: Path, cores: int, target: Target, *, coalescing: bool = False) 
         return never + int(late_jobs(release, work, int(late_s / tick_s) + 2, enough - never))
 
     if never >= enough:
-        return Bound(BoundKind.O_DROP, 0.0, coalescing)
-    rate = _highest(path, misses, never, cores, target) if len(w) else np.inf
-    return Bound(BoundKind.O_DROP, rate, coalescing)
+        return 0.0
+    return _highest(path, misses, never, cores, target) if len(w) else np.inf
 
 
 def _allowed(queries: int, target: Target) -> int:
@@ -171,10 +169,10 @@ def bounds_of(
         work, late = (least_work(s, limit) for limit in (target.latency_s, np.inf))
     mean_s = mean_work(work, pmf, late, target.miss_rate)
     path = Path.of(arrival_s, size, work, least_span(s, cores), rate_qps)
-    found = [
-        capacity(mean_s, cores, coalescing=coalescing),
-        o_fcfs(path, cores, target, coalescing=coalescing),
-        o_drop(path, cores, target, coalescing=coalescing),
-        planning_estimate(work, pmf, cores, target, coalescing=coalescing),
-    ]
-    return {b.kind: b for b in found}
+    found = {
+        BoundKind.CAPACITY: capacity(mean_s, cores),
+        BoundKind.O_FCFS: o_fcfs(path, cores, target),
+        BoundKind.O_DROP: o_drop(path, cores, target),
+        BoundKind.ESTIMATE: planning_estimate(work, pmf, cores, target),
+    }
+    return {kind: Bound(kind, rate, coalescing) for kind, rate in found.items()}

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target
 from deeprecsys.search.capacity import capacity
-from deeprecsys.search.confirm import Candidate, ConfirmSettings, confirm
+from deeprecsys.search.confirm import ConfirmSettings, confirm
 from deeprecsys.search.events import Account, Cost, PhaseStarted, Progress, silent
-from deeprecsys.search.history import Search
+from deeprecsys.search.history import Evaluation, Search
 from deeprecsys.search.probes import Trial
 from deeprecsys.search.rank import Ranking, rank
 from deeprecsys.search.result import Settings
@@ -95,7 +95,7 @@ def tune_by_model(
         found = capacity(
             virtual, p.policy, target, hint_qps=p.qps, settings=settings.refine, seed=seed, progress=refining
         )
-        candidates.append(Candidate(p.policy, found))
+        candidates.append(Evaluation(p.policy, found))
     live_cost = Account(Cost(), progress)
     s = settings.confirm
     progress(PhaseStarted("confirm", len(candidates) * s.rounds * s.trial_s))

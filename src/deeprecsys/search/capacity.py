@@ -235,7 +235,7 @@ class _Search:
             o.miss_rate,
             o.summary.measured,
             o.dispersion,
-            o.warmup_s / self._room_s(),
+            o.log.warmup_s / self._room_s(),
             o.offered_s / self._room_s(),
         )
 
@@ -296,7 +296,7 @@ class _Search:
         for rate in reversed(self.runner.rates()):
             if least <= rate <= most:
                 probe = self.runner.probe(rate, self.settings.confidence)
-                if probe.meets(self.target):
+                if probe.summary.meets(self.target):
                     return probe
         return None
 

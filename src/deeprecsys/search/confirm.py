@@ -11,8 +11,9 @@ from deeprecsys.core.errors import TrialsVoidError, positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target
 from deeprecsys.search.events import Progress, silent
+from deeprecsys.search.history import Evaluation, Score
 from deeprecsys.search.probes import Runner, Trial
-from deeprecsys.search.result import COST, CapacityResult, Probe, Verdict, fields_of
+from deeprecsys.search.result import COST, Probe, Verdict, fields_of
 
 CONFIRMATION = 2
 """The purpose (see `trial_seed`) of these trials."""
@@ -30,14 +31,6 @@ MEASURED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A policy, and its capacity as the search found it."""
-
-    policy: Policy
-    capacity: CapacityResult
-
-
-@dataclass(frozen=True, slots=True)
 class Confirmed:
     """An operating point that was run afresh.
 
@@ -51,7 +44,7 @@ class Confirmed:
     """
 
     policy: Policy
-    capacity: CapacityResult
+    capacity: Score
     probe: Probe
     met: bool
     attempts: int
@@ -124,7 +117,7 @@ class ConfirmSettings:
 
 def confirm(
     trial: Trial,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[Evaluation],
     target: Target,
     settings: ConfirmSettings,
     *,
@@ -234,9 +227,9 @@ class RateSteps:
 class _Point:
     """One candidate under confirmation."""
 
-    def __init__(self, runner: Runner, candidate: Candidate, settings: ConfirmSettings) -> None:
+    def __init__(self, runner: Runner, candidate: Evaluation, settings: ConfirmSettings) -> None:
         self._runner, self._candidate, self._settings = runner, candidate, settings
-        c = candidate.capacity
+        c = candidate.score
         capacity = positive("capacity to confirm", c.capacity_qps or 0.0)
         first_qps = max(c.low_qps, capacity * (1 - settings.margin))
         self._steps = RateSteps(first_qps, settings.step, settings.upward)
@@ -283,7 +276,7 @@ class _Point:
     def judge(self) -> None:
         """After a turn's trials: met or not, and on to the next rate."""
         probe = self._probes.get(self._rate_qps)
-        met = not self._void and probe is not None and probe.meets(self._runner.target)
+        met = not self._void and probe is not None and probe.summary.meets(self._runner.target)
         if not self._firm:
             self._attempts += 1
             self._steps.judge(met, self._served_qps)
@@ -309,4 +302,4 @@ class _Point:
         c, steps = self._candidate, self._steps
         met = steps.met_qps > 0
         probe = self._probes[steps.met_qps] if met else list(self._probes.values())[-1]
-        return Confirmed(c.policy, c.capacity, probe, met, self._attempts, steps.failed_qps if met else inf)
+        return Confirmed(c.policy, c.score, probe, met, self._attempts, steps.failed_qps if met else inf)

@@ -34,11 +34,9 @@ class Trial(Protocol):
 class Observation:
     """One trial that counted."""
 
-    rate_qps: float
     seed: int
     seconds: float
     """What it took, to the last answer."""
-    warmup_s: float
     offered_s: float
     """How long queries were offered."""
     summary: Summary
@@ -47,6 +45,11 @@ class Observation:
     pace: Pace
     served_qps: float
     """Queries served per second while load was offered and, where a line was left, until that was done."""
+
+    @property
+    def rate_qps(self) -> float:
+        """As it was asked for."""
+        return self.pace.rate_qps
 
     @property
     def latency_s(self) -> NDArray[np.float64]:
@@ -153,10 +156,8 @@ class Runner:
         self, pace: Pace, log: RunLog, summary: Summary, offered_s: float, took_s: float, seed: int
     ) -> Observation:
         observation = Observation(
-            rate_qps=pace.rate_qps,
             seed=seed,
             seconds=took_s,
-            warmup_s=log.warmup_s,
             offered_s=offered_s,
             summary=summary,
             dispersion=dispersion(log.latency_s[log.measured], self.target.latency_s),
@@ -223,5 +224,5 @@ def judge(trials: Sequence[Observation], target: Target, confidence: float) -> P
         seconds=sum(o.seconds for o in trials),
         queries=sum(o.summary.offered for o in trials),
         summary=summarise([o.log for o in trials], target),
-        reruns=tuple(Rerun(o.seed, o.offered_s, o.warmup_s, o.pace.seconds_per_item) for o in trials),
+        reruns=tuple(Rerun(o.seed, o.offered_s, o.log.warmup_s, o.pace.seconds_per_item) for o in trials),
     )

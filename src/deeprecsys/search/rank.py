@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf, sqrt
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +29,8 @@ IDLE_SHARE = 0.01
 """Share of the hinted rate at which nothing queues."""
 
 
-class PathTrial(Protocol):
-    """Runs one sample path, always the same, at any rate, in virtual time."""
-
-    def __call__(self, policy: Policy, rate_qps: float, /) -> RunLog: ...
+PathTrial = Callable[[Policy, float], RunLog]
+"""Runs one sample path, always the same, at any rate, in virtual time."""
 
 
 def capacity_on_path(

@@ -69,10 +69,6 @@ class Probe:
     summary: Summary
     reruns: tuple[Rerun, ...]
 
-    def meets(self, target: Target) -> bool:
-        """Whether the measured percentile is within the target and every query was served."""
-        return self.summary.meets(target)
-
     def to_json(self) -> dict[str, Any]:
         return {
             **fields_of(self, "rate_qps", "verdict", "miss_rate", "miss_low", "miss_high", *COST),

@@ -10,7 +10,7 @@ from deeprecsys.core.errors import NotConfirmedError, TargetUnreachableError, po
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target
 from deeprecsys.search.capacity import capacity
-from deeprecsys.search.confirm import Candidate, Confirmed, ConfirmSettings, confirm
+from deeprecsys.search.confirm import Confirmed, ConfirmSettings, confirm
 from deeprecsys.search.events import Account, Cost, PhaseStarted, Progress, silent
 from deeprecsys.search.history import UNREACHABLE, Evaluation, Search, batch_size_of
 from deeprecsys.search.probes import Trial
@@ -222,13 +222,13 @@ class _Tuning:
             found = self._capacity(policy, settings, hint, search.floor_qps)
             search.tell(policy, found or UNREACHABLE)
 
-    def _refined(self, policy: Policy, search: Search) -> Candidate:
+    def _refined(self, policy: Policy, search: Search) -> Evaluation:
         """A second look with fresh seeds: the best of many noisy capacities is a lucky one."""
         told = next(t for t in reversed(search.told) if t.policy == policy)
         found = self._capacity(policy, self.settings.refine, told.qps, purpose=REFINEMENT)
         if found is None:
             raise self._unreachable()
-        return Candidate(policy, found)
+        return Evaluation(policy, found)
 
     def _unreachable(self) -> TargetUnreachableError:
         return unreachable(self.target, self.best_latency_s)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deeprecsys.core.dispatcher import Limits
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target
@@ -24,20 +22,11 @@ Load = tuple[NDArray[np.float64], NDArray[np.int32]]
 """Rising arrivals in seconds, and sizes in items."""
 
 
-class VirtualLoad(Protocol):
-    """A seeded source of queries."""
-
-    def __call__(self, rate_qps: float, duration_s: float, seed: int, /) -> Load:
-        """Queries that arrive before `duration_s`. One seed is one path, scaled to the rate."""
-        ...
-
-
-class PathLoad(Protocol):
-    """One path of queries."""
-
-    def __call__(self, rate_qps: float, /) -> Load:
-        """The queries of the path, arriving at a rate."""
-        ...
+VirtualLoad = Callable[[float, float, int], Load]
+"""A seeded source: the queries that arrive at a rate before a time in seconds. One seed is one path, scaled
+to the rate."""
+PathLoad = Callable[[float], Load]
+"""The queries of one path, arriving at a rate."""
 
 
 def trial(
@@ -51,12 +40,11 @@ def trial(
     target: Target | None,
     duration_s: float | None = None,
     seed: int = 0,
-    limits: Limits | None = None,
 ) -> RunLog:
     """One trial in virtual time, its warm-up by the rule of `core.runlog.warmup_s`.
 
     Args:
-        policy, arrival_s, size, service, workers, rate_qps, seed, limits: as of `simulate.fast.run`.
+        policy, arrival_s, size, service, workers, rate_qps, seed: as of `simulate.fast.run`.
         target: sets the warm-up.
         duration_s: for which queries were offered; by default until the last arrival.
     """
@@ -64,7 +52,7 @@ def trial(
     length_s = float(arrivals[-1]) if duration_s is None else duration_s
     return run(
         policy, arrivals, size, service, workers,
-        seed=seed, warmup_s=warmup_s(length_s, target), rate_qps=rate_qps, limits=limits,
+        seed=seed, warmup_s=warmup_s(length_s, target), rate_qps=rate_qps,
     )  # fmt: skip
 
 
@@ -77,20 +65,18 @@ class VirtualNode:
         workers: of each device.
         load: where the queries come from.
         target: sets the warm-up.
-        limits: of the waiting lines.
     """
 
     service: Services
     workers: int | Mapping[str, int]
     load: VirtualLoad
     target: Target | None = None
-    limits: Limits = field(default_factory=Limits)
 
     def __call__(self, policy: Policy, rate_qps: float, duration_s: float, seed: int) -> RunLog:
         spread = int(np.random.SeedSequence([seed, _SPREAD]).generate_state(1)[0])
         return trial(
             policy, *self.load(rate_qps, duration_s, seed), self.service, self.workers,
-            rate_qps=rate_qps, target=self.target, duration_s=duration_s, seed=spread, limits=self.limits,
+            rate_qps=rate_qps, target=self.target, duration_s=duration_s, seed=spread,
         )  # fmt: skip
 
 
@@ -119,29 +105,16 @@ class SamplePath:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Stability:
-    """What a run says of the long run.
-
-    Attributes:
-        load: `RunLog.load`.
-        stable: False where the line grew all along; None where the run is too short to tell.
-    """
-
-    load: float
-    stable: bool | None
-
-
-def stability_of(log: RunLog) -> Stability:
+def stable(log: RunLog) -> bool | None:
     """Whether the workers could follow the arrivals of a run in virtual time.
 
-    Unstable is a load of 1 or more whose last quarter of queries waited clearly longer than its second:
-    bursts may bring a load above 1 for a while, and a line near saturation grows now and then, but not
-    from quarter to quarter without end.
+    Unstable is a load (`RunLog.load`) of 1 or more whose last quarter of queries waited clearly longer than
+    its second: bursts may bring a load above 1 for a while, and a line near saturation grows now and then,
+    but not from quarter to quarter without end. None where the run is too short to tell.
     """
     if len(log.arrival_s) < ENOUGH:
-        return Stability(log.load, None)
+        return None
     shed = bool((log.status == Status.SHED).any())
     waits = np.array([float(np.nanmean(part)) for part in np.array_split(log.start_s - log.arrival_s, 4)])
     grew = bool(waits[3] > 1.5 * waits[1] and waits[3] > waits[2])
-    return Stability(log.load, not (log.load >= 1.0 and (grew or shed)))
+    return not (log.load >= 1.0 and (grew or shed))
