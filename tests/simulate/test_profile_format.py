@@ -1,4 +1,4 @@
-"""docs/profile-format.md says what is true: its JSON loads, its Python runs, its keys are all there are."""
+"""docs/profile-format.md says what is true: its JSON loads, its commands find it, its keys are all."""
 
 from __future__ import annotations
 
@@ -30,14 +30,6 @@ def test_the_file_written_by_hand_is_a_profile() -> None:
     assert profile.seconds(544) == pytest.approx((0.0035 + 0.0515) / 2)
     assert profile.seconds(1024 + 480) == pytest.approx(0.0515 + 0.024)
     assert profile.seconds(64, busy=16) == profile.seconds(64)
-
-
-def test_every_python_snippet_runs() -> None:
-    names: dict[str, Any] = {}
-    found = snippets("python")
-    assert len(found) == 2
-    for text in found:
-        exec(compile(text, "docs/profile-format.md", "exec"), names)
 
 
 def test_the_commands_run_and_find_what_theory_says(tmp_path: Path) -> None:

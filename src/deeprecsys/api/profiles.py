@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -36,6 +37,8 @@ SAMPLE = 4000
 """Query sizes that stand for their distribution in an expectation."""
 TRIAL_S, TRIAL_LOAD, TRIALS = 3.0, 0.6, 3
 """Length in seconds and load of the trial that calibrates a profile; how often it runs where disturbed."""
+HINT_S = 1.5
+"""Seconds of measuring for a first guess of the capacity."""
 LEAST_BATCHES = 30
 """Batches of that trial below which the order of quick and slow ones is not known."""
 HOST_BATCHES = 200
@@ -149,10 +152,12 @@ def measure_profile(
             machine=machine_record(),
             progress=step,
         )
-    return measured if alone else calibrated(node, experiment, measured)
+    return measured if alone else calibrated(node, experiment, measured, plan.budget_s)
 
 
-def calibrated(node: Node, experiment: Experiment, closed: LatencyProfile) -> LatencyProfile:
+def calibrated(
+    node: Node, experiment: Experiment, closed: LatencyProfile, budget_s: float = inf
+) -> LatencyProfile:
     """A profile of batches in a row, calibrated by one trial at `TRIAL_LOAD` of the load that it predicts.
 
     Queries that come when they come find colder caches, sizes in turn and a node process that must be woken:
@@ -163,12 +168,15 @@ def calibrated(node: Node, experiment: Experiment, closed: LatencyProfile) -> La
     while, and batches that are slow together make longer lines.
 
     A profile that was measured before is calibrated the same way: the machine's speed may have changed.
+
+    Args:
+        budget_s: seconds of arrivals, where that is less than the usual `TRIAL_S`.
     """
     policy, share = experiment.baseline(node.workers), TRIAL_LOAD
     full = saturation_qps(closed, policy.batch_size, sample_sizes(experiment), node.workers)
     for _ in range(TRIALS):
         rate = share * full
-        stream = experiment.workload.stream(rate, duration_s=TRIAL_S)
+        stream = experiment.workload.stream(rate, duration_s=min(TRIAL_S, budget_s))
         recording = Recording()
         trial = node.run(policy, stream, experiment.target, recording=recording)
         summary = summarise(trial, experiment.target)
@@ -224,7 +232,7 @@ def refreshed(
     """
     if known is None:
         return measure_profile(node, experiment, budget_s, progress=progress), []
-    profile = calibrated(node, experiment, known)
+    profile = calibrated(node, experiment, known, budget_s)
     ratio = profile.points[0].mean_s / known.points[0].mean_s
     if 1 / FAR < ratio < FAR:
         return profile if other_run else known, []
@@ -246,10 +254,11 @@ def measure_gpu(node: Node, experiment: Experiment, budget_s: float) -> LatencyP
                    machine=machine)  # fmt: skip
 
 
-def quick_hint_qps(node: Node, experiment: Experiment, batch_size: int) -> float:
-    """About what the node can carry, from a second or two of measuring."""
+def quick_hint_qps(node: Node, experiment: Experiment, batch_size: int, budget_s: float = inf) -> float:
+    """About what the node can carry, from a second or two of measuring, or less: `budget_s`."""
     largest = experiment.node.max_query
     batches = sorted({1, min(batch_size, largest), largest})
-    plan = ProfilePlan(batches=tuple(batches), busy=(node.workers,), budget_s=1.5, rounds=2)
+    seconds = min(HINT_S, budget_s)
+    plan = ProfilePlan(batches=tuple(batches), busy=(node.workers,), budget_s=seconds, rounds=2)
     quick = measure(node.measure, experiment.node.model, plan)
     return saturation_qps(quick, batch_size, sample_sizes(experiment), node.workers)

@@ -24,6 +24,7 @@ from deeprecsys.core.errors import positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog, Status, Summary, summarise
+from deeprecsys.core.target import Target
 from deeprecsys.engine import EngineSpec
 from deeprecsys.machine.energy import Energy
 from deeprecsys.machine.record import machine_record
@@ -39,6 +40,8 @@ from deeprecsys.zoo.custom import short_name
 
 DURATION_S = 10.0
 OFFLINE_S = 3.0
+"""Length in seconds of the run that finds the offline rate."""
+LEAST_TRIAL_S = 0.3
 
 
 @shows_options(ExperimentOptions)
@@ -176,14 +179,16 @@ def capacity(
     experiment = Experiment.resolve(model, **options)
     settings = Settings.live(experiment.target)
     if budget is not None:
-        settings = Settings(trial_s=settings.trial_s, budget_s=positive("--budget", budget))
+        share = positive("--budget", budget) / settings.budget_s
+        trial_s = within_budget_s(settings.trial_s, experiment.target, share)
+        settings = replace(settings, trial_s=trial_s, budget_s=budget)
     with ExitStack() as stack:
         record = stack.enter_context(Record(experiment.configuration(), out))
         ready, gpu = stack.enter_context(accelerated(experiment, progress=progress))
         node = stack.enter_context(start(ready, progress))
         chosen = experiment.policy(policy, batch_size, offload_above, node.workers)
         size = chosen.batch_size or experiment.node.max_query
-        hint = 0.8 * quick_hint_qps(node, experiment, size)
+        hint = 0.8 * quick_hint_qps(node, experiment, size, settings.budget_s / 4)
         report = stack.enter_context(stage(f"{experiment.node.model}: searching", progress))
         listener = SearchProgress(report, record)
         with interruptible(listener):
@@ -278,9 +283,19 @@ class LiveTrials:
         return log
 
 
-def offline_qps(node: Node, experiment: Experiment, policy: Policy, about_qps: float) -> float:
-    """The node's rate without a target, over about three seconds of queries."""
-    count = max(int(OFFLINE_S * about_qps), 50)
+def within_budget_s(usual_s: float, target: Target, share: float) -> float:
+    """Seconds of a trial where a search may take `share` of its usual time.
+
+    Trials shrink with the budget, down to a few targets each: a queue would not show in shorter ones.
+    """
+    return max(min(share, 1.0) * usual_s, 5 * target.latency_s, LEAST_TRIAL_S)
+
+
+def offline_qps(
+    node: Node, experiment: Experiment, policy: Policy, about_qps: float, budget_s: float = OFFLINE_S
+) -> float:
+    """The node's rate without a target, over about three seconds of queries, or less: `budget_s`."""
+    count = max(int(min(OFFLINE_S, budget_s) * about_qps), 50)
     return node.offline_qps(policy, experiment.workload.stream(1.0, queries=count))
 
 

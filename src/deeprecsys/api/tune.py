@@ -15,7 +15,14 @@ from deeprecsys.api.predict import offloaded_share, prediction
 from deeprecsys.api.profiles import GivenProfile, measure_gpu, refreshed, sample_sizes, start
 from deeprecsys.api.progress import ProgressOption, SearchProgress, stage
 from deeprecsys.api.runs import QualityRun, Record, TuneRun
-from deeprecsys.api.trials import LiveTrials, accelerated, document, interruptible, offline_qps
+from deeprecsys.api.trials import (
+    LiveTrials,
+    accelerated,
+    document,
+    interruptible,
+    offline_qps,
+    within_budget_s,
+)
 from deeprecsys.api.virtual import Accelerators, path_queries, sample_path, virtual_node
 from deeprecsys.core.errors import InputError, positive, unknown
 from deeprecsys.core.policy import Policy
@@ -36,7 +43,6 @@ from deeprecsys.search.tuner import tune as tune_live
 
 METHODS = ("model", "live")
 PROFILE_S = 20.0
-LEAST_TRIAL_S = 0.3
 SHARE_QUERIES = 100_000
 QUALITY_QUERIES = 200
 REFERENCE = "eager"
@@ -135,7 +141,7 @@ def tune(
         }
         for point in filter(None, (result["static"], result["tuned"])):
             point["energy"] = listener.energy(point)
-        result["offline_qps"] = offline_qps(node, experiment, found.tuned.policy, hint)
+        result["offline_qps"] = offline_qps(node, experiment, found.tuned.policy, hint, profile_s)
         result |= prediction(measured, experiment, node.workers, found.tuned, gpu)
         if gpu:
             sizes = experiment.workload.stream(1.0, queries=SHARE_QUERIES)
@@ -224,16 +230,13 @@ def accelerators(
 
 
 def tune_settings(target: Target, budget_s: float | None) -> TuneSettings:
-    """The live settings, or these scaled so that the climb takes about `budget_s`.
-
-    Trials shrink with the budget, down to a few targets each: a queue would not show in shorter ones.
-    """
+    """The live settings, or these scaled so that the climb takes about `budget_s`."""
     settings = TuneSettings.live(target)
     if budget_s is None:
         return settings
     factor = positive("--budget", budget_s) / settings.climb_budget_s
     usual = settings.candidate.trial_s
-    trial_s = max(min(factor, 1.0) * usual, 5 * target.latency_s, LEAST_TRIAL_S)
+    trial_s = within_budget_s(usual, target, factor)
 
     def scaled(part: Settings) -> Settings:
         return replace(part, trial_s=trial_s, budget_s=factor * part.budget_s)

@@ -1,0 +1,96 @@
+"""How each command of the documents is run in seconds. One without a rule fails its test.
+
+The rule of a command is the first whose pattern is found in it, its words joined by spaces. A rule puts
+in names of what the tests provide: {out} is a new folder, {profile} a profile of the command's model,
+{exported} the folder of the example's exports, {server} host and port of the server.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from enum import Enum, auto
+
+
+class How(Enum):
+    RUN = auto()
+    """`deeprecsys`, in the test's own process."""
+    SHELL = auto()
+    """By a shell, as it is written."""
+    EXPORT = auto()
+    """The example's export script; the fixture `exported` runs it once for all tests."""
+    SERVE = auto()
+    """Its options are parsed, and the server that the tests share has its models."""
+    DRY = auto()
+    """`make -n`, as a recipe may run these tests; commands of `deeprecsys` in it are run by their rules."""
+    FOREIGN = auto()
+    """A program of others; the test is skipped, with that reason, where it is not installed."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """
+    Attributes:
+        pattern: a regular expression.
+        more: options that shorten it, appended.
+        instead: parts of its words, and what they are replaced by.
+    """
+
+    pattern: str
+    more: str = ""
+    instead: tuple[tuple[str, str], ...] = ()
+    how: How = How.RUN
+
+
+FEW = "--rows-scale 0.001 --workers 1 --sizes fixed:20"
+WAIT = f"{FEW} --engine wait:1,0.05"
+WHOLE = "--workers 1 --sizes fixed:20 --engine wait:1,0.05"
+"""Of a model that has weights: they fix its tables' rows."""
+EXPORTS = (("/tmp/ranker", "{exported}"),)
+SERVER = (("localhost:8000", "{server}"),)
+
+RULES = (
+    Rule("^deeprecsys models$"),
+    Rule("^deeprecsys serve ", instead=EXPORTS, how=How.SERVE),
+    Rule("^deeprecsys quality ", f"{FEW} --queries 5"),
+    Rule("^deeprecsys paper ", "5 --profiles none"),
+    Rule("^deeprecsys report ", "--out {out}"),
+    Rule("^deeprecsys simulate .*constant.json"),
+    Rule("^deeprecsys simulate ", "--sizes fixed:20"),
+    Rule("^deeprecsys bench .* --url ", "--queries 20 --sizes fixed:20", SERVER),
+    Rule("^deeprecsys bench .*ranker", f"{WHOLE} --queries 40", EXPORTS),
+    Rule("^deeprecsys bench ", f"{WAIT} --queries 40"),
+    Rule("^deeprecsys capacity ", f"{WAIT} --budget 2 --sla-ms 200"),
+    Rule("^deeprecsys profile .*ranker", f"{WHOLE} --budget 0.5", EXPORTS),
+    Rule("^deeprecsys profile ", f"{WAIT} --budget 0.5"),
+    Rule("^deeprecsys tune .*ranker", f"{WHOLE} --budget 2 --profile {{profile}}", EXPORTS),
+    Rule("^deeprecsys tune .*--precision", f"{FEW} --budget 2 --engine compiled"),
+    Rule("^deeprecsys tune .*--profile", f"{FEW} --budget 2"),
+    Rule("^deeprecsys tune ", f"{FEW} --budget 2 --profile {{profile}}", (("runs/", "{out}/"),)),
+    Rule("^curl ", instead=SERVER, how=How.FOREIGN),
+    Rule("^echo ", how=How.SHELL),
+    Rule("^python examples/own_model/export.py ", how=How.EXPORT),
+    Rule(r"^make \w+$", how=How.DRY),
+    Rule("^perf_analyzer ", "--measurement-interval 1000", SERVER, How.FOREIGN),
+)
+
+SMALL_WND = 'rows_scale=0.001, workers=1, sizes="fixed:20"'
+PYTHON: dict[str, tuple[tuple[str, str], ...]] = {
+    "README.md": (
+        ("sla_ms=25)", f"sla_ms=25, {SMALL_WND})"),
+        ('dr.tune("wnd",', 'dr.tune("wnd", budget=2, profile="{profile}",'),
+        ("rate=50)", 'rate=50, queries=20, sizes="fixed:20")'),
+    ),
+    "docs/profile-format.md": (),
+}
+"""By document, what is replaced in its Python to shorten it. Its snippets run in order, as one program."""
+
+FIGURES = (("docs/architecture.md", "deeprecsys (command)"), ("docs/results.md", "$ perf_analyzer "))
+"""Blocks that are not to be run, a map and what a benchmark printed: document, and the block's beginning."""
+
+
+def rule_of(text: str) -> Rule | None:
+    """The rule of a command as it is written."""
+    command = " ".join(shlex.split(text, comments=True))
+    return next((rule for rule in RULES if re.search(rule.pattern, command)), None)
