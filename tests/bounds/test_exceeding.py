@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from deeprecsys.bounds.bounds import Bound, BoundKind, two_pools
 from deeprecsys.bounds.path import Path, bounds_of, o_drop, o_fcfs
 from deeprecsys.bounds.work import least_span, least_work, pmf_of
-from deeprecsys.core.dispatcher import Limits
+from deeprecsys.core.device import Limits
 from deeprecsys.core.policy import CPU, GPU, Coalescing, DeepRecSched, Policy, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog, Status

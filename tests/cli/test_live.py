@@ -11,7 +11,7 @@ import pytest
 
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.profiles import TRIALS, calibrated, refreshed, sample_sizes
-from deeprecsys.core.dispatcher import Command, Event, Finish, Start
+from deeprecsys.core.events import Command, Event, Finish, Start
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog, Status

@@ -7,18 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deeprecsys.core.deadlines import MOST_MARGIN, MOST_SPARE, Forecast, LateBudget, batch_seconds
-from deeprecsys.core.dispatcher import (
-    Adopt,
-    Arrive,
-    Cancel,
-    Complete,
-    Dispatcher,
-    Finish,
-    Lost,
-    Ready,
-    Shed,
-    Start,
-)
+from deeprecsys.core.dispatcher import Dispatcher
+from deeprecsys.core.events import Adopt, Arrive, Cancel, Complete, Finish, Lost, Ready, Shed, Start
 from deeprecsys.core.policy import CPU, GPU, Coalescing, DeepRecSched, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.query import Query

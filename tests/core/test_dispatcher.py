@@ -9,21 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeprecsys.core.dispatcher import (
-    MAX_KILLS,
-    Arrive,
-    Complete,
-    Dispatcher,
-    Fail,
-    Finish,
-    Limits,
-    Lost,
-    Ready,
-    Shed,
-    Start,
-    Tick,
-)
+from deeprecsys.core.device import Limits
+from deeprecsys.core.dispatcher import MAX_KILLS, Dispatcher
 from deeprecsys.core.errors import InputError
+from deeprecsys.core.events import Arrive, Complete, Fail, Finish, Lost, Ready, Shed, Start, Tick
 from deeprecsys.core.policy import CPU, GPU, Coalescing, DeepRecSched, Static
 from deeprecsys.core.query import Batch, Query, Slice, cut
 from tests.core.policies import POLICIES

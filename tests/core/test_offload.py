@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deeprecsys.core.dispatcher import Start
 from deeprecsys.core.errors import InputError
+from deeprecsys.core.events import Start
 from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Earliest, Offload
 from deeprecsys.core.runlog import Status
 from deeprecsys.simulate.driver import simulate

@@ -10,18 +10,8 @@ import numpy as np
 import pytest
 
 from deeprecsys.core.deadlines import Forecast, LateBudget, batch_seconds
-from deeprecsys.core.dispatcher import (
-    Adopt,
-    Arrive,
-    Complete,
-    Dispatcher,
-    Finish,
-    Lost,
-    Ready,
-    Shed,
-    Start,
-    Tick,
-)
+from deeprecsys.core.dispatcher import Dispatcher
+from deeprecsys.core.events import Adopt, Arrive, Complete, Finish, Lost, Ready, Shed, Start, Tick
 from deeprecsys.core.policy import CPU, Adaptive, Coalescing, DeepRecSched, Policy
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.query import Query

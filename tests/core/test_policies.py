@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeprecsys.core.dispatcher import Start
 from deeprecsys.core.errors import InputError
+from deeprecsys.core.events import Start
 from deeprecsys.core.policy import (
     Adaptive,
     BentoML,

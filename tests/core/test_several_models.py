@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deeprecsys.core.deadlines import Forecast, LateBudget
-from deeprecsys.core.dispatcher import Adopt, Arrive, Cancel, Dispatcher, Finish, Limits, Retire, Start, Tick
+from deeprecsys.core.device import Limits
+from deeprecsys.core.dispatcher import Dispatcher
+from deeprecsys.core.events import Adopt, Arrive, Cancel, Finish, Retire, Start, Tick
 from deeprecsys.core.policy import CPU, GPU, Coalescing, Static, Triton
 from deeprecsys.core.query import Query
 from tests.core.policies import BY_NAME, OFFLOADING, POLICIES

@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deeprecsys.core.dispatcher import Dispatcher, Limits
+from deeprecsys.core.device import Limits
+from deeprecsys.core.dispatcher import Dispatcher
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import GPU, DeepRecSched, Earliest, Offload, Policy
 from deeprecsys.core.profile import LatencyProfile, Point

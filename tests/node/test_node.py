@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deeprecsys.core.dispatcher import Dispatcher, Limits, Start
+from deeprecsys.core.device import Limits
+from deeprecsys.core.dispatcher import Dispatcher
 from deeprecsys.core.errors import InputError, NodeError
+from deeprecsys.core.events import Start
 from deeprecsys.core.policy import (
     Adaptive,
     BentoML,

@@ -17,18 +17,10 @@ from deeprecsys.core.runlog import RunLog, Status
 from deeprecsys.core.target import Target
 from deeprecsys.report.breakdown import breakdown, by_size
 from deeprecsys.report.documents import ProbeDocument
-from deeprecsys.report.plots import (
-    Curve,
-    PlottedCandidate,
-    latency_by_rate,
-    latency_tail,
-    png,
-    qps_by_batch_size,
-    svg,
-    time_line,
-    where_time_goes,
-)
-from deeprecsys.report.plots.look import VARIABLES
+from deeprecsys.report.plots.capacity import PlottedCandidate, latency_by_rate, qps_by_batch_size
+from deeprecsys.report.plots.latency import Curve, latency_tail
+from deeprecsys.report.plots.look import VARIABLES, png, svg
+from deeprecsys.report.plots.trial import time_line, where_time_goes
 from deeprecsys.report.slices import Slices
 from tests.report.trials import poisson, run
 

@@ -16,7 +16,7 @@ import pytest
 from deeprecsys.report.html import html
 from deeprecsys.report.illustrate import illustrations
 from deeprecsys.report.page import comparison_page, run_page
-from deeprecsys.report.plots import svg
+from deeprecsys.report.plots.look import svg
 from deeprecsys.report.render import comparison_text, run_text
 from deeprecsys.report.rundir import Run, read_run
 from deeprecsys.report.trialfile import KEY

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from deeprecsys.core.dispatcher import Command, Event, Finish, Start
+from deeprecsys.core.events import Command, Event, Finish, Start
 from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.report.slices import BatchTimes

@@ -14,13 +14,13 @@ from deeprecsys.core.policy import Adaptive, Coalescing, Policy, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
-from deeprecsys.search.by_model import GAIN, ModelSettings, tune_by_model
 from deeprecsys.search.climbs import Chain, HillClimb, climb_of
 from deeprecsys.search.confirm import ConfirmSettings
 from deeprecsys.search.events import PhaseStarted, ProbeDone, TrialDone, TrialStarted
 from deeprecsys.search.history import batch_sizes
 from deeprecsys.search.rank import Ranking
 from deeprecsys.search.result import Settings
+from deeprecsys.search.tuner import GAIN, ModelSettings, tune_by_model
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.simulate.trial import VirtualNode

@@ -19,14 +19,13 @@ from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.node.node import Node, NodeConfig
-from deeprecsys.search.by_model import ModelSettings, tune_by_model
 from deeprecsys.search.capacity import capacity
 from deeprecsys.search.climbs import HillClimb
 from deeprecsys.search.confirm import ConfirmSettings
 from deeprecsys.search.history import MOVES, UNREACHABLE, KnownCapacity, batch_sizes, thresholds
 from deeprecsys.search.rank import TOLERANCE, Ranking
 from deeprecsys.search.result import Settings
-from deeprecsys.search.tuner import TuneSettings, tune
+from deeprecsys.search.tuner import ModelSettings, TuneSettings, tune, tune_by_model
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.published import GTX_1080_TI, device_profile
 from deeprecsys.simulate.table import Tabulated

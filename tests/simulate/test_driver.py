@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeprecsys.core.dispatcher import Arrive, Dispatcher, Finish, Limits
+from deeprecsys.core.device import Limits
+from deeprecsys.core.dispatcher import Dispatcher
 from deeprecsys.core.errors import InputError
+from deeprecsys.core.events import Arrive, Finish
 from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import Status, warmup_s

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeprecsys.core.dispatcher import Complete, Event, Finish, Limits, Start
+from deeprecsys.core.device import Limits
 from deeprecsys.core.errors import InputError
+from deeprecsys.core.events import Complete, Event, Finish, Start
 from deeprecsys.core.policy import (
     CPU,
     GPU,

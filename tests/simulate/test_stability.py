@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deeprecsys.core.dispatcher import Limits
+from deeprecsys.core.device import Limits
 from deeprecsys.core.policy import Coalescing, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.simulate.fast import run

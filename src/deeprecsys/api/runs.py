@@ -100,7 +100,7 @@ class Recorded:
         return text_of(self)
 
     def _repr_html_(self) -> str:
-        from deeprecsys.report.plots import svg
+        from deeprecsys.report.plots.look import svg
 
         figures = list(self.plots().items())[:1]
         return f"<pre>{escape(repr(self))}</pre>" + "".join(

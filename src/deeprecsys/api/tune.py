@@ -32,13 +32,12 @@ from deeprecsys.engine import FASTEST
 from deeprecsys.engine.isa import DEFAULT
 from deeprecsys.machine.record import machine_record
 from deeprecsys.node.node import Node
-from deeprecsys.search.by_model import ModelSettings, tune_by_model
 from deeprecsys.search.climbs import HillClimb, model_search
 from deeprecsys.search.history import Search, thresholds
 from deeprecsys.search.quality import compare
 from deeprecsys.search.rank import Ranking, saturation_qps
 from deeprecsys.search.result import Settings
-from deeprecsys.search.tuner import TuneResult, TuneSettings
+from deeprecsys.search.tuner import ModelSettings, TuneResult, TuneSettings, tune_by_model
 from deeprecsys.search.tuner import tune as tune_live
 
 METHODS = ("model", "live")

@@ -31,26 +31,6 @@ from deeprecsys.core.policy import CPU, Defer, Hold, Policy, PolicyState
 from deeprecsys.core.policy.base import WHOLE
 from deeprecsys.core.query import Batch, Query, Slice, cut
 
-__all__ = [
-    "MAX_KILLS",
-    "Adopt",
-    "Arrive",
-    "Cancel",
-    "Command",
-    "Complete",
-    "Dispatcher",
-    "Event",
-    "Fail",
-    "Finish",
-    "Limits",
-    "Lost",
-    "Ready",
-    "Retire",
-    "Shed",
-    "Start",
-    "Tick",
-]
-
 MAX_KILLS = 2
 """A slice that was running on this many workers when they died fails."""
 

@@ -11,18 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from deeprecsys.core.dispatcher import (
-    Command,
-    Complete,
-    Dispatcher,
-    Event,
-    Fail,
-    Finish,
-    Lost,
-    Ready,
-    Shed,
-    Start,
-)
+from deeprecsys.core.dispatcher import Dispatcher
+from deeprecsys.core.events import Command, Complete, Event, Fail, Finish, Lost, Ready, Shed, Start
 from deeprecsys.core.query import Batch, Query
 from deeprecsys.node.runtime.mailbox import SliceAddress
 from deeprecsys.node.runtime.workers import Down, News, Replied, Up, Workers

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprecsys.core.dispatcher import Dispatcher, Limits
+from deeprecsys.core.device import Limits
+from deeprecsys.core.dispatcher import Dispatcher
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import CPU, GPU, Policy
 from deeprecsys.core.runlog import RunLog, warmup_s

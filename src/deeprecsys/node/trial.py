@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprecsys.core.dispatcher import Arrive, Dispatcher, Tick
+from deeprecsys.core.dispatcher import Dispatcher
+from deeprecsys.core.events import Arrive, Tick
 from deeprecsys.core.policy import CPU
 from deeprecsys.core.query import Batch, Query
 from deeprecsys.core.runlog import RunLog, Status, stalled_s

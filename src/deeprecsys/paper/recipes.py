@@ -25,7 +25,7 @@ from deeprecsys.paper.figures import (
 from deeprecsys.paper.result import Result
 from deeprecsys.paper.study import Study
 from deeprecsys.report.json_values import plain
-from deeprecsys.report.plots import png
+from deeprecsys.report.plots.look import png
 
 RECIPES: Mapping[int, Callable[[Study], Result]] = {
     1: figure01.make,

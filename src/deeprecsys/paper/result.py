@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from deeprecsys.report.plots import Illustration
+from deeprecsys.report.plots.look import Illustration
 from deeprecsys.report.tables import TextTable
 
 __all__ = ["Claim", "ClaimVerdict", "Illustration", "Result", "TextTable", "claim_table", "direction", "seen"]

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from deeprecsys.report.plots import Illustration
+from deeprecsys.report.plots.look import Illustration
 from deeprecsys.report.tables import TextTable
 
 HERE = "deeprecsys.report"

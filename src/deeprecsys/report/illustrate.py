@@ -7,15 +7,10 @@ from collections.abc import Iterator, Sequence
 from deeprecsys.report import format as f
 from deeprecsys.report.breakdown import breakdown, by_size, everyone, slowest
 from deeprecsys.report.documents import TuneReport
-from deeprecsys.report.plots import (
-    Curve,
-    Illustration,
-    latency_by_rate,
-    latency_tail,
-    qps_by_batch_size,
-    time_line,
-    where_time_goes,
-)
+from deeprecsys.report.plots.capacity import latency_by_rate, qps_by_batch_size
+from deeprecsys.report.plots.latency import Curve, latency_tail
+from deeprecsys.report.plots.look import Illustration
+from deeprecsys.report.plots.trial import time_line, where_time_goes
 from deeprecsys.report.tables import points, policy
 from deeprecsys.report.view import RunView
 

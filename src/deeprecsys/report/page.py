@@ -10,7 +10,7 @@ from deeprecsys.report import format as f
 from deeprecsys.report import tables, text
 from deeprecsys.report.explain import explain, overview
 from deeprecsys.report.html import Card, Facts, Notice, Page, Why
-from deeprecsys.report.plots import Illustration
+from deeprecsys.report.plots.look import Illustration
 from deeprecsys.report.rundir import Run
 from deeprecsys.report.tables import TextTable, target
 from deeprecsys.report.view import RunView

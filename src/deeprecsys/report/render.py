@@ -12,7 +12,7 @@ from deeprecsys.report.explain import explain, overview
 from deeprecsys.report.html import html
 from deeprecsys.report.illustrate import comparisons, illustrations
 from deeprecsys.report.page import comparison_page, differences, run_page
-from deeprecsys.report.plots import png
+from deeprecsys.report.plots.look import png
 from deeprecsys.report.rundir import Run
 from deeprecsys.report.view import RunView, view
 

@@ -13,7 +13,8 @@ import numpy as np
 from deeprecsys.core.runlog import summarise
 from deeprecsys.core.target import Target
 from deeprecsys.report import documents as docs
-from deeprecsys.report.plots import Curve, PlottedCandidate
+from deeprecsys.report.plots.capacity import PlottedCandidate
+from deeprecsys.report.plots.latency import Curve
 from deeprecsys.report.rundir import Run
 from deeprecsys.report.tables import FIXED
 from deeprecsys.report.trialfile import TrialRecord

@@ -15,20 +15,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deeprecsys.core.dispatcher import (
-    Arrive,
-    Command,
-    Complete,
-    Dispatcher,
-    Event,
-    Fail,
-    Finish,
-    Limits,
-    Shed,
-    Start,
-    Tick,
-)
+from deeprecsys.core.device import Limits
+from deeprecsys.core.dispatcher import Dispatcher
 from deeprecsys.core.errors import InputError
+from deeprecsys.core.events import Arrive, Command, Complete, Event, Fail, Finish, Shed, Start, Tick
 from deeprecsys.core.policy import CPU, Policy
 from deeprecsys.core.profile import LatencyProfile, slowdown
 from deeprecsys.core.query import Batch, Query

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deeprecsys.core.dispatcher import Dispatcher, Limits
+from deeprecsys.core.device import Limits
+from deeprecsys.core.dispatcher import Dispatcher
 from deeprecsys.core.policy import (
     CPU,
     GPU,

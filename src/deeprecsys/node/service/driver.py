@@ -7,7 +7,8 @@ import logging
 import time
 from math import inf
 
-from deeprecsys.core.dispatcher import Cancel, Dispatcher, Event, Tick
+from deeprecsys.core.dispatcher import Dispatcher
+from deeprecsys.core.events import Cancel, Event, Tick
 from deeprecsys.core.policy import CPU
 from deeprecsys.node.driver import Driver
 from deeprecsys.node.runtime.workers import News, Workers

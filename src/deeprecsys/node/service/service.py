@@ -16,8 +16,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from deeprecsys.core.dispatcher import Adopt, Arrive, Cancel, Dispatcher, Limits
+from deeprecsys.core.device import Limits
+from deeprecsys.core.dispatcher import Dispatcher
 from deeprecsys.core.errors import InputError
+from deeprecsys.core.events import Adopt, Arrive, Cancel
 from deeprecsys.core.policy import CPU, GPU, Policy
 from deeprecsys.engine.isa import DEFAULT, environment
 from deeprecsys.node.runtime.cores import usable_cores

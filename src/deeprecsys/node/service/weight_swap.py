@@ -6,8 +6,8 @@ import asyncio
 import logging
 from itertools import count
 
-from deeprecsys.core.dispatcher import Adopt, Retire
 from deeprecsys.core.errors import InputError, NodeError
+from deeprecsys.core.events import Adopt, Retire
 from deeprecsys.node.runtime.tables import Weights
 from deeprecsys.node.runtime.workers import Workers
 from deeprecsys.node.service.driver import EventLoopDriver
