@@ -20,7 +20,7 @@ from deeprecsys.search.events import PhaseStarted, ProbeDone, TrialDone, TrialSt
 from deeprecsys.search.history import batch_sizes
 from deeprecsys.search.rank import Ranking
 from deeprecsys.search.result import Settings
-from deeprecsys.search.tuner import GAIN, ModelSettings, tune_by_model
+from deeprecsys.search.tuner import GAIN, TuneSettings, tune_by_model
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated
 from deeprecsys.simulate.trial import VirtualNode
@@ -31,7 +31,7 @@ TARGET = Target(latency_s=0.03)
 WORKERS = 4
 STATIC = Static.baseline(1000, WORKERS)
 SIZES = batch_sizes(1000, STATIC.batch_size)
-QUICK = ModelSettings(
+QUICK = TuneSettings(
     refine=Settings(resolution=0.02, trial_s=4.0, budget_s=80.0),
     confirm=ConfirmSettings(trial_s=4.0, rounds=2, most_rounds=3, step=0.04, upward=True, budget_s=60.0),
 )
@@ -88,7 +88,7 @@ class World:
         return run(policy, arrival, size, service, WORKERS, warmup_s=warm, rate_qps=rate_qps)
 
     def tune(
-        self, progress: Callable[..., None] = lambda e: None, settings: ModelSettings = QUICK, hint=500.0
+        self, progress: Callable[..., None] = lambda e: None, settings: TuneSettings = QUICK, hint=500.0
     ):
         return tune_by_model(
             self.live,
@@ -228,12 +228,12 @@ def test_a_hint_that_cannot_be_is_refused():
 
 
 def test_the_default_settings_confirm_within_about_their_budget():
-    s = ModelSettings.of(Target(latency_s=0.1), 32.0)
+    s = TuneSettings.by_model(Target(latency_s=0.1), 32.0)
     assert 2 * s.confirm.rounds * s.confirm.trial_s <= 32.0
     assert s.confirm.upward
     assert s.confirm.budget_s < s.confirm.limit_s <= 32.0 - 2 * s.confirm.trial_s, (
         "a round of both comes after"
     )
-    assert ModelSettings.of(Target(latency_s=2.0), 4.0).confirm.trial_s == 12.0, (
+    assert TuneSettings.by_model(Target(latency_s=2.0), 4.0).confirm.trial_s == 12.0, (
         "never too short to see a queue"
     )

@@ -25,7 +25,7 @@ from deeprecsys.search.confirm import ConfirmSettings
 from deeprecsys.search.history import MOVES, UNREACHABLE, KnownCapacity, batch_sizes, thresholds
 from deeprecsys.search.rank import TOLERANCE, Ranking
 from deeprecsys.search.result import Settings
-from deeprecsys.search.tuner import ModelSettings, TuneSettings, tune, tune_by_model
+from deeprecsys.search.tuner import TuneSettings, tune, tune_by_model
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.published import GTX_1080_TI, device_profile
 from deeprecsys.simulate.table import Tabulated
@@ -161,7 +161,7 @@ def test_tuning_by_model_returns_no_threshold_that_never_ran(kind: str, seed: in
     """Neither in virtual time nor live: what is returned was confirmed on the node."""
     model, node = Cliff(landscape(kind, seed)), Cliff(landscape(kind, seed))
     ranking = Ranking(lambda p, rate: model(p, rate, 10.0, 0), TARGET, 200.0)
-    settings = ModelSettings(SHORT, ConfirmSettings(trial_s=2.0, rounds=2, most_rounds=2))
+    settings = TuneSettings(refine=SHORT, confirm=ConfirmSettings(trial_s=2.0, rounds=2, most_rounds=2))
     found = tune_by_model(
         node, model, ranking, TARGET, static=Static(250), search=searched(), settings=settings
     )

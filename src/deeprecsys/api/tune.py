@@ -37,7 +37,7 @@ from deeprecsys.search.history import Search, thresholds
 from deeprecsys.search.quality import compare
 from deeprecsys.search.rank import Ranking, saturation_qps
 from deeprecsys.search.result import Settings
-from deeprecsys.search.tuner import ModelSettings, TuneResult, TuneSettings, tune_by_model
+from deeprecsys.search.tuner import TuneResult, TuneSettings, tune_by_model
 from deeprecsys.search.tuner import tune as tune_live
 
 METHODS = ("model", "live")
@@ -206,7 +206,7 @@ def by_model(
             kinds=kinds,
             latency_s=target.latency_s,
         ),
-        settings=ModelSettings.of(target, budget_s) if budget_s else ModelSettings.of(target),
+        settings=TuneSettings.by_model(target, budget_s) if budget_s else TuneSettings.by_model(target),
         seed=experiment.node.seed,
         progress=listener,
     )

@@ -20,6 +20,8 @@ from deeprecsys.search.events import CapacityDone, CapacityStarted, Progress, si
 from deeprecsys.search.probes import Observation, Runner, Trial
 from deeprecsys.search.result import CapacityResult, Outcome, Probe, Settings, Verdict
 
+MOST_TRIALS = 60
+"""Trials of one search."""
 LEAST_TRIALS = 4
 """Trials near the crossing before its interval is used."""
 MOST_BRACKET = 30
@@ -63,9 +65,7 @@ def capacity(
     settings = settings or Settings.live(target)
     positive("hint", hint_qps)
     progress(CapacityStarted(policy, settings.budget_s, floor_qps))
-    runner = Runner(
-        trial, policy, target, seed=seed, purpose=purpose, max_voids=settings.max_voids, progress=progress
-    )
+    runner = Runner(trial, policy, target, seed=seed, purpose=purpose, progress=progress)
     result = _Search(runner, settings).run(hint_qps, floor_qps)
     progress(CapacityDone(policy, result))
     return result
@@ -254,7 +254,7 @@ class _Search:
             if found.trials >= LEAST_TRIALS and found.half_width <= s.resolution:
                 return True
             left_s = s.budget_s - self.runner.seconds
-            if left_s < s.trial_s / 2 or self.runner.trials >= s.max_trials:
+            if left_s < s.trial_s / 2 or self.runner.trials >= MOST_TRIALS:
                 return False
             rate, duration_s = self._proposal(found, left_s)
             if rate >= self.void_qps or self._try(rate, duration_s) is None:

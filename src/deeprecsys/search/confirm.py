@@ -97,7 +97,6 @@ class ConfirmSettings:
             point that is met goes on only while a rate more than `WIDE` steps above it has failed.
         limit_s: trial seconds after which not even those are: only a point that met no rate yet goes on, by
             one trial for each rate, whatever it says.
-        max_voids: repetitions of a void trial.
         max_odd: repetitions of one in which the machine stood still or was slow.
     """
 
@@ -111,7 +110,6 @@ class ConfirmSettings:
     attempts: int = 7
     budget_s: float = inf
     limit_s: float = inf
-    max_voids: int = 3
     max_odd: int = 3
 
 
@@ -138,7 +136,7 @@ def confirm(
     runners = [
         Runner(
             trial, c.policy, target,
-            seed=seed, purpose=CONFIRMATION, max_voids=s.max_voids, max_odd=s.max_odd, progress=progress,
+            seed=seed, purpose=CONFIRMATION, max_odd=s.max_odd, progress=progress,
         )
         for c in candidates
     ]  # fmt: skip

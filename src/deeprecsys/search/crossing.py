@@ -1,13 +1,9 @@
 """The rate at which the miss rate crosses what the target allows, estimated from all trials together.
 
-Near the crossing the logarithm of a queue's tail is close to linear in the load (the decay rate of
-P(W > t) is; Asmussen, Applied Probability and Queues, ch. XIII), so the logit of the miss rate is taken as
-linear in log rate, and trials far from the crossing count for less. A trial that is short compared with the
-time in which the queue forgets that it began empty misses less than a long one would; its expected miss rate
-is that of reflected Brownian motion begun at 0 (Harrison, Brownian Motion and Stochastic Flow Systems, §3.6),
-the limit of queues in just the heavy traffic where such trials are short. The interval is the set of rates
-that a quasi-likelihood ratio does not reject, which holds also where no trial missed, or all did.
-docs/design/0003-capacity-search.md has the reasoning.
+The logit of the miss rate is taken as linear in log rate (Asmussen, Applied Probability and Queues, ch. XIII).
+In trials that are short compared with the queue's memory it is that of reflected Brownian motion begun at 0
+(Harrison, Brownian Motion and Stochastic Flow Systems, §3.6). docs/design/0003-capacity-search.md has the
+reasoning.
 """
 
 from __future__ import annotations

@@ -18,6 +18,9 @@ from deeprecsys.search.events import ProbeDone, Progress, TrialDone, TrialStarte
 from deeprecsys.search.intervals import Pace, dispersion, miss_bounds, slow
 from deeprecsys.search.result import Probe, Rerun, Verdict
 
+MAX_VOIDS = 3
+"""How often a void trial is repeated before its rate is given up."""
+
 
 class Trial(Protocol):
     """Runs one policy under one workload, live or in virtual time.
@@ -91,8 +94,7 @@ class Runner:
         policy: under which policy.
         target: judged against.
         seed, purpose: the k-th trial of each runner with these uses the same random numbers.
-        max_voids: how often a void trial is repeated before its rate is given up.
-        max_odd: how often one in which the machine stood still or was slow; by default as often.
+        max_odd: how often a trial in which the machine stood still or was slow is repeated.
         progress: called with each trial.
     """
 
@@ -104,14 +106,12 @@ class Runner:
         *,
         seed: int,
         purpose: int = 0,
-        max_voids: int = 3,
-        max_odd: int | None = None,
+        max_odd: int = MAX_VOIDS,
         progress: Progress = silent,
     ) -> None:
         self.policy, self.target = policy, target
         self._trial, self._seed, self._purpose = trial, seed, purpose
-        self._max_voids, self._progress = max_voids, progress
-        self._max_odd = max_voids if max_odd is None else min(max_odd, max_voids)
+        self._max_odd, self._progress = min(max_odd, MAX_VOIDS), progress
         self.observations: list[Observation] = []
         self.seconds = 0.0
         self.queries = 0
@@ -121,7 +121,7 @@ class Runner:
     def run(self, rate_qps: float, duration_s: float) -> Observation | None:
         """One trial that counts; None when it stayed void through all repetitions."""
         seed = trial_seed(self._seed, self._purpose, len(self.observations))
-        for left in range(self._max_voids, -1, -1):
+        for left in range(MAX_VOIDS, -1, -1):
             self._progress(TrialStarted(self.policy, rate_qps, duration_s))
             log = self._trial(self.policy, rate_qps, duration_s, seed)
             summary = summarise(log, self.target)
@@ -131,7 +131,7 @@ class Runner:
             self.trials += 1
             pace = Pace(rate_qps, nan if log.seconds_per_item is None else log.seconds_per_item)
             odd = summary.disturbed or slow(pace, (o.pace for o in self.observations))
-            void = summary.void or (odd and self._max_voids - left < self._max_odd)
+            void = summary.void or (odd and MAX_VOIDS - left < self._max_odd)
             self._progress(TrialDone(self.policy, rate_qps, took_s, summary.offered, summary.miss_rate, void))
             if not void:
                 return self._keep(pace, log, summary, duration_s, took_s, seed)
@@ -147,7 +147,7 @@ class Runner:
         observation = self.run(rate_qps, duration_s)
         if observation is None:
             raise TrialsVoidError(
-                f"at {rate_qps:.4g} queries/s the load source was late in {1 + self._max_voids} trials in a "
+                f"at {rate_qps:.4g} queries/s the load source was late in {1 + MAX_VOIDS} trials in a "
                 "row; the machine is too busy with other work, or too small for this load"
             )
         return observation

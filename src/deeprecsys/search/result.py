@@ -85,8 +85,6 @@ class Settings:
         confidence: of the interval, and of each verdict; two-sided.
         trial_s: length of the first trials, seconds; later ones are longer where that pays.
         budget_s: seconds of trial time after which no more refining trial starts (bracketing may overrun).
-        max_trials: of one search.
-        max_voids: repetitions of a void trial.
         least_queries: trials at low rates are lengthened until they expect this many, budget permitting.
     """
 
@@ -94,8 +92,6 @@ class Settings:
     confidence: float = 0.95
     trial_s: float = 1.5
     budget_s: float = 18.0
-    max_trials: int = 60
-    max_voids: int = 3
     least_queries: int = 100
 
     def __post_init__(self) -> None:

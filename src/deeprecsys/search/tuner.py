@@ -35,10 +35,10 @@ class TuneSettings:
     """What tuning may take.
 
     Attributes:
-        candidate: of each capacity search while climbing; coarse.
-        climb_budget_s: seconds of trial time for the static baseline and the climb together.
-        refine: of the second, finer look at the static and the best point.
-        confirm: of the confirmation.
+        candidate: of each capacity search while climbing live; coarse.
+        climb_budget_s: seconds of trial time for the static baseline and the live climb together.
+        refine: of the second, finer look at the static and the best point; by model in virtual time.
+        confirm: of the live confirmation.
     """
 
     candidate: Settings = field(default_factory=Settings)
@@ -58,21 +58,8 @@ class TuneSettings:
             confirm=ConfirmSettings(trial_s=2.5 * fine.trial_s, most_rounds=4),
         )
 
-
-@dataclass(frozen=True, slots=True)
-class ModelSettings:
-    """What tuning by model may take.
-
-    Attributes:
-        refine: of the capacities of the winner and the baseline, in virtual time.
-        confirm: of the live confirmation.
-    """
-
-    refine: Settings = field(default_factory=Settings)
-    confirm: ConfirmSettings = field(default_factory=ConfirmSettings)
-
     @classmethod
-    def of(cls, target: Target, budget_s: float = 28.0) -> ModelSettings:
+    def by_model(cls, target: Target, budget_s: float = 28.0) -> TuneSettings:
         """Live trials of about `budget_s` seconds in all, where the first rates are met: what looking for
         rates leaves of it is for the rounds of those that stand."""
         fine = replace(Settings.virtual(target), confidence=0.95)
@@ -277,7 +264,7 @@ def tune_by_model(
     *,
     static: Policy,
     search: Search,
-    settings: ModelSettings | None = None,
+    settings: TuneSettings | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> TuneResult:
@@ -290,7 +277,7 @@ def tune_by_model(
         target: what to meet.
         static: the baseline; one of the candidates.
         search: proposes the others.
-        settings: by default `ModelSettings.of(target)`.
+        settings: by default `TuneSettings.by_model(target)`.
         seed: of all trials.
         progress: called with phases, and with live trials and probes.
 
@@ -299,7 +286,7 @@ def tune_by_model(
         NotConfirmedError: what the search found did not hold live.
         TrialsVoidError: the load source was late over and over.
     """
-    settings = settings or ModelSettings.of(target)
+    settings = settings or TuneSettings.by_model(target)
     progress(PhaseStarted("simulate", 0.0))
     baseline = rank(ranking, search, static)
     best = search.best

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,8 +45,10 @@ class CompiledTrial(NamedTuple):
     tables: Tables
     most_batches: int
     """An upper limit of the number of batches."""
-    loop: Callable[[kernel.LoadArrays, kernel.TimeArrays, kernel.Batches], tuple[float, int]]
-    """The compiled loop, with the policy's knobs and the limits."""
+    late: bool
+    """Whether queries are cut when a worker is free: by `kernel_late`."""
+    knobs: tuple[Any, ...]
+    """The policy's, and the limits, as the compiled loop takes them."""
 
     def run(self, seed: int = 0, warmup_s: float = 0.0) -> RunLog:
         """Run it."""
@@ -59,6 +61,11 @@ class CompiledTrial(NamedTuple):
     def _follow(self, seed: int, warmup_s: float, keep: bool) -> tuple[RunLog, kernel.Batches]:
         from deeprecsys.simulate import kernel
 
+        loop: Any = kernel.run
+        if self.late:
+            from deeprecsys.simulate.kernel_late import run_late
+
+            loop = run_late
         n = len(self.of.sizes)
         most = self.most_batches if self.tables.spread or keep else 0
         draws = QuantileDraws(seed, ranks_of(self.of.services)).take(most if self.tables.spread else 0)
@@ -72,7 +79,7 @@ class CompiledTrial(NamedTuple):
             left=np.zeros(n, np.int32),
         )
         kept = kernel.no_batches(most if keep else 0)
-        busy_s, batches = self.loop(load, kernel.TimeArrays(*self.tables, draws), kept)
+        busy_s, batches = loop(load, kernel.TimeArrays(*self.tables, draws), kept, *self.knobs)
         log = self.of.log(load.start, load.finish, load.status, busy_s, warmup_s)
         return log, kept.first(batches if keep else 0)
 
@@ -154,14 +161,9 @@ def _fixed(
         return None
     parts = -(-sizes // batch_size)
 
-    def loop(load: kernel.LoadArrays, times: kernel.TimeArrays, kept: kernel.Batches) -> tuple[float, int]:
-        from deeprecsys.simulate import kernel
-
-        most = limits.slices, limits.queries, _most_items(limits)
-        return kernel.run(load, times, kept, used, batch_size, above, merged, predict, *most)
-
     most_batches = int((parts if predict else np.where(sizes > above, 1, parts)).sum())
-    return CompiledTrial(trial, tables, most_batches, loop)
+    knobs = (used, batch_size, above, merged, predict, limits.slices, limits.queries, _most_items(limits))
+    return CompiledTrial(trial, tables, most_batches, False, knobs)
 
 
 def _late(
@@ -183,13 +185,9 @@ def _late(
     # A batch holds `finest` items or more, or ends its query, or ends the line.
     most_batches = items // finest + 2 * len(sizes)
 
-    def loop(load: kernel.LoadArrays, times: kernel.TimeArrays, kept: kernel.Batches) -> tuple[float, int]:
-        from deeprecsys.simulate.kernel_late import run_late
-
-        most = limits.slices, limits.queries, _most_items(limits)
-        return run_late(load, times, kept, workers[CPU], max(coarsest, 1), finest, merge, *most)
-
-    return CompiledTrial(trial, tables, most_batches, loop)
+    longest = max(coarsest, 1)
+    knobs = (workers[CPU], longest, finest, merge, limits.slices, limits.queries, _most_items(limits))
+    return CompiledTrial(trial, tables, most_batches, True, knobs)
 
 
 def _most_items(limits: Limits) -> int:
