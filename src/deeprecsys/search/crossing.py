@@ -1,6 +1,6 @@
 """The rate at which the miss rate crosses what the target allows, estimated from all trials together.
 
-The logit of the miss rate is taken as linear in log rate (Asmussen, Applied Probability and Queues, ch. XIII).
+The logit of the miss rate is taken as linear in log rate (Asmussen, Applied Probability and Queues, XIII).
 In trials that are short compared with the queue's memory it is that of reflected Brownian motion begun at 0
 (Harrison, Brownian Motion and Stochastic Flow Systems, §3.6). docs/design/0003-capacity-search.md has the
 reasoning.
