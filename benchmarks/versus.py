@@ -2,7 +2,7 @@
 
 Batches/s and p50 of the node with a null engine; the network face's CPU time per query of WND and RMC3; the p50 of a
 WND query of 100 items over HTTP; how long the command `bench` takes with a null engine and a very short trial. Every
-figure is taken of one tree right after the other, and which comes first alternates. Five pairs take some ten minutes;
+figure is taken of one tree right after the other, and which comes first alternates. Five pairs take less than ten minutes;
 keep the machine idle.
 """
 
@@ -24,7 +24,7 @@ from deeprecsys.report import format as f
 PROBE = Path(__file__).with_name("lib") / "versus_probe.py"
 LIMIT = 1.05
 """A figure may be worse by this factor."""
-STARTS = 3
+STARTS = 5
 BENCH = ("bench", "ncf", "--engine", "null", "--rows-scale", "0.01", "--rate", "100", "--duration", "0.1",
          "--json", os.devnull)  # fmt: skip
 
@@ -73,7 +73,7 @@ Probes = list[tuple[Callable[[Path], dict[str, float]], tuple[Figure, ...]]]
 
 def probes(quick: bool) -> Probes:
     """What is measured, and the figures that are read from it."""
-    scale, queries = (0.01, 20) if quick else (1.0, 200)
+    scale, queries = (0.01, 20) if quick else (1.0, 400)
     return [
         (probe("node", 1 if quick else 5), (Figure("node, null engine: batches/s", "batches_per_s", less=False),
                                             Figure("node, null engine: dispatch to completion, p50, µs", "p50_us"))),
