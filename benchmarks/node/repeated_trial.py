@@ -47,7 +47,7 @@ def tables(r: Result) -> Tables:
         (what, *(words(float(x)) for x in (values.min(), np.median(values), values.max())))
         for what, values, words in (
             ("µs that an item took its worker", pace, lambda x: f"{x:.1f}"),
-            ("p95, ms", p95, f.ms),
+            ("p95, ms", p95, f.figure),
             ("queries later than 100 ms", late, lambda x: f"{100 * x:.0f} %"),
         )
     ]
