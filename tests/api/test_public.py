@@ -74,8 +74,8 @@ def imports_of(file: Path) -> set[str]:
     return found
 
 
-COMMAND_LINE = ("tests/cli", "tests/fixtures")
-"""Tests of what the command line prints and writes."""
+COMMAND_LINE = ("tests/cli", "tests/docs", "tests/fixtures")
+"""Tests of what the command line takes, prints and writes."""
 
 
 @pytest.mark.parametrize("folder", ["benchmarks", "examples", "tests"])
