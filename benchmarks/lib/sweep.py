@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Policy
-from deeprecsys.search.history import Evaluation, History, Score
+from deeprecsys.search.history import Score, Search
 
 
-class Sweep(History):
+class Sweep(Search):
     """Every policy of a list, in order and to full accuracy. Ask and tell."""
 
     def __init__(self, policies: Iterable[Policy]) -> None:
@@ -22,10 +22,6 @@ class Sweep(History):
         return self._left[0] if self._left else None
 
     def tell(self, policy: Policy, score: Score) -> None:
-        self._told.append(Evaluation(policy, score))
+        super().tell(policy, score)
         if policy in self._left:
             self._left.remove(policy)
-
-    @property
-    def floor_qps(self) -> float | None:
-        return None

@@ -60,7 +60,7 @@ def test_it_is_named_by_its_file_and_takes_the_options_of_any_policy() -> None:
     for wrong, message in [
         (f"{TEXT}:5", "--policy shortest-first: arguments: expected none, got '5'"),
         (f"{FILE}:Longest", "policy .*Longest': expected an importable module:attribute or FILE.py:Class"),
-        (f"{FILE}:at_least", "expected a subclass of deeprecsys.core.policy.Policy, got <function"),
+        (f"{FILE}:dataclass", "expected a subclass of deeprecsys.core.policy.Policy, got <function"),
         ("no/such/file.py:X", "expected an importable module:attribute or FILE.py:Class"),
         ("shortest", "unknown policy 'shortest': did you mean 'shortest-first'"),
     ]:

@@ -17,7 +17,7 @@ from math import sqrt
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import DeepRecSched, Knob, Ladder, Policy, Setting, Static
 from deeprecsys.core.policy.registry import POLICIES, make, offloads
-from deeprecsys.search.history import Evaluation, History, Score, Search, batch_size_of, best_of
+from deeprecsys.search.history import Evaluation, Score, Search, batch_size_of
 
 PATIENCE = 2
 """Candidates in a row below the best after which the paper's climb stops."""
@@ -27,56 +27,34 @@ FIXED = (Static, DeepRecSched)
 """The policies of one batch size for all, which the paper's climb searches."""
 Neighbours = Callable[[Policy], Sequence[Policy]]
 Kind = type[Policy]
+Following = Callable[[Evaluation | None], Search | None]
+"""Makes a search from the best that is known; None where there is nothing to search."""
 
 
-class HillClimb(History):
-    """DeepRecSched's two climbs, as ask and tell.
+class LadderClimb(Search):
+    """Tries policies in order until several in a row are worse than the best of them. Ask and tell.
 
-    A policy that is told without being asked for (the static baseline) replaces the climb's own
-    candidate of the same batch size; whatever its size, it counts for `best` and for `floor_qps`.
-
-    Args:
-        batch_sizes: rising; tried from the first.
-        thresholds: rising offload thresholds for the second climb; empty where there is no accelerator.
+    A policy that is told without being asked for (the static baseline) replaces the candidate of the same
+    batch size; whatever its size, it counts for `best` and for `floor_qps`.
     """
 
-    def __init__(self, batch_sizes: Sequence[int], thresholds: Sequence[int] = ()) -> None:
-        for field, values in (("batch sizes", batch_sizes), ("thresholds", thresholds)):
-            if list(values) != sorted(set(values)):
-                raise InputError(f"{field}: expected rising values, got {list(values)}")
-        if not batch_sizes:
-            raise InputError("batch sizes: expected at least one, got none")
+    def __init__(self, candidates: Iterable[DeepRecSched]) -> None:
         super().__init__()
-        self._sizes = [DeepRecSched(b) for b in batch_sizes]
-        self._thresholds = list(thresholds)
-        self._climb = _Climb(self._sizes)
-        self._second: _Climb | None = None
+        self._left = list(candidates)
+        self._falls = 0
+        self._top: Evaluation | None = None  # the best of the candidates
 
     def ask(self) -> Policy | None:
-        self._advance()
-        policy = self._climb.candidate
-        if policy is not None or self._second is not None or not self._thresholds:
-            return policy
-        best = self.best  # the static baseline too may have the best batch size
-        size = batch_size_of(best.policy) if best else self._sizes[-1].batch_size
-        assert size is not None
-        self._second = self._climb = _Climb([DeepRecSched(size, offload_above=n) for n in self._thresholds])
-        return self._climb.candidate
-
-    def tell(self, policy: Policy, score: Score) -> None:
-        told = Evaluation(policy, score)
-        self._told.append(told)
-        if policy == self._climb.candidate:
-            self._climb.step(told)
-
-    def _advance(self) -> None:
-        """Take what is known of the current candidate from a policy that amounts to the same."""
-        while self._second is None and (candidate := self._climb.candidate) is not None:
-            size = candidate.batch_size
-            same = next((t for t in self._told if batch_size_of(t.policy) == size), None)
-            if same is None:
-                return
-            self._climb.step(same)
+        while self._left and self._falls < PATIENCE:
+            known = next((t for t in self._told if _amounts_to(t.policy, self._left[0])), None)
+            if known is None:
+                return self._left[0]
+            del self._left[0]
+            if known.qps > (self._top.qps if self._top else 0.0):
+                self._top, self._falls = known, 0
+            elif self._top is not None:
+                self._falls += 1  # before the first that meets the target there is nothing to fall from
+        return None
 
     @property
     def floor_qps(self) -> float | None:
@@ -84,27 +62,12 @@ class HillClimb(History):
         return best.score.low_qps if best and best.score.low_qps > 0 else None
 
 
-class _Climb:
-    """One climb along a list of candidates."""
-
-    def __init__(self, candidates: list[DeepRecSched]) -> None:
-        self._left = candidates
-        self._falls = 0
-        self.best: Evaluation | None = None
-
-    @property
-    def candidate(self) -> DeepRecSched | None:
-        return self._left[0] if self._left and self._falls < PATIENCE else None
-
-    def step(self, told: Evaluation) -> None:
-        self._left = self._left[1:]
-        if told.qps > (self.best.qps if self.best else 0.0):
-            self.best, self._falls = told, 0
-        elif self.best is not None:
-            self._falls += 1  # before the first that meets the target there is nothing to fall from
+def _amounts_to(policy: Policy, candidate: DeepRecSched) -> bool:
+    """Whether a policy does what a candidate does."""
+    return policy == candidate or batch_size_of(policy) == batch_size_of(candidate) is not None
 
 
-class NeighbourClimb(History):
+class NeighbourClimb(Search):
     """Tries a policy's neighbours, moves to the best one that is better, until none is. Ask and tell.
 
     The capacity of other policies is no floor: a climb that begins below it may end above.
@@ -131,52 +94,70 @@ class NeighbourClimb(History):
         return self._queue[0] if self._queue else None
 
     def tell(self, policy: Policy, score: Score) -> None:
-        told = Evaluation(policy, score)
-        self._told.append(told)
+        super().tell(policy, score)
         if policy in self._queue:
             self._queue.remove(policy)
-            if told.qps > (self._top.qps if self._top else 0.0):
-                self._top = told
+            if self._told[-1].qps > (self._top.qps if self._top else 0.0):
+                self._top = self._told[-1]
 
     @property
     def floor_qps(self) -> float | None:
         return self._top.score.low_qps if self._top else None
 
 
-class Chain:
+class Chain(Search):
     """Searches in turn, each made when the one before has ended, from the best that is known by then."""
 
-    def __init__(self, first: Search, then: Iterable[Callable[[Evaluation], Search | None]]) -> None:
-        self._done: list[Evaluation] = []
+    def __init__(self, first: Search, then: Iterable[Following]) -> None:
+        super().__init__()  # what was told before the present search
         self._now: Search = first
         self._then = list(then)
 
     def ask(self) -> Policy | None:
         while (policy := self._now.ask()) is None and self._then:
-            following = self._then.pop(0)
-            best = self.best
-            made = following(best) if best else None
+            made = self._then.pop(0)(self.best)
             if made is not None:
-                self._done = list(self.told)
-                self._now = made
+                self._told, self._now = list(self.told), made
         return policy
 
     def tell(self, policy: Policy, score: Score) -> None:
         self._now.tell(policy, score)
 
     @property
-    def best(self) -> Evaluation | None:
-        return best_of([*self._done, *self._now.told])
-
-    @property
     def told(self) -> tuple[Evaluation, ...]:
         """All evaluations, each policy once: a search may have been made with what one before it found."""
-        before = {t.policy for t in self._done}
-        return (*self._done, *(t for t in self._now.told if t.policy not in before))
+        before = {t.policy for t in self._told}
+        return (*self._told, *(t for t in self._now.told if t.policy not in before))
 
     @property
     def floor_qps(self) -> float | None:
         return self._now.floor_qps
+
+
+class HillClimb(Chain):
+    """DeepRecSched's two climbs: over batch sizes, then over offload thresholds at the best of them.
+
+    Args:
+        batch_sizes: rising; tried from the first.
+        thresholds: rising offload thresholds; empty where there is no accelerator.
+    """
+
+    def __init__(self, batch_sizes: Sequence[int], thresholds: Sequence[int] = ()) -> None:
+        for field, values in (("batch sizes", batch_sizes), ("thresholds", thresholds)):
+            if list(values) != sorted(set(values)):
+                raise InputError(f"{field}: expected rising values, got {list(values)}")
+        if not batch_sizes:
+            raise InputError("batch sizes: expected at least one, got none")
+
+        def second(best: Evaluation | None) -> Search:
+            size = batch_size_of(best.policy) if best else batch_sizes[-1]
+            assert size is not None
+            climb = LadderClimb(DeepRecSched(size, offload_above=n) for n in thresholds)
+            if best:  # the static baseline too may have the best batch size
+                climb.tell(best.policy, best.score)
+            return climb
+
+        super().__init__(LadderClimb(map(DeepRecSched, batch_sizes)), [second] if thresholds else [])
 
 
 def rungs(value: float, steps: Sequence[float]) -> list[float]:
@@ -215,7 +196,7 @@ def one_step(kind: Kind, sizes: Sequence[int], limits: Sequence[int] = ()) -> Ne
 
 def climb_of(
     kind: Kind, sizes: Sequence[int], limits: Sequence[int] = (), latency_s: float | None = None
-) -> Callable[[Evaluation], Search]:
+) -> Following:
     """A climb over all knobs of a policy, from the knobs of the best that is known so far.
 
     For a policy of several batch sizes it first tries every batch size with the others at a quarter of it:
@@ -228,7 +209,9 @@ def climb_of(
     """
     batches = [k.name for k in kind.knobs if k.values is Ladder.BATCH_SIZES]
 
-    def make_climb(best: Evaluation) -> Search:
+    def make_climb(best: Evaluation | None) -> Search | None:
+        if best is None:
+            return None
         known = best.policy
         size = known.batch_size or sizes[-1]
         setting = Setting(size, sizes[-1], latency_s, size)
@@ -242,9 +225,7 @@ def climb_of(
     return make_climb
 
 
-def between(
-    sizes: Sequence[int], kinds: Sequence[Kind], latency_s: float | None = None
-) -> Callable[[Evaluation], Search | None]:
+def between(sizes: Sequence[int], kinds: Sequence[Kind], latency_s: float | None = None) -> Following:
     """A climb among the batch sizes between the rungs, quarter octaves apart, from the best so far.
 
     Where the longest batch that the target allows lies between two rungs, the best size does too. It tries
@@ -257,7 +238,9 @@ def between(
     def neighbours(policy: Policy) -> Sequence[Policy]:
         return one_step(type(policy), fine)(policy) if isinstance(policy, climbed) else ()
 
-    def make_climb(best: Evaluation) -> Search | None:
+    def make_climb(best: Evaluation | None) -> Search | None:
+        if best is None:
+            return None
         known = best.policy
         size = known.batch_size if isinstance(known, climbed) else batch_size_of(known)
         if size is None:
@@ -300,9 +283,7 @@ def model_search(
         return climb
     chosen = [k for k in POLICIES.values() if k.searched] if kinds is None else kinds
     chosen = [k for k in chosen if k not in FIXED and offloads(k) == bool(limits)]
-    then: list[Callable[[Evaluation], Search | None]] = [
-        climb_of(kind, sizes, limits, latency_s) for kind in chosen
-    ]
+    then = [climb_of(kind, sizes, limits, latency_s) for kind in chosen]
     return Chain(climb, then if limits else [*then, between(sizes, chosen, latency_s)])
 
 

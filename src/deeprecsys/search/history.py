@@ -74,52 +74,35 @@ class Evaluation:
         return self.score.capacity_qps or 0.0
 
 
-class Search(Protocol):
+class Search:
     """A search over policies: `ask` for one, run it, `tell` its score, until `ask` gives None."""
-
-    def ask(self) -> Policy | None:
-        """The next policy to run, the same until its score is told; None when the search is over."""
-        ...
-
-    def tell(self, policy: Policy, score: Score) -> None:
-        """The score of a policy, whether it was asked for or not."""
-        ...
-
-    @property
-    def best(self) -> Evaluation | None:
-        """The best policy so far that meets the target at some load."""
-        ...
-
-    @property
-    def told(self) -> tuple[Evaluation, ...]:
-        """All evaluations, in order."""
-        ...
-
-    @property
-    def floor_qps(self) -> float | None:
-        """Below this capacity no accuracy is needed; None for full accuracy."""
-        ...
-
-
-class History:
-    """The evaluations of a search that tries policies itself."""
 
     def __init__(self) -> None:
         self._told: list[Evaluation] = []
 
+    def ask(self) -> Policy | None:
+        """The next policy to run, the same until its score is told; None when the search is over."""
+        raise NotImplementedError
+
+    def tell(self, policy: Policy, score: Score) -> None:
+        """The score of a policy, whether it was asked for or not."""
+        self._told.append(Evaluation(policy, score))
+
     @property
     def told(self) -> tuple[Evaluation, ...]:
+        """All evaluations, in order."""
         return tuple(self._told)
 
     @property
     def best(self) -> Evaluation | None:
-        return best_of(self._told)
+        """The best policy so far that meets the target at some load, the earliest of equals."""
+        good = [t for t in self.told if t.qps > 0]
+        return max(good, key=lambda t: t.qps) if good else None
 
-
-def best_of(told: list[Evaluation]) -> Evaluation | None:
-    """The one of the highest capacity, the earliest of equals; None where none meets the target."""
-    good = [t for t in told if t.qps > 0]
-    return max(good, key=lambda t: t.qps) if good else None
+    @property
+    def floor_qps(self) -> float | None:
+        """Below this capacity no accuracy is needed; None for full accuracy."""
+        return None
 
 
 def batch_sizes(largest_query: int, static: int | None = None) -> tuple[int, ...]:
