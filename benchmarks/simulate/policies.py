@@ -27,7 +27,7 @@ from deeprecsys.core.runlog import Status
 from deeprecsys.core.target import LEVELS, percentile
 from deeprecsys.report import format as f
 from deeprecsys.search.climbs import HillClimb, finer, model_search
-from deeprecsys.search.history import UNREACHABLE, KnownCapacity, Search, batch_sizes
+from deeprecsys.search.history import UNREACHABLE, Score, Search, batch_sizes
 from deeprecsys.search.rank import capacity_on_path
 from deeprecsys.simulate import fast
 from deeprecsys.simulate.table import Tabulated
@@ -87,7 +87,7 @@ class Path:
         """The best policy that a search finds, and its capacity."""
         while (policy := search.ask()) is not None:
             found = self.capacity(policy, hint_qps, search.floor_qps)
-            search.tell(policy, KnownCapacity.exactly(found) if found else UNREACHABLE)
+            search.tell(policy, Score.exactly(found) if found else UNREACHABLE)
         return (search.best.policy, search.best.qps) if search.best else (None, 0.0)
 
 

@@ -36,7 +36,7 @@ def confirmed(job: Experiment, by: float, qps: float, trials: int = 3, says: boo
     runner = Runner(trial, POLICY, job.target, seed=5)
     for _ in range(trials):
         runner.must_run(qps, 2.0)
-    found = CapacityResult(Outcome.FOUND, qps, qps, qps, 0.95, True, None, (), 0.0, 0, 0, 0)
+    found = CapacityResult(qps, qps, qps, Outcome.FOUND, 0.95, True, None, (), 0.0, 0, 0, 0)
     return Confirmed(POLICY, found, runner.probe(qps, 0.95), True, 1)
 
 

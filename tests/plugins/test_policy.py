@@ -24,7 +24,7 @@ from deeprecsys.core.runlog import Status
 from deeprecsys.core.target import Target
 from deeprecsys.plugins import installed
 from deeprecsys.search.climbs import model_search
-from deeprecsys.search.history import KnownCapacity
+from deeprecsys.search.history import Score
 from deeprecsys.simulate.driver import simulate
 from tests.cli.conftest import call
 
@@ -105,7 +105,7 @@ def test_a_search_by_model_varies_the_knob_that_it_declares() -> None:
     search = model_search((1, 2, 4, 8, 16, 32), kinds=policies_to_search())
     while (policy := search.ask()) is not None:
         qps = 100.0 - abs(policy.batch_size - 11) if isinstance(policy, kind) else 50.0
-        search.tell(policy, KnownCapacity.exactly(qps))
+        search.tell(policy, Score.exactly(qps))
     assert search.best is not None
     assert search.best.policy == kind(11)  # type: ignore[call-arg] # between the rungs 8 and 16
 

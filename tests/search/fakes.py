@@ -12,7 +12,7 @@ from benchmarks.lib.sweep import Sweep
 from deeprecsys.core.policy import DeepRecSched, Policy
 from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target
-from deeprecsys.search.history import KnownCapacity, Search
+from deeprecsys.search.history import Score, Search
 
 TARGET = Target(latency_s=0.1)
 
@@ -85,9 +85,9 @@ def drive(
         found = qps(policy) * float(np.exp(noise * rng.standard_normal()))
         floor = search.floor_qps
         if floor is not None and found * (1 + half) < floor:
-            search.tell(policy, KnownCapacity(None, 0.0, floor))
+            search.tell(policy, Score(None, 0.0, floor))
         else:
-            search.tell(policy, KnownCapacity(found, found * (1 - half), found * (1 + half)))
+            search.tell(policy, Score(found, found * (1 - half), found * (1 + half)))
         assert len(asked) < 1000
     return asked
 

@@ -19,7 +19,7 @@ from deeprecsys.search.climbs import (
     one_step,
     rungs,
 )
-from deeprecsys.search.history import UNREACHABLE, Evaluation, KnownCapacity
+from deeprecsys.search.history import UNREACHABLE, Evaluation, Score
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -31,9 +31,7 @@ def drive(search, qps):
         assert search.ask() == policy, "asking changes nothing"
         asked.append(policy)
         floor, found = search.floor_qps, qps(policy)
-        search.tell(
-            policy, KnownCapacity.below(floor) if floor and found < floor else KnownCapacity.exactly(found)
-        )
+        search.tell(policy, Score.below(floor) if floor and found < floor else Score.exactly(found))
         assert len(asked) < 500
     assert len(set(asked)) == len(asked), "nothing is asked for twice"
     return asked
@@ -73,14 +71,14 @@ def test_a_climb_that_never_meets_the_target_ends_at_its_start():
 def test_only_better_neighbours_need_be_known_well():
     search = NeighbourClimb([Adaptive(8, 8)], one_step(Adaptive, SIZES))
     assert search.floor_qps is None, "the start is measured in full"
-    search.tell(search.ask(), KnownCapacity(100.0, 98.0, 102.0))
+    search.tell(search.ask(), Score(100.0, 98.0, 102.0))
     assert search.ask() == Adaptive(16, 8)
     assert search.floor_qps == 98.0
 
 
 def test_a_policy_told_without_being_asked_for_counts_and_is_not_climbed_from():
     search = NeighbourClimb([Adaptive(8, 8)], one_step(Adaptive, SIZES))
-    search.tell(Static(500), KnownCapacity.exactly(1e6))
+    search.tell(Static(500), Score.exactly(1e6))
     asked = drive(search, hill(Adaptive, 32, 4))
     assert Adaptive(32, 4) in asked
     assert search.best.policy == Static(500)
@@ -111,7 +109,7 @@ def chain():
 
 def test_a_chain_goes_from_the_best_so_far_and_remembers_all():
     search = chain()
-    search.tell(Static(64), KnownCapacity.exactly(50.0))
+    search.tell(Static(64), Score.exactly(50.0))
 
     def qps(policy):
         if isinstance(policy, DeepRecSched):
@@ -166,7 +164,7 @@ def test_a_top_between_the_rungs_is_found_from_the_best_rung(kind, top):
 
 
 def test_from_a_policy_of_another_sort_there_is_nothing_between():
-    told = Evaluation(Earliest(16, 32, 64), KnownCapacity.exactly(1.0))
+    told = Evaluation(Earliest(16, 32, 64), Score.exactly(1.0))
     assert between(SIZES, (Adaptive, Coalescing))(told) is None
 
 

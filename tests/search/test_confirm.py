@@ -20,7 +20,7 @@ POLICY = DeepRecSched(64)
 def candidate(qps: float, policy=POLICY) -> Evaluation:
     """A capacity as a search states it."""
     found = CapacityResult(
-        Outcome.FOUND, qps, 0.9 * qps, 1.1 * qps, 0.95, True, None, (), 0.0, 0, 0, 0
+        qps, 0.9 * qps, 1.1 * qps, Outcome.FOUND, 0.95, True, None, (), 0.0, 0, 0, 0
     )  # fmt: skip
     return Evaluation(policy, found)
 

@@ -22,7 +22,7 @@ from deeprecsys.node.node import Node, NodeConfig
 from deeprecsys.search.capacity import capacity
 from deeprecsys.search.climbs import HillClimb
 from deeprecsys.search.confirm import ConfirmSettings
-from deeprecsys.search.history import MOVES, UNREACHABLE, KnownCapacity, batch_sizes, thresholds
+from deeprecsys.search.history import MOVES, UNREACHABLE, Score, batch_sizes, thresholds
 from deeprecsys.search.rank import TOLERANCE, Ranking
 from deeprecsys.search.result import Settings
 from deeprecsys.search.tuner import TuneSettings, tune, tune_by_model
@@ -111,9 +111,9 @@ def test_a_threshold_that_was_never_run_is_never_returned(rates, alone, kind) ->
         qps = alone if above is None else rates[LIMITS.index(above)]
         floor = climb.floor_qps
         if kind == "floor" and floor is not None and qps < floor:
-            climb.tell(policy, KnownCapacity.below(floor))
+            climb.tell(policy, Score.below(floor))
         else:
-            climb.tell(policy, KnownCapacity.exactly(qps))
+            climb.tell(policy, Score.exactly(qps))
     assert [t.policy for t in climb.told] == ran
     if climb.best is not None:
         assert climb.best.policy in ran

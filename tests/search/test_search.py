@@ -11,7 +11,7 @@ from benchmarks.lib.sweep import Sweep
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import DeepRecSched, Earliest, Offload, Static
 from deeprecsys.search.climbs import HillClimb, model_search
-from deeprecsys.search.history import UNREACHABLE, KnownCapacity, batch_sizes, thresholds
+from deeprecsys.search.history import UNREACHABLE, Score, batch_sizes, thresholds
 from tests.search.fakes import drive, grid
 
 SIZES, LIMITS = batch_sizes(1000, 500), thresholds(1000)
@@ -52,7 +52,7 @@ def test_what_was_told_is_kept_in_order(search):
 
 
 def test_a_policy_told_without_being_asked_for_can_be_the_best(search):
-    search.tell(Static(333), KnownCapacity(1e6, 9e5, 1.1e6))
+    search.tell(Static(333), Score(1e6, 9e5, 1.1e6))
     drive(search, noisy)
     assert search.best.policy == Static(333)
 
@@ -65,7 +65,7 @@ def test_when_no_policy_meets_the_target_there_is_no_best(search):
 
 def test_a_policy_only_known_to_be_below_the_floor_is_never_the_best(search):
     first = search.ask()
-    search.tell(first, KnownCapacity(None, 0.0, 1e9))
+    search.tell(first, Score(None, 0.0, 1e9))
     assert search.best is None
 
 
@@ -96,7 +96,7 @@ def test_the_second_climb_finds_the_threshold_at_the_best_batch_size(top, limit,
 def test_the_second_climb_is_at_the_baselines_batch_size_where_that_is_best():
     """Its own climb may have given up before it came there."""
     climb = HillClimb(SIZES, LIMITS)
-    climb.tell(Static(SIZES[-1]), KnownCapacity.exactly(5000.0))
+    climb.tell(Static(SIZES[-1]), Score.exactly(5000.0))
     drive(climb, lambda p: 1000.0 if p.offload_above is None else 6000.0 - p.offload_above)
     assert climb.best.policy == DeepRecSched(SIZES[-1], LIMITS[0])
 
@@ -142,7 +142,7 @@ def test_one_dip_does_not_end_a_climb_and_two_in_a_row_do():
 def test_a_climb_that_begins_far_below_the_static_point_goes_on_until_it_is_there():
     """Candidates below the floor have no capacity: not a fall, as long as the climb met no better one."""
     climb = HillClimb(SIZES)
-    climb.tell(Static(500), KnownCapacity(900.0, 880.0, 920.0))
+    climb.tell(Static(500), Score(900.0, 880.0, 920.0))
     asked = drive(climb, lambda p: 1000 * p.batch_size / (p.batch_size + 20))
     assert [p.batch_size for p in asked] == [b for b in SIZES if b != 500]
     assert climb.best.policy == DeepRecSched(1000)
@@ -150,7 +150,7 @@ def test_a_climb_that_begins_far_below_the_static_point_goes_on_until_it_is_ther
 
 def test_the_static_point_takes_the_place_of_the_same_batch_size():
     climb = HillClimb((250, 500, 1000), LIMITS)
-    climb.tell(Static(500), KnownCapacity(900.0, 880.0, 920.0))
+    climb.tell(Static(500), Score(900.0, 880.0, 920.0))
     asked = drive(climb, lambda p: 500.0 if p.offload_above is None else 10.0)
     assert DeepRecSched(500) not in asked
     assert asked[2] == DeepRecSched(500, LIMITS[0]), "the second climb keeps the best batch size"
@@ -162,14 +162,14 @@ def test_a_climb_skips_what_cannot_meet_the_target_and_goes_on():
     while (policy := climb.ask()) is not None:
         reached = policy.batch_size >= 16
         qps = 100.0 + policy.batch_size
-        climb.tell(policy, KnownCapacity(qps, qps, qps) if reached else UNREACHABLE)
+        climb.tell(policy, Score(qps, qps, qps) if reached else UNREACHABLE)
     assert climb.best.policy == DeepRecSched(1000)
 
 
 def test_the_floor_is_what_the_best_surely_does():
     climb = HillClimb(SIZES)
     assert climb.floor_qps is None
-    climb.tell(Static(7), KnownCapacity(100.0, 90.0, 110.0))
+    climb.tell(Static(7), Score(100.0, 90.0, 110.0))
     assert climb.floor_qps == 90.0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,38 +14,24 @@ MOVES = 0.04
 """Least share of all items that a step of the threshold moves: less is noise in a live trial."""
 
 
-class Score(Protocol):
-    """A policy's capacity, with its interval; `search.result.CapacityResult` is one."""
-
-    @property
-    def capacity_qps(self) -> float | None:
-        """None where all that is known is `high_qps`."""
-        ...
-
-    @property
-    def low_qps(self) -> float: ...
-
-    @property
-    def high_qps(self) -> float: ...
-
-    def to_json(self) -> dict[str, Any]: ...
-
-
 @dataclass(frozen=True, slots=True)
-class KnownCapacity:
-    """A capacity that is known exactly, or to be below a floor; 0 if the target is met at no load."""
+class Score:
+    """A policy's capacity, with its interval: 0 if the target is met at no load.
+
+    None where all that is known is `high_qps`, a floor that the policy does not reach.
+    """
 
     capacity_qps: float | None
     low_qps: float
     high_qps: float
 
     @classmethod
-    def exactly(cls, qps: float) -> KnownCapacity:
+    def exactly(cls, qps: float) -> Score:
         """The score of a capacity that is known."""
         return cls(qps, qps, qps)
 
     @classmethod
-    def below(cls, floor_qps: float) -> KnownCapacity:
+    def below(cls, floor_qps: float) -> Score:
         """The score of a policy that does not reach the floor."""
         return cls(None, 0.0, floor_qps)
 
@@ -58,7 +44,7 @@ class KnownCapacity:
         return {"outcome": "found", "capacity_qps": self.capacity_qps, "interval_qps": interval}
 
 
-UNREACHABLE = KnownCapacity.exactly(0.0)
+UNREACHABLE = Score.exactly(0.0)
 
 
 @dataclass(frozen=True, slots=True)

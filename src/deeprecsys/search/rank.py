@@ -20,7 +20,7 @@ from deeprecsys.core.query import Query, cut
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.core.target import Target, percentile
 from deeprecsys.search.events import Cost
-from deeprecsys.search.history import UNREACHABLE, Evaluation, KnownCapacity, Search
+from deeprecsys.search.history import UNREACHABLE, Evaluation, Score, Search
 
 TOLERANCE = 2e-3
 """Relative width of the last bracket of a capacity on a path."""
@@ -92,7 +92,7 @@ class Ranking:
         while (policy := search.ask()) is not None:
             search.tell(policy, self.score(policy, search.floor_qps))
 
-    def score(self, policy: Policy, floor_qps: float | None = None) -> KnownCapacity:
+    def score(self, policy: Policy, floor_qps: float | None = None) -> Score:
         """The capacity on the path, or that there is none, or none above the floor."""
 
         def meets(rate_qps: float) -> bool:
@@ -102,9 +102,9 @@ class Ranking:
 
         found = capacity_on_path(meets, self._hint_qps, floor_qps=floor_qps)
         if found:
-            return KnownCapacity.exactly(found)
+            return Score.exactly(found)
         if floor_qps is not None:
-            return KnownCapacity.below(floor_qps)
+            return Score.below(floor_qps)
         idle = self._run(policy, IDLE_SHARE * self._hint_qps)
         latency_s = percentile(idle.latency_s[idle.measured], self._target.quantile)
         self.best_latency_s = min(self.best_latency_s, latency_s)

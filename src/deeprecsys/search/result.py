@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from deeprecsys.core.errors import InputError, positive
 from deeprecsys.core.runlog import Summary
 from deeprecsys.core.target import Target
+from deeprecsys.search.history import Score
 
 COST = ("trials", "seconds", "queries")
 """The fields that say what trials took."""
@@ -124,7 +125,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class CapacityResult:
+class CapacityResult(Score):
     """What a capacity search found.
 
     Attributes:
@@ -141,9 +142,6 @@ class CapacityResult:
     """
 
     outcome: Outcome
-    capacity_qps: float | None
-    low_qps: float
-    high_qps: float
     confidence: float
     resolved: bool
     point: Probe | None
