@@ -42,6 +42,7 @@ from deeprecsys.search.intervals import NEAR
 from deeprecsys.search.rank import Ranking
 from deeprecsys.search.result import CapacityResult, Settings
 from deeprecsys.simulate import fast
+from deeprecsys.simulate.driver import Services
 
 SHARES = (0.5, 0.7, 0.85)
 ROUNDS = 5
@@ -211,7 +212,7 @@ class Given:
         return next(self._left)
 
 
-def simulated(log: RunLog, service: fast.Services, workers: int, policy: dr.Policy, seed: int) -> RunLog:
+def simulated(log: RunLog, service: Services, workers: int, policy: dr.Policy, seed: int) -> RunLog:
     """A live trial's queries in virtual time."""
     return fast.run(
         policy, log.arrival_s, log.size, service, workers,
