@@ -66,7 +66,7 @@ def load_tables(
     """A new segment with the tables of one version of a model's weights.
 
     Args:
-        name: of the model; rows_scale: factor on its tables' rows; rows: their format (`zoo.rows`).
+        name: the model's; rows_scale: factor on its tables' rows; rows: their format (`zoo.rows`).
         more_bytes: bytes that will be filled in addition to the tables.
 
     Raises:

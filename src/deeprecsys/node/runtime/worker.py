@@ -80,23 +80,37 @@ def main() -> None:
         go_first()
     mail = Segment(spec.mail, spec.boxes * mailbox.WORDS * 8, writable=True)
     box = mailbox.Mailbox(mail.words()[spec.index * mailbox.WORDS : (spec.index + 1) * mailbox.WORDS])
-    held = HeldVersions(spec)
+    mapped: dict[int, Segment] = {}
     try:
-        held.build()
+        runners = {v.id: ModelRunner.of(v, spec.threads, mapped) for v in spec.versions}
     except Exception as e:
         box.write_message(f"{type(e).__name__}: {e}")
         box.state = mailbox.REFUSED
         os.eventfd_write(spec.reply_event, 1)
         raise SystemExit(1) from e
+    tables = {v.id: v.fds["tables"] for v in spec.versions}
+
+    def drop(version: int) -> None:
+        """Free what is held of a version that no query will ask for again."""
+        runners.pop(version, None)
+        gc.unfreeze()
+        gc.collect()  # engines hold themselves in circles
+        gc.freeze()
+        if segment := mapped.pop(tables.pop(version, -1), None):
+            if walker:
+                walker.forget()
+            segment.close()
+
     gc.collect()
     gc.freeze()
-    box.write_message(held.arithmetic)
-    held.walker = resident(held.read_only)
+    arithmetic = [getattr(r.engine, "arithmetic", "") for r in runners.values()]
+    box.write_message(str(arithmetic[0]) if arithmetic else "")
+    walker = resident(lambda: [s for s in mapped.values() if not s.writable])
     if spec.gentle:
         go_first()
     box.state = mailbox.READY
     os.eventfd_write(spec.reply_event, 1)
-    run_loop(spec.request_event, spec.reply_event, box, held.runners, held.drop, held.walker)
+    run_loop(spec.request_event, spec.reply_event, box, runners, drop, walker)
 
 
 class ModelRunner(NamedTuple):
@@ -105,47 +119,11 @@ class ModelRunner(NamedTuple):
     engine: Engine
     view: Viewer
 
-
-class HeldVersions:
-    """The model versions that a worker holds: their engines, and the segments that they read."""
-
-    def __init__(self, spec: WorkerSpec) -> None:
-        self.runners: dict[int, ModelRunner] = {}
-        self.walker: PageWalker | None = None
-        self._spec = spec
-        self._mapped: dict[int, Segment] = {}
-        self._tables = {v.id: v.fds["tables"] for v in spec.versions}
-
-    def build(self) -> None:
-        """Build all engines.
-
-        Raises:
-            Exception: one cannot be built.
-        """
-        for version in self._spec.versions:
-            assembly, view = version.attach(self._spec.threads, self._mapped)
-            self.runners[version.id] = ModelRunner(build(version.engine, assembly), view)
-
-    @property
-    def arithmetic(self) -> str:
-        """What rows and layers are computed in, in the first engine's words; empty where it has none."""
-        return (
-            str(getattr(next(iter(self.runners.values())).engine, "arithmetic", "")) if self.runners else ""
-        )
-
-    def read_only(self) -> list[Segment]:
-        return [s for s in self._mapped.values() if not s.writable]
-
-    def drop(self, version: int) -> None:
-        """Free what is held of a version that no query will ask for again."""
-        self.runners.pop(version, None)
-        gc.unfreeze()
-        gc.collect()  # engines hold themselves in circles
-        gc.freeze()
-        if segment := self._mapped.pop(self._tables.pop(version, -1), None):
-            if self.walker:
-                self.walker.forget()
-            segment.close()
+    @classmethod
+    def of(cls, version: VersionSpec, threads: int, mapped: dict[int, Segment]) -> ModelRunner:
+        """Build the engine; `mapped` are this process's maps by descriptor, to which its own are added."""
+        assembly, view = version.attach(threads, mapped)
+        return cls(build(version.engine, assembly), view)
 
 
 def run_loop(
