@@ -23,12 +23,13 @@ from deeprecsys.api.virtual import Accelerators, pools, virtual_node
 from deeprecsys.core.errors import InputError, at_most
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import MOST_BUSY, LatencyProfile
-from deeprecsys.core.runlog import RunLog, summarise
+from deeprecsys.core.runlog import RunLog, summarise, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.search.capacity import capacity
 from deeprecsys.search.rank import saturation_qps
 from deeprecsys.search.result import Settings
-from deeprecsys.simulate.trial import stable, trial
+from deeprecsys.simulate.fast import run
+from deeprecsys.simulate.trial import stable
 from deeprecsys.workload.stream import Stream, Workload
 from deeprecsys.zoo import MODELS
 
@@ -111,9 +112,9 @@ def simulate(
             assert target is not None
             found |= _search(measured, workload, count, chosen, target, seed, second)
         else:
-            log = trial(
+            log = run(
                 chosen, stream.arrival_s, stream.size, *pools(measured, count, second),
-                rate_qps=stream.rate_qps, target=target, seed=seed,
+                rate_qps=stream.rate_qps, seed=seed, warmup_s=warmup_s(float(stream.arrival_s[-1]), target),
             )  # fmt: skip
             found |= _outcome(log, target)
             record.trial("simulated", log, None, {**chosen.describe(), "simulated": True})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from typing import Any
 
@@ -133,10 +133,8 @@ class RunLog:
         return self.load <= 1.0 and self.meets(target)
 
 
-OBSERVED = (
-    "batches", "occupied_s", "seconds_per_item", "stalled_s", "elapsed_s", "node_cpu_share", "abandoned",
-    "interrupted",
-)  # fmt: skip
+OBSERVED = tuple(f.name for f in fields(RunLog) if f.default is None)
+"""What a driver observes besides the queries."""
 
 
 def warmup_s(duration_s: float, target: Target | None) -> float:

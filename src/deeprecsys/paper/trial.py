@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.policy import CPU, GPU, DeepRecSched
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.core.runlog import RunLog
+from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target, percentile
 from deeprecsys.search.rank import capacity_on_path
+from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.table import Tabulated
-from deeprecsys.simulate.trial import trial
 
 TOLERANCE = 4e-3
 """Relative, of a capacity that is searched on a path."""
@@ -66,9 +66,10 @@ class FigureTrial:
         service = {CPU: self.cpu[1], GPU: self.gpu[1]} if away else self.cpu[1]
         workers = {CPU: self.cores, GPU: 1} if away else self.cores
         at = self.unit_s / rate
-        return trial(
-            policy, at, self.size, service, workers, rate_qps=rate, target=self.target, seed=self.seed
-        )
+        return run(
+            policy, at, self.size, service, workers,
+            rate_qps=rate, seed=self.seed, warmup_s=warmup_s(float(at[-1]), self.target),
+        )  # fmt: skip
 
     def meets(self, policy: DeepRecSched, rate: float) -> bool:
         """Whether the target is met with everything served, and no device is given more than it can do."""

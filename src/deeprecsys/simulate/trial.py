@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import RunLog, Status, warmup_s
@@ -29,33 +29,6 @@ PathLoad = Callable[[float], Load]
 """The queries of one path, arriving at a rate."""
 
 
-def trial(
-    policy: Policy,
-    arrival_s: ArrayLike,
-    size: ArrayLike,
-    service: Services,
-    workers: int | Mapping[str, int],
-    *,
-    rate_qps: float,
-    target: Target | None,
-    duration_s: float | None = None,
-    seed: int = 0,
-) -> RunLog:
-    """One trial in virtual time, its warm-up by the rule of `core.runlog.warmup_s`.
-
-    Args:
-        policy, arrival_s, size, service, workers, rate_qps, seed: as of `simulate.fast.run`.
-        target: sets the warm-up.
-        duration_s: for which queries were offered; by default until the last arrival.
-    """
-    arrivals = np.asarray(arrival_s, np.float64)
-    length_s = float(arrivals[-1]) if duration_s is None else duration_s
-    return run(
-        policy, arrivals, size, service, workers,
-        seed=seed, warmup_s=warmup_s(length_s, target), rate_qps=rate_qps,
-    )  # fmt: skip
-
-
 @dataclass(frozen=True)
 class VirtualNode:
     """Workers whose batch times come from a profile; calling it runs a trial (`search.probes.Trial`).
@@ -74,9 +47,9 @@ class VirtualNode:
 
     def __call__(self, policy: Policy, rate_qps: float, duration_s: float, seed: int) -> RunLog:
         spread = int(np.random.SeedSequence([seed, _SPREAD]).generate_state(1)[0])
-        return trial(
+        return run(
             policy, *self.load(rate_qps, duration_s, seed), self.service, self.workers,
-            rate_qps=rate_qps, target=self.target, duration_s=duration_s, seed=spread,
+            rate_qps=rate_qps, seed=spread, warmup_s=warmup_s(duration_s, self.target),
         )  # fmt: skip
 
 
@@ -99,9 +72,10 @@ class SamplePath:
     seed: int = 0
 
     def __call__(self, policy: Policy, rate_qps: float) -> RunLog:
-        return trial(
-            policy, *self.load(rate_qps), self.service, self.workers,
-            rate_qps=rate_qps, target=self.target, seed=self.seed,
+        arrival_s, size = self.load(rate_qps)
+        return run(
+            policy, arrival_s, size, self.service, self.workers,
+            rate_qps=rate_qps, seed=self.seed, warmup_s=warmup_s(float(arrival_s[-1]), self.target),
         )  # fmt: skip
 
 

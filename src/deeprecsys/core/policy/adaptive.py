@@ -25,20 +25,17 @@ class Adaptive(Policy):
     finest: int
 
     def __post_init__(self) -> None:
-        rising(self.finest, self.batch_size)
+        at_least(1, "finest batch", self.finest)
+        at_least(1, "batch size", self.batch_size)
+        if self.finest > self.batch_size:
+            raise InputError(
+                f"finest batch: expected at most the batch size of {self.batch_size}, got {self.finest}"
+            )
 
     def form(self, line: LineView, view: View, now_s: float) -> BatchDecision:
         items = line.head.items
         size = share(line, view, self.finest, self.batch_size)
         return Take(-(-items // -(-items // size))) if items > size else Take()
-
-
-def rising(finest: int, coarsest: int) -> None:
-    """Raise InputError unless these can be the sizes of the finest and of the largest batch."""
-    at_least(1, "finest batch", finest)
-    at_least(1, "batch size", coarsest)
-    if finest > coarsest:
-        raise InputError(f"finest batch: expected at most the batch size of {coarsest}, got {finest}")
 
 
 def share(line: LineView, view: View, finest: int, coarsest: int) -> int:

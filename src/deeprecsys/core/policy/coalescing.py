@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deeprecsys.core.policy.adaptive import rising, share
-from deeprecsys.core.policy.base import BATCH_SIZE, FINEST, BatchDecision, LineView, Policy, Take, View
+from deeprecsys.core.policy.adaptive import Adaptive, share
+from deeprecsys.core.policy.base import BatchDecision, LineView, Take, View
 
 
 @dataclass(frozen=True, slots=True)
-class Coalescing(Policy):
+class Coalescing(Adaptive):
     """Fill batches from the line by items, across queries, and never wait for more.
 
     A free worker takes what waits, spread over all that are free as in `Adaptive`, up to `batch_size` items.
@@ -17,14 +17,7 @@ class Coalescing(Policy):
     """
 
     name = "coalescing"
-    knobs = (BATCH_SIZE, FINEST)
     merges_queries = True
-
-    batch_size: int
-    finest: int
-
-    def __post_init__(self) -> None:
-        rising(self.finest, self.batch_size)
 
     def form(self, line: LineView, view: View, now_s: float) -> BatchDecision:
         return Take(share(line, view, self.finest, self.batch_size), merge=True)

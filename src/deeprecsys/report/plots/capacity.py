@@ -39,14 +39,12 @@ class PlottedCandidate:
         batch_size: items.
         qps: its capacity; None where only `high_qps` is known, 0 where it meets the target at no load.
         low_qps, high_qps: its interval, queries/s.
-        offload_above: items; None on the CPU alone.
     """
 
     batch_size: int
     qps: float | None
     low_qps: float | None = None
     high_qps: float | None = None
-    offload_above: int | None = None
 
 
 def qps_by_batch_size(
