@@ -6,9 +6,7 @@ import ast
 import re
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -38,22 +36,3 @@ def test_it_tunes_simulates_and_plots(tmp_path: Path) -> None:
     assert found.tuned.qps == pytest.approx(here, abs=0.5)
     assert found.policy.describe()["policy"] == found.tuned.policy
     assert {p.name for p in tmp_path.glob("*.png")} == {"ncf.png", "ncf-16-cores.png"}
-
-
-@pytest.mark.live
-def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it stands there, with small tables and little load."""
-    text = (SCRIPT.parents[1] / "README.md").read_text()
-    (snippet,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    small = {"rows_scale": 0.001, "sizes": "fixed:20"}
-    quick = partial(dr.tune, **small, engine="compiled", workers=1, budget=3)
-    monkeypatch.setattr(dr, "tune", quick)
-    monkeypatch.setattr(dr, "ServerProcess", partial(dr.ServerProcess, **small, workers=1, spares=0))
-    monkeypatch.setattr(dr, "bench", partial(dr.bench, **small, queries=40))
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    exec(compile(snippet, "README.md", "exec"), names)
-    assert names["larger"].capacity_qps > names["found"].tuned.qps > 0
-    assert (tmp_path / "wnd.png").exists()
-    assert dr.load_run("runs/wnd") == names["found"]
-    assert names["server"].url
