@@ -36,7 +36,7 @@ SERVICE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
 RECEIVING_BYTES = 128 << 20
 """Limit of the messages that are being received, each counted as the largest; and as much for streams."""
 LEAST_CALLS = 4
-"""At least so many messages are received, and so many streams are open, at a time."""
+"""Least number of messages that may be received at a time, and of open streams."""
 RECEIVE_S, IDLE_S, WATCH_S = 60.0, 600.0, 1.0
 """How long a message may take to come, a stream to send its next, and a change of health to be seen."""
 MOST_CALLS, MOST_CALLS_OF_ONE = 2048, 256

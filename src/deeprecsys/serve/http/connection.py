@@ -52,7 +52,7 @@ HEAD_BYTES = 1 << 15
 GRACE_S = 30
 """How long open requests may take to end once the server stops; their own deadlines are shorter."""
 CHECK_TICKS = 10
-"""Deadlines of clients are checked once in so many of uvicorn's ticks of 0.1 s."""
+"""Interval of the checks of clients' deadlines, in uvicorn's ticks of 0.1 s."""
 
 
 class RequestHandle:
@@ -163,7 +163,7 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
         length, self._deadline_s = _length(self.headers), inf
         self._meter.head_ended(length)
-        self.headers = []  # of trailers, which nobody reads
+        self.headers = []  # of trailers, which are not read
         if LARGE_BYTES < length <= LARGEST_BYTES and not self.pipeline:
             self._large = LargeBody(self, length)
         handle = RequestHandle(self, self.cycle, self._large)
@@ -304,7 +304,7 @@ class Connection(HttpToolsProtocol):
         if self._gone is not None:
             self._gone()
 
-    # What a request asks: `bodies.Source`.
+    # Calls of a request: `bodies.Source`.
     def watch(self, gone: Callable[[], None] | None) -> None:
         self._gone = gone
 

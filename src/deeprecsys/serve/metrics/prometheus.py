@@ -43,8 +43,8 @@ class _Collected(Collector):
 
     def collect(self) -> Iterator[Metric]:
         models = [(name, self.counters.of(name)) for name in self.backend.models]
-        for name, said, of in _HISTOGRAMS:
-            family = HistogramMetricFamily(f"deeprecsys_{name}", said, labels=["model"])
+        for name, text, of in _HISTOGRAMS:
+            family = HistogramMetricFamily(f"deeprecsys_{name}", text, labels=["model"])
             for model, w in models:
                 _add(family, model, getattr(w, of))
             yield family
@@ -90,8 +90,8 @@ class _Collected(Collector):
         yield GaugeMetricFamily("deeprecsys_ready", "Whether every model takes queries", value=backend.ready)
         found: dict[str, GaugeMetricFamily] = {}
 
-        def gauge(name: str, said: str, model: str, value: float | None) -> None:
-            family = found.setdefault(name, GaugeMetricFamily(f"deeprecsys_{name}", said, labels=["model"]))
+        def gauge(name: str, text: str, model: str, value: float | None) -> None:
+            family = found.setdefault(name, GaugeMetricFamily(f"deeprecsys_{name}", text, labels=["model"]))
             if value is not None:
                 family.add_metric([model], value)
 

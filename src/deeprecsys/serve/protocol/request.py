@@ -202,12 +202,12 @@ def _flag(of: str, parameters: Mapping[str, Any], name: str, default: bool) -> b
     return value
 
 
-def _typed(doc: Mapping[str, Any], key: str, kind: type, said: str, default: Any) -> Any:
+def _typed(doc: Mapping[str, Any], key: str, kind: type, expected: str, default: Any) -> Any:
     value = doc.get(key)
     if value is None:
         return default
     if not isinstance(value, kind):
-        raise RequestError(f"{key}: expected {said}, got {_kind(value)}")
+        raise RequestError(f"{key}: expected {expected}, got {_kind(value)}")
     return value
 
 
