@@ -273,3 +273,14 @@ def test_an_accelerator_with_a_worker_left_keeps_its_work():
     assert d.waiting_items(GPU) == 60
     (again,) = start(d.handle(Finish(b), 0.2))
     assert (again.device, again.slices) == (GPU, a.slices)
+
+
+def test_workers_that_die_before_they_begin_a_slice_are_not_counted_against_it() -> None:
+    d = Dispatcher(DeepRecSched(10), {CPU: 1})
+    (batch,) = start(d.handle(Arrive(Query(0, 5, 0.0)), 0.0))
+    for k in range(5):
+        assert d.handle(Lost(CPU, 0, begun=False), 1.0 + k) == []
+        (batch,) = start(d.handle(Ready(CPU, 0), 1.5 + k))
+        d.check()
+    (done,) = d.handle(Finish(batch), 9.0)
+    assert isinstance(done, Complete)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -143,6 +146,78 @@ def test_a_query_that_kills_workers_fails_alone_after_its_second() -> None:
             assert isinstance(answers[5], UnscoredError)
             assert "2 workers died" in str(answers[5])
             assert s._workers.deaths == 2
+            nothing_left(s)
+
+    run(scenario())
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Within the block no file, pipe or socket can be opened."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 8, limits[1]))
+    held = []
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        yield
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_workers_that_die_while_no_descriptor_is_left_lose_no_query_and_come_back() -> None:
+    async def scenario() -> None:
+        async with service(changed(engine="wait:100"), workers=2) as s:
+            with no_descriptor_left():
+                queries = [asyncio.create_task(ask_any(s, items=4)) for _ in range(4)]
+                await asyncio.sleep(0.02)
+                os.kill(s._workers.pids[0], signal.SIGKILL)
+                async with asyncio.timeout(5):
+                    await asyncio.gather(*queries)
+                assert s.workers["cpu"] == 1
+                assert s.ready, "one worker answers"
+                query = asyncio.create_task(ask_any(s, items=4))
+                await asyncio.sleep(0.02)
+                os.kill(s._workers.pids[0], signal.SIGKILL)
+                await until(s, lambda: not s.ready)
+                await asyncio.sleep(0.3)
+                assert not s.ready
+                with pytest.raises(RefusedError) as refused:
+                    await ask_any(s)
+                assert refused.value.reason is Reason.NOT_READY
+            await query
+            await until(s, lambda: s.workers["cpu"] == 2)
+            assert s.ready
+            nothing_left(s)
+
+    before = len(os.listdir("/proc/self/fd"))
+    run(scenario())
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_process_that_is_killed_while_it_starts_is_started_again_within_seconds() -> None:
+    """What an out-of-memory killer does: all workers, the spare, and then those that replace them."""
+
+    async def scenario() -> None:
+        async with service(changed(engine="wait:100"), workers=2, spares=1) as s:
+            await until(s, lambda: s._workers.spares == 1)
+            queries = [asyncio.create_task(ask_any(s, items=4)) for _ in range(8)]
+            await asyncio.sleep(0.02)
+            for deaths in (3, 5):
+                for pid in s._workers.all_pids:
+                    os.kill(pid, signal.SIGKILL)
+                await until(s, lambda deaths=deaths: s._workers.deaths >= deaths)
+                assert not s.ready
+                with pytest.raises(RefusedError) as refused:
+                    await ask_any(s)
+                assert refused.value.reason is Reason.NOT_READY
+                await until(s, lambda: s._workers.all_pids)
+            async with asyncio.timeout(15):
+                await asyncio.gather(*queries)
+            await until(s, lambda: s.ready and s._workers.spares == 1)
             nothing_left(s)
 
     run(scenario())

@@ -97,8 +97,8 @@ class Dispatcher:
                 return self._arrive(query, now_s)
             case Finish(batch, errors):
                 return self._finish(batch, errors, now_s)
-            case Lost(device, worker):
-                return self._lost(device, worker, now_s)
+            case Lost(device, worker, begun):
+                return self._lost(device, worker, begun, now_s)
             case Ready(device, worker):
                 return self._ready(device, worker, now_s)
             case Tick():
@@ -299,7 +299,7 @@ class Dispatcher:
         self._deadlines.retire(version)
         return []
 
-    def _lost(self, name: str, worker: int, now_s: float) -> list[Command]:
+    def _lost(self, name: str, worker: int, begun: bool, now_s: float) -> list[Command]:
         """Scoring is pure: what ran on the worker runs again, on the CPU if no other is left."""
         device = self._devices[name]
         device.lost(worker)
@@ -309,7 +309,7 @@ class Dispatcher:
             if part.query.id not in self._open:
                 continue  # it failed through another slice
             key = (part.query.id, part.start)
-            kills = self._kills[key] = self._kills.get(key, 0) + 1
+            kills = self._kills[key] = self._kills.get(key, 0) + begun
             if kills < MAX_KILLS:
                 device.again.appendleft(part)
             else:

@@ -24,10 +24,11 @@ class Finish(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """A worker died, with the batch that it was running."""
+    """A worker died, with the batch that it was running; `begun`: whether it had begun to score it."""
 
     device: str
     worker: int
+    begun: bool = True
 
 
 class Ready(NamedTuple):

@@ -16,6 +16,7 @@ MAX_ERROR_BYTES = 480
 # Word offsets within one mailbox.
 _SEQ, _COUNT = 0, 1  # request: sequence number (0 = stop), number of slices (0 = drop the version)
 _VERSION = 2  # request: id of the model version
+_BEGUN = 3  # worker: sequence number of the request that it has begun
 _DONE, _STARTED, _ENDED, _ERRORS = 8, 9, 10, 11  # reply: sequence done, worker's clock in ns, error count
 STATE, PID = 12, 13  # worker: 0 starting, 1 ready, 2 could not start
 _SLICES = 16
@@ -75,6 +76,11 @@ class Mailbox:
         w[_SEQ] = seq
 
     @property
+    def begun(self) -> int:
+        """Sequence number of the last request that the worker began."""
+        return self._words[_BEGUN]
+
+    @property
     def done(self) -> int:
         """Sequence number of the last request that was replied to."""
         return self._words[_DONE]
@@ -99,7 +105,9 @@ class Mailbox:
         return self._words[_VERSION]
 
     def request(self) -> tuple[int, list[SliceAddress]]:
+        """Sequence number and slices of the last request, which counts as begun."""
         w = self._words
+        w[_BEGUN] = w[_SEQ]
         ends = _SLICES + w[_COUNT] * _SLICE_WORDS
         mask = (1 << 64) - 1
         parts = [

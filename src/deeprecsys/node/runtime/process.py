@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,9 @@ class WorkerProcess:
         threads: compute threads; environment: added to this process's.
         timeout_s: by when it must be ready.
 
+    Raises:
+        OSError: the machine has no descriptor, process or memory left for it.
+
     Attributes:
         post: the one that it fills; ready: whether it can score.
         sent: sequence number of the request that it works on; 0 where it has none.
@@ -78,28 +82,38 @@ class WorkerProcess:
             os.eventfd_read(slot.request_event)
         # stderr goes to a nameless file, not a pipe, which would have to be read for the worker to go on.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process ends
-        self._popen = subprocess.Popen(
-            [sys.executable, *command],
-            pass_fds=fds,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._stderr,
-            env=os.environ | dict.fromkeys(_THREADS, str(threads)) | dict(environment),
-            # A terminal's Ctrl-C is for the node, which ends its workers itself; and precedence that a
-            # worker takes (`cores.go_first`) is its session's alone.
-            start_new_session=True,
-        )
-        self.pid = self._popen.pid
-        self.pidfd = os.pidfd_open(self.pid)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._stderr.close)
+            self._popen = subprocess.Popen(
+                [sys.executable, *command],
+                pass_fds=fds,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
+                env=os.environ | dict.fromkeys(_THREADS, str(threads)) | dict(environment),
+                # A terminal's Ctrl-C is for the node, which ends its workers itself; and precedence that a
+                # worker takes (`cores.go_first`) is its session's alone.
+                start_new_session=True,
+            )
+            undo.callback(self._kill)
+            self.pid = self._popen.pid
+            self.pidfd = os.pidfd_open(self.pid)
+            undo.pop_all()
 
     @property
     def idle(self) -> bool:
         """Whether it has no request, and none waits for it."""
         return not self.sent and not self.delayed
 
+    @property
+    def begun(self) -> bool:
+        """Whether it has begun what it was sent."""
+        return self.box.begun == self.sent
+
     def pin(self, cores: Sequence[int]) -> None:
         """Pin all its threads to cores."""
         with contextlib.suppress(OSError):  # it may have died
+            os.sched_setaffinity(self.pid, cores)  # even where no descriptor is left to list its threads
             for thread in os.listdir(f"/proc/{self.pid}/task"):
                 os.sched_setaffinity(int(thread), cores)
 
@@ -111,9 +125,17 @@ class WorkerProcess:
         ended = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
         return f"{lines[-1]} ({ended})" if lines else ended
 
-    def end(self) -> None:
-        """Kill and reap. Scoring is pure: there is nothing to save."""
+    @property
+    def killed(self) -> bool:
+        """Whether the dead process was ended from outside, as the kernel does when memory is short."""
+        return self._popen.wait() in (-signal.SIGKILL, -signal.SIGTERM)
+
+    def _kill(self) -> None:
         self._popen.kill()
         self._popen.wait()
+
+    def end(self) -> None:
+        """Kill and reap. Scoring is pure: there is nothing to save."""
+        self._kill()
         os.close(self.pidfd)
         self._stderr.close()

@@ -30,6 +30,9 @@ log.addHandler(logging.NullHandler())  # silent unless the application configure
 
 MAX_FAILED_STARTS = 2
 """After this many failed starts in a row no more processes of the device are started."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
+"""Before the next start where the machine, not the worker, was the cause of a failed one (no descriptor or
+memory left, killed by the kernel): it doubles with each in a row."""
 START_TIMEOUT_S = 120.0
 ACCELERATOR_START_TIMEOUT_S = 480.0  # it compiles kernels and captures a graph for every bucket
 
@@ -50,11 +53,15 @@ class Up(NamedTuple):
 
 
 class Down(NamedTuple):
-    """The process at a post died; `why` is its last line on standard error, and how it ended."""
+    """The process at a post died; `why` is its last line on standard error, and how it ended.
+
+    `begun`: whether it had begun the batch that it was handed; if not, the batch is not the cause.
+    """
 
     device: str
     worker: int
     why: str
+    begun: bool
 
 
 News = Replied | Up | Down
@@ -66,6 +73,8 @@ class _Device:
 
     Attributes:
         failed: starts in a row; problem: why no process is started any more, "" when all is well.
+        next_start_s: when a process may be started again, on the monotonic clock.
+        proven: the latest generation of which a process was ready.
     """
 
     name: str
@@ -74,6 +83,8 @@ class _Device:
     spares: int
     failed: int = 0
     problem: str = ""
+    next_start_s: float = 0.0
+    proven: int = -1
 
     @property
     def given_up(self) -> bool:
@@ -279,7 +290,11 @@ class Workers:
             environment=self._environment,
             timeout_s=device.timeout_s,
         )
-        self._deaths.register(process.pidfd, select.EPOLLIN)
+        try:
+            self._deaths.register(process.pidfd, select.EPOLLIN)
+        except OSError:
+            process.end()
+            raise
         self._processes[slot.index] = process
 
     def _command(self, slot: Slot, home: Post) -> tuple[Sequence[str], Sequence[int]]:
@@ -300,7 +315,8 @@ class Workers:
 
     def _started(self, process: WorkerProcess) -> None:
         device = self._devices[process.home.device]
-        device.failed, device.problem = 0, ""
+        device.failed, device.problem, device.next_start_s = 0, "", 0.0
+        device.proven = max(device.proven, process.generation)
         self.arithmetic[device.name] = process.box.message
         process.ready, self._settled = True, False
         self._drop_next(process)
@@ -310,18 +326,27 @@ class Workers:
         process = next(p for p in self._processes.values() if p.pidfd == pidfd)
         refused = process.box.state == mailbox.REFUSED
         why = process.box.message if refused else process.last_line()
-        post = process.post
+        post, begun = process.post, process.begun
         self._end(process)
         self.deaths += 1
         log.warning("%s worker process died: %s", process.home.device, why)
         if not process.ready:
-            self._start_failed(self._devices[process.home.device], why, refused)
-        return [Down(post.device, post.worker, why)] if post else []
+            device = self._devices[process.home.device]
+            self._start_failed(device, why, refused, by_machine=process.killed and not refused)
+        return [Down(post.device, post.worker, why, begun)] if post else []
 
-    def _start_failed(self, device: _Device, why: str, final: bool) -> None:
-        """Start no more processes of the device if it would be no use."""
+    def _start_failed(self, device: _Device, why: str, final: bool = False, by_machine: bool = False) -> None:
+        """Start no more processes of the device if it would be no use.
+
+        Where processes like this one could be started before and the machine is the cause, starts go on, with
+        pauses between them.
+        """
         device.failed += 1
-        if final or device.failed >= MAX_FAILED_STARTS:
+        pause_s = min(FIRST_PAUSE_S * 2.0 ** (device.failed - 1), LONGEST_PAUSE_S) if by_machine else 0.0
+        device.next_start_s = monotonic() + pause_s
+        if by_machine and device.proven >= self._generation and not self._strict:
+            log.warning("a %s worker was not started: %s; next try in %g s", device.name, why, pause_s)
+        elif final or device.failed >= MAX_FAILED_STARTS:
             device.problem = why
             log.error("a %s worker cannot start: %s", device.name, why)
             if self._strict:
@@ -340,13 +365,14 @@ class Workers:
         for process in [p for p in self._starting if now > p.deadline_s]:
             device = self._devices[process.home.device]
             self._end(process)
-            self._start_failed(device, f"not ready within {device.timeout_s:.0f} s", final=True)
+            why = f"not ready within {device.timeout_s:.0f} s"
+            self._start_failed(device, why, final=True, by_machine=True)
 
     def retry(self) -> None:
         """Try once more to start what is missing."""
         for device in self._devices.values():
             if device.problem:
-                device.problem, device.failed = "", MAX_FAILED_STARTS - 1
+                device.problem, device.failed, device.next_start_s = "", MAX_FAILED_STARTS - 1, 0.0
         self._settled = False
 
     # Renewal: other model versions.
@@ -360,7 +386,8 @@ class Workers:
         """Leave the processes that there are: a renewal is given up."""
         self._least_generation = 0
         for device in self._devices.values():
-            device.problem, device.failed = "", 0
+            device.problem, device.failed, device.next_start_s = "", 0, 0.0
+            device.proven = self._generation
         self._settled = False
 
     def drop(self, version: int) -> None:
@@ -433,11 +460,17 @@ class Workers:
             self._end(process)
         if device.problem or (device.failed and not all(p.ready for p in processes)):
             return
+        if monotonic() < device.next_start_s:
+            return
         # Spares are started once every post has its process, and after a failure one process at a time.
         missing = max((wanted if full else len(device.posts)) - len(processes), 0)
         free = [slot for slot in device.slots if slot.index not in self._processes]
         for slot in free[: min(missing, 1) if device.failed else missing]:
-            self._spawn(device, slot)
+            try:
+                self._spawn(device, slot)
+            except (OSError, MemoryError) as e:
+                self._start_failed(device, f"{type(e).__name__}: {e}", by_machine=True)
+                return
 
     def close(self) -> None:
         """End all processes, drop all descriptors and give the memory back."""

@@ -12,12 +12,17 @@ from deeprecsys.core.events import Cancel, Event, Tick
 from deeprecsys.core.policy import CPU
 from deeprecsys.node.driver import Driver
 from deeprecsys.node.runtime.workers import News, Workers
+from deeprecsys.node.service.backend import Reason
 from deeprecsys.node.service.open_queries import OpenQueries
 
 log = logging.getLogger("deeprecsys.serve")
 
 RETRY_S = 30.0
 """How long after workers could not be started it is tried once more."""
+LOOK_S = 0.25
+"""Seconds between two checks of what no event reports: starts that take too long, or whose pause is over."""
+NO_WORKER_S = 10.0
+"""How long open queries wait while no CPU worker is alive; then they are refused."""
 
 
 class EventLoopDriver:
@@ -31,18 +36,20 @@ class EventLoopDriver:
         self._wake: asyncio.TimerHandle | None = None
         self._wake_s = inf
         self._retry: asyncio.TimerHandle | None = None
+        self._look_timer: asyncio.TimerHandle | None = None
+        self._alive_s = time.monotonic()  # when a CPU worker was last seen alive
 
     def begin(self) -> None:
         """Watch for news, start the workers."""
         for fd in self._workers.listen:
             self._loop.add_reader(fd, self._on_news)
-        self.reconcile()
+        self._look()
 
     def close(self) -> None:
         """Watch no more."""
         for fd in self._workers.listen:
             self._loop.remove_reader(fd)
-        for timer in (self._wake, self._retry):
+        for timer in (self._wake, self._retry, self._look_timer):
             if timer:
                 timer.cancel()
 
@@ -73,10 +80,18 @@ class EventLoopDriver:
         """Start, end and replace workers as it is needed now."""
         self._receive(self._workers.reconcile())
 
-    def check_starts(self) -> None:
-        """Give up workers that take too long to start."""
+    def _look(self) -> None:
+        """Check what no event reports; a few times a second."""
+        self._look_timer = self._loop.call_later(LOOK_S, self._look)
         self._workers.check_starts()
-        self.reconcile()
+        self._on_news()
+        now = time.monotonic()
+        if self._workers.alive[CPU] or not self._queries.open:
+            self._alive_s = now
+        elif now > self._alive_s + NO_WORKER_S:
+            for place in self._queries.open:
+                self._queries.refuse(place, Reason.NOT_READY, f"no worker for {NO_WORKER_S:.0f} s")
+                self.handle(Cancel(place.query))
 
     def try_again(self) -> None:
         """Start once more the workers that could not be started."""

@@ -43,8 +43,8 @@ from deeprecsys.node.service.weight_swap import WeightSwap
 
 log = logging.getLogger("deeprecsys.serve")
 
-LOOK_S = 1.0
-"""Seconds between two checks whether workers take too long to start."""
+PROGRESS_S = 1.0
+"""Seconds between two reports of how many workers have started."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,7 @@ class Service:
         while not self._workers.complete and not self._workers.problems:
             say("starting workers", sum(self._workers.alive.values()) / len(self._workers))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._happened.wait(), LOOK_S)
-            self._driver.check_starts()
+                await asyncio.wait_for(self._happened.wait(), PROGRESS_S)
         self._workers.raise_problem()
 
     # `Backend`.
