@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deeprecsys.core.runlog import RunLog
+from deeprecsys.simulate.driver import VirtualTrial
 from deeprecsys.simulate.fast import CompiledTrial, compiled_trial
 
 
@@ -19,7 +20,7 @@ def trial(
     rate_qps: Any = None,
 ) -> CompiledTrial:
     """The trial, which must be one that is compiled."""
-    found = compiled_trial(policy, arrival_s, size, service, workers, limits, rate_qps)
+    found = compiled_trial(policy, VirtualTrial.of(arrival_s, size, service, workers, rate_qps), limits)
     assert found is not None, "the compiled path cannot run this trial"
     return found
 

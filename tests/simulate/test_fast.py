@@ -30,7 +30,7 @@ from deeprecsys.core.policy import (
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.query import Query
 from deeprecsys.core.runlog import RunLog, Status
-from deeprecsys.simulate.driver import simulate
+from deeprecsys.simulate.driver import VirtualTrial, simulate
 from deeprecsys.simulate.fast import compiled_trial, run
 from deeprecsys.simulate.table import Tabulated
 from tests.simulate.compiled import recorded, simulate_fast
@@ -230,7 +230,7 @@ def test_the_front_takes_the_reference_where_nothing_is_compiled() -> None:
     load = (np.arange(20) / 4, np.arange(20) % 7 + 1)
     for policy, service in [(Halves(), profile), (Static(2), lambda items, busy, u: 0.25 * items)]:
         same(run(policy, *load, service, 2), simulate(policy, *load, service, 2))
-        assert compiled_trial(policy, *load, service, 2) is None
+        assert compiled_trial(policy, VirtualTrial.of(*load, service, 2)) is None
     seen: list[Any] = []
     log = run(Static(2), *load, profile, 2, observe=lambda event, now_s, commands: seen.extend(commands))
     same(log, run(Static(2), *load, profile, 2))
@@ -240,7 +240,7 @@ def test_the_front_takes_the_reference_where_nothing_is_compiled() -> None:
 def test_quantiles_that_differ_in_number_are_left_to_the_reference() -> None:
     profile = LatencyProfile("x", (Point(1, 1, (0.5, 0.6)), Point(1, 10, (1.0, 1.1, 1.5))))
     load = (np.arange(50) / 4, np.arange(50) % 10 + 1)
-    assert compiled_trial(Static(10), *load, profile, 2) is None
+    assert compiled_trial(Static(10), VirtualTrial.of(*load, profile, 2)) is None
     same(run(Static(10), *load, profile, 2), simulate(Static(10), *load, profile, 2))
 
 
@@ -255,7 +255,7 @@ def test_a_table_with_gaps_serves_the_batches_that_it_has() -> None:
             simulate(Static(batch_size), arrivals, sizes, profile, 2),
         )
     simulate_fast(Static(10), arrivals, np.full(50, 20), profile, 2)
-    assert compiled_trial(Static(10), arrivals, np.arange(50) % 9 + 1, profile, 2) is None
+    assert compiled_trial(Static(10), VirtualTrial.of(arrivals, np.arange(50) % 9 + 1, profile, 2)) is None
 
 
 @pytest.mark.parametrize("call", [run, simulate_fast])

@@ -8,7 +8,7 @@ import click
 
 from deeprecsys.cli import options as opt
 from deeprecsys.cli.output import emit
-from deeprecsys.report import text
+from deeprecsys.report import tables
 from deeprecsys.report.documents import ModelDocument
 from deeprecsys.zoo import MODELS, Model
 from deeprecsys.zoo.schema import Per
@@ -19,7 +19,7 @@ from deeprecsys.zoo.schema import Per
 def models(json: str | None) -> None:
     """List the zoo: sizes, FLOPs and bytes per item, the paper's medium target."""
     rows = [_model_row(m) for m in MODELS.values()]
-    emit(text.models([ModelDocument.from_json(row) for row in rows]), rows, json)
+    emit(str(tables.models([ModelDocument.from_json(row) for row in rows])), rows, json)
 
 
 def _model_row(m: Model) -> dict[str, Any]:

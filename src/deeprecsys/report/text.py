@@ -35,11 +35,6 @@ def text_of(report: docs.AnyReport) -> str:
             return bench(report)
 
 
-def models(rows: Sequence[docs.ModelDocument]) -> str:
-    """The zoo: one line a model."""
-    return str(tables.models(rows))
-
-
 def profile(report: docs.ProfileDocument) -> str:
     """A latency profile: the median of s(b) for each number of busy workers, and items per second."""
     title = f"{_model(report)}: batch time s(b), {_engine(report)}"

@@ -8,6 +8,7 @@ docs/design/0003-capacity-search.md has the reasoning.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from math import exp, inf, log, nan
 
 import numpy as np
@@ -253,8 +254,8 @@ class _Search:
             found = self._estimate()
             if found.trials >= LEAST_TRIALS and found.half_width <= s.resolution:
                 return True
-            left_s = s.budget_s - self.runner.seconds
-            if left_s < s.trial_s / 2 or self.runner.trials >= MOST_TRIALS:
+            left_s = s.budget_s - self.runner.cost.seconds
+            if left_s < s.trial_s / 2 or self.runner.cost.trials >= MOST_TRIALS:
                 return False
             rate, duration_s = self._proposal(found, left_s)
             if rate >= self.void_qps or self._try(rate, duration_s) is None:
@@ -320,10 +321,7 @@ class _Search:
             resolved=resolved,
             point=None if capacity_qps is None else self._point(capacity_qps),
             probes=tuple(runner.probe(rate, confidence) for rate in runner.rates()),
-            seconds=runner.seconds,
-            queries=runner.queries,
-            trials=runner.trials,
-            voids=runner.voids,
+            **asdict(runner.cost),
         )
 
 

@@ -239,7 +239,7 @@ class _Point:
     @property
     def seconds(self) -> float:
         """Trial seconds so far."""
-        return self._runner.seconds
+        return self._runner.cost.seconds
 
     def turn(self, spent_s: float) -> bool:
         """Whether there is anything to run yet: another rate, or more at the one that stands."""

@@ -14,7 +14,7 @@ from deeprecsys.core.errors import TrialsVoidError
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.runlog import RunLog, Summary, summarise
 from deeprecsys.core.target import Target
-from deeprecsys.search.events import ProbeDone, Progress, TrialDone, TrialStarted, silent
+from deeprecsys.search.events import Cost, ProbeDone, Progress, TrialDone, TrialStarted, silent
 from deeprecsys.search.intervals import Pace, dispersion, miss_bounds, slow
 from deeprecsys.search.result import Probe, Rerun, Verdict
 
@@ -113,10 +113,7 @@ class Runner:
         self._trial, self._seed, self._purpose = trial, seed, purpose
         self._max_odd, self._progress = min(max_odd, MAX_VOIDS), progress
         self.observations: list[Observation] = []
-        self.seconds = 0.0
-        self.queries = 0
-        self.trials = 0
-        self.voids = 0
+        self.cost = Cost()
 
     def run(self, rate_qps: float, duration_s: float) -> Observation | None:
         """One trial that counts; None when it stayed void through all repetitions."""
@@ -126,16 +123,13 @@ class Runner:
             log = self._trial(self.policy, rate_qps, duration_s, seed)
             summary = summarise(log, self.target)
             took_s = max(duration_s, log.duration_s)
-            self.seconds += took_s
-            self.queries += summary.offered
-            self.trials += 1
             pace = Pace(rate_qps, nan if log.seconds_per_item is None else log.seconds_per_item)
             odd = summary.disturbed or slow(pace, (o.pace for o in self.observations))
             void = summary.void or (odd and MAX_VOIDS - left < self._max_odd)
+            self.cost = self.cost.with_trial(took_s, summary.offered, void)
             self._progress(TrialDone(self.policy, rate_qps, took_s, summary.offered, summary.miss_rate, void))
             if not void:
                 return self._keep(pace, log, summary, duration_s, took_s, seed)
-            self.voids += 1
         return None
 
     def must_run(self, rate_qps: float, duration_s: float) -> Observation:
@@ -155,7 +149,7 @@ class Runner:
     def _keep(
         self, pace: Pace, log: RunLog, summary: Summary, offered_s: float, took_s: float, seed: int
     ) -> Observation:
-        observation = Observation(
+        kept = Observation(
             seed=seed,
             seconds=took_s,
             offered_s=offered_s,
@@ -165,8 +159,8 @@ class Runner:
             pace=pace,
             served_qps=summary.completed / self._busy_s(log, offered_s, took_s),
         )
-        self.observations.append(observation)
-        return observation
+        self.observations.append(kept)
+        return kept
 
     def _busy_s(self, log: RunLog, offered_s: float, took_s: float) -> float:
         """Seconds for which a trial had queries to serve; the last may take as long as the target."""

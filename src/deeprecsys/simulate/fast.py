@@ -104,8 +104,8 @@ def run(
     it once, in `Tabulated`.
     """
     if not observe:
-        trial = compiled_trial(policy, arrival_s, size, service, workers, limits, rate_qps)
-        if trial is not None:
+        given = VirtualTrial.of(arrival_s, size, service, workers, rate_qps)
+        if (trial := compiled_trial(policy, given, limits)) is not None:
             return trial.run(seed, warmup_s)
     return simulate(
         policy, arrival_s, size, service, workers,
@@ -113,19 +113,10 @@ def run(
     )  # fmt: skip
 
 
-def compiled_trial(
-    policy: Policy,
-    arrival_s: ArrayLike,
-    size: ArrayLike,
-    service: Services,
-    workers: int | Mapping[str, int],
-    limits: Limits | None = None,
-    rate_qps: float | None = None,
-) -> CompiledTrial | None:
-    """A trial for the compiled path; None where that cannot run it. Arguments and errors as of `run`."""
+def compiled_trial(policy: Policy, trial: VirtualTrial, limits: Limits | None = None) -> CompiledTrial | None:
+    """A trial for the compiled path; None where that cannot run it."""
     if type(policy) not in COMPILED:
         return None
-    trial = VirtualTrial.of(arrival_s, size, service, workers, rate_qps)
     bounds = Dispatcher(policy, trial.workers, limits).limits  # refuses what the reference refuses
     services = []
     for times in map(trial.services.__getitem__, policy.devices):

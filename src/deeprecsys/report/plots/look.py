@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -223,10 +224,6 @@ def svg(fig: Figure, name: str, title: str) -> str:
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     width, height = (72 * x for x in fig.get_size_inches())
-    label = _escaped(title)
+    label = escape(title)
     head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}" stroke-linejoin="round"'
     return head + text[text.index(">", text.index("<svg")) :].strip()
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
