@@ -15,6 +15,12 @@ from deeprecsys.core.errors import InputError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+RAISED = (Exception, SystemExit)
+"""What a user's own code may raise to end a command, and must not."""
+
+
+_files: set[str] = set()
+
 
 @cache
 def installed(group: str) -> dict[str, EntryPoint]:
@@ -32,7 +38,7 @@ def load_installed(what: str, group: str, name: str) -> Any:
     """
     try:
         return installed(group)[name].load()
-    except Exception as e:
+    except RAISED as e:
         raise InputError(
             f"{what} {name!r}: expected an entry point that can be loaded, got {reason(e)}"
         ) from e
@@ -51,16 +57,20 @@ def load(what: str, text: str) -> Any:
     where, _, name = text.rpartition(":")
     try:
         return getattr(import_module(where), name)
-    except Exception as e:
+    except RAISED as e:
         raise InputError(
-            f"{what} {text!r}: expected an importable module:attribute or FILE.py:Class, got: {e}"
+            f"{what} {text!r}: expected an importable module:attribute or FILE.py:Class, "
+            f"got: {e if isinstance(e, ImportError | AttributeError | FileNotFoundError) else reason(e)}"
         ) from e
 
 
 def import_module(where: str) -> ModuleType:
     """A module by its dotted name, or a file `*.py`, its folder on the path as if it were run as a script."""
     if not where.endswith(".py"):
-        return importlib.import_module(where)
+        found = importlib.import_module(where)
+        if found.__file__ and not found.__name__.startswith("deeprecsys."):
+            _files.add(str(Path(found.__file__).resolve()))
+        return found
     path = Path(where)
     folder = str(path.parent.resolve())
     if folder not in sys.path:
@@ -69,6 +79,7 @@ def import_module(where: str) -> ModuleType:
     assert about is not None
     assert about.loader is not None
     module = importlib.util.module_from_spec(about)
+    _files.add(str(path.resolve()))
     sys.modules[path.stem] = module
     about.loader.exec_module(module)
     return module
@@ -80,3 +91,12 @@ def reason(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()] or [""]
     return f"{type(error).__name__}: {lines[0]}"[:400]
+
+
+def place(error: BaseException) -> str:
+    """Where a user's own code raised an error, or called what did: `FILE, line N`; empty if none did."""
+    import traceback  # a worker has no need of it
+
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if str(Path(f.filename).resolve()) in _files]
+    return f"{own[-1].filename}, line {own[-1].lineno}" if own else ""

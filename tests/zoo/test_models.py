@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.zoo import MODELS, model
-from deeprecsys.zoo.model import MAX_ROWS, MIN_ROWS
-from deeprecsys.zoo.schema import Per
+from deeprecsys.zoo.model import MIN_ROWS
+from deeprecsys.zoo.schema import MAX_ROWS, Per
 
 MEDIUM_MS = {
     "dlrm-rmc1": 100,

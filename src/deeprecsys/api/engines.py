@@ -28,6 +28,7 @@ from deeprecsys.node.node import default_workers
 from deeprecsys.search.climbs import model_search
 from deeprecsys.search.history import batch_sizes
 from deeprecsys.search.rank import Ranking, rank, saturation_qps
+from deeprecsys.zoo.custom import same_model
 
 ENGINES = {"fp32": ("eager", "compiled"), "bf16": ("compiled",), "int8": ("compiled",)}
 """Precision -> the engines that are tried in it where none is named."""
@@ -121,7 +122,7 @@ def _of_profile(given: GivenProfile, model: str, options: TuneOptions, engine: s
     profile = given_profile(given)
     named = engine if profile.engine == "unknown" else profile.engine
     experiment = _experiment(model, options, named, profile.precision, profile.threads)
-    if profile.model != experiment.node.model:
+    if not same_model(profile.model, experiment.node.model):
         raise InputError(
             f"--profile {name_of(given)}: expected a profile of {experiment.node.model}, "
             f"got one of {profile.model}"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from deeprecsys.api.experiment import Experiment, ModelOptions, shows_options
 from deeprecsys.api.progress import ProgressOption, stage
 from deeprecsys.api.runs import ProfileRun, Record, TuneRun
-from deeprecsys.core.errors import positive
+from deeprecsys.core.errors import NodeError, positive
 from deeprecsys.core.policy import GPU
 from deeprecsys.core.profile import FAR, LatencyProfile
 from deeprecsys.core.runlog import RunLog, Status, summarise
@@ -179,6 +179,7 @@ def calibrated(
         stream = experiment.workload.stream(rate, duration_s=min(TRIAL_S, budget_s))
         recording = Recording()
         trial = node.run(policy, stream, experiment.target, recording=recording)
+        check_failures(trial)
         summary = summarise(trial, experiment.target)
         swamped = summary.completed < summary.offered
         if not (swamped or summary.disturbed or summary.void):
@@ -252,6 +253,13 @@ def measure_gpu(node: Node, experiment: Experiment, budget_s: float) -> LatencyP
     machine: Mapping[str, Any] = machine_record() | {"gpu": engine}
     return measure(on_gpu, experiment.node.model, plan, engine=engine, precision=experiment.node.precision,
                    machine=machine)  # fmt: skip
+
+
+def check_failures(log: RunLog) -> None:
+    """Raise NodeError, with the first cause, if queries of a trial failed: it measures nothing."""
+    if failed := int((log.status == Status.FAILED).sum()):
+        causes = log.extra.get("failures") or ["for no reason that is known"]
+        raise NodeError(f"{failed} of {len(log.status)} queries failed, the first: {causes[0]}")
 
 
 def quick_hint_qps(node: Node, experiment: Experiment, batch_size: int, budget_s: float = inf) -> float:

@@ -41,7 +41,7 @@ from deeprecsys.node.service.hosted_model import ModelConfig, check_scores
 from deeprecsys.node.service.service import Service, ServiceConfig
 from deeprecsys.report.text import knobs
 from deeprecsys.serve.extra import authority, check_addresses, loopback, require_extra, without_fork_handlers
-from deeprecsys.zoo.custom import short_name, with_weights
+from deeprecsys.zoo.custom import same_model, short_name, with_weights
 
 log = logging.getLogger("deeprecsys.serve")
 notices = logging.getLogger("deeprecsys.api")
@@ -243,13 +243,14 @@ def profiles_in(
     found: dict[tuple[str, str], LatencyProfile] = {}
     for one in given:
         profile, name = given_profile(one), name_of(one)
-        if profile.model not in names:
+        model = next((n for n in names if same_model(n, profile.model)), None)
+        if model is None:
             raise InputError(
                 f"--profile {name}: expected a profile of {', '.join(names)}, got one of {profile.model}"
             )
-        key = profile.model, GPU if gpu and profile.engine == gpu else CPU
+        key = model, GPU if gpu and profile.engine == gpu else CPU
         if key in found:
-            raise InputError(f"--profile {name}: expected one of each model, got a second of {profile.model}")
+            raise InputError(f"--profile {name}: expected one of each model, got a second of {model}")
         if measured_elsewhere(profile):
             notices.warning("%s was measured on another machine", name)
         found[key] = profile

@@ -32,6 +32,7 @@ from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.trial import stable
 from deeprecsys.workload.stream import Stream, Workload
 from deeprecsys.zoo import MODELS
+from deeprecsys.zoo.custom import same_model
 
 QUERIES = 100_000
 BOUND_QUERIES = 60_000
@@ -151,7 +152,7 @@ def _accelerators(gpu: str | None, gpus: int, cpu: LatencyProfile) -> Accelerato
     found = emulated_profile(gpu, cpu)
     if found is None:
         raise InputError(f"--gpu: expected emulated:FILE or a published device to simulate, got {gpu}")
-    if found.model != cpu.model:
+    if not same_model(found.model, cpu.model):
         raise InputError(f"--gpu {gpu}: expected a profile of {cpu.model}, got one of {found.model}")
     if gpus < 1:
         raise InputError(f"--gpus: expected at least 1, got {gpus}")

@@ -17,7 +17,7 @@ from deeprecsys.api.experiment import (
     offered,
     shows_options,
 )
-from deeprecsys.api.profiles import measure_profile, quick_hint_qps, start
+from deeprecsys.api.profiles import check_failures, measure_profile, quick_hint_qps, start
 from deeprecsys.api.progress import Interrupted, ProgressOption, SearchProgress, TickHooks, stage
 from deeprecsys.api.runs import BenchRun, CapacityRun, Record
 from deeprecsys.core.errors import positive
@@ -111,6 +111,7 @@ def _bench(
             hooks = TickHooks(lambda share: report(share, ""))
             log = run_trial(node, experiment, policy, stream, hooks, recording)
         record.trial("bench", log, recording.batches if recording else None, policy.describe())
+        check_failures(log)
         return {
             **document(node, experiment, gpu),
             **policy.describe(),
@@ -278,6 +279,7 @@ class LiveTrials:
         log = run_trial(self._node, self._experiment, policy, stream, self._hooks, recording)
         if self._keeper:
             self._keeper.keep(policy, log, recording)
+        check_failures(log)
         if log.interrupted:
             raise KeyboardInterrupt
         return log

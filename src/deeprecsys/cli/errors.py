@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -19,8 +22,11 @@ from deeprecsys.core.errors import (
     TargetUnreachableError,
     TrialsVoidError,
 )
+from deeprecsys.files import first_line
+from deeprecsys.plugins import RAISED, place, reason
 from deeprecsys.report.text import knobs
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
@@ -29,6 +35,7 @@ def run(command: Callable[[], object]) -> int:
     try:
         with sigterm_as_interrupt(), notices_on_stderr():
             command()
+            sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as e:
         click.echo(e.format_message(), err=True)
         return BAD_INPUT
@@ -42,14 +49,34 @@ def run(command: Callable[[], object]) -> int:
         if isinstance(e, Interrupted):
             _show_found(e)
         return _say("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader went away: nothing left to say to it
+    except BrokenPipeError:  # the reader went away: nothing left to say to it
+        _drop_output()
         return FAILED
+    except OSError as e:
+        _drop_output()
+        text = f"{e.filename or 'standard output'}: expected room to write, got: {e.strerror}"
+        other = f"{e.filename or 'input or output'}: {first_line(e)}"
+        return _say(text if e.errno in _FULL else other, BAD_INPUT)
+    except MemoryError:
+        return _say("expected enough memory for this, got too little", FAILED)
+    except RAISED as e:
+        if not (where := place(e)):
+            raise
+        return _say(f"{where}: {reason(e)}", FAILED)
     return 0
 
 
+def _drop_output() -> None:
+    """Write no more to standard output, which the interpreter would try again when it ends."""
+    with contextlib.suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
 def _say(text: str, status: int) -> int:
-    click.echo(f"deeprecsys: {text}", err=True)
+    with contextlib.suppress(OSError):  # its reader went away too
+        click.echo(f"deeprecsys: {text}", err=True)
     return status
 
 

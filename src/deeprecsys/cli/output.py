@@ -10,6 +10,7 @@ import click
 
 from deeprecsys.api.runs import AnyRun
 from deeprecsys.core.errors import InputError
+from deeprecsys.files import first_line
 from deeprecsys.report.json_values import plain
 from deeprecsys.report.rundir import read_run
 
@@ -44,5 +45,8 @@ def report_on(folder: Path | None) -> None:
     if folder:
         from deeprecsys.report.render import render  # matplotlib takes a second to load
 
-        page = render([read_run(folder)], folder)[0]
+        try:
+            page = render([read_run(folder)], folder)[0]
+        except OSError as e:
+            raise InputError(f"--out {folder}: expected room to write, got: {first_line(e)}") from e
         click.echo(f"page: {page}", err=True)

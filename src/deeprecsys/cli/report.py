@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from deeprecsys.cli import options as opt
+from deeprecsys.core.errors import InputError
+from deeprecsys.files import first_line
 from deeprecsys.report.rundir import read_run
 
 
@@ -26,6 +28,12 @@ def report(directories: tuple[Path, ...], out: Path | None) -> None:
             click.echo(f"deeprecsys: {run.name}: {problem}", err=True)
     from deeprecsys.report.render import render  # matplotlib takes a second to load
 
-    written = render(runs, out or (directories[0] if len(runs) == 1 else Path("comparison")))
+    folder = out or (directories[0] if len(runs) == 1 else Path("comparison"))
+    try:
+        written = render(runs, folder)
+    except OSError as e:
+        raise InputError(
+            f"--out {folder}: expected a directory that can be written, got: {first_line(e)}"
+        ) from e
     click.echo(next(p for p in written if p.suffix == ".txt").read_text(), nl=False)
     click.echo(f"page: {written[0]}")

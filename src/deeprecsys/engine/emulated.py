@@ -12,6 +12,7 @@ from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.engine.null import wait_until
 from deeprecsys.engine.protocol import Assembly, SliceView
 from deeprecsys.files import read_profile
+from deeprecsys.zoo.custom import same_model
 
 BUSY = 1
 """An accelerator runs one batch at a time."""
@@ -29,7 +30,7 @@ class EmulatedEngine:
 
     def __init__(self, assembly: Assembly, args: str = "") -> None:
         self._profile = read(args)
-        if self._profile.model != assembly.model.name:
+        if not same_model(self._profile.model, assembly.model.name):
             raise InputError(
                 f"engine emulated: expected a profile of {assembly.model.name}, "
                 f"got one of {self._profile.model}"

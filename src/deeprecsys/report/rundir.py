@@ -15,7 +15,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any, TextIO
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.runlog import RunLog
+from deeprecsys.files import first_line, read_bytes
 from deeprecsys.report.document import Document
 from deeprecsys.report.json_values import dumps, restored
 from deeprecsys.report.slices import BatchTimes, Slices
@@ -40,6 +42,8 @@ VERSION = 1
 FORMAT = f"deeprecsys-run/{VERSION}"
 _NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 _SLICES = ".batches"
+MOST_BYTES = 1 << 30
+"""Bytes of a file of a run that is read whole."""
 LONGEST_NAME = 200
 """Characters of a trial's name: with the ending, what a file system takes."""
 
@@ -69,7 +73,8 @@ class RunWriter:
         head = {"format": FORMAT, "created": datetime.now(UTC).isoformat(timespec="seconds")}
         self._document("config.json", {**head, "config": config})
         self._document("machine.json", machine)
-        self._events: TextIO = (self.path / "events.jsonl").open("a", encoding="utf-8")
+        with self._writing():
+            self._events: TextIO = (self.path / "events.jsonl").open("a", encoding="utf-8")
         self._names: set[str] = set()
         self.event({"event": "started", **head})
 
@@ -85,13 +90,25 @@ class RunWriter:
 
     def close(self) -> None:
         """Close the files. Nothing can be written afterwards."""
-        self._events.close()
+        with self._writing():
+            self._events.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raise InputError for what the file system refuses: the disk is full, for example."""
+        try:
+            yield
+        except OSError as e:
+            raise InputError(
+                f"run directory {self.path}: expected room to write, got: {first_line(e)}"
+            ) from e
 
     def event(self, document: dict[str, Any]) -> None:
         """Append one event; it is readable at once. `elapsed_s`, since the run began, is added to it."""
         line = {"elapsed_s": round(time.monotonic() - self._began_s, 6), **document}
-        self._events.write(dumps(line) + "\n")
-        self._events.flush()
+        with self._writing():
+            self._events.write(dumps(line) + "\n")
+            self._events.flush()
 
     def trial(
         self,
@@ -114,10 +131,11 @@ class RunWriter:
         name = trial_name(name, self._names)
         self._names.add(name)
         folder = self.path / "trials"
-        if batches is not None:
-            slices = batches if isinstance(batches, Slices) else Slices.of(batches)
-            write_slices(folder / f"{name}{_SLICES}.parquet", slices)
-        write_queries(folder / f"{name}.parquet", log, about or {})
+        with self._writing():
+            if batches is not None:
+                slices = batches if isinstance(batches, Slices) else Slices.of(batches)
+                write_slices(folder / f"{name}{_SLICES}.parquet", slices)
+            write_queries(folder / f"{name}.parquet", log, about or {})
         has = {
             "name": name,
             "rate_qps": log.rate_qps,
@@ -134,8 +152,9 @@ class RunWriter:
 
     def _document(self, name: str, document: dict[str, Any]) -> None:
         partial = self.path / f".{name}.partial"
-        partial.write_text(dumps(document, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, self.path / name)
+        with self._writing():
+            partial.write_text(dumps(document, indent=2) + "\n", encoding="utf-8")
+            os.replace(partial, self.path / name)
 
 
 def trial_name(name: str, taken: Container[str]) -> str:
@@ -242,7 +261,7 @@ def _version(text: str | None, problems: list[str]) -> int | None:
 def _object(path: Path, consequence: str, problems: list[str]) -> dict[str, Any]:
     """A JSON object from a file; empty, with a problem noted, where there is none."""
     try:
-        value = restored(json.loads(path.read_bytes()))
+        value = restored(json.loads(read_bytes(path, MOST_BYTES)))
     except FileNotFoundError:
         problems.append(f"{path.name} is missing: {consequence}")
         return {}
@@ -257,7 +276,7 @@ def _object(path: Path, consequence: str, problems: list[str]) -> dict[str, Any]
 
 def _events(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = read_bytes(path, MOST_BYTES).split(b"\n")
     except OSError:
         problems.append("events.jsonl is missing: what was measured on the way is not known")
         return []
@@ -311,7 +330,7 @@ def _trials(folder: Path, events: list[dict[str, Any]], problems: list[str]) -> 
 
 def _trial(folder: Path, name: str, has_slices: bool, problems: list[str]) -> TrialRecord | None:
     path, batches = folder / f"{name}.parquet", folder / f"{name}{_SLICES}.parquet"
-    if not path.exists():
+    if not path.is_file():
         problems.append(f"trials/{path.name} is missing: the raw records of that trial are not known")
         return None
     try:
@@ -321,7 +340,7 @@ def _trial(folder: Path, name: str, has_slices: bool, problems: list[str]) -> Tr
         return None
     slices = None
     try:
-        slices = read_slices(batches, len(log.size)) if batches.exists() else None
+        slices = read_slices(batches, len(log.size)) if batches.is_file() else None
         if has_slices and slices is None:
             problems.append(f"trials/{batches.name} is missing: when its slices ran is not known")
     except DamagedError as e:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from deeprecsys.core.errors import InputError
 from deeprecsys.workload.locality import Locality, Scatter, parse
 from deeprecsys.workload.stream import RandomStream, generator
-from deeprecsys.zoo.schema import DenseInput, Input, Per, Schema, SparseInput
+from deeprecsys.zoo.schema import DenseInput, Input, Per, Schema, SparseInput, put_ids
 
 ALIGN = 64
 LLC_FACTOR = 8
@@ -44,6 +44,7 @@ class PoolArray:
         table: the embedding table, None for a dense input.
         table_rows: rows of that table, 0 for a dense input.
         span: first rows lie in 0 … span - 1.
+        ids: columns of a dense input that hold ids (`DenseInput.ids`).
     """
 
     name: str
@@ -53,6 +54,7 @@ class PoolArray:
     table: str | None
     table_rows: int
     span: int
+    ids: tuple[tuple[int, int], ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -145,9 +147,9 @@ class FeatureLayout:
     def fill(self, buffer: Any, seed: int, threads: int | None = None) -> None:
         """Write the features of `seed` into a buffer of `size` bytes.
 
-        Dense values are standard normal; ids follow the locality, scattered over each table by a
-        permutation of its own. The result does not depend on the number of threads, and an input's
-        rows depend neither on other inputs nor on how many rows there are.
+        Dense values are standard normal, but for columns of ids; ids follow the locality, scattered over
+        each table by a permutation of its own. The result does not depend on the number of threads, and an
+        input's rows depend neither on other inputs nor on how many rows there are.
 
         Args:
             threads: as many as this process has cores if None.
@@ -162,10 +164,12 @@ class FeatureLayout:
 
         def block(job: tuple[PoolArray, int, int]) -> None:
             array, index, step = job
-            out = views[array.name][index * step : (index + 1) * step].reshape(-1)
+            rows = views[array.name][index * step : (index + 1) * step]
+            out = rows.reshape(-1)
             rng = generator(seed, RandomStream.POOL, 1, _key(array.name), index)
             if array.table is None:
                 rng.standard_normal(dtype=np.float32, out=out)
+                put_ids(array.ids, rows, lambda count, wanted: law.ranks(rng, count, wanted))
             else:
                 out[:] = scatters[array.table](law.ranks(rng, array.table_rows, len(out)))
 
@@ -257,7 +261,7 @@ def _place(
         span = rows - max_items + 1 if i.per is Per.ITEM else rows
         if isinstance(i, SparseInput):
             return PoolArray(i.name, offset, rows, i.lookups, i.table, schema.table(i.table).rows, span)
-        return PoolArray(i.name, offset, rows, i.width, None, 0, span)
+        return PoolArray(i.name, offset, rows, i.width, None, 0, span, i.ids)
 
     arrays: list[PoolArray] = []
     at = 0

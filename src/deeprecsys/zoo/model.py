@@ -8,13 +8,10 @@ from itertools import pairwise
 from typing import Protocol, Self
 
 from deeprecsys.core.errors import InputError, positive
-from deeprecsys.zoo.schema import Per, Schema, SparseInput, Table
+from deeprecsys.zoo.schema import MAX_ROWS, Per, Schema, SparseInput, Table
 
 MIN_ROWS = 16
 """Rows of the smallest scaled table: ids must stay able to differ."""
-
-MAX_ROWS = 2**31 - 1
-"""Rows of the largest table: ids are int32."""
 
 
 class Model(Protocol):
@@ -83,11 +80,11 @@ def scale_rows(tables: Iterable[Table], rows_scale: float) -> tuple[Table, ...]:
     """
     if rows_scale == 1:
         return tuple(tables)
-    scaled = tuple(replace(t, rows=max(MIN_ROWS, round(t.rows * rows_scale))) for t in tables)
-    for t in scaled:
-        if t.rows > MAX_ROWS:
-            raise InputError(f"rows scale: table {t.name!r} would have {t.rows} rows, at most {MAX_ROWS} fit")
-    return scaled
+    scaled = {t: max(MIN_ROWS, round(t.rows * rows_scale)) for t in tables}
+    for t, rows in scaled.items():
+        if rows > MAX_ROWS:
+            raise InputError(f"rows scale: table {t.name!r} would have {rows} rows, at most {MAX_ROWS} fit")
+    return tuple(replace(t, rows=rows) for t, rows in scaled.items())
 
 
 def numbered(

@@ -6,15 +6,43 @@ all models, and a *dense stage*, which is the rest. The schema describes the sea
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
+
+from deeprecsys.core.errors import InputError, shown
 
 FLOAT_BYTES = 4
 ID_BYTES = 4  # ids are 32-bit: no table has 2**31 rows
+
+
+MAX_ROWS = 2**31 - 1
+"""Rows of the largest table: ids are int32."""
+MOST_ROW = 1 << 24
+"""Numbers in one row of an input as the dense stage reads it; also the ids that a float32 can hold."""
+
+
+def _count(field: str, value: object, most: int = MOST_ROW, least: int = 1) -> None:
+    """Raise InputError unless `value` is a whole number from `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InputError(f"{field}: expected a whole number from {least} to {most}, got {shown(value)}")
+
+
+def _named(kind: str, name: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{kind} name: expected a text, got {shown(name)}")
+
+
+def _one_of(field: str, value: object, kind: type[StrEnum]) -> None:
+    if not isinstance(value, kind):
+        names = ", ".join(f"{kind.__name__}.{member.name}" for member in kind)
+        raise InputError(f"{field}: expected one of {names}, got {shown(value)}")
 
 
 class Per(StrEnum):
@@ -41,6 +69,11 @@ class Table:
     rows: int
     dim: int
 
+    def __post_init__(self) -> None:
+        _named("table", self.name)
+        _count(f"table {self.name!r} rows", self.rows, MAX_ROWS)
+        _count(f"table {self.name!r} dim", self.dim)
+
     @property
     def bytes(self) -> int:
         return self.rows * self.dim * FLOAT_BYTES
@@ -48,7 +81,12 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class DenseInput:
-    """A float32 vector of `width` per item or per query."""
+    """A float32 vector of `width` per item or per query.
+
+    Attributes:
+        ids: pairs of a column, counted from 0, that holds ids, and how many there are: whole numbers from 0.
+            Measuring fills such a column with ids, all others with standard normal numbers.
+    """
 
     dtype: ClassVar[np.dtype[Any]] = np.dtype("<f4")
     datatype: ClassVar[str] = "FP32"
@@ -57,6 +95,15 @@ class DenseInput:
     name: str
     width: int
     per: Per = Per.ITEM
+    ids: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        _named("input", self.name)
+        _count(f"input {self.name!r} width", self.width)
+        _one_of(f"input {self.name!r} per", self.per, Per)
+        for column, count in self.ids:
+            _count(f"input {self.name!r} ids: column", column, self.width - 1, least=0)
+            _count(f"input {self.name!r} ids: how many", count)
 
     @property
     def bytes(self) -> int:
@@ -77,6 +124,12 @@ class SparseInput:
     pooling: Pooling = Pooling.SUM
     per: Per = Per.ITEM
 
+    def __post_init__(self) -> None:
+        _named("input", self.name)
+        _count(f"input {self.name!r} lookups", self.lookups)
+        _one_of(f"input {self.name!r} pooling", self.pooling, Pooling)
+        _one_of(f"input {self.name!r} per", self.per, Per)
+
     @property
     def width(self) -> int:
         """Numbers of one row of this input: its ids."""
@@ -89,6 +142,14 @@ class SparseInput:
 
 
 Input = DenseInput | SparseInput
+IdDraw = Callable[[int, int], NDArray[Any]]
+"""From how many ids there are, and how many are wanted, to [wanted] ids."""
+
+
+def put_ids(ids: tuple[tuple[int, int], ...], rows: NDArray[Any], draw: IdDraw) -> None:
+    """Fill the columns of a dense input's rows, [n, width], that hold ids (`DenseInput.ids`)."""
+    for column, count in ids:
+        rows[:, column] = draw(count, len(rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +192,9 @@ class Schema:
         for i in self.sparse:
             if i.table not in tables:
                 raise ValueError(f"schema: input {i.name!r} names the unknown table {i.table!r}")
+        _count("schema outputs", self.outputs)
+        for each in self.inputs:
+            _count(f"input {each.name!r}: numbers of one row", math.prod(self.row_shape(each)))
 
     @property
     def dense(self) -> tuple[DenseInput, ...]:

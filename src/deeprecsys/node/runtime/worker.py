@@ -26,6 +26,7 @@ from deeprecsys.node.runtime.cores import die_with_parent, go_first
 from deeprecsys.node.runtime.layout import VersionSpec, Viewer
 from deeprecsys.node.runtime.page_walk import PageWalker, resident
 from deeprecsys.node.runtime.segment import Segment
+from deeprecsys.plugins import RAISED
 
 SPIN_NS = 50_000 if platform.machine() == "x86_64" else 0
 """How long a worker polls its mailbox before it sleeps: under load the next batch comes sooner than a
@@ -83,7 +84,7 @@ def main() -> None:
     mapped: dict[int, Segment] = {}
     try:
         runners = {v.id: ModelRunner.of(v, spec.threads, mapped) for v in spec.versions}
-    except Exception as e:
+    except RAISED as e:
         box.write_message(f"{type(e).__name__}: {e}")
         box.state = mailbox.REFUSED
         os.eventfd_write(spec.reply_event, 1)
@@ -167,7 +168,7 @@ def run_loop(
             slices = [view(a) for a in addresses]
             try:
                 engine.score(slices)
-            except Exception:
+            except RAISED:
                 errors = one_by_one(engine, slices)
             del engine, view, slices
         else:
@@ -182,7 +183,7 @@ def one_by_one(engine: Engine, slices: Sequence[SliceView]) -> list[tuple[int, s
     for i, part in enumerate(slices):
         try:
             engine.score([part])
-        except Exception as e:
+        except RAISED as e:
             part.out[...] = np.nan
             errors.append((i, f"{type(e).__name__}: {e}".splitlines()[0]))
     return errors

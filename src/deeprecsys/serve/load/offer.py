@@ -16,7 +16,7 @@ from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.serve.load.client import ConnectionPool, Response
 from deeprecsys.workload.stream import RandomStream, Stream, generator
-from deeprecsys.zoo.schema import DenseInput, Input, Per, Schema
+from deeprecsys.zoo.schema import DenseInput, Input, Per, Schema, put_ids
 
 LEAD_S = 0.05
 """From the start to the first arrival at time 0."""
@@ -62,7 +62,9 @@ class Requests:
 
     def _drawn(self, i: Input, rng: np.random.Generator) -> NDArray[Any]:
         if isinstance(i, DenseInput):
-            return rng.standard_normal((self._rows, i.width), np.float32).astype("<f4")
+            drawn = rng.standard_normal((self._rows, i.width), np.float32).astype("<f4")
+            put_ids(i.ids, drawn, lambda count, wanted: rng.integers(count, size=wanted))
+            return drawn
         return rng.integers(0, self._schema.table(i.table).rows, (self._rows, i.lookups), np.int32)
 
 

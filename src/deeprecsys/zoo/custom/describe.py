@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from itertools import pairwise
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.plugins import reason
+from deeprecsys.plugins import RAISED, reason
 from deeprecsys.zoo.custom import archive, weights
 from deeprecsys.zoo.custom.graph import lift
 from deeprecsys.zoo.custom.model import CustomSpec, FileKind, Own, OwnModel, parse
@@ -28,6 +29,13 @@ from deeprecsys.zoo.schema import Per, Schema
 Rows = Mapping[str, NDArray[Any]]
 """Rows of the dense stage by input name."""
 ITEMS = 13
+MANY = 2000
+"""Items of one call, so that values show which are rare."""
+ID_COLUMNS = (
+    "values are standard normal: where a float input has columns of ids, state these, "
+    "DenseInput(NAME, WIDTH, ids=((COLUMN, HOW_MANY), ...)), or make them an input of their own"
+)
+_OUT_OF_BOUNDS = re.compile("index|indices|out of (bounds|range)", re.IGNORECASE)
 _CUTS = (0, 1, 6, ITEMS)
 _SCALES = (1.0, 0.05)
 """Sizes of the values that are tried: of normalised inputs, and of freshly trained embeddings."""
@@ -123,15 +131,27 @@ def _exported(spec: CustomSpec) -> Any:
 
 @torch.inference_mode()
 def _check_scores(schema: Schema, module: nn.Module) -> None:
-    rows = _tensors(random_rows(schema, 3))
-    try:
-        found = OwnDense(module, schema)(rows, None)
-    except Exception as e:
-        raise InputError(f"dense stage: expected scores for 3 items, got {reason(e)}") from e
+    found = _called(OwnDense(module, schema), random_rows(schema, 3), 3)
     wanted = [3, schema.outputs]
     if not isinstance(found, Tensor) or list(found.shape) != wanted or found.dtype != torch.float32:
         got = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise InputError(f"dense stage: expected float32 scores {wanted} for 3 items, got {got}")
+
+
+def _called(stage: OwnDense, rows: Rows, count: int) -> Any:
+    """What a dense stage gives for the rows of `count` items.
+
+    Raises:
+        InputError: it raises. Where its inputs have columns of ids, these have to be known.
+    """
+    try:
+        return stage(_tensors(rows), None)
+    except InputError:
+        raise
+    except RAISED as e:
+        said = reason(e)
+        hint = f"; {ID_COLUMNS}" if _OUT_OF_BOUNDS.search(said) else ""
+        raise InputError(f"dense stage: expected scores for {count} items, got {said}{hint}") from e
 
 
 def _tensors(rows: Rows) -> dict[str, Tensor]:
@@ -211,6 +231,7 @@ def _splittable(schema: Schema, module: nn.Module) -> bool:
         InputError: equal rows score differently from call to call, or not with every number of items.
     """
     stage = OwnDense(module, schema)
+    _scores(schema, stage, random_rows(schema, MANY), slice(None), MANY)
     return all(_independent(schema, stage, scale) for scale in _SCALES)
 
 
@@ -237,13 +258,7 @@ def _scores(
         i.name: np.ascontiguousarray(rows[i.name][items] if i.per is Per.ITEM else rows[i.name])
         for i in schema.inputs
     }
-    try:
-        found: NDArray[Any] = stage(_tensors(some), None).numpy()
-    except Exception as e:
-        said = " ".join(str(e).split())
-        raise InputError(
-            f"dense stage: expected scores for {count} items, got {type(e).__name__}: {said}"
-        ) from e
+    found: NDArray[Any] = _called(stage, some, count).numpy()
     if not len(found.shape) or found.shape[0] != count:
         raise InputError(f"dense stage: expected scores [{count}, ...], got shape {list(found.shape)}")
     return found

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from deeprecsys.core.errors import InputError
+from deeprecsys.plugins import reason
 from deeprecsys.zoo.custom.stage import SCORES, random_rows
 from deeprecsys.zoo.onnx_session import session
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, Schema, SparseInput, Table
@@ -81,7 +82,9 @@ class _Lifter:
         if len(sizes) != 2 or not isinstance(sizes[1], int):
             raise InputError(f"input {name!r}: expected float32 [n, width], got {_shape(value)}")
         self._lifted.append(value)
-        return [DenseInput(name, sizes[1], per)]
+        ids: dict[int, int] = {}
+        _find_ids(value, tuple(range(sizes[1])), ids)
+        return [DenseInput(name, sizes[1], per, tuple(sorted(ids.items())))]
 
     def _ids(
         self, value: ir.Value, name: str, sizes: list[int | ir.SymbolicDim], per: Per
@@ -168,6 +171,59 @@ class _Lifter:
             self.graph.initializers.pop(key, None)
 
 
+def _find_ids(value: ir.Value, columns: tuple[int, ...], found: dict[int, int]) -> None:
+    """Find the columns of a float input that are cast to whole numbers and index a table.
+
+    Args:
+        columns: those of the input that `value` has, in order.
+        found: gets each column that indexes, and how many rows the smallest table has.
+    """
+    for node, at in value.uses():
+        if node.op_type == "Gather" and at == 1 and node.attributes.get_int("axis", 0) == 0:
+            table = node.inputs[0]
+            rows = table.shape[0] if table is not None and table.is_initializer() and table.shape else None
+            if isinstance(rows, int):
+                found.update((c, min(rows, found.get(c, rows))) for c in columns)
+        elif at == 0 and (parts := _parts(node, columns)):
+            for part, output in zip(parts, node.outputs, strict=False):
+                _find_ids(output, part, found)
+
+
+_KEEPING = {
+    "Cast", "Identity", "Floor", "Ceil", "Round", "Clip", "Abs", "Relu", "Squeeze", "Unsqueeze", "Reshape",
+    "Flatten", "Max", "Min",
+}  # fmt: skip
+"""Operators after which values come from the columns that they came from before."""
+
+
+def _parts(node: ir.Node, columns: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The columns that each output of a node has of those of its first input; none where that is unknown."""
+    if node.op_type in _KEEPING:
+        return [columns]
+    constants = [_constant(v) for v in node.inputs[1:]]
+    axis = node.attributes.get_int("axis", 0)
+    if node.op_type == "Gather" and axis in (1, -1) and constants[0] is not None:
+        return [tuple(columns[i] for i in constants[0] if -len(columns) <= i < len(columns))]
+    if node.op_type == "Split" and axis in (1, -1):
+        each = -(-len(columns) // len(node.outputs))
+        sizes = constants[0] if constants and constants[0] else [each] * len(node.outputs)
+        ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
+        return [columns[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    if node.op_type == "Slice" and len(constants) >= 3 and all(c is not None for c in constants):
+        starts, ends, axes, *steps = (c or [] for c in constants)
+        for k, sliced in enumerate(axes):
+            if sliced in (1, -1):
+                columns = columns[slice(starts[k], ends[k], steps[0][k] if steps else 1)]
+        return [columns]
+    return []
+
+
+def _constant(value: ir.Value | None) -> list[int] | None:
+    """A constant's numbers; None where a value is none."""
+    known = ir.convenience.get_const_tensor(value) if value is not None else None
+    return None if known is None else [int(i) for i in known.numpy().reshape(-1)]
+
+
 def _per(name: str, first: int | ir.SymbolicDim) -> Per:
     if not isinstance(first, int):
         return Per.ITEM
@@ -213,7 +269,12 @@ def _serialised(model: ir.Model, schema: Schema) -> Lifted:
     """The graph with its scores named and shaped, and what it costs."""
     ir.external_data.load_to_model(model)
     graph = model.graph
-    found = session(_bytes(model)).run(None, random_rows(schema, 3))[0]
+    try:
+        found = session(_bytes(model)).run(None, random_rows(schema, 3))[0]
+    except InputError:
+        raise
+    except Exception as e:
+        raise InputError(f"expected scores for 3 items, got {reason(e)}") from e
     if found.ndim not in (1, 2) or len(found) != 3 or found.dtype != "float32":
         raise InputError(
             f"output: expected float32 scores [n] or [n, outputs], got {found.dtype} {list(found.shape)} "

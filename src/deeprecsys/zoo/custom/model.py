@@ -6,6 +6,8 @@ No torch here, and none of the user's code.
 from __future__ import annotations
 
 import json
+import os
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -32,6 +34,9 @@ class FileKind(StrEnum):
     EXPORTED = "pt2"
 
 
+_FILES = {".onnx": FileKind.ONNX, ".pt2": FileKind.EXPORTED}
+
+
 @dataclass(frozen=True, slots=True)
 class CustomSpec:
     """The name of a model of one's own, taken apart.
@@ -51,7 +56,7 @@ class CustomSpec:
 
 def is_own(name: str) -> bool:
     """Whether a model's name means a user's own rather than one of the zoo."""
-    return ":" in name or "/" in name or Path(name.partition("@")[0]).suffix in (".onnx", ".pt2", ".py")
+    return ":" in name or "/" in name or re.search(r"\.(onnx|pt2|py)(@|$)", name) is not None
 
 
 def with_weights(name: str, weights: str | Path | None) -> str:
@@ -68,35 +73,72 @@ def with_weights(name: str, weights: str | Path | None) -> str:
 
 
 def short_name(name: str) -> str:
-    """The name that clients of a server ask for: of a class, or of a file without folder and suffix."""
+    """The name that clients of a server ask for: of a class, or of a file without folder and suffix.
+
+    Of `NAME/VERSION/model.onnx`, as repositories of models are laid out, it is the folder's.
+    """
     if not is_own(name):
         return name
     spec = parse(name)
-    return spec.attribute or Path(spec.where).stem
+    file = Path(spec.where).absolute()
+    if file.stem == "model" and file.parent.name.isdecimal() and file.parents[1].name:
+        return spec.attribute or file.parents[1].name
+    return spec.attribute or file.stem
+
+
+def same_model(a: str, b: str) -> bool:
+    """Whether two names mean one model: files are the same however their paths are written."""
+    if a == b or not (is_own(a) and is_own(b)):
+        return a == b
+    try:
+        return _identity(parse(a)) == _identity(parse(b))
+    except InputError:  # a file that is not there
+        return False
+
+
+def _identity(spec: CustomSpec) -> tuple[object, ...]:
+    def file(path: str) -> object:
+        try:
+            found = os.stat(path)
+        except OSError:  # a module's name
+            return path
+        return found.st_dev, found.st_ino
+
+    return spec.kind, file(spec.where), spec.attribute, file(spec.weights)
+
+
+_CLASS = re.compile(r":(?P<attribute>[^\W\d]\w*)(?=@|$)")
 
 
 def parse(text: str) -> CustomSpec:
     """The spec of an own model.
 
+    Paths may contain `@` and `:`; of several readings, the first whose file is there is taken.
+
     Raises:
         InputError: none of the forms, or a file that is not there.
     """
-    name, _, weights = text.partition("@")
-    suffix = Path(name).suffix
-    if suffix in (".onnx", ".pt2"):
-        if weights:
-            raise InputError(f"--weights: expected none with {name}, which carries its own, got {weights}")
-        return CustomSpec(
-            text, FileKind.ONNX if suffix == ".onnx" else FileKind.EXPORTED, _file("model", name)
-        )
-    where, _, attribute = name.rpartition(":")
-    if not where or not attribute.isidentifier():
-        raise InputError(f"model: expected {FORMS}, got {name!r}")
-    if "/" in where or where.endswith(".py"):
-        _file("model", where)
-    if weights:
-        _file("--weights", weights)
-    return CustomSpec(text, FileKind.CLASS, where, attribute, weights)
+    suffix = Path(text).suffix
+    if suffix in _FILES and Path(text).is_file():
+        return CustomSpec(text, _FILES[suffix], text)
+    readings = [
+        CustomSpec(text, FileKind.CLASS, text[: m.start()], m["attribute"], text[m.end() + 1 :])
+        for m in _CLASS.finditer(text)
+        if m.start()
+    ]
+    file, _, weights = text.rpartition("@")
+    if Path(file).suffix in _FILES and (Path(file).is_file() or not readings):
+        raise InputError(f"--weights: expected none with {file}, which carries its own, got {weights}")
+    if not readings:
+        if suffix in _FILES:
+            _file("model", text)
+        raise InputError(f"model: expected {FORMS}, got {text.partition('@')[0]!r}")
+    spec = next((r for r in readings if Path(r.where).is_file()), readings[0])
+    if "/" in spec.where or spec.where.endswith(".py"):
+        _file("model", spec.where)
+    if spec.weights:
+        _file("--weights", spec.weights)
+    return spec
 
 
 def _file(field: str, path: str) -> str:
@@ -209,5 +251,5 @@ def schema_of(values: Mapping[str, Any]) -> Schema:
 def _input(values: dict[str, Any]) -> Input:
     values = {**values, "per": Per(values["per"])}
     if "table" not in values:
-        return DenseInput(**values)
+        return DenseInput(**{**values, "ids": tuple((c, n) for c, n in values["ids"])})
     return SparseInput(**{**values, "pooling": Pooling(values["pooling"])})

@@ -15,12 +15,13 @@ import warnings
 from collections.abc import Callable, Mapping
 
 from deeprecsys.core.errors import InputError
+from deeprecsys.plugins import reason
 from deeprecsys.zoo.custom import sandbox
 from deeprecsys.zoo.custom.model import FileKind, Own, parse
 
 _known: dict[str, Own] = {}
-REFUSED = 3
-"""Exit status of a child whose answer is an error for the user."""
+_DONE, _REFUSED = b"+", b"-"
+"""What a child's answer begins with: the result, or an error for the user."""
 
 
 def own_model(name: str) -> Own:
@@ -75,17 +76,17 @@ def _child(module: str, *args: str, pass_fds: tuple[int, ...] = (), trusted: boo
                 check=False,
             )
             data = os.pread(answer, os.fstat(answer).st_size, 0)
-            if done.returncode == REFUSED:
-                raise InputError(data.decode())
-            if done.returncode:
+            kind, rest = data[:1], data[1:]
+            if kind == _REFUSED:
+                raise InputError(rest.decode())
+            if done.returncode or kind != _DONE:
                 said.seek(0)
                 lines = said.read().decode("utf-8", "replace").strip().splitlines() or ["no message"]
-                raise InputError(
-                    f"model {args[0]}: cannot be loaded: {lines[-1]} (exit status {done.returncode})"
-                )
+                ending = _ending(done.returncode)
+                raise InputError(f"model {args[0]}: cannot be loaded: {lines[-1]} ({ending})")
     finally:
         os.close(answer)
-    return data
+    return rest
 
 
 def child(work: Callable[[], bytes]) -> None:
@@ -93,10 +94,17 @@ def child(work: Callable[[], bytes]) -> None:
     fd = int(sys.argv[1])
     warnings.simplefilter("ignore")
     try:
-        _write(fd, work())
+        _write(fd, _DONE + work())
     except InputError as e:
-        _write(fd, str(e).encode())
-        raise SystemExit(REFUSED) from e
+        _write(fd, _REFUSED + str(e).encode())
+    except SystemExit as e:  # of the user's code
+        _write(fd, _REFUSED + f"model {sys.argv[2]}: cannot be loaded: {reason(e)}".encode())
+    sys.stdout.flush()
+    os._exit(0)  # what the user's code leaves behind, threads and exit handlers, has no say any more
+
+
+def _ending(status: int) -> str:
+    return f"ended by signal {-status}" if status < 0 else f"its process ended with exit status {status}"
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.plugins import import_module, reason
+from deeprecsys.plugins import RAISED, import_module, reason
 from deeprecsys.zoo.custom import weights
 from deeprecsys.zoo.custom.model import CustomSpec, FileKind, Own, OwnModel, parse
 from deeprecsys.zoo.onnx_session import session as onnx_session
-from deeprecsys.zoo.schema import Per, Schema
+from deeprecsys.zoo.schema import Per, Schema, put_ids
 
 SCORES = "scores"
 
@@ -30,7 +30,10 @@ def random_rows(schema: Schema, items: int, scale: float = 1.0, seed: int = 0) -
     """Standard normal rows times `scale` by input name: `items` of them, one where the input is per query."""
     rng = np.random.default_rng(seed)
     shapes = {i.name: (items if i.per is Per.ITEM else 1, *schema.row_shape(i)) for i in schema.inputs}
-    return {n: np.float32(scale) * rng.standard_normal(s, dtype=np.float32) for n, s in shapes.items()}
+    rows = {n: np.float32(scale) * rng.standard_normal(s, dtype=np.float32) for n, s in shapes.items()}
+    for i in schema.dense:
+        put_ids(i.ids, rows[i.name], lambda count, wanted: rng.integers(count, size=wanted))
+    return rows
 
 
 class OwnDense(nn.Module):
@@ -92,7 +95,7 @@ def own_class(spec: CustomSpec) -> OwnModel:
     """
     try:
         module = import_module(spec.where)
-    except Exception as e:
+    except RAISED as e:
         raise InputError(f"model {spec.text}: expected an importable module, got {reason(e)}") from e
     found = getattr(module, spec.attribute, None)
     if found is None:
@@ -104,7 +107,7 @@ def own_class(spec: CustomSpec) -> OwnModel:
         )
     try:
         made = found()
-    except Exception as e:
+    except RAISED as e:
         raise InputError(f"model {spec.text}: expected a class without arguments, got {reason(e)}") from e
     if not isinstance(getattr(made, "schema", None), Schema):
         raise InputError(f"model {spec.text}: expected an attribute `schema` of type Schema, got none")
@@ -121,7 +124,7 @@ def class_stage(spec: CustomSpec, made: OwnModel) -> nn.Module:
         torch.manual_seed(SEED)
         try:
             module = made.dense_stage()
-        except Exception as e:
+        except RAISED as e:
             raise InputError(f"model {spec.text}: dense_stage: expected a module, got {reason(e)}") from e
     if not isinstance(module, nn.Module):
         raise InputError(f"model {spec.text}: dense_stage: expected a module, got a {type(module).__name__}")
