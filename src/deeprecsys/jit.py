@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -28,9 +29,17 @@ F = TypeVar("F", bound=Callable[..., object])
 def compiled(function: F) -> F:
     """`function`, compiled; the code is kept on disk where there is a place for it."""
     try:
-        return cast(F, njit(cache=True, nogil=True)(function))
+        made: Any = njit(cache=True, nogil=True)(function)
     except RuntimeError:  # a read-only installation and no home directory: compile in every process
         return cast(F, njit(nogil=True)(function))
+    keep = made._cache.save_overload
+
+    def keep_if_possible(*code: object) -> None:
+        with suppress(OSError):  # the disk is full
+            keep(*code)
+
+    made._cache.save_overload = keep_if_possible
+    return cast(F, made)
 
 
 def inner(function: F) -> F:

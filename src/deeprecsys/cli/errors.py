@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -54,9 +55,10 @@ def run(command: Callable[[], object]) -> int:
         return FAILED
     except OSError as e:
         _drop_output()
-        text = f"{e.filename or 'standard output'}: expected room to write, got: {e.strerror}"
-        other = f"{e.filename or 'input or output'}: {first_line(e)}"
-        return _say(text if e.errno in _FULL else other, BAD_INPUT)
+        printing = traceback.extract_tb(e.__traceback__)[-1].name in (click.echo.__name__, run.__name__)
+        where = "standard output" if printing else e.filename or "a file"
+        what = "expected room to write, got: " if e.errno in _FULL else ""
+        return _say(f"{where}: {what}{first_line(e)}", BAD_INPUT)
     except MemoryError:
         return _say("expected enough memory for this, got too little", FAILED)
     except RAISED as e:
