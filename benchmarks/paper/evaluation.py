@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from benchmarks.harness import PROFILES, Benchmark, Result, Run, Tables, markdown
-from deeprecsys.api.progress import Bar
+from deeprecsys.api.progress import stage
 from deeprecsys.paper import constants, directions, recipes, sensitivity
 from deeprecsys.paper.parallel import FigureProgress, parallel
 from deeprecsys.paper.result import Result as Figure
@@ -42,10 +42,10 @@ def run(run: Run) -> None:
         run.save({"seconds": {**times, marker: seconds}, "tables": {**tables, marker: text}})
         print(f"{marker}: {seconds:.0f} s", flush=True)
 
-    with Bar("paper") as bar, parallel(study) as members:
+    with stage("paper", True) as report, parallel(study) as members:
 
         def tell(step: int, name: str) -> FigureProgress:
-            return lambda share, what: bar.set((step + share) / steps, f"{name}: {what}")
+            return lambda share, what: report((step + share) / steps, f"{name}: {what}")
 
         for i, n in enumerate(numbers):
             results[n], seconds = members.make(n, tell(i, f"figure {n}"))

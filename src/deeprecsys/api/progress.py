@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from deeprecsys.report.text import knobs
 from deeprecsys.search.events import (
     CapacityDone,
     CapacityStarted,
+    Cost,
     Event,
     PhaseStarted,
     ProbeDone,
@@ -50,46 +50,29 @@ class Interrupted(KeyboardInterrupt):
         self.result, self.found = result, found
 
 
-class Bar:
-    """A progress bar on standard error, shown in a terminal or a notebook. Drawing it takes some 50 µs."""
-
-    def __init__(self, label: str) -> None:
-        self._bar: tqdm[Any] = tqdm(
-            total=1.0,
-            desc=label,
-            file=sys.stderr,
-            disable=not (sys.stderr.isatty() or "ipykernel" in sys.modules),
-            leave=False,
-            dynamic_ncols=True,
-            bar_format="{desc} |{bar:24}| {percentage:3.0f}% {elapsed} {postfix}",
-            mininterval=0.2,
-        )
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.close()
-
-    def set(self, share: float, note: str = "") -> None:
-        """Move to a share in [0, 1] and show a note behind the bar."""
-        if note:
-            self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(max(0.0, min(1.0, share) - self._bar.n))
-
-
 @contextmanager
 def stage(label: str, progress: ProgressOption) -> Iterator[StageReport]:
-    """One stage of the work; the value reports how far it is."""
-    if progress is True:
-        with Bar(label) as bar:
-            yield bar.set
-    elif callable(progress):
-        yield partial(progress, label)
-    else:
-        yield lambda share, note: None
+    """One stage of the work; the value reports how far it is. Drawing a bar takes some 50 µs."""
+    if progress is not True:
+        yield partial(progress, label) if callable(progress) else lambda share, note: None
+        return
+    with tqdm(
+        total=1.0,
+        desc=label,
+        file=sys.stderr,
+        disable=not (sys.stderr.isatty() or "ipykernel" in sys.modules),
+        leave=False,
+        dynamic_ncols=True,
+        bar_format="{desc} |{bar:24}| {percentage:3.0f}% {elapsed} {postfix}",
+        mininterval=0.2,
+    ) as bar:
+
+        def report(share: float, note: str) -> None:
+            if note:
+                bar.set_postfix_str(note, refresh=False)
+            bar.update(max(0.0, min(1.0, share) - bar.n))
+
+        yield report
 
 
 class TickHooks:
@@ -112,19 +95,18 @@ class SearchProgress:
         self._report, self._record = report, record
         self._phase = ""
         self._budget_s = budget_s
-        self._spent_s = 0.0
         self._phase_began_s = 0.0
         self._trial_s = 0.0
         self._note = ""
         self.found: list[CapacityDone] = []
-        self._trials = self._queries = self._voids = 0
+        self.cost = Cost()
         self._energy: dict[str, list[dict[str, Any]]] = {"static": [], "tuned": []}
 
     def __call__(self, event: Event) -> None:
         self._record.event(event_document(event))
         match event:
             case PhaseStarted(phase, budget_s):
-                self._phase, self._budget_s, self._phase_began_s = phase, budget_s, self._spent_s
+                self._phase, self._budget_s, self._phase_began_s = phase, budget_s, self.cost.seconds
             case CapacityStarted(policy, budget_s, _):
                 self._note = knobs(policy.describe())
                 if not self._phase:
@@ -133,17 +115,14 @@ class SearchProgress:
                 self._trial_s = duration_s
                 self._note = f"{knobs(policy.describe())} at {rate_qps:.4g} queries/s"
             case TrialDone(_, _, seconds, queries, _, void):
-                self._spent_s += seconds
-                self._trials += 1
-                self._queries += queries
-                self._voids += void
+                self.cost = self.cost.with_trial(seconds, queries, void)
             case CapacityDone():
                 self.found.append(event)
         self.tick(0.0)
 
     def tick(self, share: float) -> None:
         """A share of the present trial is over."""
-        done_s = self._spent_s - self._phase_began_s + share * self._trial_s
+        done_s = self.cost.seconds - self._phase_began_s + share * self._trial_s
         label = f"{self._phase}: {self._note}" if self._phase else self._note
         self._report(min(done_s / self._budget_s, 1.0) if self._budget_s else 0.0, label)
 
@@ -167,15 +146,6 @@ class SearchProgress:
     def energy(self, policy: Mapping[str, Any] | None) -> dict[str, Any] | None:
         """What the trials took that confirmed an operating point, given as in the JSON of `tune`."""
         return over(self._energy["static" if policy["policy"] == "static" else "tuned"]) if policy else None
-
-    def cost(self) -> dict[str, Any]:
-        """Trials, seconds and queries so far."""
-        return {
-            "trials": self._trials,
-            "seconds": self._spent_s,
-            "queries": self._queries,
-            "voids": self._voids,
-        }
 
 
 def event_document(event: Event) -> dict[str, Any]:

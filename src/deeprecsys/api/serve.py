@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import importlib
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, Unpack
+from typing import Literal, Unpack
 
 from deeprecsys.api.experiment import Experiment, ServeOptions, shows_options
 from deeprecsys.api.policies import policy_of
@@ -36,7 +35,6 @@ from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.engine import FASTEST
 from deeprecsys.node.node import default_workers, pinning
 from deeprecsys.node.runtime.cores import awake, interleave_memory, numa_nodes, realtime
-from deeprecsys.node.service.backend import Backend
 from deeprecsys.node.service.hosted_model import ModelConfig, check_scores
 from deeprecsys.node.service.service import Service, ServiceConfig
 from deeprecsys.report.text import knobs
@@ -65,21 +63,6 @@ class Listening:
     def __str__(self) -> str:
         workers = workers_of(self.workers)
         return f"serving {', '.join(self.models)} on {workers}: {self.url}, gRPC {self.grpc}"
-
-
-class ServeForever(Protocol):
-    """The network face: serves a backend until `stop` is set; `ready` is called with the bound ports."""
-
-    def __call__(
-        self,
-        backend: Backend,
-        *,
-        host: str,
-        http_port: int,
-        grpc_port: int,
-        stop: asyncio.Event,
-        ready: Callable[[int, int], None],
-    ) -> Awaitable[None]: ...
 
 
 @shows_options(ServeOptions)
@@ -134,7 +117,6 @@ def serve(
     """
     require_extra()
     without_fork_handlers()
-    face: ServeForever = importlib.import_module("deeprecsys.serve.app").serve_forever
     positive("--drain", drain)
     check_addresses(host, http_port, grpc_port)
     gpu = options.get("gpu")
@@ -162,6 +144,8 @@ def serve(
     interleave_memory(numa_nodes())
     import uvloop  # it comes with the extra
 
+    from deeprecsys.serve.app import serve_forever
+
     def listening(started: Service, http: int, grpc: int) -> None:
         models, url = tuple(started.models), f"http://{authority(host, http)}"
         ready(Listening(url, authority(host, grpc), models, started.workers))
@@ -172,7 +156,7 @@ def serve(
         with stage("starting", progress) as report:
             started = await Service.start(service, lambda what, share: report(share, what))
         await _until_drained(
-            started, retune, drain, lambda stop: face(
+            started, retune, drain, lambda stop: serve_forever(
                 started, host=host, http_port=http_port, grpc_port=grpc_port, stop=stop,
                 ready=lambda http, grpc: listening(started, http, grpc),
             ),

@@ -208,7 +208,7 @@ def capacity(
             **(summary_document(found.summary) if found.summary else {}),
             **found.to_json(),
             "qps": found.capacity_qps,
-            "search": listener.cost(),
+            "search": asdict(listener.cost),
         }
         return CapacityRun.of(record.run(result), result)
 

@@ -116,13 +116,9 @@ def tune(
             if method == "live":
                 found = climb(node, experiment, hint, settings, listener, policies)
             else:
-                known_path = best if best and gpu is None and measured is best.profile else None
-                queries = path_queries(kinds)
-                path = sample_path(
-                    measured, experiment.workload, node.workers, experiment.target, queries, gpu
-                )
-                ranking = known_path.ranking if known_path else Ranking(path, experiment.target, hint)
-                found = by_model(node, experiment, measured, ranking, listener, budget, kinds, gpu)
+                ran_before = best is not None and gpu is None and measured is best.profile
+                ranking = best.ranking if best and ran_before else None
+                found = by_model(node, experiment, measured, ranking, hint, listener, budget, kinds, gpu)
         result = {
             **document(node, experiment, gpu.profile if gpu else None),
             "profile": measured.to_json(),
@@ -131,21 +127,27 @@ def tune(
             "quality": scores,
             "setups": [t.to_json() for t in tried],
             "warnings": [w for setup in setups for w in setup.warnings] + warnings,
-        }
-        result["tuned"] |= {
-            "engine": experiment.node.engine,
-            "precision": experiment.node.precision,
-            "threads": experiment.node.threads,
-            "workers": node.workers,
+            "offline_qps": offline_qps(node, experiment, found.tuned.policy, hint, profile_s),
+            **prediction(measured, experiment, node.workers, found.tuned, gpu),
         }
         for point in filter(None, (result["static"], result["tuned"])):
             point["energy"] = listener.energy(point)
-        result["offline_qps"] = offline_qps(node, experiment, found.tuned.policy, hint, profile_s)
-        result |= prediction(measured, experiment, node.workers, found.tuned, gpu)
-        if gpu:
-            sizes = experiment.workload.stream(1.0, queries=SHARE_QUERIES)
-            result["tuned"]["gpu_share"] = offloaded_share(found.tuned.policy, sizes)
+        result["tuned"] |= _node_of(experiment, node.workers, found.tuned.policy, gpu)
         return TuneRun.of(record.run(result), result)
+
+
+def _node_of(
+    experiment: Experiment, workers: int, policy: Policy, gpu: Accelerators | None
+) -> dict[str, Any]:
+    """What the tuned point ran on, as JSON values."""
+    node = experiment.node
+    found: dict[str, Any] = {
+        "engine": node.engine, "precision": node.precision, "threads": node.threads, "workers": workers,
+    }  # fmt: skip
+    if gpu:
+        sizes = experiment.workload.stream(1.0, queries=SHARE_QUERIES)
+        found["gpu_share"] = offloaded_share(policy, sizes)
+    return found
 
 
 def climb(
@@ -181,7 +183,8 @@ def by_model(
     node: Node,
     experiment: Experiment,
     profile: LatencyProfile,
-    ranking: Ranking,
+    ranking: Ranking | None,
+    hint_qps: float,
     listener: SearchProgress,
     budget_s: float | None,
     kinds: Sequence[type[Policy]],
@@ -190,13 +193,17 @@ def by_model(
     """Tune an experiment on its node by simulation on a profile.
 
     Args:
+        ranking: what was ranked on this profile before; None starts anew.
         budget_s: seconds of the live confirmation.
         kinds: the policies to search.
     """
-    target = experiment.target
+    target, workload = experiment.target, experiment.workload
+    if ranking is None:
+        path = sample_path(profile, workload, node.workers, target, path_queries(kinds), gpu)
+        ranking = Ranking(path, target, hint_qps)
     return tune_by_model(
         LiveTrials(node, experiment, listener),
-        virtual_node(profile, experiment.workload, node.workers, target, gpu),
+        virtual_node(profile, workload, node.workers, target, gpu),
         ranking,
         target,
         static=experiment.baseline(node.workers),

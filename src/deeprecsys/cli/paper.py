@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from deeprecsys.api.progress import Bar
+from deeprecsys.api.progress import StageReport, stage
 from deeprecsys.cli import options as opt
 from deeprecsys.cli.output import emit
 from deeprecsys.core.errors import InputError
@@ -43,10 +43,10 @@ def paper(figures: tuple[str, ...], quick: bool, profiles: Path, json: str | Non
     results, seconds = [], {}
     begun = time.monotonic()
     steps = len(numbers) + (0 if figures else 1)
-    with Bar("paper") as bar, parallel(study) as members:
+    with stage("paper", True) as report, parallel(study) as members:
         for i, n in enumerate(numbers):
-            bar.set(i / steps, f"figure {n}")
-            result, seconds[n] = members.make(n, _telling(bar, i, steps, f"figure {n}"))
+            report(i / steps, f"figure {n}")
+            result, seconds[n] = members.make(n, _telling(report, i, steps, f"figure {n}"))
             _written(folder, lambda result=result: recipes.write(result, folder))
             results.append(result)
         after = [constants.table()]
@@ -56,7 +56,7 @@ def paper(figures: tuple[str, ...], quick: bool, profiles: Path, json: str | Non
             "seconds": seconds,
         }
         if not figures:
-            varied = members.vary(quick, lambda share, what: bar.set((steps - 1 + share) / steps, what))
+            varied = members.vary(quick, lambda share, what: report((steps - 1 + share) / steps, what))
             after.insert(0, sensitivity.table(varied))
             document["sensitivity"] = sensitivity.document(varied)
     took = time.monotonic() - begun
@@ -75,8 +75,8 @@ def paper(figures: tuple[str, ...], quick: bool, profiles: Path, json: str | Non
     click.echo(f"page: {folder / 'index.html'}", err=True)
 
 
-def _telling(bar: Bar, step: int, steps: int, name: str) -> Callable[[float, str], None]:
-    return lambda share, what: bar.set((step + share) / steps, f"{name}: {what}")
+def _telling(report: StageReport, step: int, steps: int, name: str) -> Callable[[float, str], None]:
+    return lambda share, what: report((step + share) / steps, f"{name}: {what}")
 
 
 def _written(out_dir: Path, write: Any) -> None:
