@@ -8,10 +8,13 @@ STAMP  := $(VENV)/.installed
 GPU_PYTHON  ?= python3
 GPU_SECONDS ?= 480
 
-.PHONY: install demo test lint type check bench gpu clean
+.PHONY: help install demo test fast lint format type check bench gpu clean
 .DEFAULT_GOAL := test
 
-install: $(STAMP)
+help: ## these lines
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+install: $(STAMP) ## the virtual environment in $(VENV), with all that tests need
 
 $(STAMP): pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,17 +25,26 @@ $(STAMP): pyproject.toml requirements.txt
 demo: install ## the main job: tune dlrm-rmc1 for p95 <= 100 ms on this machine
 	$(BIN)/deeprecsys tune dlrm-rmc1 --sla-ms 100 --rows-scale 0.5 --out runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-lint: install
+lint: install ## style, and which package may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-type: install
+format: install ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+type: install ## mypy, strict
 	$(BIN)/mypy
 
-test: install lint type
-	$(BIN)/pytest -m "not alone" -n 2 --dist loadfile
+# Live tests mostly wait, so that three processes keep two cores busy. A file's tests share what it starts.
+test: install ## lint, types and all tests
+	@$(MAKE) --no-print-directory -j2 lint type
+	$(BIN)/pytest -m "not alone" -n 3 --dist loadfile --no-loadscope-reorder
 	$(BIN)/pytest -m alone
+
+fast: install ## tests of decisions, simulation, models and the network face: no node, under a minute
+	$(BIN)/pytest -m "not live" -n 2 $(addprefix tests/,core bounds workload zoo simulate serve)
 
 check: test
 
@@ -43,5 +55,5 @@ gpu: ## tests and measurements that need a GPU; run it again until it says that 
 	PYTHONPATH=src:. $(GPU_PYTHON) -m pytest -q -m gpu -W default -p no:cacheprovider tests/engine/cuda
 	PYTHONPATH=src:. $(GPU_PYTHON) -m benchmarks.gpu.cuda_engine --seconds $(GPU_SECONDS) || [ $$? -eq 3 ]
 
-clean:
+clean: ## remove the virtual environment and what was built
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info
