@@ -58,9 +58,10 @@ def load(what: str, text: str) -> Any:
     try:
         return getattr(import_module(where), name)
     except RAISED as e:
+        known = isinstance(e, ImportError | AttributeError | FileNotFoundError)
+        got = str(e).partition("\n")[0][:400] if known else reason(e)
         raise InputError(
-            f"{what} {text!r}: expected an importable module:attribute or FILE.py:Class, "
-            f"got: {e if isinstance(e, ImportError | AttributeError | FileNotFoundError) else reason(e)}"
+            f"{what} {text!r}: expected an importable module:attribute or FILE.py:Class, got: {got}"
         ) from e
 
 

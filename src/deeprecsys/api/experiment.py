@@ -13,7 +13,7 @@ from deeprecsys.api.accelerator import check_gpu
 from deeprecsys.api.policies import policy_of
 from deeprecsys.core.errors import InputError, at_most, positive, unknown
 from deeprecsys.core.policy import Policy, Static
-from deeprecsys.core.target import LEVELS, Target
+from deeprecsys.core.target import LEVELS, NEAREST, Target
 from deeprecsys.engine import FASTEST, EngineSpec
 from deeprecsys.engine.isa import DEFAULT, environment
 from deeprecsys.memory import available_bytes
@@ -234,7 +234,7 @@ def target_of(sla_ms: float | None, level: str | None, quantile: float, medium_m
 
 def checked_quantile(percent: float) -> float:
     """A quantile in percent, if it is one."""
-    if not 0 < percent < 100:
+    if not 100 * NEAREST < percent < 100 * (1 - NEAREST):
         raise InputError(f"--quantile: expected a percentage between 0 and 100, got {percent:g}")
     return percent
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from math import isnan
 from typing import Any, NamedTuple
@@ -25,6 +26,10 @@ MOST_QUERIES = 60_000
 DRAWS = 9
 """Of the batch times of a trial that is run again: a median is odd."""
 QUANTILES = {"p50_ms": 0.50, "p95_ms": 0.95, "p99_ms": 0.99}
+log = logging.getLogger("deeprecsys.api")
+
+MOST_BOUNDED = 1 << 15
+"""Items of the largest query whose bounds are computed, which takes time in their square."""
 MOST_ITEMS = 1 << 13
 """Of a batch that bounds allow for; a cost per batch spread over more is next to nothing per item."""
 
@@ -124,7 +129,10 @@ def bounds_document(
         gpu: the second pool; what offloads is held against the bound of two pools.
     """
     largest = int(stream.size.max())
-    own = policy.batch_size or MOST_ITEMS
+    if largest > MOST_BOUNDED:
+        log.warning("bounds: not computed for queries of more than %d items, got %d", MOST_BOUNDED, largest)
+        return {}
+    own = min(policy.batch_size or MOST_ITEMS, MOST_BOUNDED)
     longest = max(largest, min(max(own, *(p.batch for p in profile.points)), MOST_ITEMS))
     found = {
         mixes: bounds_of(

@@ -13,6 +13,9 @@ from deeprecsys.core.errors import InputError, positive
 LEVELS = {"low": 0.5, "medium": 1.0, "high": 1.5}
 """The paper's three target levels, as factors of a model's medium target (docs/facts.md §2)."""
 
+LEAST_S, MOST_S, NEAREST = 1e-9, 1e9, 1e-9
+"""Bounds of a target's latency; how near its quantile may be to 0 and 1."""
+
 ROUNDING = 1e-12
 """How far 1 - quantile may fall below the share that it stands for: 1 - 0.9 is less than 0.1."""
 
@@ -36,7 +39,10 @@ class Target:
 
     def __post_init__(self) -> None:
         positive("target latency", self.latency_s)
-        if not 0 < self.quantile < 1:
+        if not LEAST_S <= self.latency_s <= MOST_S:
+            got = f"got {self.latency_s:g}"
+            raise InputError(f"target latency: expected from {LEAST_S:g} to {MOST_S:g} seconds, {got}")
+        if not NEAREST <= self.quantile <= 1 - NEAREST:
             raise InputError(f"quantile: expected a number between 0 and 1, got {self.quantile}")
 
     @property

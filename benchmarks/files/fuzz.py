@@ -1,0 +1,82 @@
+"""Tens of thousands of files that were changed by chance, of every kind that users name.
+
+Any end but a result or one line of refusal is a fault: a traceback, a crash, more than 30 s, a descriptor or
+a process that is left. Each batch of files is read in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+from benchmarks.harness import ROOT, Benchmark, Result, Run, markdown
+from tests.files.fuzz import HANG_S, NAMES
+
+FILES = 20_000
+BATCH = 500
+
+
+def batch(kind: str, seed: int, count: int) -> Result:
+    """What became of a batch of files; a crash or a hang counts as one fault."""
+    command = [sys.executable, "-m", "tests.files.fuzz", kind, str(seed), str(count)]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S + 20 * count, check=False
+        )
+        found: Result = json.loads(done.stdout.splitlines()[-1])
+        return found
+    except (subprocess.TimeoutExpired, IndexError, ValueError) as e:
+        said = getattr(done, "stderr", "")[-600:] if not isinstance(e, subprocess.TimeoutExpired) else "hung"
+        return {
+            "seen": {"crash": 1},
+            "faults": [f"{seed}…: {said}"],
+            "descriptors": 0,
+            "children": 0,
+            "peak_mb": 0,
+        }
+
+
+def run(run: Run) -> Result:
+    each = (40 if run.quick else run.options.files) // len(NAMES)
+    kinds: dict[str, Any] = {}
+    for kind in NAMES:
+        seen: Counter[str] = Counter()
+        faults, left, peak_mb = [], [0, 0], 0
+        for at in range(0, each, BATCH):
+            found = batch(kind, run.options.seed + at, min(BATCH, each - at))
+            seen.update(found["seen"])
+            faults += found["faults"]
+            left = [left[0] + found["descriptors"], left[1] + found["children"]]
+            peak_mb = max(peak_mb, found["peak_mb"])
+        kinds[kind] = {"seen": dict(seen), "faults": faults, "descriptors": left[0], "children": left[1],
+                       "peak_mb": peak_mb}  # fmt: skip
+        print(f"{kind}: {dict(seen)}, left {left}, peak {peak_mb} MB", *faults[:5], sep="\n  ", flush=True)
+    return {"files": each * len(NAMES), "kinds": kinds}
+
+
+def table(result: Result) -> str:
+    """Ends by kind."""
+    ends = ("read", "refused", "traceback", "hung", "crash")
+    rows = [
+        (kind, *(f["seen"].get(end, 0) for end in ends), f["descriptors"], f["children"], f["peak_mb"])
+        for kind, f in result["kinds"].items()
+    ]
+    return markdown(("kind", *ends, "descriptors left", "processes left", "peak memory, MB"), rows)
+
+
+BENCHMARK = Benchmark(
+    __file__,
+    __doc__,
+    run,
+    options={
+        "--files": {"type": int, "default": FILES, "help": "how many in all"},
+        "--seed": {"type": int, "default": 0, "help": "of the first file"},
+    },
+    finish=lambda result: print(table(result)),
+)
+
+if __name__ == "__main__":
+    BENCHMARK.main()
