@@ -62,7 +62,10 @@ def stream(sizes: list[int], gap_s: float = 0.002, seed: int = 0) -> Stream:
 class Collect:
     """Keeps every query's scores, and can do something at a tick."""
 
-    def __init__(self, node: Node | None = None, kill_at_tick: int | None = None) -> None:
+    def __init__(
+        self, node: Node | None = None, kill_at_tick: int | None = None, with_signal: int = signal.SIGKILL
+    ) -> None:
+        self._signal = with_signal
         self.scores_by_query: dict[int, np.ndarray] = {}
         self.answers: Counter[int] = Counter()
         self._node, self._kill_at, self._ticks = node, kill_at_tick, 0
@@ -70,7 +73,7 @@ class Collect:
     def tick(self, share: float) -> None:
         self._ticks += 1
         if self._node and self._ticks == self._kill_at:
-            os.kill(self._node.pool.pids[0], signal.SIGKILL)
+            os.kill(self._node.pool.pids[0], self._signal)
 
     def scores(self, query, scores) -> None:
         self.answers[query.id] += 1
@@ -134,6 +137,16 @@ def test_a_killed_worker_loses_no_query_and_is_replaced(node: Node) -> None:
     assert len(set(node.pool.pids) - set(before)) == 1
     after = node.run(Static(10), stream([50] * 20))
     assert summarise(after).served == 1.0
+
+
+def test_a_worker_that_hangs_is_replaced_in_the_middle_of_a_trial(node: Node) -> None:
+    queries = stream([50] * 2000)
+    collect = Collect(node, kill_at_tick=1, with_signal=signal.SIGSTOP)
+    deaths = node.pool.deaths
+    log = node.run(Static(10), queries, hooks=collect)
+    assert node.pool.deaths == deaths + 1
+    assert summarise(log).served == 1.0
+    assert_all_answered(collect, queries, reference(node, queries))
 
 
 POLICIES = [

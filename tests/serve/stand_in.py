@@ -96,6 +96,8 @@ class StandIn:
             )
         return made
 
+    hung = 0
+
     def waiting(self, model: str) -> tuple[int, int]:
         return self.open, 0
 

@@ -14,6 +14,7 @@ import pytest
 
 from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.core.policy import DeepRecSched
+from deeprecsys.node.runtime.tables import Weights
 from deeprecsys.node.service import driver
 from deeprecsys.node.service.backend import QueryOutcome, Reason, RefusedError, UnscoredError
 from deeprecsys.node.service.service import Service
@@ -218,6 +219,46 @@ def test_a_process_that_is_killed_while_it_starts_is_started_again_within_second
             async with asyncio.timeout(15):
                 await asyncio.gather(*queries)
             await until(s, lambda: s.ready and s._workers.spares == 1)
+            nothing_left(s)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("spares", [0, 1])
+def test_a_worker_that_hangs_is_replaced_and_its_batch_runs_elsewhere(spares: int) -> None:
+    async def scenario() -> None:
+        async with service(changed(engine="wait:2"), workers=2, spares=spares) as s:
+            for _ in range(4):
+                await ask_any(s, items=4)
+            await until(s, lambda: s._workers.spares == spares)
+            stopped = s._workers.pids[0]
+            os.kill(stopped, signal.SIGSTOP)
+            queries = [asyncio.create_task(ask_any(s, items=4)) for _ in range(4)]
+            await asyncio.sleep(0.1)
+            async with asyncio.timeout(25):
+                await s.swap("dlrm-rmc1", "2", Weights(seed=5))
+                await asyncio.gather(*queries)
+            assert s.hung == 1
+            assert stopped not in s._workers.all_pids
+            await until(s, lambda: s.ready and s.workers["cpu"] == 2)
+            nothing_left(s)
+
+    run(scenario())
+
+
+def test_a_service_whose_workers_all_hang_is_not_ready_and_comes_back_on_its_own() -> None:
+    async def scenario() -> None:
+        async with service(changed(engine="wait:2"), workers=2) as s:
+            for _ in range(4):
+                await ask_any(s, items=4)
+            for pid in s._workers.all_pids:
+                os.kill(pid, signal.SIGSTOP)
+            queries = [asyncio.create_task(ask_any(s, items=4)) for _ in range(4)]
+            await until(s, lambda: not s.ready)
+            await until(s, lambda: s.ready)
+            async with asyncio.timeout(20):
+                await asyncio.gather(*queries)
+            assert s.hung == 2
             nothing_left(s)
 
     run(scenario())

@@ -17,6 +17,18 @@ from deeprecsys.core.query import Batch, Query
 from deeprecsys.node.runtime.mailbox import SliceAddress
 from deeprecsys.node.runtime.workers import Down, News, Replied, Up, Workers
 
+HUNG_TIMES = 20.0
+"""A worker is suspect when its batch takes this many times what batches of its model took at most so far,
+scaled to its items. A worker that a neighbour slows down takes 2 to 5 times as long."""
+HUNG_S = 2.0
+"""…but not before this many seconds: shorter stalls are the machine's (page faults, a late time slice), and a
+new process would come no sooner."""
+FIRST_BATCH_S = 30.0
+"""The same for a model of which no batch has ended: the first one may compile."""
+HUNG_AGAIN_S = 0.2
+"""How long a worker stays suspect before it is replaced. If all of the machine stood still, its reply comes
+within that time."""
+
 
 @dataclass(slots=True)
 class Recording:
@@ -32,6 +44,9 @@ class Recording:
     def numbered(self) -> list[tuple[Batch, float, float, float, float]]:
         """`batches` by number, which is the order in which they were posted."""
         return sorted(self.batches, key=lambda b: b[0].id)
+
+
+_NONE = (0.0, 0)
 
 
 class Queries(Protocol):
@@ -61,7 +76,7 @@ class Driver:
 
     Attributes:
         origin_s: 0 of the driver's times, on the monotonic clock.
-        lost: workers that died at their posts.
+        lost: workers that died at their posts; hung: those that were replaced since they did not reply.
     """
 
     def __init__(
@@ -72,7 +87,10 @@ class Driver:
         self._running: dict[tuple[str, int], tuple[Batch, float]] = {}  # with when it was posted
         self._in_use: list[tuple[int, Callable[[], None]]] = []
         self.origin_s = 0.0
-        self.lost = 0
+        self.lost = self.hung = 0
+        # By device and model version: the longest time of a batch, and its items.
+        self._longest: dict[tuple[str, int], tuple[float, int]] = {}
+        self._suspects: dict[int, float] = {}  # by batch, since when
 
     @property
     def running(self) -> bool:
@@ -107,6 +125,9 @@ class Driver:
                 batch, posted_s = self._running.pop((device, worker))
                 started_s = reply.started_ns * 1e-9 - self.origin_s
                 ended_s = reply.ended_ns * 1e-9 - self.origin_s
+                kind = device, batch.slices[0].query.version
+                if now_s - posted_s > self._longest.get(kind, _NONE)[0]:
+                    self._longest[kind] = now_s - posted_s, batch.items
                 if self._recording:
                     self._recording.batches.append((batch, posted_s, started_s, ended_s, now_s))
                 self._queries.ran(batch, posted_s, started_s, ended_s, now_s)
@@ -120,6 +141,32 @@ class Driver:
                 self.handle(Ready(device, worker), now_s)
         if self._in_use:
             self._give_back()
+
+    def end_hung(self, now_s: float) -> list[News]:
+        """End the workers whose batches take far too long; to be called a few times a second.
+
+        Their deaths are news as any other: their batches run again elsewhere.
+        """
+        late = [
+            (key, batch) for key, (batch, posted_s) in self._running.items()
+            if now_s - posted_s > HUNG_S and now_s - posted_s > self._patience_s(batch)
+        ]  # fmt: skip
+        self._suspects = {batch.id: self._suspects.get(batch.id, now_s) for _, batch in late}
+        news: list[News] = []
+        for (device, worker), batch in late:
+            if now_s >= self._suspects[batch.id] + HUNG_AGAIN_S:
+                self.hung += 1
+                took_s = now_s - self._running[device, worker][1]
+                news += self.workers.replace(device, worker, f"no reply to a batch for {took_s:.1f} s")
+        return news
+
+    def _patience_s(self, batch: Batch) -> float:
+        """How long a batch may take."""
+        longest_s, items = self._longest.get((batch.device, batch.slices[0].query.version), _NONE)
+        if not items:
+            return FIRST_BATCH_S
+        # Time grows at most in proportion to the items.
+        return max(HUNG_S, HUNG_TIMES * longest_s * max(batch.items / items, 1.0))
 
     def settle(self, news: Iterable[News]) -> None:
         """Let batches end without telling the dispatcher: their queries are given up."""

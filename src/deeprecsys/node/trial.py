@@ -188,6 +188,9 @@ class LiveTrial:
                 next_tick = now + origin + TICK_S
                 if self._hooks:
                     self._hooks.tick(i / n)
+                self._workers.check_starts()
+                for news in self._driver.end_hung(now):
+                    self._driver.receive(news, now)
                 oldest = next(iter(self._slot), i)  # slots are taken in order of arrival
                 if self._abandon_after_s and oldest < i and now - arrival[oldest] > self._abandon_after_s:
                     return True
@@ -213,7 +216,7 @@ class LiveTrial:
     def _settle(self) -> None:
         """Wait for the batches that an abandoned trial left on the workers."""
         while self._driver.running:
-            self._driver.settle(self._workers.news(TICK_S))
+            self._driver.settle([*self._workers.news(TICK_S), *self._driver.end_hung(self._now())])
 
     def _arrive(self, i: int, now: float) -> None:
         query = Query(i, self._size[i], self._arrival[i], self._features[i])

@@ -264,6 +264,17 @@ class Workers:
             self._send(process, (), process.drops.pop(0))
 
     # Starts and deaths.
+    def replace(self, device: str, worker: int, why: str) -> list[News]:
+        """Kill the process at a post, which hangs; another one takes the post when there is one."""
+        process = self._posts[device, worker].process
+        if process is None:
+            return []
+        log.warning("%s worker process %d is replaced: %s", device, process.pid, why)
+        down = Down(device, worker, why, process.begun)
+        self._end(process)
+        self.deaths += 1
+        return [down, *self.reconcile()]
+
     def start(self, progress: Callable[[str, float], None] | None = None) -> None:
         """Start all workers and wait until they are ready; for a node that is `strict`."""
         while not self.complete:

@@ -178,6 +178,10 @@ class Backend(Protocol):
     def workers(self) -> Mapping[str, int]:
         """Workers alive, by device."""
 
+    @property
+    def hung(self) -> int:
+        """Workers that were replaced since they did not reply to a batch."""
+
     def waiting(self, model: str) -> tuple[int, int]:
         """Queries that are open, and items of them that no worker has begun."""
 

@@ -20,7 +20,8 @@ log = logging.getLogger("deeprecsys.serve")
 RETRY_S = 30.0
 """How long after workers could not be started it is tried once more."""
 LOOK_S = 0.25
-"""Seconds between two checks of what no event reports: starts that take too long, or whose pause is over."""
+"""Seconds between two checks of what no event reports: starts that take too long, or whose pause is over,
+and workers that hang."""
 NO_WORKER_S = 10.0
 """How long open queries wait while no CPU worker is alive; then they are refused."""
 
@@ -38,6 +39,11 @@ class EventLoopDriver:
         self._retry: asyncio.TimerHandle | None = None
         self._look_timer: asyncio.TimerHandle | None = None
         self._alive_s = time.monotonic()  # when a CPU worker was last seen alive
+
+    @property
+    def hung(self) -> int:
+        """Workers that were replaced since they did not reply."""
+        return self._driver.hung
 
     def begin(self) -> None:
         """Watch for news, start the workers."""
@@ -86,6 +92,7 @@ class EventLoopDriver:
         self._workers.check_starts()
         self._on_news()
         now = time.monotonic()
+        self._receive(self._driver.end_hung(now))
         if self._workers.alive[CPU] or not self._queries.open:
             self._alive_s = now
         elif now > self._alive_s + NO_WORKER_S:

@@ -154,6 +154,10 @@ class Service:
     def workers(self) -> Mapping[str, int]:
         return dict(self._workers.alive)
 
+    @property
+    def hung(self) -> int:
+        return self._driver.hung
+
     def waiting(self, model: str) -> tuple[int, int]:
         s = self._served[model]
         return s.open, sum(self._dispatcher.line_items(v.id) for v in s.versions)

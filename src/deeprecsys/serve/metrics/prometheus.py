@@ -87,6 +87,8 @@ class _Collected(Collector):
         for device, count in backend.workers.items():
             workers.add_metric([device], count)
         yield workers
+        hung = "Workers that were replaced since they did not reply to a batch"
+        yield CounterMetricFamily("deeprecsys_hung_workers", hung, value=backend.hung)
         yield GaugeMetricFamily("deeprecsys_ready", "Whether every model takes queries", value=backend.ready)
         found: dict[str, GaugeMetricFamily] = {}
 
