@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from deeprecsys.api.retuning.decision import (
     offered_load,
     searched,
 )
-from deeprecsys.api.retuning.resimulate import Question, best_policy
+from deeprecsys.api.retuning.resimulate import Question, Resimulator, best_policy
 from deeprecsys.api.retuning.retuner import Retuner
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Adaptive, Coalescing, Deadline, DeepRecSched, Static
@@ -209,3 +212,49 @@ def test_a_service_with_an_accelerator_moves_its_threshold():
 def test_sizes_of_a_mix_are_numbers_of_items():
     assert replace(LOAD, sizes=(1,)).p95_items == 1
     assert np.isclose(LOAD.mean_items, 110)
+
+
+def test_a_simulation_whose_process_was_killed_at_rest_is_answered_by_another():
+    async def scenario() -> None:
+        simulation = Resimulator()
+        question = Question(PROFILE, [4, 7], 2, Target(latency_s=0.06), 1000, None, 500)
+        try:
+            first = await simulation.best(question)
+            os.kill(simulation._process.pid, signal.SIGKILL)
+            await asyncio.wait_for(simulation._process.wait(), 10)
+            assert await simulation.best(question) == first
+        finally:
+            await simulation.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("error", [OSError("Too many open files"), RuntimeError("of another kind")])
+def test_live_retuning_goes_on_after_a_look_that_fails(error: Exception, caplog: pytest.LogCaptureFixture):
+    """It neither ends on its own, nor with an error when the server stops."""
+    looks = 0
+
+    class Failing(Resimulator):
+        async def best(self, question: Question) -> BestPolicy:
+            nonlocal looks
+            looks += 1
+            raise error
+
+    async def scenario() -> None:
+        model = SimpleNamespace(
+            name="any", policy=DeepRecSched(100), offered=[(time.monotonic(), 4)] * 30,
+            config=SimpleNamespace(profile=PROFILE, target=None, max_items=9, gpu_profile=None),
+        )  # fmt: skip
+        node = SimpleNamespace(retunable=[model], config=SimpleNamespace(cores=[[0]], gpus=0))
+        retuner = Retuner(node, RetuneSettings(every_s=0.01, least_queries=20))
+        retuner._simulation = Failing()
+        task = asyncio.create_task(retuner.run())
+        while looks < 3:
+            assert not task.done()
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(scenario())
+    assert str(error) in caplog.text

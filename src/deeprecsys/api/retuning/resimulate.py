@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -26,6 +27,8 @@ from deeprecsys.core.policy import Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.target import Target
 from deeprecsys.node.runtime.cores import die_with_parent
+
+log = logging.getLogger("deeprecsys.serve")
 
 LINE_BYTES = 1 << 24
 
@@ -117,13 +120,16 @@ class Resimulator:
         """`best_policy`, elsewhere.
 
         Raises:
-            NodeError: the process died.
+            NodeError: the process died; the next question starts another. OSError: it cannot be started.
         """
         async with self._asking:
             answer = await self._ask(question.to_json())
         return BestPolicy(from_description(answer["policy"]), answer["capacity_qps"], answer["present_qps"])
 
     async def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        if self._process is not None and self._process.returncode is not None:
+            log.warning("the simulation's process died (%d); it is started again", self._process.returncode)
+            await self.close()
         if self._process is None:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "deeprecsys.api.retuning.resimulate", str(os.getpid()),
@@ -137,7 +143,9 @@ class Resimulator:
             process.stdin.write(json.dumps(question).encode() + b"\n")
             await process.stdin.drain()
             line = await process.stdout.readline()
-        except (ConnectionError, asyncio.CancelledError):
+        except ConnectionError:
+            line = b""
+        except asyncio.CancelledError:
             await self.close()
             raise
         if not line:

@@ -32,7 +32,10 @@ class Retuner:
             while True:
                 await asyncio.sleep(self._settings.every_s)
                 for model in self._service.retunable:
-                    await self.look(model)
+                    try:
+                        await self.look(model)
+                    except Exception:  # queries are served all the same, and the next look may succeed
+                        log.exception("%s: live retuning failed; its policy stays", model.name)
         finally:
             await self._simulation.close()
 
@@ -56,7 +59,7 @@ class Retuner:
         )
         try:
             found = await self._simulation.best(question)
-        except (NodeError, ConnectionError) as e:
+        except (NodeError, OSError) as e:
             log.warning("%s: its load could not be simulated: %s", served.name, e)
             return
         if served.policy != present or served.point.pinned:
