@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from deeprecsys.api import policies
+from deeprecsys.core.policy import registry
 
 STARTS_A_NODE = {"bench", "capacity", "profile", "quality", "serve", "tune"}
 """Commands that start worker processes."""
@@ -44,6 +47,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("alone"):
             item.add_marker(pytest.mark.live)
+
+
+@pytest.fixture(autouse=True)
+def registry_as_it_was() -> Iterator[None]:
+    """Plug-in policies that a test loads are unknown to the next: what is known is searched."""
+    known = dict(registry.POLICIES)
+    yield
+    registry.POLICIES.clear()
+    registry.POLICIES.update(known)
+    policies.LOADED.clear()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +32,6 @@ TEXT = f"{FILE}:ShortestFirst"
 PROFILE = LatencyProfile("any", (Point(1, 1, (2e-3,)), Point(1, 1000, (102e-3,))))
 TARGET = Target(latency_s=0.06)
 GIVEN: dict[str, Any] = {"workers": 40, "largest": 1000, "target": TARGET}
-
-
-@pytest.fixture(autouse=True)
-def registry_as_it_was() -> Iterator[None]:
-    """Plug-ins that a test loads are unknown to the next."""
-    known = dict(registry.POLICIES)
-    yield
-    registry.POLICIES.clear()
-    registry.POLICIES.update(known)
-    policies.LOADED.clear()
 
 
 def test_the_example_is_one_short_file() -> None:
