@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
@@ -100,8 +101,10 @@ def run(text: str, world: World) -> None:
             assert list(world.exported.iterdir())
         case How.SERVE:
             with chdir(world.folder):
-                given = cli.commands["serve"].make_context("serve", words[2:]).params
-            assert set(given["model_names"]) <= set(SERVED)
+                serve = cli.commands["serve"]
+                given = serve.make_context("serve", words[2:]).params
+            (models,) = (given[p.name] for p in serve.params if isinstance(p, click.Argument) and p.name)
+            assert set(models) <= set(SERVED)
         case How.DRY:
             for line in dry(words).splitlines():
                 if found := re.search(r"bin/(deeprecsys .*)", line):
