@@ -1,4 +1,4 @@
-"""A profile of batches in a row, set right by a trial in open loop."""
+"""A profile of batches in a row, calibrated by a trial in open loop."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_profile_of_another_run_is_set_right(job: Experiment) -> None:
     node = Slower(by=1.5)
     found, warnings = refreshed(node, job, CLOSED, True, 1.0)  # type: ignore[arg-type]
     assert found.seconds(500) == pytest.approx(1.5 * CLOSED.seconds(500), rel=1e-6)
-    assert warnings == ["batches now take 1.50 times what the profile says; all times were set right by that"]
+    assert warnings == ["batches now take 1.50 times what the profile says; all times were calibrated by that"]
     again, quiet = refreshed(Slower(by=1.5), job, found.slowed(1 / 1.05), True, 1.0)  # type: ignore[arg-type]
     assert again.seconds(500) == pytest.approx(1.5 * CLOSED.seconds(500), rel=1e-6)
     assert quiet == []

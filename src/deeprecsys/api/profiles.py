@@ -239,7 +239,7 @@ def refreshed(
         return profile if other_run else known, []
     now = f"batches now take {ratio:.2f} times what the profile"
     if other_run:
-        return profile, [f"{now} says; all times were set right by that"]
+        return profile, [f"{now} says; all times were calibrated by that"]
     measured = measure_profile(node, experiment, budget_s, progress=progress)
     return measured, [f"{now} of minutes before says; it was measured again"]
 

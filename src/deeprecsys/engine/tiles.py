@@ -164,7 +164,7 @@ def gated(
     Args:
         tile: [rows, 3]: the products of the state with the matrices of r, u and n.
         x: address of the input's share of r, u and n, one vector after the other, of the first sequence.
-        sequence_of_row: address of int64s: each row's share lies so many `x_stride` after `x`.
+        sequence_of_row: address of int64s: each row's share lies that number of `x_stride` after `x`.
         amount: address of the first row's factor of the update gate.
         bias: address of what is added to n's product.
         old, new: addresses of these columns of the first row's state before and after.

@@ -67,12 +67,12 @@ class RunView:
 
     @property
     def capacity_qps(self) -> float | None:
-        """Of the best point."""
+        """The capacity of the best point, in queries per second."""
         return _drawable(self.best.capacity_qps)
 
     @property
     def interval(self) -> docs.Interval | None:
-        """Of the best point's capacity."""
+        """The interval of the best point's capacity."""
         low, high = (_drawable(v) for v in self.best.interval)
         return None if low is None and high is None else (low, high)
 

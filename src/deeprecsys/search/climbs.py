@@ -34,7 +34,7 @@ Following = Callable[[Evaluation | None], Search | None]
 class LadderClimb(Search):
     """Tries policies in order until several in a row are worse than the best of them. Ask and tell.
 
-    A policy that is told without being asked for (the static baseline) replaces the candidate of the same
+    A policy whose score is given without having been asked for (the static baseline) replaces the candidate of the same
     batch size; whatever its size, it counts for `best` and for `floor_qps`.
     """
 
@@ -270,7 +270,7 @@ def model_search(
     """The paper's climbs, from their best every policy that declares what a search may vary, and last the
     batch sizes between the rungs.
 
-    Of a single size, that of whole queries which must not be cut, there is nothing more to search.
+    Where queries must not be cut there is one size, the whole query, and nothing more to search.
 
     Args:
         sizes: batch sizes.

@@ -67,7 +67,7 @@ class Search:
         self._told: list[Evaluation] = []
 
     def ask(self) -> Policy | None:
-        """The next policy to run, the same until its score is told; None when the search is over."""
+        """The next policy to run, unchanged until its score is given; None when the search is over."""
         raise NotImplementedError
 
     def tell(self, policy: Policy, score: Score) -> None:

@@ -56,12 +56,12 @@ class Observation:
 
     @property
     def latency_s(self) -> NDArray[np.float64]:
-        """Of the measured queries."""
+        """The latency of each measured query, in seconds."""
         return self.log.latency_s[self.log.measured]
 
     @property
     def unloaded_s(self) -> NDArray[np.float64]:
-        """Of the measured queries, from the first slice's start: latency without the first wait."""
+        """The measured queries' time from the start of their first slice: latency without the first wait."""
         return (self.log.finish_s - self.log.start_s)[self.log.measured]
 
     @property

@@ -5,10 +5,10 @@ Of these one is measured, the other a server scaled from it.
 
 from __future__ import annotations
 
-import json
 from itertools import combinations
 
 from deeprecsys.core.profile import LatencyProfile
+from deeprecsys.files import read_profile
 from deeprecsys.machine.record import UNAVAILABLE
 from deeprecsys.paper import charts
 from deeprecsys.paper.platforms import EPYC_64, scaled, work_of
@@ -120,7 +120,7 @@ def today_row(study: Study, model: str) -> tuple[str, str]:
 def measured(study: Study, model: str) -> LatencyProfile | None:
     """The measured profile of a model; None where there is none."""
     files = sorted(study.profiles.glob(f"*c-{model}.json")) if study.profiles else []
-    return LatencyProfile.from_json(json.loads(files[0].read_text())) if files else None
+    return read_profile("--profiles", files[0]) if files else None
 
 
 def _words(study: Study, model: str, profile: LatencyProfile, cores: int) -> str:
