@@ -103,7 +103,9 @@ def test_a_profile_of_another_run_is_set_right(job: Experiment) -> None:
     node = Slower(by=1.5)
     found, warnings = refreshed(node, job, CLOSED, True, 1.0)  # type: ignore[arg-type]
     assert found.seconds(500) == pytest.approx(1.5 * CLOSED.seconds(500), rel=1e-6)
-    assert warnings == ["batches now take 1.50 times what the profile says; all times were calibrated by that"]
+    assert warnings == [
+        "batches now take 1.50 times what the profile says; all times were calibrated by that"
+    ]
     again, quiet = refreshed(Slower(by=1.5), job, found.slowed(1 / 1.05), True, 1.0)  # type: ignore[arg-type]
     assert again.seconds(500) == pytest.approx(1.5 * CLOSED.seconds(500), rel=1e-6)
     assert quiet == []
