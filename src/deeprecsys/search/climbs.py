@@ -34,8 +34,8 @@ Following = Callable[[Evaluation | None], Search | None]
 class LadderClimb(Search):
     """Tries policies in order until several in a row are worse than the best of them. Ask and tell.
 
-    A policy whose score is given without having been asked for (the static baseline) replaces the candidate of
-    the same batch size; whatever its size, it counts for `best` and for `floor_qps`.
+    A policy whose score is given without having been asked for (the static baseline) replaces the candidate
+    of the same batch size; whatever its size, it counts for `best` and for `floor_qps`.
     """
 
     def __init__(self, candidates: Iterable[DeepRecSched]) -> None:
