@@ -30,6 +30,7 @@ from deeprecsys.node.runtime.cores import (
     realtime,
     realtime_permitted,
     usable_cores,
+    worker_nice,
 )
 from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory, VersionSpec
 from deeprecsys.node.runtime.mailbox import MAX_SLICES
@@ -254,7 +255,7 @@ class Node:
             "cores": self.pinning,
             "cores_kept_awake": self.kept_awake,
             "dispatcher": "SCHED_FIFO" if self.realtime else "normal priority",
-            "worker_nice": max(os.getpriority(os.PRIO_PROCESS, pid) for pid in self.pool.pids),
+            "worker_nice": worker_nice(self.pool.pids),
             "rows_scale": self.config.rows_scale,
             "locality": self.config.locality,
             "gpu": EngineSpec.parse(self.config.gpu).name if self.config.gpu else None,

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -118,6 +118,15 @@ def usual_weight() -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, before)
+
+
+def worker_nice(pids: Iterable[int]) -> int | None:
+    """The greatest nice value of the processes that are alive; None where none is."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # it has died
+            found.append(os.getpriority(os.PRIO_PROCESS, pid))
+    return max(found, default=None)
 
 
 def pss_bytes(pids: list[int]) -> int:
