@@ -21,8 +21,8 @@ HUNG_TIMES = 20.0
 """A worker is suspect when its batch takes this many times what batches of its model took at most so far,
 scaled to its items. A worker that a neighbour slows down takes 2 to 5 times as long."""
 HUNG_S = 5.0
-"""…but not before this many seconds: shorter stalls are the machine's (page faults, more processes than cores),
-and a new process would come no sooner."""
+"""…but not before this many seconds: shorter stalls are the machine's (page faults, a late time slice, more
+processes than cores), and a new process would come no sooner."""
 FIRST_BATCH_S = 30.0
 """The same for a model of which no batch has ended: the first one may compile."""
 HUNG_AGAIN_S = 0.2
