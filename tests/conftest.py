@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import subprocess
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,3 +72,24 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     yield
     if started and not item.get_closest_marker("live"):
         pytest.fail(f"expected the mark `live` on a test that starts a node; it started {started[0]}")
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the export script of the example in `examples/own_model` fills; not to be written to.
+
+    It is made once for all the processes that run tests side by side.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, script = base / "ranker", Path(__file__).parents[1] / "examples" / "own_model" / "export.py"
+    with (base / "ranker.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            made = base / "ranker.partial"
+            done = subprocess.run([sys.executable, str(script), str(made)], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            assert {p.suffix for p in made.iterdir()} >= {".onnx", ".pt2", ".pt", ".safetensors"}
+            made.rename(folder)
+    return folder

@@ -23,7 +23,6 @@ pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 from deeprecsys.cli import cli
 from tests.cli.conftest import write_profile
-from tests.custom.conftest import exported  # noqa: F401 - a fixture
 from tests.docs.rules import FIGURES, PYTHON, RULES, How, Rule, rule_of
 from tests.docs.snippets import ROOT, blocks, commands, inline
 from tests.fixtures.commands import RELEASE, server, status
@@ -70,7 +69,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> Iterator[World]:  # noqa: F811
+def world(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("world")
     (folder / "examples").symlink_to(ROOT / "examples")
     for file in exported.iterdir():

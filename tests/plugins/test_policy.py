@@ -132,7 +132,7 @@ def test_simulate_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 SMALL = ["ncf", "--rows-scale", "0.01", "--engine", "wait:1,0.05", "--workers", "1", "--sla-ms", "40"]
 
 
-@pytest.mark.live
+@pytest.mark.alone
 def test_bench_runs_it_on_a_live_node(capsys: pytest.CaptureFixture[str]) -> None:
     load = ["--rate", "50", "--duration", "1", "--batch-size", "500"]
     assert call("bench", *SMALL, *load, "--policy", TEXT, "--json", "-") == 0

@@ -16,7 +16,7 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Coalescing
 from deeprecsys.node.runtime.tables import Weights
 from deeprecsys.node.service.hosted_model import ModelConfig
-from tests.custom.conftest import EXAMPLE, exported  # noqa: F401 - a fixture
+from tests.custom.conftest import EXAMPLE
 from tests.custom.test_node import ranker
 from tests.serve.harness import SMALL, ask, features, nothing_left, run, service
 
@@ -48,7 +48,7 @@ def test_scores_are_the_modules_and_a_later_worker_describes_nothing_again(
     form: str,
     changes: dict[str, str],
     atol: float,
-    exported: Path,  # noqa: F811
+    exported: Path,
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "own"
@@ -78,7 +78,7 @@ def test_scores_are_the_modules_and_a_later_worker_describes_nothing_again(
     run(scenario())
 
 
-def test_new_weights_that_nobody_writes_are_refused_in_one_line(exported: Path) -> None:  # noqa: F811
+def test_new_weights_that_nobody_writes_are_refused_in_one_line(exported: Path) -> None:
     async def scenario() -> None:
         async with service(config(f"{exported}/ranker.onnx"), workers=1) as s:
             with pytest.raises(InputError, match=r"^weights of ranker: expected Weights\.fill.*, got none$"):
