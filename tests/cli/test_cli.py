@@ -134,6 +134,7 @@ def test_a_profile_of_another_model_is_refused(refused: Refused, tmp_path: Path)
     assert "expected a profile of ncf, got one of wnd" in refused("tune", "ncf", "--profile", str(file))
 
 
+@pytest.mark.alone
 @pytest.mark.live
 def test_bench_states_what_the_design_promises(tmp_path: Path) -> None:
     file = tmp_path / "job.toml"
@@ -228,6 +229,7 @@ def test_a_target_that_nothing_meets_gives_the_best_latency_and_no_point() -> No
     assert best >= 5
 
 
+@pytest.mark.alone
 @pytest.mark.live
 def test_killing_a_worker_during_bench_costs_no_query(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
@@ -243,6 +245,7 @@ def test_killing_a_worker_during_bench_costs_no_query(tmp_path: Path) -> None:
     assert doc["extra"]["workers_lost"] == 1
 
 
+@pytest.mark.alone
 @pytest.mark.live
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_bench_reports_what_it_measured_and_leaves_nothing(
