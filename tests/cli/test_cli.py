@@ -135,7 +135,6 @@ def test_a_profile_of_another_model_is_refused(refused: Refused, tmp_path: Path)
 
 
 @pytest.mark.alone
-@pytest.mark.live
 def test_bench_states_what_the_design_promises(tmp_path: Path) -> None:
     file = tmp_path / "job.toml"
     file.write_text('rate = 100\nduration = 2\nengine = "null"\nrows-scale = 0.001\n')
@@ -230,7 +229,6 @@ def test_a_target_that_nothing_meets_gives_the_best_latency_and_no_point() -> No
 
 
 @pytest.mark.alone
-@pytest.mark.live
 def test_killing_a_worker_during_bench_costs_no_query(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     args = ["bench", "ncf", *PATIENT, "--rate", "300", "--duration", "4", "--json", str(file)]
@@ -246,7 +244,6 @@ def test_killing_a_worker_during_bench_costs_no_query(tmp_path: Path) -> None:
 
 
 @pytest.mark.alone
-@pytest.mark.live
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_bench_reports_what_it_measured_and_leaves_nothing(
     tmp_path: Path, how: signal.Signals

@@ -87,7 +87,7 @@ class Din(InterestModel):
 
     @property
     def dense_parameters(self) -> int:
-        prelus = 1 + len(self.head) - 1
+        prelus = len(self.head)
         unit = parameters(4 * self.width, self.attention, 1)
         return unit + parameters(self.profile_width + 2 * self.width, *self.head) + prelus
 
