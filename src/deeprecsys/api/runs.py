@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -100,6 +99,8 @@ class Recorded:
         return text_of(self)
 
     def _repr_html_(self) -> str:
+        from html import escape
+
         from deeprecsys.report.plots.look import svg
 
         figures = list(self.plots().items())[:1]
@@ -108,19 +109,19 @@ class Recorded:
         )
 
 
-class BenchRun(Recorded, BenchReport, repr=False):
+class BenchRun(Recorded, BenchReport):
     """The result of `bench`: one live trial."""
 
 
-class CapacityRun(Recorded, CapacityReport, repr=False):
+class CapacityRun(Recorded, CapacityReport):
     """The result of `capacity`: the highest rate of one policy within the target."""
 
 
-class SimulateRun(Recorded, SimulateReport, repr=False):
+class SimulateRun(Recorded, SimulateReport):
     """The result of `simulate`: a trial or a capacity in virtual time, and its bounds."""
 
 
-class TuneRun(Recorded, TuneReport, repr=False):
+class TuneRun(Recorded, TuneReport):
     """The result of `tune`: the static baseline (`.static`) and the tuned operating point (`.tuned`)."""
 
     @property
@@ -140,11 +141,11 @@ class TuneRun(Recorded, TuneReport, repr=False):
         return LatencyProfile.from_json(self.to_json()["profile"])
 
 
-class QualityRun(Recorded, QualityReport, repr=False):
+class QualityRun(Recorded, QualityReport):
     """The result of `quality`: what a lower precision did to scores and rankings."""
 
 
-class ProfileRun(Recorded, ProfileDocument, repr=False):
+class ProfileRun(Recorded, ProfileDocument):
     """The result of `profile`: batch times s(b)."""
 
     @property

@@ -21,7 +21,7 @@ _WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or 
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Document:
     """A JSON object as a frozen class. Every field may be None: an old or damaged object lacks some.
 
@@ -33,12 +33,25 @@ class Document:
         problems: what was wrong with it, one sentence each; empty unless it was read.
     """
 
-    more: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    absent: frozenset[str] | None = field(default=None, repr=False, compare=False)
-    problems: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    more: Mapping[str, Any] = field(default_factory=dict)
+    absent: frozenset[str] | None = None
+    problems: tuple[str, ...] = ()
 
-    def __init_subclass__(cls, repr: bool = True) -> None:
-        dataclass(frozen=True, kw_only=True, repr=repr)(cls)
+    __hash__ = None  # type: ignore[assignment]  # mappings have none
+
+    def __init_subclass__(cls) -> None:
+        # Compared and shown by the methods below: one of each is quicker to import than one for each class.
+        dataclass(frozen=True, kw_only=True, eq=False, repr=False)(cls)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Document) or type(other) is not type(self):
+            return NotImplemented
+        mine, theirs = ([getattr(d, name) for name in (*self.types(), "more")] for d in (self, other))
+        return mine == theirs
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.types() if self.has(name))
+        return f"{type(self).__name__}({given})"
 
     def to_json(self) -> dict[str, Any]:
         """The object, of dict, list, str, int, float, bool and None; floats may be infinite or nan.
