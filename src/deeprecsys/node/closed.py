@@ -39,7 +39,7 @@ def measure_batches(
     A batch of more than `max_query` items is of several queries, on slots that are not shared.
 
     Raises:
-        NodeError: a worker died, or a batch failed.
+        NodeError: a worker died, or a batch failed or took too long.
     """
     rng = np.random.default_rng((seed, batch, busy))
     times: list[float] = []
@@ -80,8 +80,7 @@ def measure_batches(
             if resting_until is not None and clock() >= resting_until:
                 resting_until = None
                 post(0)
-            if clock() > deadline:
-                raise NodeError(f"a batch of {batch} took longer than {PATIENCE_S:.0f} s")
+            _check_patience(deadline, f"a batch of {batch}")
     return np.asarray(times)
 
 
@@ -95,7 +94,7 @@ def score_queries(
         features: each query's handle; sizes: its items.
 
     Raises:
-        NodeError: a worker died, or a query failed.
+        NodeError: a worker died, or a query failed or took too long.
     """
     found: dict[int, NDArray[np.float32]] = {}
     running: dict[int, int] = {}  # worker -> query
@@ -107,12 +106,15 @@ def score_queries(
 
     for worker in range(min(workers.counts[CPU], len(sizes))):
         post(worker)
+    deadline = time.monotonic() + PATIENCE_S
     while running:
-        for reply in _replies(workers, 1.0, "a query"):
+        for reply in _replies(workers, min(1.0, PATIENCE_S), "a query"):
             q = running.pop(reply.worker)
             found[q] = slots[reply.worker, : int(sizes[q])].copy()
             if waiting:
                 post(reply.worker)
+            deadline = time.monotonic() + PATIENCE_S
+        _check_patience(deadline, "a query")
     return [found[q] for q in range(len(sizes))]
 
 
@@ -129,3 +131,8 @@ def _replies(workers: Workers, wait_s: float, what: str) -> Iterator[Replied]:
             if news.reply.errors:
                 raise NodeError(f"{what} failed: {news.reply.errors[0][1]}")
             yield news
+
+
+def _check_patience(deadline_s: float, what: str) -> None:
+    if time.monotonic() > deadline_s:
+        raise NodeError(f"{what} took longer than {PATIENCE_S:.0f} s")

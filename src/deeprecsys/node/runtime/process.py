@@ -15,6 +15,8 @@ from time import monotonic
 
 from deeprecsys.node.runtime.mailbox import Mailbox, SliceAddress
 
+KILL_S = 5.0
+"""How long the end of a killed process is waited for."""
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -132,7 +134,8 @@ class WorkerProcess:
 
     def _kill(self) -> None:
         self._popen.kill()
-        self._popen.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits for a device dies when it wakes
+            self._popen.wait(KILL_S)
 
     def end(self) -> None:
         """Kill and reap. Scoring is pure: there is nothing to save."""
