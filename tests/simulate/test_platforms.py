@@ -28,10 +28,9 @@ NAMES = [n for n in MODELS if not n.endswith("-artefact")]
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_layers_add_up_to_the_models_own_count(name: str) -> None:
+def test_gathers_add_up_to_the_models_own_count(name: str) -> None:
     model, work = MODELS[name], work_of(MODELS[name])
     for per in Per:
-        assert sum(x.flops for x in work.layers if x.per is per) == model.flops(per)
         gathered = sum(g.rows * g.row_bytes for g in work.gathers if g.per is per)
         assert gathered == model.schema.gathered_bytes(per)
     assert 4 * model.dense_parameters >= work.weight_bytes  # biases are not streamed

@@ -89,11 +89,7 @@ class TwoPools:
 
 
 def two_pools(
-    cpu_work_s: ArrayLike,
-    gpu_work_s: ArrayLike,
-    pmf: ArrayLike,
-    cores: int,
-    accelerators: int = 1,
+    cpu_work_s: ArrayLike, gpu_work_s: ArrayLike, pmf: ArrayLike, cores: int, accelerators: int = 1
 ) -> TwoPools:
     """The highest rate r with r Σ x f W_cpu ≤ cores and r Σ (1 - x) f s_gpu ≤ accelerators, 0 ≤ x ≤ 1.
 

@@ -158,10 +158,7 @@ def _fixed(
 
 
 def _late(
-    policy: Adaptive | Coalescing,
-    trial: VirtualTrial,
-    service: Tabulated,
-    limits: Limits,
+    policy: Adaptive | Coalescing, trial: VirtualTrial, service: Tabulated, limits: Limits
 ) -> CompiledTrial | None:
     sizes, workers = trial.sizes, trial.workers
     merge = isinstance(policy, Coalescing)

@@ -10,16 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from deeprecsys.jit import compiled
-from deeprecsys.simulate.kernel import (
-    SERVED,
-    SHED,
-    Batches,
-    LoadArrays,
-    TimeArrays,
-    enter,
-    quantile,
-    record,
-)
+from deeprecsys.simulate.kernel import SERVED, SHED, Batches, LoadArrays, TimeArrays, enter, quantile, record
 
 
 @compiled

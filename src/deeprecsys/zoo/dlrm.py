@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from deeprecsys.zoo.model import PaperModel, multiply_adds, numbered, parameters, scale_rows
-from deeprecsys.zoo.schema import DenseInput, Per, Schema
+from deeprecsys.zoo.model import DenseLayer, PaperModel, chain, numbered, parameters, scale_rows
+from deeprecsys.zoo.schema import DenseInput, Schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,60 +59,31 @@ class Dlrm(PaperModel):
     def dense_parameters(self) -> int:
         return parameters(*self.bottom) + parameters(self.interaction_width, *self.top)
 
-    def flops(self, per: Per) -> int:
-        if per is Per.QUERY:
-            return 0
-        layers = multiply_adds(*self.bottom) + multiply_adds(self.interaction_width, *self.top)
+    @property
+    def layers(self) -> list[DenseLayer]:
+        layers = chain(*self.bottom) + chain(self.interaction_width, *self.top)
         # All pairs are computed in one matrix product, both triangles, and one triangle is kept.
-        pairs = self.vectors**2 * self.dim if self.interaction == "dot" else 0
-        return 2 * (layers + pairs)
+        pairs = DenseLayer(self.dim, self.vectors, rows=self.vectors, bare=True)
+        return [*layers, pairs] if self.interaction == "dot" else layers
 
 
 # The paper gives at most 10, 40 and 10 tables, about 80, 80 and 20 look-ups: we take the limits. It gives no
 # row counts and no dimension: rows are the artefact's (4M, 500k, 2M), the dimension its most frequent, 32.
 # The first number of its Dense-FC list is the width of the dense features, the artefact's convention.
 RMC1 = Dlrm(
-    name="dlrm-rmc1",
-    bottom=(256, 128, 32),
-    top=(256, 64, 1),
-    tables=10,
-    rows=4_000_000,
-    dim=32,
-    lookups=80,
-    medium_target_ms=100,
-    bottleneck="embedding",
-)
+    name="dlrm-rmc1", bottom=(256, 128, 32), top=(256, 64, 1), tables=10, rows=4_000_000, dim=32, lookups=80,
+    medium_target_ms=100, bottleneck="embedding",
+)  # fmt: skip
 RMC2 = Dlrm(
-    name="dlrm-rmc2",
-    bottom=(256, 128, 32),
-    top=(512, 128, 1),
-    tables=40,
-    rows=500_000,
-    dim=32,
-    lookups=80,
-    medium_target_ms=400,
-    bottleneck="embedding",
-)
+    name="dlrm-rmc2", bottom=(256, 128, 32), top=(512, 128, 1), tables=40, rows=500_000, dim=32, lookups=80,
+    medium_target_ms=400, bottleneck="embedding",
+)  # fmt: skip
 RMC3 = Dlrm(
-    name="dlrm-rmc3",
-    bottom=(2560, 512, 32),
-    top=(512, 128, 1),
-    tables=10,
-    rows=2_000_000,
-    dim=32,
-    lookups=20,
-    medium_target_ms=100,
-    bottleneck="MLP",
-)
+    name="dlrm-rmc3", bottom=(2560, 512, 32), top=(512, 128, 1), tables=10, rows=2_000_000, dim=32,
+    lookups=20, medium_target_ms=100, bottleneck="MLP",
+)  # fmt: skip
 
 RMC1_ARTEFACT = replace(RMC1, name="dlrm-rmc1-artefact", bottom=(128, 64, 32), tables=8)
-RMC2_ARTEFACT = replace(
-    RMC2,
-    name="dlrm-rmc2-artefact",
-    bottom=(256, 128, 64),
-    top=(128, 64, 1),
-    tables=32,
-    dim=64,
-    lookups=120,
-)
+RMC2_ARTEFACT = replace(RMC2, name="dlrm-rmc2-artefact", bottom=(256, 128, 64), top=(128, 64, 1), tables=32,
+                        dim=64, lookups=120)  # fmt: skip
 RMC3_ARTEFACT = replace(RMC3, name="dlrm-rmc3-artefact", bottom=(2560, 1024, 256, 32), top=(512, 256, 1))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from deeprecsys.zoo.model import PaperModel, multiply_adds, numbered, parameters, scale_rows
+from deeprecsys.zoo.model import DenseLayer, PaperModel, chain, numbered, parameters, scale_rows
 from deeprecsys.zoo.schema import Per, Pooling, Schema, SparseInput, Table
 
 
@@ -91,12 +91,17 @@ class Din(InterestModel):
         unit = parameters(4 * self.width, self.attention, 1)
         return unit + parameters(self.profile_width + 2 * self.width, *self.head) + prelus
 
-    def flops(self, per: Per) -> int:
+    @property
+    def layers(self) -> list[DenseLayer]:
         t, d, h = self.behaviours, self.width, self.attention
-        if per is Per.QUERY:
-            return 2 * (t * d * h + self.profile_width * self.head[0])
-        attention = t * d * h + t * h + t * d  # hidden layer, its output, weighted sum
-        return 2 * (attention + multiply_adds(2 * d, *self.head))
+        return [
+            DenseLayer(d, h, Per.QUERY, t),
+            DenseLayer(self.profile_width, self.head[0], Per.QUERY),
+            DenseLayer(d, h, rows=t),
+            DenseLayer(h, 1, rows=t),
+            DenseLayer(d, 1, rows=t, bare=True),  # the weighted sum
+            *chain(2 * d, *self.head),
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +153,9 @@ class DinArtefact(PaperModel):
     def dense_parameters(self) -> int:
         return self.behaviours * parameters(*self.unit) + parameters(4 * self.dim, *self.head)
 
-    def flops(self, per: Per) -> int:
-        if per is Per.QUERY:
-            return 0
-        return 2 * (self.behaviours * multiply_adds(*self.unit) + multiply_adds(4 * self.dim, *self.head))
+    @property
+    def layers(self) -> list[DenseLayer]:
+        return chain(*self.unit) * self.behaviours + chain(4 * self.dim, *self.head)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,14 +188,18 @@ class Dien(InterestModel):
         prelus = len(self.head) - 1
         return gru + h * d + augru + parameters(h + d + self.profile_width, *self.head) + prelus
 
-    def flops(self, per: Per) -> int:
+    @property
+    def layers(self) -> list[DenseLayer]:
         t, h, d = self.behaviours, self.hidden, self.width
-        if per is Per.QUERY:
-            gru = t * 3 * h * (d + h)
-            return 2 * (gru + t * 3 * h * h + self.profile_width * self.head[0])
-        attention = d * h + t * h
-        augru = t * 3 * h * h
-        return 2 * (attention + augru + multiply_adds(h + d, *self.head))
+        return [
+            DenseLayer(d + h, 3 * h, Per.QUERY, steps=t),  # GRU
+            DenseLayer(h, 3 * h, Per.QUERY, rows=t),  # the AUGRU's input gates
+            DenseLayer(self.profile_width, self.head[0], Per.QUERY),
+            DenseLayer(d, h),
+            DenseLayer(h, 1, rows=t, bare=True),  # attention
+            DenseLayer(h, 3 * h, steps=t),  # AUGRU
+            *chain(h + d, *self.head),
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,12 +241,17 @@ class DienArtefact(PaperModel):
         recurrent = parameters(self.dim, h) + 3 * parameters(h, h)
         return recurrent + parameters(h, h) + parameters(*self.head_widths)
 
-    def flops(self, per: Per) -> int:
-        if per is Per.QUERY:
-            return 0
-        h = self.hidden
-        step = self.dim * h + 3 * h * h + h * h
-        return 2 * (self.steps * step + multiply_adds(*self.head_widths))
+    @property
+    def layers(self) -> list[DenseLayer]:
+        h, t = self.hidden, self.steps
+        return [
+            DenseLayer(self.dim, h, rows=t),
+            DenseLayer(h, h, steps=t),
+            DenseLayer(h, h, rows=t),  # unused
+            DenseLayer(h, h, rows=t),
+            DenseLayer(h, h, steps=t),
+            *chain(*self.head_widths),
+        ]
 
 
 # Ten million goods as in the artefact's candidate table; the other sizes are the artefact's too. A dozen

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol, Self
 
 from deeprecsys.core.errors import InputError, positive
-from deeprecsys.zoo.schema import MAX_ROWS, Per, Schema, SparseInput, Table
+from deeprecsys.zoo.schema import FLOAT_BYTES, MAX_ROWS, Per, Schema, SparseInput, Table
 
 MIN_ROWS = 16
 """Rows of the smallest scaled table: ids must stay able to differ."""
@@ -49,8 +50,42 @@ class Model(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class DenseLayer:
+    """A fully connected layer, or what amounts to one.
+
+    Attributes:
+        inputs, outputs: widths.
+        per: whether it runs for every item, or once per slice.
+        rows: rows of the product for each of those: more than one where a layer is applied to a sequence.
+        steps: how often in turn: the steps of a recurrent layer, each reading the weights again.
+        bare: a product of two activations: there are no weights.
+    """
+
+    inputs: int
+    outputs: int
+    per: Per = Per.ITEM
+    rows: int = 1
+    steps: int = 1
+    bare: bool = False
+
+    @property
+    def flops(self) -> int:
+        """2 x multiply-adds for each item (or slice); element-wise work is not counted."""
+        return 2 * self.inputs * self.outputs * self.rows * self.steps
+
+    @property
+    def weight_bytes(self) -> int:
+        return 0 if self.bare else self.inputs * self.outputs * FLOAT_BYTES
+
+    @property
+    def activation_bytes(self) -> int:
+        """Read once, written once and read again by what follows, for each item (or slice)."""
+        return (self.inputs + 2 * self.outputs) * FLOAT_BYTES * self.rows * self.steps
+
+
 @dataclass(frozen=True, kw_only=True)
-class PaperModel:
+class PaperModel(ABC):
     """What the configurations of the paper's models share; see `Model` for the attributes.
 
     Attributes:
@@ -61,6 +96,15 @@ class PaperModel:
     medium_target_ms: float
     bottleneck: str
     rows_scale: float = 1.0
+
+    @property
+    @abstractmethod
+    def layers(self) -> list[DenseLayer]:
+        """All dense, attention and recurrent layers of the dense stage, in order."""
+
+    def flops(self, per: Per) -> int:
+        """See `Model.flops`."""
+        return sum(x.flops for x in self.layers if x.per is per)
 
     def scaled(self, rows_scale: float) -> Self:
         """See `Model.scaled`."""
@@ -95,12 +139,9 @@ def numbered(
     return tables, tuple(SparseInput(f"sparse_{i}", t.name, lookups) for i, t in enumerate(tables))
 
 
-def multiply_adds(*widths: int) -> int:
-    """Multiply-adds per row of a chain of fully connected layers, `widths[0]` being its input.
-
-    FLOPs are twice that; element-wise work is not counted.
-    """
-    return sum(a * b for a, b in pairwise(widths))
+def chain(*widths: int) -> list[DenseLayer]:
+    """Fully connected layers, per item, one behind the other; `widths[0]` is their input."""
+    return [DenseLayer(a, b) for a, b in pairwise(widths)]
 
 
 def parameters(*widths: int) -> int:

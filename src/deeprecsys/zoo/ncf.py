@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from deeprecsys.zoo.model import PaperModel, multiply_adds, numbered, parameters, scale_rows
+from deeprecsys.zoo.model import DenseLayer, PaperModel, chain, numbered, parameters, scale_rows
 from deeprecsys.zoo.schema import Per, Schema, SparseInput, Table
 
 
@@ -48,10 +48,10 @@ class Ncf(PaperModel):
     def dense_parameters(self) -> int:
         return parameters(2 * self.dim, *self.mlp) + parameters(self.dim + self.mlp[-1], 1)
 
-    def flops(self, per: Per) -> int:
-        if per is Per.QUERY:
-            return 2 * self.dim * self.mlp[0]
-        return 2 * (multiply_adds(self.dim, *self.mlp) + self.dim + self.mlp[-1])
+    @property
+    def layers(self) -> list[DenseLayer]:
+        user = DenseLayer(self.dim, self.mlp[0], Per.QUERY)
+        return [user, *chain(self.dim, *self.mlp), DenseLayer(self.dim + self.mlp[-1], 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +79,9 @@ class NcfArtefact(PaperModel):
     def dense_parameters(self) -> int:
         return parameters(2 * self.dim, *self.mlp) + parameters(self.dim + self.mlp[-1], self.out)
 
-    def flops(self, per: Per) -> int:
-        if per is Per.QUERY:
-            return 0
-        last = multiply_adds(self.dim + self.mlp[-1], self.out)
-        return 2 * (multiply_adds(2 * self.dim, *self.mlp) + last)
+    @property
+    def layers(self) -> list[DenseLayer]:
+        return [*chain(2 * self.dim, *self.mlp), DenseLayer(self.dim + self.mlp[-1], self.out)]
 
 
 NCF = Ncf()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from deeprecsys.zoo.model import PaperModel, multiply_adds, numbered, parameters, scale_rows
+from deeprecsys.zoo.model import DenseLayer, PaperModel, chain, numbered, parameters, scale_rows
 from deeprecsys.zoo.schema import DenseInput, Per, Schema, SparseInput, Table
 
 
@@ -82,10 +82,11 @@ class Wnd(FieldModel):
         wide = self.dense if self.crosses else 0
         return parameters(self.user_width + self.item_width, *self.deep) + wide
 
-    def flops(self, per: Per) -> int:
-        user = self.user_width * self.deep[0] + (self.dense if self.crosses else 0)
-        cost = 0 if per is Per.QUERY else multiply_adds(self.item_width, *self.deep)
-        return 2 * (cost + user if per is self.user_per else cost)
+    @property
+    def layers(self) -> list[DenseLayer]:
+        wide = [DenseLayer(self.dense, 1, self.user_per)] if self.crosses else []
+        user = DenseLayer(self.user_width, self.deep[0], self.user_per)
+        return [user, *wide, *chain(self.item_width, *self.deep)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +140,10 @@ class MtWnd(FieldModel):
     def dense_parameters(self) -> int:
         return self.tasks * parameters(self.user_width + self.item_width, *self.tower)
 
-    def flops(self, per: Per) -> int:
-        if per is Per.QUERY:
-            return 2 * self.tasks * self.user_width * self.tower[0]
-        return 2 * self.tasks * multiply_adds(self.item_width, *self.tower)
+    @property
+    def layers(self) -> list[DenseLayer]:
+        user = DenseLayer(self.user_width, self.tower[0], Per.QUERY)
+        return [user, *chain(self.item_width, *self.tower)] * self.tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,8 +181,9 @@ class MtWndArtefact(PaperModel):
     def dense_parameters(self) -> int:
         return parameters(*self.widths)
 
-    def flops(self, per: Per) -> int:
-        return 0 if per is Per.QUERY else 2 * multiply_adds(*self.widths)
+    @property
+    def layers(self) -> list[DenseLayer]:
+        return chain(*self.widths)
 
 
 # "Tens" of tables: the artefact's 27 x 1M x 32 and 512 dense features. Two thirds of the fields are the

@@ -10,13 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprecsys.engine.cuda.gather import DeviceGather, gather_of
-from deeprecsys.engine.cuda.layout import (
-    ALIGN_WORDS,
-    DeviceBlock,
-    FieldPlace,
-    StagingArena,
-    blocks_of,
-)
+from deeprecsys.engine.cuda.layout import ALIGN_WORDS, DeviceBlock, FieldPlace, StagingArena, blocks_of
 from deeprecsys.engine.cuda.queues import CudaQueues, Queues
 from deeprecsys.engine.cuda.tables import DeviceTables
 from deeprecsys.zoo.schema import DenseInput, Pooling, Schema
@@ -85,12 +79,7 @@ def _at(words: Tensor, place: FieldPlace) -> Tensor:
 
 
 def program(
-    network: Network,
-    arena: StagingArena,
-    words: Tensor,
-    out: Tensor,
-    queues: Queues,
-    pool: Any,
+    network: Network, arena: StagingArena, words: Tensor, out: Tensor, queues: Queues, pool: Any
 ) -> Callable[[], object]:
     """Runs the network on one bucket; to be called within the queue `compute`.
 

@@ -141,9 +141,7 @@ class DienStage(InterestStage):
         self._augru = Recurrence(_augru_gates(network.augru), self._steps, keep=False)
         states = Buffer("interests", Per.QUERY, model.hidden, self._steps, {}, False)
         self._attend = BoundGraph(
-            (states, self._item),
-            lambda g: attention_weights(g, network.attention, "interests"),
-            self._steps,
+            (states, self._item), lambda g: attention_weights(g, network.attention, "interests"), self._steps
         )
         self._moved()
 

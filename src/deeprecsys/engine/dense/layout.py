@@ -167,11 +167,7 @@ def _(model: InterestModel) -> Groups:
 
 @_groups.register
 def _(model: DinArtefact) -> Groups:
-    return {
-        "behaviours": model.behaviour_features,
-        "candidate": ("candidate",),
-        "rest": ("user", "context"),
-    }
+    return {"behaviours": model.behaviour_features, "candidate": ("candidate",), "rest": ("user", "context")}
 
 
 @_groups.register

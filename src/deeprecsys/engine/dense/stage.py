@@ -71,13 +71,7 @@ class DenseStage(ABC):
         self.buffers = self.layout.allocate(self._items, self._slices)
         self._moved()
 
-    def run(
-        self,
-        items: int,
-        slice_of_item: SliceOfItem,
-        out: Floats,
-        overrides: Arrays = NOTHING,
-    ) -> None:
+    def run(self, items: int, slice_of_item: SliceOfItem, out: Floats, overrides: Arrays = NOTHING) -> None:
         """Score the first `items` rows of the buffers.
 
         Args:

@@ -107,11 +107,7 @@ def _dense(i: DenseInput, pool: Any, out: NDArray[np.float32]) -> InputPlan:
 
 
 def _sparse(
-    i: SparseInput,
-    schema: Schema,
-    tables: Mapping[str, NDArray[Any]],
-    pool: Pool,
-    out: NDArray[np.float32],
+    i: SparseInput, schema: Schema, tables: Mapping[str, NDArray[Any]], pool: Pool, out: NDArray[np.float32]
 ) -> InputPlan:
     table = schema.table(i.table)
     if i.table not in tables:

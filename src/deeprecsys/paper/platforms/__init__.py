@@ -5,7 +5,7 @@ from deeprecsys.paper.platforms.cpu import CpuSpec, batch_time, modelled
 from deeprecsys.paper.platforms.known import BROADWELL, SKYLAKE
 from deeprecsys.paper.platforms.power import GTX_NODE, NodePower
 from deeprecsys.paper.platforms.scaled import EPYC_64, Server, scaled
-from deeprecsys.paper.platforms.work import DenseLayer, GatherWork, Work, work_of
+from deeprecsys.paper.platforms.work import GatherWork, Work, work_of
 
 __all__ = [
     "BROADWELL",
@@ -13,7 +13,6 @@ __all__ = [
     "GTX_NODE",
     "SKYLAKE",
     "CpuSpec",
-    "DenseLayer",
     "GatherWork",
     "NodePower",
     "Server",

@@ -111,11 +111,7 @@ class SplitLayer(Layer):
         return torch.addmm(spread(once, slice_of_item, len(item)), item, mine)
 
 
-def mlp(
-    widths: Sequence[int],
-    std: Tensor | None = None,
-    last: nn.Module | None = None,
-) -> nn.Sequential:
+def mlp(widths: Sequence[int], std: Tensor | None = None, last: nn.Module | None = None) -> nn.Sequential:
     """Fully connected layers with ReLU between them: [n, widths[0]] -> [n, widths[-1]].
 
     Args:

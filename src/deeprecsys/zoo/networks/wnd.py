@@ -5,16 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deeprecsys.zoo.networks.layers import (
-    Layer,
-    Rows,
-    SplitLayer,
-    columns,
-    concat,
-    input_std,
-    mlp,
-    spread,
-)
+from deeprecsys.zoo.networks.layers import Layer, Rows, SplitLayer, columns, concat, input_std, mlp, spread
 from deeprecsys.zoo.schema import Per
 from deeprecsys.zoo.wnd import MtWnd, MtWndArtefact, Wnd
 
