@@ -17,7 +17,8 @@ def require_extra() -> None:
     missing = [name for name in MODULES if find_spec(name) is None]
     if missing:
         raise InputError(
-            f"the network face needs {', '.join(missing)}: install them with pip install 'deeprecsys[serve]'"
+            f"the network face needs {', '.join(missing)}: "
+            "install them with pip install 'deeprecsys-serve[serve]'"
         )
 
 
