@@ -42,7 +42,7 @@ def test_logs_are_json() -> None:
 def test_a_missing_extra_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     extra.require_extra()
     monkeypatch.setattr(extra, "MODULES", ("grpc", "no_such_module"))
-    with pytest.raises(InputError, match=r"needs no_such_module: install .* 'deeprecsys\[serve\]'"):
+    with pytest.raises(InputError, match=r"needs no_such_module: install .* 'deeprecsys-serve\[serve\]'"):
         extra.require_extra()
 
 
