@@ -82,12 +82,6 @@ def test_all_machines_are_their_own_handful() -> None:
     assert np.any(handfuls(log, 1, 0.95, 20) != 0)
 
 
-def test_energy_of_a_day() -> None:
-    log = day(pool(0.5), windows=4)
-    assert log.watts(lambda kind, u: 100.0) == pytest.approx(400.0)
-    assert log.watts(lambda kind, u: 100 * u) == pytest.approx(200.0, rel=0.05)
-
-
 @pytest.mark.parametrize("change", [{"windows": 0}, {"router": "nearest"}])
 def test_bad_input_is_refused(change: dict) -> None:
     with pytest.raises(InputError):

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from deeprecsys.report.plots.look import (
     BLUE,
@@ -18,6 +16,7 @@ from deeprecsys.report.plots.look import (
     PURPLE,
     SKY,
     VERMILION,
+    batch_axis,
     end_labels,
     figure,
     log_ticks,
@@ -40,7 +39,6 @@ def lines(
     least_y: float | None = None,
     markers: bool = True,
     level: float | None = None,
-    height: float = 3.0,
 ) -> Figure:
     """Lines, each named at its end.
 
@@ -51,13 +49,11 @@ def lines(
         level: a horizontal line to compare with.
     """
     with style():
-        fig, (ax,) = figure(height)
+        fig, (ax,) = figure(3.0)
         ends = []
         xs = sorted({x for at, _ in series.values() for x in at})
         for order, (name, (x, y)) in enumerate(series.items()):
-            at = look("", order)
-            if not markers:
-                at = {**at, "marker": ""}
+            at = {**look("", order), **({} if markers else {"marker": ""})}
             ax.plot(x, y, **at)
             if len(y):
                 ends.append((name, float(y[-1]), str(at["color"])))
@@ -65,7 +61,7 @@ def lines(
         if level is not None:
             ax.axhline(level, color=MUTED, linewidth=1.0, zorder=1)
         if log_x and xs:
-            _batch_axis(ax, xs)
+            batch_axis(ax, xs if len(xs) < 100 else (10, 20, 50, 100, 200, 500, 1000))
         if log_y:
             log_ticks(ax.yaxis, least_y or 0.8 * min(values), 1.25 * max(values))
         else:
@@ -77,18 +73,6 @@ def lines(
         return fig
 
 
-def _batch_axis(ax: Axes, xs: Sequence[float]) -> None:
-    ax.set_xscale("log", base=2)
-    ax.set_xlim(xs[0] / 1.2, xs[-1] * 1.2)
-    ticks: list[float] = []
-    for x in xs if len(xs) < 100 else (10, 20, 50, 100, 200, 500, 1000):
-        if not ticks or x >= 1.9 * ticks[-1]:
-            ticks.append(x)
-    ax.set_xticks(ticks, [f"{t:,.4g}" for t in ticks])
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.minorticks_off()
-
-
 def bars(
     groups: Sequence[str],
     series: Mapping[str, Sequence[float]],
@@ -97,11 +81,10 @@ def bars(
     log_y: bool = False,
     level: float | None = None,
     stacked: bool = False,
-    height: float = 3.0,
 ) -> Figure:
     """Bars in groups, or stacked; each colour has a hatch of its own. The legend stands above."""
     with style():
-        fig, (ax,) = figure(height)
+        fig, (ax,) = figure(3.0)
         x = np.arange(len(groups))
         width = 0.8 if stacked else 0.82 / max(len(series), 1)
         base = np.zeros(len(groups))
@@ -129,12 +112,10 @@ def bars(
         return fig
 
 
-def scatter(
-    points: Mapping[str, Sequence[tuple[str, float, float]]], x_label: str, y_label: str, height: float = 3.4
-) -> Figure:
+def scatter(points: Mapping[str, Sequence[tuple[str, float, float]]], x_label: str, y_label: str) -> Figure:
     """Named points of some kinds on logarithmic axes."""
     with style():
-        fig, (ax,) = figure(height)
+        fig, (ax,) = figure(3.4)
         for order, (kind, members) in enumerate(points.items()):
             at = look("", order)
             xs, ys = [x for _, x, _ in members], [y for _, _, y in members]

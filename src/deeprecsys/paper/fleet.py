@@ -26,14 +26,7 @@ POLICIES = ("static", "tuned", "for latency")
 
 
 class Fleet:
-    """Days of the fleet.
-
-    Args:
-        study: platforms and capacities.
-        machines: of all, half of each kind, spread evenly over the models.
-        models: served.
-        windows: of the day.
-    """
+    """Days of the fleet, half of it of each kind, spread evenly over the models."""
 
     def __init__(self, study: Study) -> None:
         quick = study.quick

@@ -90,11 +90,6 @@ class DayLog:
         latency = self.latency_s if keep is None else self.latency_s[keep]
         return percentile(latency, q)
 
-    def watts(self, power: Callable[[str, float], float]) -> float:
-        """Mean of all machines over the day, given the power of a kind at a utilisation."""
-        rows = zip(self.kinds, self.utilisation, strict=True)
-        return float(sum(np.mean([power(kind, min(u, 1.0)) for u in row]) for kind, row in rows))
-
 
 Reals = NDArray[np.float64]
 Sizes = NDArray[np.int32]

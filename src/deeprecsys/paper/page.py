@@ -10,13 +10,7 @@ from deeprecsys.report.html import rendered
 
 
 def page(results: Sequence[Result], after: Sequence[TextTable], subtitle: str, footer: str) -> str:
-    """The page as a document.
-
-    Args:
-        results: in order.
-        after: tables at the end: sensitivity, constants.
-        subtitle, footer: how it was made.
-    """
+    """The page as a document; `after` are tables at its end, subtitle and footer say how it was made."""
     claims = [c for r in results for c in r.claims]
     found = directions.table({r.number: r for r in results})
     return rendered(

@@ -9,39 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from deeprecsys.paper import sensitivity
-from deeprecsys.paper.figures import figure07, figure09, figure10, figure11, figure12, figure13, figure14
-from deeprecsys.paper.fleet import Fleet
 from deeprecsys.paper.published import MODELS
-from deeprecsys.paper.recipes import RECIPES
+from deeprecsys.paper.recipes import ASKS, RECIPES
 from deeprecsys.paper.result import Result
 from deeprecsys.paper.study import Memo, Study
 
 FigureProgress = Callable[[float, str], None]
 """Called with the share of a step that is done, in [0, 1], and what is being done."""
-
-
-def _handful(study: Study, model: str) -> None:
-    models = Fleet(study).models
-    if model in models:
-        figure07.distances(study, model)
-    if model == models[0]:
-        figure07.curves(study, model)
-
-
-def _day(study: Study, model: str) -> None:
-    if model in Fleet(study).models:
-        figure13.of_model(study, model)
-
-
-ASKS: Mapping[int, Callable[[Study, str], None]] = MappingProxyType({
-    7: _handful, 9: figure09.ask, 10: figure10.ask, 11: figure11.ask, 12: figure12.ask, 13: _day,
-    14: figure14.ask,
-})  # fmt: skip
-"""What a figure needs of one model; anything else it computes itself, later."""
 
 
 class FigureRunner:

@@ -6,16 +6,7 @@ from collections.abc import Mapping
 
 MODELS = ("dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wnd", "mt-wnd", "din", "dien")
 LEVELS = ("low", "medium", "high")
-SHORT = {
-    "dlrm-rmc1": "RMC1",
-    "dlrm-rmc2": "RMC2",
-    "dlrm-rmc3": "RMC3",
-    "ncf": "NCF",
-    "wnd": "WND",
-    "mt-wnd": "MT-WND",
-    "din": "DIN",
-    "dien": "DIEN",
-}
+SHORT = {m: m.removeprefix("dlrm-").upper() for m in MODELS}
 
 RATIOS: Mapping[str, tuple[tuple[float, float], ...]] = {
     "dlrm-rmc1": ((2.5, 5.5), (6.1, 8.3), (6.1, 8.6)),
@@ -37,16 +28,7 @@ HANDFUL = 0.10
 
 OPTIMAL_BATCH = {"embedding": 1024, "MLP": 128, "attention": 64}
 """One of the facts' less sure figures: shown, never a threshold."""
-CLASS = {
-    "dlrm-rmc1": "embedding",
-    "dlrm-rmc2": "embedding",
-    "dlrm-rmc3": "MLP",
-    "ncf": "MLP",
-    "wnd": "MLP",
-    "mt-wnd": "MLP",
-    "din": "attention",
-    "dien": "attention",
-}
+CLASS = dict(zip(MODELS, ("embedding",) * 2 + ("MLP",) * 4 + ("attention",) * 2, strict=True))
 """What bounds each (facts §2); DIN, of both kinds, is counted with attention as the paper does."""
 
 SHARES: Mapping[str, Mapping[str, float]] = {

@@ -4,52 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from deeprecsys.core.errors import unknown
-from deeprecsys.paper.figures import (
-    figure01,
-    figure03,
-    figure04,
-    figure05,
-    figure06,
-    figure07,
-    figure09,
-    figure10,
-    figure11,
-    figure12,
-    figure13,
-    figure14,
-)
 from deeprecsys.paper.result import Result
 from deeprecsys.paper.study import Study
 from deeprecsys.report.json_values import plain
 from deeprecsys.report.plots.look import png
 
-RECIPES: Mapping[int, Callable[[Study], Result]] = {
-    1: figure01.make,
-    3: figure03.make,
-    4: figure04.make,
-    5: figure05.make,
-    6: figure06.make,
-    7: figure07.make,
-    9: figure09.make,
-    10: figure10.make,
-    11: figure11.make,
-    12: figure12.make,
-    13: figure13.make,
-    14: figure14.make,
+NUMBERS = (1, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14)
+"""The paper's; each has a module in `figures`."""
+_MODULES = {n: import_module(f"deeprecsys.paper.figures.figure{n:02d}") for n in NUMBERS}
+RECIPES: Mapping[int, Callable[[Study], Result]] = {n: m.make for n, m in _MODULES.items()}
+ASKS: Mapping[int, Callable[[Study, str], None]] = {
+    n: m.ask for n, m in _MODULES.items() if hasattr(m, "ask")
 }
-"""Numbers are the paper's."""
+"""What computes all that a figure needs of one model; anything else it computes itself, later."""
 
 
 def chosen(names: Sequence[str]) -> tuple[int, ...]:
-    """The numbers of the named figures; all of them without a name.
-
-    Raises:
-        InputError: a figure that is not made; names those that are.
-    """
+    """The numbers of the named figures, all without a name; InputError for one that is not made."""
     numbers = []
     for name in names:
         text = name.lower().removeprefix("figure").lstrip("0")

@@ -100,7 +100,6 @@ class Study:
         spread: of modelled batch times.
         transfer_share: of the accelerator's time.
         gpu_reference: how many cores the published speed-ups are taken to be over.
-        seed: of the sample path.
     """
 
     def __init__(
@@ -113,10 +112,9 @@ class Study:
         spread: float = 0.0,
         transfer_share: float | None = None,
         gpu_reference: int = 1,
-        seed: int = 0,
     ) -> None:
         self.memo: Memo = {}
-        self.quick, self.profiles, self.specs, self.seed = quick, profiles, specs, seed
+        self.quick, self.profiles, self.specs = quick, profiles, specs
         self._model_of, self._spread = model_of, spread
         self._transfer_share = TRANSFER_SHARE if transfer_share is None else transfer_share
         self.gpu_reference = gpu_reference
@@ -232,7 +230,7 @@ class Study:
         hint = 0.8 * cores / (139 * profile.seconds(128, cores) / 128)
         queries = int(min(max(20 * case.target.latency_s * hint, 1500 if self.quick else 8000), 60_000))
         unit, size = self._path(case.sizes, queries)
-        trial = FigureTrial(unit, size, case.target, table, table, cores, self.seed)
+        trial = FigureTrial(unit, size, case.target, table, table, cores)
 
         sizes = sorted({*(FEW_BATCHES if self.quick else BATCHES[2:]), static, 1000})
         found = {b: trial.capacity(DeepRecSched(b), hint) for b in sizes}
@@ -240,18 +238,15 @@ class Study:
         return (found[static], best) if found[static].qps else None
 
     def _trial(self, case: Case) -> FigureTrial:
-        spec = self.specs[case.platform]
         spans = 4 if self.quick else 12
         least, most = (1200, 12_000) if self.quick else (8000, 50_000)
         queries = int(min(max(spans * case.target.latency_s * self._hint(case), least), most))
         unit, size = self._path(case.sizes, queries)
-        return FigureTrial(
-            unit, size, case.target, self._cpu(case.model, case.platform),
-            self._gpu(case.model, case.transfer), spec.cores, self.seed,
-        )  # fmt: skip
+        cpu, gpu = self._cpu(case.model, case.platform), self._gpu(case.model, case.transfer)
+        return FigureTrial(unit, size, case.target, cpu, gpu, self.specs[case.platform].cores)
 
     def _unit_path(self, sizes: str, queries: int) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-        stream = Workload.parse(sizes=sizes, seed=self.seed).stream(1.0, queries=queries)
+        stream = Workload.parse(sizes=sizes).stream(1.0, queries=queries)
         return stream.arrival_s, stream.size
 
     def _cpu_profile(self, model: str, platform: str) -> tuple[LatencyProfile, Tabulated]:
@@ -262,10 +257,6 @@ class Study:
     def _gpu_profile(self, model: str, transfer: bool) -> tuple[LatencyProfile, Tabulated]:
         """Over the Skylake of the facts, whatever is varied: the card does not change with our constants."""
         skylake = replace(modelled(SKYLAKE, work_of(ZOO[self._model_of(model)]), cores=1), model=model)
-        profile = gtx_1080_ti(
-            skylake,
-            transfer=transfer,
-            transfer_share=self._transfer_share,
-            reference_cores=self.gpu_reference,
-        )
+        share, cores = self._transfer_share, self.gpu_reference
+        profile = gtx_1080_ti(skylake, transfer=transfer, transfer_share=share, reference_cores=cores)
         return profile, Tabulated(profile)

@@ -28,7 +28,7 @@ class FigureCapacity:
         qps: capacity; 0 where the target is met at no load.
         cpu_load, gpu_load: utilisation there, in [0, 1].
         gpu_share: share of all items that the accelerator scores.
-        p95_ms, p99_ms: at the capacity.
+        p95_ms: at the capacity.
     """
 
     batch_size: int
@@ -38,7 +38,6 @@ class FigureCapacity:
     gpu_load: float = 0.0
     gpu_share: float = 0.0
     p95_ms: float = float("nan")
-    p99_ms: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,6 @@ class FigureTrial:
         target: to be met.
         cpu, gpu: profiles, as they are and as tables.
         cores: workers of the CPU; the accelerator has one.
-        seed: of the spread of times.
     """
 
     unit_s: NDArray[np.float64]
@@ -59,7 +57,6 @@ class FigureTrial:
     cpu: tuple[LatencyProfile, Tabulated]
     gpu: tuple[LatencyProfile, Tabulated]
     cores: int
-    seed: int
 
     def log(self, policy: DeepRecSched, rate: float) -> RunLog:
         away = policy.offload_above is not None
@@ -68,7 +65,7 @@ class FigureTrial:
         at = self.unit_s / rate
         return run(
             policy, at, self.size, service, workers,
-            rate_qps=rate, seed=self.seed, warmup_s=warmup_s(float(at[-1]), self.target),
+            rate_qps=rate, warmup_s=warmup_s(float(at[-1]), self.target),
         )  # fmt: skip
 
     def meets(self, policy: DeepRecSched, rate: float) -> bool:
@@ -97,8 +94,7 @@ class FigureTrial:
         log = self.log(policy, rate)
         cpu_load, gpu_load = self.loads(policy, log)
         away = self.size > (policy.offload_above if policy.offload_above is not None else 1 << 30)
-        p95, p99 = (percentile(log.latency_s[log.measured], q) for q in (0.95, 0.99))
+        share, p95_s = self.size[away].sum() / self.size.sum(), percentile(log.latency_s[log.measured], 0.95)
         return FigureCapacity(
-            policy.batch_size, policy.offload_above, rate, cpu_load, gpu_load,
-            float(self.size[away].sum() / self.size.sum()), 1e3 * p95, 1e3 * p99,
-        )  # fmt: skip
+            policy.batch_size, policy.offload_above, rate, cpu_load, gpu_load, float(share), 1e3 * p95_s
+        )

@@ -17,10 +17,10 @@ BATCHES, SPEED_UP = GTX_1080_TI.batches, GTX_1080_TI.speed_up
 
 
 def make(study: Study) -> Result:
-    ours = {}
-    for m in MODELS:
-        work = work_of(ZOO[m])
-        ours[m] = [batch_time(SKYLAKE, work, b).total / gtx_roofline(work, b) for b in BATCHES]
+    works = {m: work_of(ZOO[m]) for m in MODELS}
+    ours = {
+        m: [batch_time(SKYLAKE, w, b).total / gtx_roofline(w, b) for b in BATCHES] for m, w in works.items()
+    }
     rows = tuple(
         (SHORT[m], *(f"{p:.2f} / {o:.2f}" for p, o in zip(SPEED_UP[m], ours[m], strict=True))) for m in MODELS
     )
@@ -42,8 +42,7 @@ def make(study: Study) -> Result:
               "nor on the bus, but in preparing and moving inputs on the host"),
     )  # fmt: skip
     pick = ("wnd", "dlrm-rmc1", "dlrm-rmc3", "din")
-    series = {f"{SHORT[m]}": (BATCHES, SPEED_UP[m]) for m in pick}
-    model = {f"{SHORT[m]}": (BATCHES, ours[m]) for m in pick}
+    series, model = ({SHORT[m]: (BATCHES, by[m]) for m in pick} for by in (SPEED_UP, ours))
     header = ("published / data sheets", *(str(b) for b in BATCHES))
     return Result(
         4, "Accelerator against one core", "published speed-ups; beside them a roofline of data sheets over the "

@@ -41,6 +41,15 @@ def curves(study: Study, model: str) -> dict[str, list[float]]:
     }
 
 
+def ask(study: Study, model: str) -> None:
+    """All that the figure needs of one model."""
+    models = Fleet(study).models
+    if model in models:
+        distances(study, model)
+    if model == models[0]:
+        curves(study, model)
+
+
 def make(study: Study) -> Result:
     fleet = Fleet(study)
     found = {m: distances(study, m) for m in fleet.models}

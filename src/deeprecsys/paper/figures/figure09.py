@@ -111,10 +111,9 @@ def today_row(study: Study, model: str) -> tuple[str, str]:
     if profile is None:
         return UNAVAILABLE, UNAVAILABLE
     server = scaled(profile, work_of(ZOO[model]), EPYC_64)
-    return (
-        _words(study, model, profile, max(profile.busy_levels)),
-        _words(study, model, server, EPYC_64.cores),
-    )
+    machines = ((profile, max(profile.busy_levels)), (server, EPYC_64.cores))
+    here, there = (_words(study, model, *machine) for machine in machines)
+    return here, there
 
 
 def measured(study: Study, model: str) -> LatencyProfile | None:
@@ -128,7 +127,5 @@ def _words(study: Study, model: str, profile: LatencyProfile, cores: int) -> str
     if found is None:
         return "static misses the target at any rate"
     static, best = found
-    return (
-        f"{static.batch_size}, {f.figure(static.qps)} → {best.batch_size}, {f.figure(best.qps)} "
-        f"({best.qps / static.qps:.2f}×)"
-    )
+    before, after = (f"{x.batch_size}, {f.figure(x.qps)}" for x in found)
+    return f"{before} → {after} ({best.qps / static.qps:.2f}×)"

@@ -10,8 +10,6 @@ from deeprecsys.paper.variants import card_beside_node
 from deeprecsys.report import format as f
 
 SHOWN = ("dlrm-rmc1", "dlrm-rmc3", "wnd", "dien")
-
-
 READINGS = ("over one core", "over the node")
 
 
@@ -48,10 +46,10 @@ def make(study: Study) -> Result:
               direction(inner, 0, 8), "a card worth 1 to 5 cores takes only what is largest"),
         Claim("without transfer the best threshold is lower", "lower",
               "; ".join(f"{n}: lower for {a}, higher for {b} of 8" for n, (a, b) in lower.items()),
-              _both([direction(a, b, 8) for a, b in lower.values()]), "the card takes more once inputs cost nothing"),
+              both([direction(a, b, 8) for a, b in lower.values()]), "the card takes more once inputs cost nothing"),
         Claim("without transfer there is more throughput", "more",
               "; ".join(f"{n}: {k} of 8" for n, k in more.items()),
-              _both([direction(k, 0, 8) for k in more.values()])),
+              both([direction(k, 0, 8) for k in more.values()])),
     )  # fmt: skip
     header = ("model", "over one core: with transfer", "without", "over the node: with transfer", "without")
     rows = tuple(
@@ -69,8 +67,7 @@ def make(study: Study) -> Result:
             )
         return found
 
-    label = "% of the CPU's"
-    x_label = "queries above so many items are offloaded"
+    label, x_label = "% of the CPU's", "queries above so many items are offloaded"
     drawings = tuple(
         Illustration(name, title, f"capacity, {caption}; 100 % is the CPU alone", charts.lines(
             series(s, transfer), x_label, label, level=100.0))
@@ -91,7 +88,7 @@ def make(study: Study) -> Result:
     )  # fmt: skip
 
 
-def _both(verdicts: list[ClaimVerdict]) -> ClaimVerdict:
+def both(verdicts: list[ClaimVerdict]) -> ClaimVerdict:
     """One verdict on both readings: where they differ, it depends on the reading."""
     return verdicts[0] if len(set(verdicts)) == 1 else ClaimVerdict.OPEN
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from deeprecsys.paper import charts
 from deeprecsys.paper.platforms import GTX_NODE, NodePower
@@ -84,27 +85,14 @@ def make(study: Study) -> Result:
     flat = every(wide, per_watt, constant=True)
     medium, wide_medium = (x["Skylake"]["medium"] for x in (found, wider))
     joule, wide_joule = (x["Skylake"]["medium"] for x in (watts, watts_wide))
-    groups = [SHORT[m] for m in MODELS]
-    plot = charts.bars(
-        groups,
-        {
-            "CPU": [medium[m][0] for m in MODELS],
-            "paper's CPU": [RATIOS[m][1][0] for m in MODELS],
-            "CPU+GPU, over one core": [medium[m][1] for m in MODELS],
-            "CPU+GPU, over the node": [wide_medium[m][1] for m in MODELS],
-            "paper's CPU+GPU": [RATIOS[m][1][1] for m in MODELS],
-        },
-        "throughput over static", level=1.0,
-    )  # fmt: skip
-    energy = charts.bars(
-        groups,
-        {
-            "CPU": [joule[m][0] for m in MODELS],
-            "CPU+GPU, over one core": [joule[m][1] for m in MODELS],
-            "CPU+GPU, over the node": [wide_joule[m][1] for m in MODELS],
-        },
-        "queries/joule over static", level=1.0,
-    )  # fmt: skip
+    published = {m: RATIOS[m][1] for m in MODELS}
+    plot = _bars("throughput over static", {
+        "CPU": (medium, 0), "paper's CPU": (published, 0), "CPU+GPU, over one core": (medium, 1),
+        "CPU+GPU, over the node": (wide_medium, 1), "paper's CPU+GPU": (published, 1),
+    })  # fmt: skip
+    energy = _bars("queries/joule over static", {
+        "CPU": (joule, 0), "CPU+GPU, over one core": (joule, 1), "CPU+GPU, over the node": (wide_joule, 1),
+    })  # fmt: skip
     return Result(
         11, "Throughput and throughput per watt over static", "simulated, on modelled machines; modelled power",
         (*_claims(found["Skylake"], wider["Skylake"]), _energy_claim(joule, wide_joule)),
@@ -117,6 +105,12 @@ def make(study: Study) -> Result:
         {"ratio": found, "ratio_over_node": wider, "per_watt": watts, "per_watt_over_node": watts_wide,
          "per_watt_constant_power_over_node": flat, "paper": {m: list(v) for m, v in RATIOS.items()}},
     )  # fmt: skip
+
+
+def _bars(label: str, columns: Mapping[str, tuple[Ratios, int]]) -> Figure:
+    """Bars of one of each pair of ratios."""
+    series = {name: [of[m][i] for m in MODELS] for name, (of, i) in columns.items()}
+    return charts.bars([SHORT[m] for m in MODELS], series, label, level=1.0)
 
 
 def _table(platform: str, found: dict[str, Ratios], wider: dict[str, Ratios]) -> TextTable:

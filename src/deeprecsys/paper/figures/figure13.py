@@ -67,6 +67,12 @@ def of_model(study: Study, model: str) -> ModelsDay:
     return ModelsDay(ms, dict(sorted(gain.items())), hours, routers, queries, seconds)
 
 
+def ask(study: Study, model: str) -> None:
+    """All that the figure needs of one model."""
+    if model in Fleet(study).models:
+        of_model(study, model)
+
+
 def _ms(log: DayLog) -> dict[str, float]:
     return {n: 1e3 * log.quantile_s(q) for n, q in QUANTILES}
 

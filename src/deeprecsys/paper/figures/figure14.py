@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from deeprecsys.paper import charts
-from deeprecsys.paper.figures.figure10 import readings
+from deeprecsys.paper.figures.figure10 import both, readings
 from deeprecsys.paper.figures.figure11 import mean, per_watt, ratios
 from deeprecsys.paper.published import LEVELS, MODELS, SHORT
-from deeprecsys.paper.result import Claim, ClaimVerdict, Illustration, Result, TextTable, direction
+from deeprecsys.paper.result import Claim, Illustration, Result, TextTable, direction
 from deeprecsys.paper.study import Case, Study
 
 
@@ -27,11 +27,10 @@ def make(study: Study) -> Result:
         n: {m: [s.with_gpu(Case(m, lv)).gpu_share for lv in LEVELS] for m in MODELS} for n, s in of.items()
     }
     moves = {n: [s.threshold_rises(*_ends(m)) for m in MODELS] for n, s in of.items()}
-    verdicts = {direction(v.count(1), v.count(-1), 8) for v in moves.values()}
     claims = (
         Claim("the accelerator's share of the work falls as the target loosens", "falls",
               "; ".join(f"{n}: falls for {v.count(1)}, rises for {v.count(-1)} of 8 models" for n, v in moves.items()),
-              verdicts.pop() if len(verdicts) == 1 else ClaimVerdict.OPEN,
+              both([direction(v.count(1), v.count(-1), 8) for v in moves.values()]),
               "the CPU meets these targets with whole queries per core even at the low level, so a looser one does not "
               "change what it can take; the share is set by where both devices are full"),
     )  # fmt: skip

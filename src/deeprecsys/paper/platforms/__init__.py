@@ -4,8 +4,8 @@ from deeprecsys.paper.platforms.accelerator import gtx_1080_ti, gtx_roofline
 from deeprecsys.paper.platforms.cpu import CpuSpec, batch_time, modelled
 from deeprecsys.paper.platforms.known import BROADWELL, SKYLAKE
 from deeprecsys.paper.platforms.power import GTX_NODE, NodePower
-from deeprecsys.paper.platforms.scaled import EPYC_64, Server, scaled
-from deeprecsys.paper.platforms.work import GatherWork, Work, work_of
+from deeprecsys.paper.platforms.scaled import EPYC_64, scaled
+from deeprecsys.paper.platforms.work import Work, work_of
 
 __all__ = [
     "BROADWELL",
@@ -13,9 +13,7 @@ __all__ = [
     "GTX_NODE",
     "SKYLAKE",
     "CpuSpec",
-    "GatherWork",
     "NodePower",
-    "Server",
     "Work",
     "batch_time",
     "gtx_1080_ti",

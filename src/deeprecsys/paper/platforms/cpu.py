@@ -116,7 +116,7 @@ def batch_time(spec: CpuSpec, work: Work, items: int, busy: int = 1) -> Parts:
     in_l2 = min(1.0, spec.l2_bytes / (weights + gathered + activations)) * (in_l3 if spec.inclusive else 1.0)
     l2_s, l3_s = cycle_s / spec.l2_bytes_per_cycle, cycle_s / spec.l3_bytes_per_cycle
     memory_s = 1e-9 * spec.memory_ns / (spec.stream_buffers * LINE)
-    streamed = _streamed(work)
+    streamed = sum(x.weight_bytes * x.steps for x in work.layers)  # again in every step of a recurrent layer
     compute_s = work.flops(items) / (spec.peak_flops * spec.efficiency)
     cached_s = streamed * (in_l2 * l2_s + (1 - in_l2) * in_l3 * l3_s)
     from_memory = (1 - in_l2) * (1 - in_l3) * streamed
@@ -127,9 +127,8 @@ def batch_time(spec: CpuSpec, work: Work, items: int, busy: int = 1) -> Parts:
     launch_s = 1e-6 * (work.operators * spec.operator_us + spec.batch_us)
     # The demand of all cores, if misses took no longer than alone, against the bandwidth of the sockets.
     waits_s = miss_s + from_memory * memory_s
-    share_s = (
-        busy * (missed + from_memory) / (1e9 * spec.memory_gb_per_s * spec.memory_efficiency * spec.sockets)
-    )
+    bandwidth = 1e9 * spec.memory_gb_per_s * spec.memory_efficiency * spec.sockets
+    share_s = busy * (missed + from_memory) / bandwidth
     fixed_s = compute_s + cached_s + activations_s + hit_s + launch_s
     stretch = max(1.0, (share_s - fixed_s) / waits_s) if waits_s else 1.0
     return Parts(
@@ -139,11 +138,6 @@ def batch_time(spec: CpuSpec, work: Work, items: int, busy: int = 1) -> Parts:
         launches=launch_s,
         stretch=stretch,
     )
-
-
-def _streamed(work: Work) -> int:
-    """Bytes of weights read per batch: again in every step of a recurrent layer."""
-    return sum(x.weight_bytes * x.steps for x in work.layers)
 
 
 def _in_l3(spec: CpuSpec, weights: int, gathered: int, here: int) -> float:

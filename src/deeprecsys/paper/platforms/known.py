@@ -9,15 +9,8 @@ _LATENCIES = "published: LMBench random loads, AnandTech's review of Skylake-SP 
 _MANUAL = "published: Intel 64 and IA-32 optimisation reference manual, cache parameters, sustained"
 _BUFFERS = "published: L1 line fill buffers, 10 up to Broadwell, 12 from Skylake on; 16 superqueue entries"
 _COMMON = {
-    "cores": _FACTS,
-    "sockets": _FACTS,
-    "ghz": _FACTS,
-    "lanes": _FACTS,
-    "l2_bytes": _FACTS,
-    "l3_bytes": _FACTS,
-    "inclusive": _FACTS,
-    "memory_gb_per_s": _FACTS,
-    "watts": _FACTS,
+    **dict.fromkeys(("cores", "sockets", "ghz", "lanes", "l2_bytes", "l3_bytes", "inclusive"), _FACTS),
+    **dict.fromkeys(("memory_gb_per_s", "watts"), _FACTS),
     "fma_ports": "published: two fused multiply-add units per core (E5-2680 v4; Gold 6138)",
     "l2_bytes_per_cycle": _MANUAL,
     "l3_bytes_per_cycle": _MANUAL,
@@ -35,38 +28,12 @@ _COMMON = {
 }
 
 BROADWELL = CpuSpec(
-    name="Broadwell",
-    cores=28,
-    sockets=2,
-    ghz=2.4,
-    lanes=8,
-    l2_bytes=256 << 10,
-    l3_bytes=35 << 20,
-    inclusive=True,
-    l2_bytes_per_cycle=25,
-    l3_bytes_per_cycle=14,
-    l3_ns=35,
-    memory_ns=95,
-    fill_buffers=10,
-    memory_gb_per_s=77,
-    watts=120,
-    sources=_COMMON,
-)
+    name="Broadwell", cores=28, sockets=2, ghz=2.4, lanes=8, l2_bytes=256 << 10, l3_bytes=35 << 20,
+    inclusive=True, l2_bytes_per_cycle=25, l3_bytes_per_cycle=14, l3_ns=35, memory_ns=95,
+    fill_buffers=10, memory_gb_per_s=77, watts=120, sources=_COMMON,
+)  # fmt: skip
 SKYLAKE = CpuSpec(
-    name="Skylake",
-    cores=40,
-    sockets=2,
-    ghz=2.0,
-    lanes=16,
-    l2_bytes=1 << 20,
-    l3_bytes=int(27.5 * (1 << 20)),
-    inclusive=False,
-    l2_bytes_per_cycle=52,
-    l3_bytes_per_cycle=15,
-    l3_ns=26,
-    memory_ns=90,
-    fill_buffers=12,
-    memory_gb_per_s=85,
-    watts=125,
-    sources=_COMMON,
-)
+    name="Skylake", cores=40, sockets=2, ghz=2.0, lanes=16, l2_bytes=1 << 20, l3_bytes=int(27.5 * (1 << 20)),
+    inclusive=False, l2_bytes_per_cycle=52, l3_bytes_per_cycle=15, l3_ns=26, memory_ns=90,
+    fill_buffers=12, memory_gb_per_s=85, watts=125, sources=_COMMON,
+)  # fmt: skip

@@ -24,7 +24,6 @@ class Server:
         cores: workers.
         l3_bytes: that a core's rows can stay in.
         memory_gb_per_s: of all sockets; `memory_efficiency` is the share that random rows reach.
-        watts: thermal design power of all sockets.
         source: where those are from.
     """
 
@@ -32,19 +31,14 @@ class Server:
     cores: int
     l3_bytes: int
     memory_gb_per_s: float
-    watts: float
     source: str
     memory_efficiency: float = 0.8
 
 
 EPYC_64 = Server(
-    name="EPYC, 64 cores",
-    cores=64,
-    l3_bytes=32 << 20,
-    memory_gb_per_s=204.8,
-    watts=280,
-    source="published: EPYC 7763, 64 cores, 32 MB of L3 per 8 cores, 8 channels of DDR4-3200, 280 W",
-)
+    name="EPYC, 64 cores", cores=64, l3_bytes=32 << 20, memory_gb_per_s=204.8,
+    source="published: EPYC 7763, 64 cores, 32 MB of L3 per 8 cores, 8 channels of DDR4-3200",
+)  # fmt: skip
 
 
 def scaled(measured: LatencyProfile, work: Work, server: Server = EPYC_64) -> LatencyProfile:

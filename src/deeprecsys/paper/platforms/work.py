@@ -54,11 +54,7 @@ class Work:
 
 
 def work_of(model: Model) -> Work:
-    """The work of a model of the zoo.
-
-    Raises:
-        InputError: a model whose layers are not known here.
-    """
+    """The work of a model of the zoo; InputError for any other."""
     if not isinstance(model, PaperModel):
         raise InputError(f"model: expected one of the zoo's, got {type(model).__name__}")
     layers, schema = tuple(model.layers), model.schema
