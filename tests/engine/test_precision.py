@@ -16,9 +16,10 @@ from deeprecsys.workload.features import FeatureLayout
 from deeprecsys.zoo import MODELS, model
 from deeprecsys.zoo.networks import weighted
 from deeprecsys.zoo.networks.sparse import SparseStage
-from deeprecsys.zoo.rows import RowFormat, convert, restore
+from deeprecsys.zoo.rows import RowFormat, convert
 from deeprecsys.zoo.schema import Per
 from deeprecsys.zoo.tables import fill
+from tests.engine.rows import restore
 
 BATCHES = (1, 16, 64, 256, 1024)
 LOWER = (RowFormat.BF16, RowFormat.INT8)

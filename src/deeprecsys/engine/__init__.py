@@ -23,11 +23,7 @@ __all__ = [
 
 
 def factory(engine: EngineSpec) -> Callable[..., Engine]:
-    """What makes an engine from an `Assembly`, and from its arguments where the text has some.
-
-    Raises:
-        InputError: its module or attribute cannot be imported.
-    """
+    """What makes an engine from an `Assembly` (and its arguments); InputError: it cannot be imported."""
     if engine.name not in BUILT_IN and engine.name in installed(GROUP):
         found = load_installed("engine", GROUP, engine.name)
     else:

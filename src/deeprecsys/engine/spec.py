@@ -45,20 +45,26 @@ class EngineSpec:
     args: str = ""
     device: int | None = None
 
-    @classmethod
-    def parse(cls, text: str) -> EngineSpec:
+    @staticmethod
+    @cache
+    def parse(text: str) -> EngineSpec:
         """The engine that a text names; nothing is imported.
 
         Raises:
             InputError: neither a known engine nor a `module:attribute`, or arguments that cuda does not take.
         """
-        return _parse(text)
+        name, colon, args = text.partition(":")
+        if name not in BUILT_IN and name not in installed(GROUP):
+            if not colon:
+                raise unknown("engine", text, (*BUILT_IN, *installed(GROUP)))
+            return EngineSpec(text)
+        return _cuda(args) if name == CUDA else EngineSpec(name, args)
 
     @classmethod
     def recorded(cls, text: str) -> EngineSpec:
         """The engine that a result names; one that is not installed here is taken as it is."""
         try:
-            return _parse(text)
+            return cls.parse(text)
         except InputError:
             return cls(text)
 
@@ -89,37 +95,19 @@ class EngineSpec:
         return self.name == CUDA
 
     def require(self, precision: str) -> EngineSpec:
-        """This engine.
-
-        Raises:
-            InputError: it does not compute in the precision.
-        """
+        """This engine; InputError if it does not compute in the precision."""
         if precision not in self.precisions:
             able = " or ".join(self.precisions)
             raise InputError(f"precision of engine {self.name}: expected {able}, got {precision}")
         return self
 
     def replicas(self, count: int) -> tuple[EngineSpec, ...]:
-        """The engines of `count` workers: each that uses a GPU gets a GPU of its own.
-
-        Raises:
-            InputError: several are to be the one GPU that the text names.
-        """
+        """The engines of `count` workers, each with a GPU of its own; InputError if the text names one."""
         if not self.on_gpu or count == 1:
             return (self,) * count
         if self.device is not None:
             raise InputError(f"gpus: expected 1 where the engine names its device, got {count} of {self}")
         return tuple(replace(self, device=i) for i in range(count))
-
-
-@cache
-def _parse(text: str) -> EngineSpec:
-    name, colon, args = text.partition(":")
-    if name not in BUILT_IN and name not in installed(GROUP):
-        if not colon:
-            raise unknown("engine", text, (*BUILT_IN, *installed(GROUP)))
-        return EngineSpec(text)
-    return _cuda(args) if name == CUDA else EngineSpec(name, args)
 
 
 def _cuda(args: str) -> EngineSpec:

@@ -310,9 +310,8 @@ def run(
                     part += 1
                 runs[worker] = query
             waiting[device] -= items
-            table = 2 * device + (
-                1 if ended[slot] < now else 0
-            )  # of workers that had no rest, or that were idle
+            rested = 1 if ended[slot] < now else 0
+            table = 2 * device + rested  # of workers that had no rest, or that were idle
             level = level_of[table, tail[device] - head[device] + 1]
             row = ((table * levels + level) * rows + items) * width
             u = draws[batch] if spread else 0.0
@@ -321,16 +320,8 @@ def run(
             number[slot] = batch
             if predict:
                 began[slot], holds[slot] = now, items
-            enter(
-                ring_finish,
-                ring_worker,
-                device * ring,
-                ring - 1,
-                head[device],
-                tail[device],
-                now + took,
-                worker,
-            )
+            first, end = head[device], tail[device]
+            enter(ring_finish, ring_worker, device * ring, ring - 1, first, end, now + took, worker)
             tail[device] += 1
             if keep:
                 record(kept, batch, query, items, device, worker, now, now + took)

@@ -65,11 +65,7 @@ DEVICES = {d.name: d for d in (GTX_1080_TI,)}
 
 
 def device(name: str) -> PublishedDevice:
-    """The published device of a name.
-
-    Raises:
-        InputError: there is none; names the nearest.
-    """
+    """The published device of a name; InputError, which names the nearest, if there is none."""
     if name not in DEVICES:
         raise unknown("published device", name, DEVICES)
     return DEVICES[name]
@@ -92,9 +88,7 @@ def speed_up_at(published: PublishedDevice, model: str, batch: int) -> float:
     return exp(float(np.interp(log(batch), np.log(published.batches), np.log(known))))
 
 
-def device_profile(
-    cpu: LatencyProfile, published: PublishedDevice, *, transfer: bool = True
-) -> LatencyProfile:
+def device_profile(cpu: LatencyProfile, published: PublishedDevice) -> LatencyProfile:
     """s(b) of a published device: the CPU's times with one worker busy, over the published speed-ups.
 
     The spread stays the CPU's, relative to its time: none was published. Points are the CPU profile's sizes
@@ -104,8 +98,6 @@ def device_profile(
         cpu: batch times of the model on a CPU; the level of least contention is taken, as the speed-ups are
             over one process.
         published: the device.
-        transfer: whether the input transfer is in the times, as in the published ones; without, they are
-            shortened by `transfer_share`.
 
     Raises:
         InputError: nothing was published for the profile's model.
@@ -113,11 +105,10 @@ def device_profile(
     level = cpu.busy_levels[0]
     curve = cpu.curve(level)
     sizes = sorted({p.batch for p in curve} | set(published.batches))
-    share = 1.0 if transfer else 1.0 - published.transfer_share
     points = []
     for batch in sizes:
         near = min(curve, key=lambda p: abs(log(p.batch / batch)))
-        scale = cpu.seconds(batch, level) / near.mean_s * share / speed_up_at(published, cpu.model, batch)
+        scale = cpu.seconds(batch, level) / near.mean_s / speed_up_at(published, cpu.model, batch)
         points.append(Point(1, batch, tuple(scale * s for s in near.seconds)))
     return replace(
         cpu,
@@ -128,7 +119,7 @@ def device_profile(
             "gpu": published.title,
             "emulated": True,
             "source": published.source,
-            "input_transfer": transfer,
+            "input_transfer": True,
             "power_w": published.power_w,
             "over": dict(cpu.machine),
         },

@@ -183,11 +183,7 @@ def _kepler(y: NDArray[np.float64], a: float) -> NDArray[np.float64]:
 def until(
     arrivals: Arrivals, fresh: Callable[[], np.random.Generator], rate_qps: float, horizon_s: float
 ) -> NDArray[np.float64]:
-    """All arrivals up to and including `horizon_s`, in seconds.
-
-    Args:
-        fresh: returns a new generator in the same state each time.
-    """
+    """All arrivals up to and including `horizon_s`; `fresh` returns a new generator in one state."""
     expected = rate_qps * horizon_s
     queries = int(expected + 6 * math.sqrt(expected)) + 16
     while (times := arrivals.times(fresh(), rate_qps, queries))[-1] <= horizon_s:

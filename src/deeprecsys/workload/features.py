@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import zlib
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -241,14 +242,8 @@ def _fewest_rows(schema: Schema, law: Locality, goal: int, fewest: int, limit: i
     """The least number of pool rows, within its bounds, whose ids are expected to touch `goal` bytes."""
     if not schema.sparse:
         return fewest
-    low, high = fewest, limit
-    while low < high:
-        middle = (low + high) // 2
-        if _expected_bytes(schema, law, middle) >= goal:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    touched = partial(_expected_bytes, schema, law)
+    return fewest + bisect_left(range(fewest, limit), True, key=lambda rows: touched(rows) >= goal)
 
 
 def _place(

@@ -28,11 +28,7 @@ class Named:
 
     @classmethod
     def of(cls, what: str, args: list[str]) -> Self:
-        """What the arguments say, as `split` returns them.
-
-        Raises:
-            InputError: they do not fit; `what` says what they are of.
-        """
+        """What the arguments of a `what` say, as `split` returns them; InputError if they do not fit."""
         what = f"{what} {cls.__name__.lower()}"
         defaults: dict[str, Any] = {f.name: f.default for f in fields(cls)}  # type: ignore[arg-type]
         given = zip(defaults, numbers(what, args, defaults), cls.ranges, strict=True)
@@ -71,11 +67,7 @@ def numbers(what: str, args: list[str], defaults: Mapping[str, float | None]) ->
 
 
 def number(field: str, text: str) -> float:
-    """The finite number that `text` spells.
-
-    Raises:
-        InputError: it spells none.
-    """
+    """The finite number that `text` spells; InputError if it spells none."""
     try:
         value = float(text)
     except ValueError:
@@ -86,22 +78,14 @@ def number(field: str, text: str) -> float:
 
 
 def whole(field: str, value: float) -> int:
-    """`value` as an integer of at least 1, and below 2**31.
-
-    Raises:
-        InputError: it is none.
-    """
+    """`value` as an integer of at least 1, and below 2**31; InputError if it is none."""
     if value != int(value) or not 1 <= value < 2**31:
         raise InputError(f"{field}: expected an integer of at least 1, got {value:g}")
     return int(value)
 
 
 def within(field: str, value: float, low: float, high: float) -> float:
-    """`value`, if it lies in [low, high].
-
-    Raises:
-        InputError: it does not.
-    """
+    """`value`, if it lies in [low, high]; InputError if it does not."""
     if not low <= value <= high:
         raise InputError(f"{field}: expected a number from {low:g} to {high:g}, got {value:g}")
     return value

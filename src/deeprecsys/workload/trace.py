@@ -40,11 +40,7 @@ class Trace:
 
     @property
     def gap_s(self) -> float:
-        """The mean gap between arrivals.
-
-        Raises:
-            InputError: the trace spans no time.
-        """
+        """The mean gap between arrivals; InputError if the trace spans no time."""
         span = float(self.arrival_s[-1] - self.arrival_s[0])
         if span <= 0:
             raise InputError(

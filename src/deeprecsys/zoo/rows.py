@@ -56,11 +56,7 @@ def row_bytes(form: RowFormat, dim: int) -> int:
 
 
 def format_of(table: Table, rows: NDArray[Any]) -> RowFormat:
-    """The format of a table's rows.
-
-    Raises:
-        InputError: the array is none of the table's formats.
-    """
+    """The format of a table's rows; InputError if the array is none of the table's formats."""
     for form, kind in _DTYPES.items():
         if rows.dtype == kind and rows.shape == (table.rows, columns(form, table.dim)):
             return form
@@ -100,18 +96,6 @@ def convert(table: NDArray[np.float32], form: RowFormat, out: NDArray[Any] | Non
         else:
             _quantise(piece, into, first)
     return out
-
-
-def restore(table: Table, rows: NDArray[Any]) -> NDArray[np.float32]:
-    """The values of a table in any format: float32 [rows, dim]. For tests and small tables."""
-    form = format_of(table, rows)
-    if form is RowFormat.FP32:
-        return rows.copy()
-    if form is RowFormat.BF16:
-        return (rows.astype(np.uint32) << 16).view(np.float32)
-    scale, bias = np.ascontiguousarray(rows[:, :HEADER]).view(np.float32).T
-    codes = rows[:, HEADER : HEADER + table.dim].astype(np.float64)  # one rounding, as in the kernel
-    return np.asarray(codes * scale[:, None] + bias[:, None], np.float32)
 
 
 def _to_bf16(values: NDArray[np.float32], out: NDArray[np.uint16]) -> None:

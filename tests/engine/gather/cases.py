@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from deeprecsys.engine.gather import Gather, Ids, RowFormat, convert
 from deeprecsys.engine.protocol import SliceView
-from deeprecsys.zoo.rows import HEADER, dtype, format_of, restore, row_bytes
+from deeprecsys.zoo.rows import HEADER, dtype, format_of, row_bytes
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, Schema, SparseInput, Table
+from tests.engine.rows import jagged as jagged_ids
+from tests.engine.rows import restore
 
 # Vectors and a tail; more than one vector's widest. Each dimension, format, width of ids and kind of input
 # is a function of its own that is compiled, which takes seconds: here a dimension has one width of ids, and
@@ -127,7 +129,7 @@ def ids(i: SparseInput, rows: int, rng: np.random.Generator, kind: Any, jagged: 
     values = rng.integers(rows, size=shape).astype(kind)
     weights = rng.standard_normal(shape, np.float32) if weighted and i.pooling is not Pooling.MEAN else None
     if jagged:
-        return Ids.jagged(values, lengths, weights)
+        return jagged_ids(values, lengths, weights)
     return values if weights is None else Ids(values, weights=weights)
 
 

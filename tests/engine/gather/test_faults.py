@@ -13,6 +13,7 @@ from deeprecsys.engine.gather import Gather, Ids
 from deeprecsys.engine.protocol import SliceView
 from deeprecsys.zoo.schema import Per, Pooling, Schema, SparseInput, Table
 from tests.engine.gather.cases import NOTHING, Case, cases
+from tests.engine.rows import jagged
 
 
 @settings(max_examples=40)
@@ -88,7 +89,7 @@ def test_offsets_that_fall_or_leave_the_ids_are_not_followed(offsets: list[int])
 
 
 def test_more_ids_than_a_concatenation_has_room_for_are_a_fault() -> None:
-    gather, out = build(Ids.jagged(np.ones(6, np.int64), np.array([2, 3, 1])), Pooling.CONCAT)
+    gather, out = build(jagged(np.ones(6, np.int64), np.array([2, 3, 1])), Pooling.CONCAT)
     (fault,) = gather.gather([SliceView({"x": 0, "y": 0}, 0, 2, NOTHING)])
     assert "with at most 2 ids a row, got others in rows 0 … 1" in str(fault)
     assert gather.gather([SliceView({"x": 2, "y": 0}, 0, 1, NOTHING)]) == ()

@@ -15,6 +15,7 @@ from deeprecsys.zoo import MODELS, model
 from deeprecsys.zoo.networks.sparse import SparseStage
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, Schema, SparseInput, Table
 from tests.engine.gather.cases import NOTHING, POOL, Case, cases, output, slices, stored
+from tests.engine.rows import jagged
 
 
 @settings(max_examples=40)
@@ -87,7 +88,7 @@ def test_jagged_sums_equal_torch_s_embedding_bag(kind: type, weighted: bool) -> 
     lengths = rng.integers(0, 200, size=50)
     values = rng.integers(500, size=lengths.sum()).astype(kind)
     weights = rng.standard_normal(len(values), np.float32) if weighted else None
-    pool = Ids.jagged(values, lengths, weights)
+    pool = jagged(values, lengths, weights)
     out = np.empty((50, 64), np.float32)
     schema = Schema((Table("t", 500, 64),), (SparseInput("x", "t"),))
     gather = Gather(schema, {"t": table}, {"x": pool}, {"x": out})

@@ -11,8 +11,9 @@ from hypothesis.extra import numpy as hnp
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.gather import RowFormat, convert
-from deeprecsys.zoo.rows import columns, dtype, restore, row_bytes
+from deeprecsys.zoo.rows import columns, dtype, row_bytes
 from deeprecsys.zoo.schema import Table
+from tests.engine.rows import restore
 
 FLOATS = hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 9)))
 

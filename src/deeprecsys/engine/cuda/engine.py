@@ -286,11 +286,7 @@ class CudaEngine(DeviceEngine):
 
 
 def cuda_device(device: int, count: int) -> str:
-    """torch's name of a device, of `count` that there are.
-
-    Raises:
-        InputError: there is no such device.
-    """
+    """torch's name of a device, of `count` that there are; InputError if it is none of them."""
     if not count:
         raise InputError("engine cuda: expected a CUDA device and torch built for it, got none")
     if device >= count:

@@ -145,11 +145,7 @@ class SliceItems(NamedTuple):
 
 
 def passes(slices: Sequence[SliceView], largest: int, together: bool) -> list[list[SliceItems]]:
-    """The batch in passes of at most `largest` items, every item once, in order.
-
-    Args:
-        together: whether several slices may share a pass.
-    """
+    """The batch in passes of at most `largest` items, in order; slices share one if `together`."""
     found: list[list[SliceItems]] = []
     room = 0
     for index, s in enumerate(slices):

@@ -59,11 +59,7 @@ class Queues:
 
 
 class CudaQueues(Queues):
-    """Three streams of one device.
-
-    Args:
-        timed: whether marks measure time, which costs a little more.
-    """
+    """Three streams of one device; `timed` marks measure time, which costs a little more."""
 
     def __init__(self, device: torch.device, timed: bool = False) -> None:
         self._timed = timed

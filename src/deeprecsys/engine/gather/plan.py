@@ -33,16 +33,6 @@ class Ids:
     offsets: NDArray[np.int64] | None = None
     weights: NDArray[np.float32] | None = None
 
-    @classmethod
-    def jagged(
-        cls,
-        values: NDArray[Any],
-        lengths: NDArray[np.integer[Any]],
-        weights: NDArray[np.float32] | None = None,
-    ) -> Ids:
-        """From values [ids] and lengths [rows]."""
-        return cls(values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), weights)
-
 
 Pool = Ids | NDArray[Any]
 

@@ -72,15 +72,12 @@ class Layer(nn.Linear):
         outputs: int,
         std: Tensor | None = None,
         gain: float = 2.0,
-        bias_mean: float = 0.0,
         bias: bool = True,
-        centred: slice | None = None,
     ) -> None:
         super().__init__(inputs, outputs, bias=bias)
         self.std = torch.ones(inputs) if std is None else std
-        self.gain = gain
-        self.bias_mean = bias_mean
-        self.centred = centred
+        self.gain, self.bias_mean = gain, 0.0
+        self.centred: slice | None = None
         if self.std.shape != (inputs,):
             raise ValueError(f"std: expected [{inputs}], got {list(self.std.shape)}")
 

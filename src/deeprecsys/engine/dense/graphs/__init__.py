@@ -79,11 +79,7 @@ def onnx_model(model: Model, network: nn.Module, *, merged: bool = False, few: b
 
 
 class GraphSet(Generic[Loaded]):
-    """One graph per kind of batch: of a single slice, of few items of one, of several slices.
-
-    Args:
-        load: from a serialised ONNX model to what runs it.
-    """
+    """A graph for a single slice, few items of one, several slices; `load` takes a serialised one."""
 
     def __init__(self, model: Model, network: nn.Module, load: Callable[[bytes], Loaded]) -> None:
         self._few = _FEW_ITEMS.get(type(network), 0)
