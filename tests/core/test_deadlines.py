@@ -6,9 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprecsys.core.deadlines import MOST_MARGIN, MOST_SPARE, Forecast, LateBudget, batch_seconds
+from deeprecsys.core.deadlines import (
+    LATEST,
+    LATEST_S,
+    MOST_MARGIN,
+    SHED_LATE_SPARE,
+    WINDOW,
+    Forecast,
+    LateBudget,
+    batch_seconds,
+)
 from deeprecsys.core.dispatcher import Dispatcher
-from deeprecsys.core.events import Adopt, Arrive, Cancel, Complete, Finish, Lost, Ready, Shed, Start
+from deeprecsys.core.events import Adopt, Arrive, Cancel, Complete, Finish, Lost, Ready, Refused, Shed, Start
 from deeprecsys.core.policy import CPU, GPU, Coalescing, DeepRecSched, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.query import Query
@@ -16,14 +25,14 @@ from deeprecsys.core.query import Query
 PER_ITEM_S = 0.001
 
 
-def forecast(miss_rate=0.05):
+def forecast(shed_late=False):
     """Batches that take a millisecond per item."""
-    return Forecast([PER_ITEM_S * n for n in range(101)], None, False, LateBudget(miss_rate))
+    return Forecast([PER_ITEM_S * n for n in range(101)], None, False, LateBudget(0.05, shed_late))
 
 
-def node(workers=1, policy=None, miss_rate=0.05):
+def node(workers=1, policy=None, shed_late=False):
     d = Dispatcher(policy or Static(10), {CPU: workers})
-    known = forecast(miss_rate)
+    known = forecast(shed_late)
     d.handle(Adopt(0, d.policy, known), 0.0)
     return d, known.budget
 
@@ -76,15 +85,18 @@ def test_what_cannot_meet_its_deadline_any_more_is_dropped_when_its_turn_comes()
     assert (d.shed, d.open, d.completed) == (1, 1, 1)
 
 
-def test_a_deadline_that_is_the_targets_may_be_missed_while_there_is_room():
-    d, budget = node()
+@pytest.mark.parametrize("shed_late", [False, True])
+def test_a_deadline_that_is_the_targets_may_be_missed_while_there_is_room(shed_late):
+    d, budget = node(shed_late=shed_late)
+    most = int(SHED_LATE_SPARE if shed_late else 0.05 * WINDOW)
     now = 0.0
-    for i in range(int(MOST_SPARE) + 1):
+    for i in range(most + 1):
         batches = started(d.handle(Arrive(query(1000 + i, size=60, at=now, within=10.0)), now))
         soft = query(i, size=60, at=now, firm=False)
         assert d.late_by_s(soft, now) > 0
+        budget.level = float(most - i)  # what answers in time add is another test's
         commands = d.handle(Arrive(soft), now)
-        if i == int(MOST_SPARE):
+        if i == most:
             assert isinstance(commands[0], Shed)
             break
         while batches:
@@ -92,8 +104,32 @@ def test_a_deadline_that_is_the_targets_may_be_missed_while_there_is_room():
             commands = d.handle(Finish(batches.pop()), now)
             batches = started(commands)
         assert isinstance(commands[-1], Complete)
+        assert budget.late == i + 1
         d.check()
-    assert budget.level < 1
+    assert budget.left < 1
+
+
+def test_however_much_of_the_budget_is_left_a_query_is_never_let_in_to_be_late_for_long():
+    d, budget = node()
+    for i in range(1000):
+        soft = query(i, size=5, within=0.2, firm=False)
+        late_s = d.late_by_s(soft, 0.0)
+        commands = d.handle(Arrive(soft), 0.0)
+        if any(isinstance(c, Shed) for c in commands):
+            break
+    assert late_s > max(LATEST * 0.2, LATEST_S) >= late_s - 0.01
+    assert budget.left > 100
+
+
+def test_queries_that_are_refused_use_the_budget_and_those_with_a_timeout_of_their_own_do_not():
+    d, budget = node()
+    full = budget.left
+    d.handle(Arrive(query(0, size=60)), 0.0)
+    assert isinstance(d.handle(Arrive(query(1, size=60)), 0.0)[0], Shed), "its own timeout"
+    d.handle(Refused(query(2)), 0.0)
+    assert budget.left == full
+    d.handle(Refused(query(3, firm=False)), 0.0)
+    assert budget.left == full - 1
 
 
 def test_an_idle_node_refuses_no_query_for_its_own_size():
@@ -107,30 +143,52 @@ def test_an_idle_node_refuses_no_query_for_its_own_size():
 
 def test_late_queries_that_are_tolerated_are_counted_until_their_queries_end():
     d, budget = node()
-    d.handle(Arrive(query(0, size=200, firm=False)), 0.0)
-    d.handle(Arrive(query(1, size=200, firm=False)), 0.0)
-    d.handle(Arrive(query(2, size=200, firm=False)), 0.0)
+    d.handle(Arrive(query(0, size=80, firm=False)), 0.0)
+    d.handle(Arrive(query(1, size=80, firm=False)), 0.0)
+    d.handle(Arrive(query(2, size=80, firm=False)), 0.0)
     assert budget.tolerated == 2, "the first found nothing before it"
-    d.handle(Cancel(query(1, size=200, firm=False)), 0.0)
+    d.handle(Cancel(query(1, size=80, firm=False)), 0.0)
     assert budget.tolerated == 1
     d.check()
 
 
-@given(st.lists(st.booleans(), max_size=400), st.sampled_from([0.01, 0.05, 0.2]))
-def test_no_more_answers_are_late_knowingly_than_the_target_allows(coins, miss_rate):
-    """Whoever spends the budget whenever it lets him stays within it, but for the burst it saved."""
-    budget, late = LateBudget(miss_rate), 0
+@given(st.lists(st.booleans(), max_size=400), st.sampled_from([0.01, 0.05, 0.2]), st.booleans())
+def test_no_more_answers_are_late_knowingly_than_the_target_allows(coins, miss_rate, shed_late):
+    """Spent whenever that is possible, the budget stays within the quantile, but for the burst it saved."""
+    budget, late = LateBudget(miss_rate, shed_late), 0
+    most = budget.left
     for wants in coins:
-        spends = wants and budget.spare
+        spends = wants and budget.left >= 1
         late += spends
-        budget.answered(late=spends)
-    assert late <= MOST_SPARE + miss_rate * len(coins) / 2 + 1
+        budget.answered(late=spends, foreseen=spends)
+    assert budget.late == late <= most + miss_rate * len(coins)
     assert budget.margin == 0
+
+
+def test_where_many_are_refused_no_query_is_let_in_late():
+    """A third is refused: more misses than the target allows, whatever the others do."""
+    budget = LateBudget(0.05)
+    budget.level, spent = 0.0, 0
+    for _ in range(1000):
+        budget.answered(late=False)
+        budget.answered(late=False)
+        spent += budget.left >= 1
+        budget.refused()
+    assert spent == 0
+    assert budget.margin == 0, "refusals do not make the forecast careful"
+    for _ in range(20):
+        budget.answered(late=False)
+    assert budget.left == pytest.approx(1.0)
 
 
 def test_answers_that_are_late_unforeseen_make_the_forecast_careful_and_timely_ones_undo_it():
     budget = LateBudget(0.05)
-    for _ in range(int(MOST_SPARE) + 10):
+    most = int(budget.left)
+    for _ in range(most):
+        budget.answered(late=True, foreseen=True)
+        budget.answered(late=True, foreseen=True)
+    assert budget.margin == 0
+    for _ in range(20):
         budget.answered(late=True)
     careful = budget.margin
     assert 0 < careful <= MOST_MARGIN
@@ -140,6 +198,9 @@ def test_answers_that_are_late_unforeseen_make_the_forecast_careful_and_timely_o
     for _ in range(1000):
         budget.answered(late=True)
     assert budget.margin == MOST_MARGIN
+    for _ in range(1100):
+        budget.answered(late=False)
+    assert budget.margin == 0, "what was long ago is forgotten"
 
 
 def test_the_pace_follows_what_batches_take():

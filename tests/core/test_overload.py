@@ -52,10 +52,17 @@ def slower_of(times):
 class World:
     """Serves a stream by one dispatcher whose batches take what a profile says, drawn at random."""
 
-    def __init__(self, policy: Policy, workers: int, believed: LatencyProfile, real: LatencyProfile) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        workers: int,
+        believed: LatencyProfile,
+        real: LatencyProfile,
+        shed_late: bool = False,
+    ) -> None:
         self.d = Dispatcher(policy, {CPU: workers})
         times = batch_seconds(believed, workers, 1000)
-        forecast = Forecast(times, None, False, LateBudget(TARGET.miss_rate))
+        forecast = Forecast(times, None, False, LateBudget(TARGET.miss_rate, shed_late))
         self.d.handle(Adopt(0, policy, forecast), 0.0)
         self.scale = np.array(real.points[0].seconds) / real.points[0].median_s * slower_of(real)
         self.rng = np.random.default_rng(0)
@@ -120,7 +127,7 @@ def test_at_three_times_the_capacity_answers_are_in_time_and_as_many_as_at_capac
     real = profile(slower)
     capacity = capacity_qps(policy, workers, real)
     stream = Workload.parse(seed=3).stream(3 * capacity, duration_s=SPAN_S)
-    world = World(policy, workers, profile(), real)
+    world = World(policy, workers, profile(), real, shed_late=True)  # or all that was saved is spent first
     world.serve(stream)
     assert world.p95_s() <= TARGET.latency_s
     assert world.goodput(SPAN_S) >= 0.9 * capacity
@@ -135,6 +142,78 @@ def test_at_the_capacity_hardly_anything_is_refused():
     world.serve(stream)
     assert len(world.refused) < 0.002 * len(stream)
     assert world.p95_s() <= TARGET.latency_s
+
+
+def exact_capacity_qps(policy, workers, unit):
+    """The rate at which the allowed share of a stream (given at 1 query/s) is late if all are served."""
+    low, high = 80.0 * workers, 200.0 * workers
+    while high - low > 0.1:
+        rate = (low + high) / 2
+        log = run(policy, unit.arrival_s / rate, unit.size, profile(), workers, rate_qps=rate)
+        low, high = (rate, high) if summarise(log, TARGET).miss_rate <= TARGET.miss_rate else (low, rate)
+    return low
+
+
+class Faster:
+    """A stream at `times` its rate."""
+
+    def __init__(self, unit, times):
+        self.arrival_s, self.size = unit.arrival_s / times, unit.size
+
+    def __len__(self):
+        return len(self.size)
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+@pytest.mark.parametrize("policy", [DeepRecSched(256), Coalescing(512, 64)], ids=lambda p: p.name)
+def test_up_to_the_capacity_late_queries_are_answered_and_not_refused(policy, seed):
+    """At its capacity one query in twenty is late. A budget that ends within a burst refuses, but few."""
+    workers, unit = 2, Workload.parse(seed=seed).stream(1.0, queries=20_000)
+    capacity = exact_capacity_qps(policy, workers, unit)
+    refused, late = {}, {}
+    for times, shed_late in ((0.95, False), (1.0, False), (1.0, True)):
+        world = World(policy, workers, profile(), profile(), shed_late)
+        world.serve(Faster(unit, times * capacity))
+        refused[times, shed_late] = len(world.refused) / len(unit)
+        late[times, shed_late] = sum(x > TARGET.latency_s for x in world.latency.values()) / len(unit)
+    assert refused[0.95, False] == 0
+    assert refused[1.0, False] <= 0.003
+    assert refused[1.0, False] < refused[1.0, True] / 2, "where late queries are shed at once"
+    assert 0.02 < late[1.0, False] < 0.06
+
+
+@pytest.mark.parametrize("times", [1.5, 3.0])
+@pytest.mark.parametrize("policy", [DeepRecSched(256), Coalescing(512, 64)], ids=lambda p: p.name)
+def test_in_a_lasting_overload_goodput_is_that_of_shedding_at_once(policy, times):
+    workers, unit = 2, Workload.parse(seed=5).stream(1.0, queries=20_000)
+    rate = times * exact_capacity_qps(policy, workers, unit)
+    goodput = {}
+    for shed_late in (False, True):
+        world = World(policy, workers, profile(), profile(), shed_late)
+        world.serve(Faster(unit, rate))
+        goodput[shed_late] = world.goodput(float(unit.arrival_s[-1]) / rate)
+        assert world.p95_s() <= TARGET.latency_s
+        assert max(world.latency.values()) < TARGET.latency_s + 0.5, "late, but not for long"
+    assert goodput[False] > 0.96 * goodput[True]
+
+
+def test_after_a_burst_the_server_is_soon_in_time_again():
+    """Two seconds at five times the capacity: what comes from a second after it on is in time."""
+    policy, workers, base = DeepRecSched(256), 2, 0.6
+    unit = Workload.parse(seed=6).stream(1.0, queries=6000)
+    capacity = exact_capacity_qps(policy, workers, unit)
+    gaps = np.diff(unit.arrival_s, prepend=0.0) / (base * capacity)
+    first = int(5 * base * capacity)
+    gaps[first : first + int(10 * capacity)] *= base / 5
+    unit.arrival_s[:] = np.cumsum(gaps)
+    world = World(policy, workers, profile(), profile())
+    world.serve(unit)
+    ended_s = float(unit.arrival_s[first + int(10 * capacity)])
+    since = {i: t - ended_s for i, t in enumerate(unit.arrival_s.tolist()) if t > ended_s}
+    later = [world.latency.get(i, inf) for i, s in since.items() if s > 1.0]
+    assert len(later) > 500
+    assert np.mean(np.array(later) <= TARGET.latency_s) > 0.99
+    assert max(world.latency.values()) < TARGET.latency_s + 0.5
 
 
 def test_a_dead_worker_at_forty_percent_costs_no_query():

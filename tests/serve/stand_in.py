@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from deeprecsys.core.target import Target
 from deeprecsys.node.service.backend import (
     BatchRecord,
+    LateAnswers,
     OperatingPoint,
     QueryListener,
     QueryOutcome,
@@ -103,6 +104,9 @@ class StandIn:
 
     def point(self, model: str) -> OperatingPoint:
         return OperatingPoint("static", 32, None, 500.0, 0.0, "told so")
+
+    def late(self, model: str) -> LateAnswers:
+        return LateAnswers(3, 247.0)
 
     def _refused(self, model: str, items: int, arrival_s: float) -> None:
         if self.refuse:

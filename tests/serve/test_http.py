@@ -264,8 +264,11 @@ def test_statistics_and_metrics_count_the_same(http: Direct) -> None:
         'deeprecsys_batch_items_bucket{le="4",model="flat"} 1.0',
         'deeprecsys_workers{device="cpu"} 2.0',
         'deeprecsys_batch_size{model="flat"} 32.0',
+        'deeprecsys_late_answers_total{model="flat"} 3.0',
+        'deeprecsys_late_budget{model="flat"} 247.0',
     ):
         assert line in text.splitlines(), line
+    assert get(http, "/live.json")[1]["models"][0]["late"] == {"total": 3, "left": 247.0}
 
 
 def test_a_client_that_prefers_accelerator_cancels_its_query(running: Running) -> None:

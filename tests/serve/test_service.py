@@ -11,6 +11,7 @@ import pytest
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Coalescing, DeepRecSched
+from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
 from deeprecsys.node.service.backend import QueryOutcome, Reason, RefusedError, UnscoredError
 from tests.serve.harness import Heard, Reference, ask, ask_any, changed, features, nothing_left, run, service
@@ -132,6 +133,30 @@ def test_a_query_in_front_of_a_full_line_is_refused_at_once_and_a_hopeless_one_d
             for r in heard.queries:
                 if r.outcome is QueryOutcome.SERVED:
                     assert r.finish_s <= within + 0.05
+            nothing_left(s)
+
+    run(scenario())
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("shed_late", [False, True])
+def test_late_queries_are_answered_and_counted_unless_they_are_to_be_shed(shed_late: bool) -> None:
+    """Forty at once take two seconds of one worker, twice the target."""
+
+    async def scenario() -> None:
+        times = LatencyProfile("any", (Point(1, 1, (0.05,)), Point(1, 100, (0.05,))))
+        slow = changed(
+            engine="wait:50", target=Target(latency_s=1.0), policy=DeepRecSched(100), profile=times,
+            shed_late=shed_late,
+        )  # fmt: skip
+        async with service(slow, workers=1) as s:
+            full = s.late("dlrm-rmc1").left
+            answers = await asyncio.gather(*(ask_any(s) for _ in range(40)), return_exceptions=True)
+            refused = [a for a in answers if isinstance(a, RefusedError)]
+            late = s.late("dlrm-rmc1")
+            assert {r.reason for r in refused} == ({Reason.LATE} if shed_late else set())
+            assert late.total >= 5
+            assert late.left < full
             nothing_left(s)
 
     run(scenario())

@@ -80,6 +80,7 @@ def serve(
     max_queue: int = 1024,
     max_queue_mb: int = 128,
     not_finite: Literal["error", "pass"] = "error",
+    shed_late: bool = False,
     host: str = "127.0.0.1",
     http_port: int = PORTS[0],
     grpc_port: int = PORTS[1],
@@ -106,6 +107,7 @@ def serve(
         max_queue, max_queue_mb: queries of one model that may be open at once, and the megabytes of their
             features and scores.
         not_finite: what becomes of scores that are infinite or NaN.
+        shed_late: refuse queries that would be late even while the target's quantile leaves room for them.
         http_port, grpc_port: 0 takes a free one.
         drain: seconds to answer open queries in, after the signal.
         announce: called with each model's operating point, as text.
@@ -136,7 +138,7 @@ def serve(
         config = configured(experiment, *times, workers, (policy, batch_size, offload_above), max_items)
         announce(_line(config, workers, first.gpus))
         config = replace(config, max_queries=max_queue, most_bytes=max_queue_mb << 20)
-        configs.append(replace(config, finite=not_finite == "error"))
+        configs.append(replace(config, finite=not_finite == "error", shed_late=shed_late))
     service = ServiceConfig(
         tuple(configs), tuple(pinning(workers, first.threads)), first.threads, spares,
         gpus=first.gpus if first.gpu else 0, isa=first.isa,

@@ -55,6 +55,13 @@ _COUNT, _PORT = click.IntRange(1), click.IntRange(0, 65535)
     type=click.Choice(["error", "pass"]),
     default="error",
 )
+@opt.option(
+    "--shed-late",
+    None,
+    "Refuse queries that would be late early on. By default they are answered late until the target's "
+    "quantile leaves room for no more of them.",
+    is_flag=True,
+)
 @opt.option("--host", None, "Address to listen on; 0.0.0.0 for all.", default="127.0.0.1")
 @opt.option("--http-port", "N", "0 takes any that is free.", type=_PORT, default=PORTS[0])
 @opt.option("--grpc-port", "N", "0 takes any that is free.", type=_PORT, default=PORTS[1])

@@ -1,8 +1,8 @@
 """Deadlines: when a query will be answered, who is refused, and how many answers may be late.
 
 The time of an answer is predicted from batch times and from the work before it. Whether a query is let in
-although it will be late follows from the target's quantile: p95 ≤ t leaves room for one late answer in
-twenty, and that room is kept for when the machine stands still (docs/design/0011-live-service.md).
+although it will be late follows from the target's quantile: p95 ≤ t leaves room for one miss in twenty
+(docs/design/0011-live-service.md).
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ from deeprecsys.core.query import Batch, Query, Slice
 
 KEEP = 0.98
 """Weight of the past in the pace at each new batch, in [0, 1): about 50 batches count."""
+WINDOW = 5_000
+"""Queries whose allowed misses may be saved up for a burst: 250 late answers at p95."""
+SHED_LATE_SPARE = 10.0
+"""Late answers that may be saved up where late queries are to be refused early, a count."""
+LATEST, LATEST_S = 3.0, 0.25
+"""A query is not let in if it would be late by more than the allowed time times `LATEST`, or by `LATEST_S`
+seconds if that is more: a burst leaves the line at most this long."""
 USED = 0.5
-"""Share of the late answers that the target allows which may be spent on predicted ones, in [0, 1]."""
-MOST_SPARE = 10.0
-"""Late answers that may be saved up for a burst, a count."""
+"""Share of the misses that the target allows which is earned while more answers are late than predicted."""
 STEP = 0.02
 """Share of the allowed time that is kept back for each late answer beyond those planned."""
 MOST_MARGIN = 0.5
@@ -37,30 +42,51 @@ line that makes a query late, and refusing it helps no other."""
 
 
 class LateBudget:
-    """How many more answers may be late within a target's quantile.
+    """How many more queries may be late within a target's quantile.
 
-    An answer in time adds to the level, a late one takes 1: over many answers the share of late ones
-    that keeps the level where it is, is `USED` of the share that the target allows.
+    Every answer adds the share of misses that the target allows, and a miss takes 1, whether it was late or
+    refused. So below the capacity late queries are answered; in a lasting overload the refused ones
+    use all that is earned, and none is let in late: each would delay others that can still be in time.
+
+    Args:
+        miss_rate: share of the queries that may miss the target.
+        shed_late: save up few late answers, and so refuse early.
 
     Attributes:
-        level: late answers to spare; below 0, more were late than planned.
+        level: misses to spare; below 0, more answers were late than had been predicted.
         tolerated: open queries that were let in, or let wait, although they will be late.
+        late: answers that were late so far.
     """
 
-    __slots__ = ("_earned", "level", "tolerated")
+    __slots__ = ("_allowed", "_most", "late", "level", "tolerated")
 
-    def __init__(self, miss_rate: float) -> None:
-        self._earned = USED * miss_rate
-        self.level = MOST_SPARE
-        self.tolerated = 0
+    def __init__(self, miss_rate: float, shed_late: bool = False) -> None:
+        self._allowed = miss_rate
+        self._most = SHED_LATE_SPARE if shed_late else max(WINDOW * miss_rate, 1.0)
+        self.level = self._most
+        self.tolerated = self.late = 0
 
-    def answered(self, late: bool) -> None:
-        self.level = min(self.level + self._earned - late, MOST_SPARE)
+    def answered(self, late: bool, foreseen: bool = False) -> None:
+        """A query was answered.
+
+        Args:
+            foreseen: it was let in, or let wait, as one that will be late.
+        """
+        self.level = min(self.level + (USED if self.level < 0 else 1.0) * self._allowed, self._most)
+        self.late += late
+        if late and foreseen:
+            self.refused()
+        elif late:  # the forecast is to be more careful
+            self.level = max(self.level - 1.0, -MOST_MARGIN / STEP)
+
+    def refused(self) -> None:
+        """A query was refused: a miss that the forecast is not to blame for."""
+        self.level = min(self.level, max(self.level - 1.0, 0.0))
 
     @property
-    def spare(self) -> bool:
-        """Whether one more query may be late."""
-        return self.level - self.tolerated >= 1.0
+    def left(self) -> float:
+        """How many more queries may be late now, a count."""
+        return max(self.level - self.tolerated, 0.0)
 
     @property
     def margin(self) -> float:
@@ -248,10 +274,13 @@ class DeadlineTracker:
         alone_s = forecast.on(device).alone_s(items, max(workers[device], 1))
         return now_s + alone_s - (query.deadline_s - kept_s)
 
-    def may_be_late(self, query: Query) -> bool:
-        """Whether the target's quantile leaves room for the query to be late."""
+    def may_be_late(self, query: Query, late_s: float) -> bool:
+        """Whether the target's quantile leaves room for the query to be late, by `late_s`."""
         forecast = self._forecasts.get(query.version)
-        return not query.firm and (forecast is None or forecast.budget.spare)
+        if query.firm or forecast is None:
+            return not query.firm
+        latest_s = max(LATEST * (query.deadline_s - query.arrival_s), LATEST_S)
+        return late_s <= latest_s and forecast.budget.left >= 1.0
 
     def tolerate_late(self, query: Query) -> None:
         """Let a query be late."""
@@ -262,7 +291,13 @@ class DeadlineTracker:
         """All items of a query are scored."""
         if query.deadline_s < inf and not query.firm and (forecast := self._forecasts.get(query.version)):
             way_s = min(WAY_S, WAY_SHARE * (query.deadline_s - query.arrival_s))
-            forecast.budget.answered(late=now_s > query.deadline_s - way_s)
+            late = now_s > query.deadline_s - way_s
+            forecast.budget.answered(late, foreseen=query.id in self._tolerated)
+
+    def refused(self, query: Query) -> None:
+        """A query was refused, or dropped."""
+        if query.deadline_s < inf and not query.firm and (forecast := self._forecasts.get(query.version)):
+            forecast.budget.refused()
 
     def ended(self, query: Query) -> None:
         """A query has ended, in whichever way."""

@@ -22,6 +22,7 @@ from deeprecsys.core.events import (
     Finish,
     Lost,
     Ready,
+    Refused,
     Retire,
     Shed,
     Start,
@@ -109,6 +110,9 @@ class Dispatcher:
                 return self._adopt(version, policy, forecast, now_s)
             case Retire(version):
                 return self._retire(version)
+            case Refused(query):
+                self._deadlines.refused(query)
+                return []
 
     def late_by_s(self, query: Query, now_s: float) -> float:
         """By how much a query that arrives now is predicted to miss its deadline, seconds; below 0: not.
@@ -117,9 +121,9 @@ class Dispatcher:
         """
         return self._deadlines.late_by_s(query, self._alive, self._running.values(), now_s)
 
-    def may_be_late(self, query: Query) -> bool:
-        """Whether the target's quantile leaves room for the query to be late."""
-        return self._deadlines.may_be_late(query)
+    def may_be_late(self, query: Query, late_s: float) -> bool:
+        """Whether the target's quantile leaves room for the query to be late, by `late_s`."""
+        return self._deadlines.may_be_late(query, late_s)
 
     @property
     def _alive(self) -> dict[str, int]:
@@ -142,7 +146,7 @@ class Dispatcher:
         if full := device.refusal(query, self.limits):
             return self._refuse(query, full)
         if query.deadline_s < inf and (late_s := self.late_by_s(query, now_s)) > 0:
-            if not self.may_be_late(query):
+            if not self.may_be_late(query, late_s):
                 return self._refuse(query, f"it would miss its deadline by {1e3 * late_s:.0f} ms", late=True)
             self._deadlines.tolerate_late(query)
         self._open[query.id] = query.size
@@ -152,6 +156,7 @@ class Dispatcher:
 
     def _refuse(self, query: Query, reason: str, late: bool = False) -> list[Command]:
         self.shed += 1
+        self._deadlines.refused(query)
         return [Shed(query, reason, late)]
 
     def _start_all(self, now_s: float) -> list[Command]:
@@ -196,7 +201,7 @@ class Dispatcher:
         late_s = self._deadlines.cannot_meet_by_s(query, self._open[query.id], self._alive, now_s)
         if late_s <= 0:
             return []
-        if self.may_be_late(query):
+        if self.may_be_late(query, late_s):
             self._deadlines.tolerate_late(query)
             return []
         self._close(query)
@@ -235,9 +240,9 @@ class Dispatcher:
             self._open[query.id] = left - items
             self._deadlines.count(query, -items)
             return []
+        self._deadlines.answered(query, now_s)
         self._close(query)
         self.completed += 1
-        self._deadlines.answered(query, now_s)
         return [Complete(query)]
 
     def _close(self, query: Query) -> None:

@@ -66,7 +66,13 @@ class Retire(NamedTuple):
     version: int
 
 
-Event = Arrive | Finish | Lost | Ready | Tick | Cancel | Adopt | Retire
+class Refused(NamedTuple):
+    """A query was refused before it arrived: a miss of its model's target."""
+
+    query: Query
+
+
+Event = Arrive | Finish | Lost | Ready | Tick | Cancel | Adopt | Retire | Refused
 
 
 # Commands: what the driver is to do, and what became of a query.

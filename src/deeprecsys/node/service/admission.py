@@ -7,6 +7,7 @@ from itertools import count
 from math import nan
 
 from deeprecsys.core.dispatcher import Dispatcher
+from deeprecsys.core.events import Refused
 from deeprecsys.core.policy import CPU
 from deeprecsys.core.query import Query
 from deeprecsys.node.runtime.workers import Workers
@@ -50,7 +51,7 @@ class Admission:
             why = self._workers.problems.get(CPU, "its workers are being started")
             raise self._refused(served, query, Reason.NOT_READY, f"{served.name}: {why}", LATER_S)
         late_s = self._dispatcher.late_by_s(query, time.monotonic())
-        if late_s > 0 and not self._dispatcher.may_be_late(query):
+        if late_s > 0 and not self._dispatcher.may_be_late(query, late_s):
             why = f"{served.name}: the query would miss its deadline by {1e3 * late_s:.0f} ms"
             raise self._refused(served, query, Reason.LATE, why, late_s)
         if not served.has_room(items):
@@ -62,6 +63,8 @@ class Admission:
         self, served: HostedModel, query: Query, reason: Reason, why: str, again_s: float
     ) -> RefusedError:
         served.offered.append((query.arrival_s, query.size))
+        if reason in (Reason.LATE, Reason.OVERLOAD):
+            self._dispatcher.handle(Refused(query), time.monotonic())
         self._queries.record(
             QueryRecord(
                 query.id, served.name, query.size, query.arrival_s, nan, time.monotonic(), 0.0, 0,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
@@ -112,6 +112,17 @@ class OperatingPoint:
     pinned: bool = False
 
 
+class LateAnswers(NamedTuple):
+    """Answers of a model that were later than its target, queries with a timeout of their own apart.
+
+    Attributes:
+        total: since the start; left: how many more queries may be late now (`core.deadlines.LateBudget`).
+    """
+
+    total: int
+    left: float
+
+
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """A model as clients see it.
@@ -186,6 +197,8 @@ class Backend(Protocol):
         """Queries that are open, and items of them that no worker has begun."""
 
     def point(self, model: str) -> OperatingPoint: ...
+
+    def late(self, model: str) -> LateAnswers: ...
 
     def reserve(
         self, model: str, items: int, *, arrival_s: float, deadline_s: float | None = None, priority: int = 0

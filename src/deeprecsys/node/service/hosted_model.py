@@ -49,6 +49,7 @@ class ModelConfig:
         pinned: live retuning leaves the policy as it is.
         split: False where items are scored together: such a query is never cut nor merged.
         finite: whether scores that are infinite or NaN are an error.
+        shed_late: refuse nearly every query that would be late, even within the target's quantile.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ModelConfig:
     gpu: str | None = None
     gpu_profile: LatencyProfile | None = None
     finite: bool = True
+    shed_late: bool = False
 
     def __post_init__(self) -> None:
         check_scores(self.gpu)
@@ -192,7 +194,7 @@ class HostedModel:
         layout = ModelLayout(config.known_as, config.rows_scale, config.precision, inputs)
         weights = Weights(config.seed)
         first = ModelVersion(version_id, "1", weights, layout.load_tables(weights, progress))
-        budget, gpu = LateBudget(config.target.miss_rate), None
+        budget, gpu = LateBudget(config.target.miss_rate, config.shed_late), None
         if config.gpu and config.gpu_profile:
             gpu = Forecast(batch_seconds(config.gpu_profile, 1, config.max_items), None, False, budget)
         seconds = batch_seconds(config.profile, workers, config.max_items)

@@ -29,6 +29,7 @@ from deeprecsys.node.runtime.tables import Weights
 from deeprecsys.node.runtime.workers import Workers
 from deeprecsys.node.service.admission import Admission
 from deeprecsys.node.service.backend import (
+    LateAnswers,
     OperatingPoint,
     QueryListener,
     QueryOutcome,
@@ -164,6 +165,10 @@ class Service:
 
     def point(self, model: str) -> OperatingPoint:
         return self._served[model].point
+
+    def late(self, model: str) -> LateAnswers:
+        budget = self._served[model].forecast.budget
+        return LateAnswers(budget.late, budget.left)
 
     def admit(self, model: str, items: int, *, arrival_s: float, deadline_s: float | None = None) -> None:
         self._admission.admit(self._served[model], items, arrival_s, deadline_s, 0)

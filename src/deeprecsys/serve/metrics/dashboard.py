@@ -70,6 +70,7 @@ def _model(backend: Backend, m: ServedModel, w: ModelCounters, now: float) -> di
         "ready": m.ready,
         "target": {"quantile": m.target.quantile, "latency_ms": 1e3 * m.target.latency_s},
         "open": waiting,
+        "late": backend.late(m.name)._asdict(),
         "waiting_items": items,
         "recent": _recent(recent, m.target.quantile),
         "gpu": m.config.get("gpu"),

@@ -62,6 +62,9 @@ class _Collected(Collector):
         not_finite = CounterMetricFamily(
             "deeprecsys_not_finite", "Queries whose scores were not finite, an error", labels=["model"]
         )
+        late = CounterMetricFamily(
+            "deeprecsys_late_answers", "Queries that were answered later than the target", labels=["model"]
+        )
         by_device = ["model", "device"]
         batches = CounterMetricFamily("deeprecsys_batches", "Batches that workers ran", labels=by_device)
         scored = CounterMetricFamily("deeprecsys_device_items", "Items of batches", labels=by_device)
@@ -71,11 +74,13 @@ class _Collected(Collector):
                 scored.add_metric([model, device], w.device_items[device])
             items.add_metric([model], w.items)
             not_finite.add_metric([model], w.not_finite)
+            late.add_metric([model], self.backend.late(model).total)
             changes.add_metric([model], w.point_changes)
             for (outcome, reason), count in w.ended.items():
                 ended.add_metric([model, outcome, reason], count)
         yield ended
         yield not_finite
+        yield late
         yield items
         yield batches
         yield scored
@@ -122,6 +127,8 @@ class _Collected(Collector):
                 model,
                 point.offload_above,
             )
+            left = "Queries that may still be late before those that would be are refused"
+            gauge("late_budget", left, model, backend.late(model).left)
             gauge("capacity_qps", "Queries/s that the operating point can carry", model, point.capacity_qps)
         yield from found.values()
 
