@@ -30,7 +30,7 @@ LEAST = 3
 """The least number of comparable trials."""
 
 
-def dispersion(latency_s: NDArray[np.float64], target_s: float) -> float:
+def dispersion(latency_s: NDArray[np.float64], target_s: float, most: int = BLOCKS) -> float:
     """How many queries of a trial are worth one independent one, from 1 to a block's length.
 
     The variance of block means over what it would be if queries were independent, times a factor for what
@@ -39,9 +39,10 @@ def dispersion(latency_s: NDArray[np.float64], target_s: float) -> float:
     Args:
         latency_s: latencies in order of arrival, seconds; infinite where unserved.
         target_s: a query later than this is a miss.
+        most: blocks; more where the trial is longer than that many times what its queue remembers.
     """
     n = len(latency_s)
-    blocks = min(BLOCKS, n // 2)
+    blocks = min(most, n // 2)
     if blocks < 2:
         return 1.0
     missed = latency_s > target_s
