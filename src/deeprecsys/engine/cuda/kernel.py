@@ -47,6 +47,13 @@ def _pool(  # type: ignore[no-untyped-def] # the language has no types of its ow
     tl.atomic_max(flag, bad, mask=bad > 0)
 
 
+def variant(dim: int, lookups: int) -> dict[str, int]:
+    """What the kernel is compiled for: rows of `dim` numbers, bags of `lookups` rows."""
+    at_once, width = min(triton.next_power_of_2(lookups), AT_ONCE), triton.next_power_of_2(dim)
+    warps = max(1, min(4, at_once * width // 256))
+    return {"dim": dim, "width": width, "at_once": at_once, "num_warps": warps}
+
+
 class FusedGather:
     """One launch for all inputs of a block, whatever their tables."""
 
@@ -63,9 +70,7 @@ class FusedGather:
         dim = self._block.dim
         shape = (inputs, rows, lookups, dim) if self._apart else (inputs, rows, dim)
         out = torch.empty(shape, dtype=dtype, device=ids.device)
-        step, width = min(triton.next_power_of_2(each), AT_ONCE), triton.next_power_of_2(dim)
         launch: Any = _pool[(inputs * bags,)]
         launch(ids, self._table, self._first, self._last, flag, out, bags, each, self._scale,
-               dim=dim, width=width, at_once=step,
-               num_warps=max(1, min(4, step * width // 256)))  # fmt: skip
+               **variant(dim, each))  # fmt: skip
         return out
