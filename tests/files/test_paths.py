@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deeprecsys.api.engines import choices
-from deeprecsys.api.serve import named, profiles_in
+from deeprecsys.api.serve import client_names, named, profiles_in
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import CPU
 from deeprecsys.core.profile import LatencyProfile, Point
@@ -104,3 +104,29 @@ def test_a_repositorys_folder_names_its_model(
 def test_models_of_one_repository_are_served_together(tmp_path: Path) -> None:
     files = tuple(touched(tmp_path / name / "1" / "model.onnx") for name in ("a", "b"))
     assert named(files, None) == files
+    assert client_names(files, ()) == ("a", "b")
+
+
+def test_clients_ask_for_the_names_that_are_given() -> None:
+    models = ("a.b:M", "c.d:M")
+    assert client_names(models[:1], "Empfehlung für: A") == ("Empfehlung für: A",)
+    assert client_names(models, ["a", "m"]) == ("a", "m")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((), r"^MODEL: expected each once, got M, M$"),
+        ("a", r"^--name: expected 2, one for each MODEL in their order, got 1$"),
+        (["a", "a"], r"^--name: expected each once, got a, a$"),
+        (["", "a"], r"^--name: expected 1 to 200 printable characters without a slash, .* got ''$"),
+        (["a/b", "a"], r"got 'a/b'$"),
+        (["a\n", "a"], r"got 'a\\n'$"),
+        (["..", "a"], r"none of \., \.\., stats, got '\.\.'$"),
+        (["stats", "a"], r"got 'stats'$"),
+        (["a" * 201, "a"], r"^--name: .{1,200}$"),
+    ],
+)
+def test_a_name_that_clients_cannot_ask_for_is_refused(given: str | list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        client_names(("a.b:M", "c.d:M"), given)

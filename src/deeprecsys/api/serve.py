@@ -29,7 +29,7 @@ from deeprecsys.api.progress import ProgressOption, stage
 from deeprecsys.api.retuning.decision import BestPolicy, RetuneSettings
 from deeprecsys.api.retuning.resimulate import Question, Resimulator
 from deeprecsys.api.retuning.retuner import Retuner
-from deeprecsys.core.errors import InputError, positive
+from deeprecsys.core.errors import InputError, positive, shown
 from deeprecsys.core.policy import CPU, GPU, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.engine import FASTEST
@@ -69,6 +69,7 @@ class Listening:
 def serve(
     model: str | Sequence[str],
     *,
+    name: str | Sequence[str] = (),
     profile: GivenProfile | Sequence[GivenProfile] = (),
     engine: str | None = None,
     policy: str | Policy | None = None,
@@ -98,6 +99,8 @@ def serve(
 
     Args:
         model: one model, or several, with their weights as MODEL@FILE.
+        name: what clients ask for: one for each model, in their order. By default a class's name, or a
+            file's without folder and suffix.
         profile: batch times measured before, with their engine and threads, one for each model.
         engine: by default the profile's, or the fastest.
         policy: `NAME[:ARG]` or a policy; batch_size, offload_above: its knobs. Any of them pins the policy.
@@ -127,15 +130,18 @@ def serve(
         raise InputError(f"--offload-above: expected --gpu with it, got {offload_above} without")
     given = (model,) if isinstance(model, str) else tuple(model)
     names = named(given, options.pop("weights", None))
+    asked = client_names(names, name)
     profiles = profiles_in((profile,) if isinstance(profile, GivenProfile) else profile, names, gpu)
     experiments = [_experiment(name, profiles.get((name, CPU)), engine, options) for name in names]
     first = experiments[0].node
     workers = first.workers or default_workers(first)
     configs = []
-    for experiment, name in zip(experiments, names, strict=True):
-        known = profiles.get((name, CPU)), profiles.get((name, GPU))
+    for experiment, full, short in zip(experiments, names, asked, strict=True):
+        known = profiles.get((full, CPU)), profiles.get((full, GPU))
         times = _measured(experiment, *known, progress)
-        config = configured(experiment, *times, workers, (policy, batch_size, offload_above), max_items)
+        config = configured(
+            experiment, *times, workers, (policy, batch_size, offload_above), max_items, short
+        )  # fmt: skip
         announce(_line(config, workers, first.gpus))
         config = replace(config, max_queries=max_queue, most_bytes=max_queue_mb << 20)
         configs.append(replace(config, finite=not_finite == "error", shed_late=shed_late))
@@ -207,19 +213,44 @@ async def _until_drained(
 
 
 def named(models: tuple[str, ...], weights: str | Path | None) -> tuple[str, ...]:
-    """The models with their weights, each known to clients by a name of its own.
+    """The models with their weights.
 
     Raises:
-        InputError: two would have the same name, or it is not clear whose the weights are.
+        InputError: it is not clear whose the weights are.
     """
     if weights and len(models) > 1:
         got = f"{len(models)} models"
         raise InputError(f"--weights: expected one MODEL, or MODEL@FILE for each, got {got}")
-    names = tuple(with_weights(name, Path(weights) if weights else None) for name in models)
-    asked = [short_name(name) for name in names]
+    return tuple(with_weights(name, Path(weights) if weights else None) for name in models)
+
+
+LONGEST_NAME = 200
+_NO_NAMES = (".", "..", "stats")
+"""Of the protocol's paths `models/NAME`, clients resolve two and one has another meaning."""
+
+
+def client_names(models: Sequence[str], given: str | Sequence[str]) -> tuple[str, ...]:
+    """What clients call each model: as given, or its short name.
+
+    Raises:
+        InputError: not one for each model, one that a path cannot carry, or two that are equal.
+    """
+    names = (given,) if isinstance(given, str) else tuple(given)
+    if names and len(names) != len(models):
+        raise InputError(
+            f"--name: expected {len(models)}, one for each MODEL in their order, got {len(names)}"
+        )
+    for name in names:
+        if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable() or "/" in name or name in _NO_NAMES:
+            raise InputError(
+                f"--name: expected 1 to {LONGEST_NAME} printable characters without a slash, "
+                f"none of {', '.join(_NO_NAMES)}, got {shown(name)}"
+            )
+    asked = names or tuple(short_name(model) for model in models)
     if len(set(asked)) < len(asked):
-        raise InputError(f"MODEL: expected each once, got {', '.join(asked)}")
-    return names
+        field = "--name" if names else "MODEL"
+        raise InputError(f"{field}: expected each once, got {', '.join(asked)}")
+    return asked
 
 
 def profiles_in(
@@ -283,11 +314,13 @@ def configured(
     workers: int,
     given: tuple[str | Policy | None, int | None, int | None],
     max_items: int | None,
+    name: str,
 ) -> ModelConfig:
     """A model's configuration: its policy as given, or the best in virtual time.
 
     Args:
         given: the policy, its batch size and its threshold; None where they are to be tuned.
+        name: what clients ask for.
     """
     node = experiment.node
     largest = max_items or experiment.workload.sizes.cap
@@ -312,7 +345,7 @@ def configured(
             policy, capacity = found.policy, found.capacity_qps or None
             why = f"tuned in virtual time for {experiment.workload.sizes.describe()['name']} sizes"
     return ModelConfig(
-        short_name(node.model), experiment.target, policy, profile, node.rows_scale, node.seed, node.engine,
+        name, experiment.target, policy, profile, node.rows_scale, node.seed, node.engine,
         node.precision, max_items=largest, capacity_qps=capacity, why=why, pinned=pinned,
         split=experiment.splits, model=node.model, gpu=node.gpu, gpu_profile=gpu_profile,
     )  # fmt: skip

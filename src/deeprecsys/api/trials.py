@@ -20,7 +20,7 @@ from deeprecsys.api.experiment import (
 from deeprecsys.api.profiles import check_failures, measure_profile, quick_hint_qps, start
 from deeprecsys.api.progress import Interrupted, ProgressOption, SearchProgress, TickHooks, stage
 from deeprecsys.api.runs import BenchRun, CapacityRun, Record
-from deeprecsys.core.errors import positive
+from deeprecsys.core.errors import InputError, positive, shown
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog, Status, Summary, summarise
@@ -55,6 +55,7 @@ def bench(
     batch_size: int | None = None,
     offload_above: int | None = None,
     url: str | None = None,
+    name: str | None = None,
     out: str | Path | None = None,
     slices: bool = False,
     progress: ProgressOption = True,
@@ -67,6 +68,7 @@ def bench(
         duration: seconds of arrivals, or queries: how many; 10 seconds by default.
         policy: `NAME[:ARG]` or a policy; batch_size, offload_above: its knobs.
         url: of a running server to load over HTTP; engine, workers and policy are its own.
+        name: the model's at that URL; by default as `serve` names it by itself.
         out: a run directory to write to; slices: record each slice also without one.
 
     Raises:
@@ -74,6 +76,8 @@ def bench(
         NodeError: the node cannot start, or nothing answers at the URL.
         Interrupted: the trial was; holds the result so far.
     """
+    if name is not None and url is None:
+        raise InputError(f"--name: expected --url with it, got {shown(name)} without")
     experiment = Experiment.resolve(model, **options)
     if rate is not None:
         checked_rate(rate)
@@ -83,7 +87,7 @@ def bench(
     stream = offered(load.stream(rate, queries=queries, duration_s=duration), load, duration)
     with Record(experiment.configuration(), out, slices) as record:
         if url is not None:
-            found = _bench_url(url, experiment, stream, record, progress)
+            found = _bench_url(url, name, experiment, stream, record, progress)
         else:
             found = _bench(experiment, stream, policy, batch_size, offload_above, record, progress)
         result = BenchRun.of(record.run(found), found)
@@ -122,7 +126,12 @@ def _bench(
 
 
 def _bench_url(
-    url: str, experiment: Experiment, stream: Stream, record: Record, progress: ProgressOption
+    url: str,
+    name: str | None,
+    experiment: Experiment,
+    stream: Stream,
+    record: Record,
+    progress: ProgressOption,
 ) -> dict[str, Any]:
     """One trial on a server that runs elsewhere.
 
@@ -136,7 +145,8 @@ def _bench_url(
     node = experiment.node
     schema = named_model(node.model).scaled(node.rows_scale).schema
     with stage(f"{node.model} at {url}: {stream.rate_qps:g} queries/s", progress) as report:
-        log = load(url, short_name(node.model), schema, stream, experiment.target, node.seed,
+        asked = short_name(node.model) if name is None else name
+        log = load(url, asked, schema, stream, experiment.target, node.seed,
                    progress=lambda share: report(share, ""))  # fmt: skip
     record.trial("bench", log, None, {})
     return {

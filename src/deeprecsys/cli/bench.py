@@ -31,6 +31,7 @@ from deeprecsys.report.timeline import trace_events
     metavar="URL",
     help="Load a server that runs there, over HTTP; engine, workers and policy are its own.",
 )
+@opt.option("--name", "NAME", "The model's name at --url.  [default: as `serve` names it by itself]")
 @opt.policy
 @opt.target
 @opt.workload

@@ -16,6 +16,13 @@ _COUNT, _PORT = click.IntRange(1), click.IntRange(0, 65535)
 @click.command("serve")
 @click.argument("model", metavar="MODEL...", nargs=-1, required=True)
 @opt.weights
+@opt.option(
+    "--name",
+    "NAME",
+    "What clients ask for; one for each model, in their order.  [default: its class's name, or its file's "
+    "without folder and suffix]",
+    multiple=True,
+)
 @opt.rows_scale
 @opt.target
 @opt.sizes
@@ -72,9 +79,8 @@ def serve_command(**options: Any) -> None:
     """Serve MODELs over the network: Open Inference Protocol on HTTP and gRPC.
 
     Measures batch times or reads them from --profile, finds the policy that carries the most queries within
-    the target, prints it with the load that it carries, and serves until SIGTERM, which drains. A model of
-    your own is asked for by its class's name, or its file's without folder and suffix; among several, its
-    weights are given as MODEL@FILE.
+    the target, prints it with the load that it carries, and serves until SIGTERM, which drains. Among
+    several models, weights are given as MODEL@FILE.
     """
     log_as_json()
     serve(**options, announce=click.echo, ready=click.echo)

@@ -28,9 +28,9 @@ from deeprecsys.serve.protocol.describe import (
     server_document,
 )
 from deeprecsys.serve.protocol.errors import NotFoundError, RequestError, shown
-from deeprecsys.serve.protocol.inputs import OUTPUT
 from deeprecsys.serve.protocol.request import Request
 from deeprecsys.serve.protocol.request_pb import request_of
+from deeprecsys.zoo.schema import TensorSpec
 
 SERVICE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
 RECEIVING_BYTES = 128 << 20
@@ -140,13 +140,14 @@ class GrpcService:
         request = request_of(message)
         if request.timeout_s is None:
             request.timeout_s = context.time_remaining()
-        with frontend.reserve(model, request, frontend.inputs(model).validate(request), arrival_s) as query:
+        inputs = frontend.inputs(model)
+        with frontend.reserve(model, request, inputs.validate(request), arrival_s) as query:
             query.fill(b"")
             try:
                 scores = query.checked(await query.score())
             except RefusedError as e:
                 raise MissedError(e.reason, str(e), e.retry_after_s) from e
-            reply = _reply(request, model, scores)
+            reply = _reply(request, model, inputs.output, scores)
             query.answered()
             return reply
 
@@ -204,12 +205,14 @@ def _status(e: Exception) -> tuple[grpc.StatusCode, tuple[tuple[str, str], ...]]
     return grpc.StatusCode.INVALID_ARGUMENT, ()
 
 
-def _reply(request: Request, model: ServedModel, scores: NDArray[Any]) -> Any:
+def _reply(request: Request, model: ServedModel, tensor: TensorSpec, scores: NDArray[Any]) -> Any:
+    shape = len(scores), *tensor.row
+    output = pb.ModelInferResponse.InferOutputTensor(name=tensor.name, datatype=tensor.datatype, shape=shape)
     return pb.ModelInferResponse(
         model_name=model.name,
         model_version=model.version,
         id=request.id,
-        outputs=[pb.ModelInferResponse.InferOutputTensor(name=OUTPUT, datatype="FP32", shape=scores.shape)],
+        outputs=[output],
         raw_output_contents=[scores.astype("<f4", copy=False).tobytes()],
     )
 

@@ -176,13 +176,59 @@ class Block:
         return (DenseInput if self.dense else SparseInput).dtype
 
 
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "FP32": np.dtype("<f4"), "INT32": np.dtype("<i4"), "INT64": np.dtype("<i8")
+}  # fmt: skip
+SCORES = "scores"
+"""The output's name where a model has none of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor that clients send or get.
+
+    Attributes:
+        datatype: as the Open Inference Protocol names it.
+        row: its shape without the first dimension, items or 1: () of a tensor [n].
+        feeds: the schema's inputs that are filled from it, each with all of it.
+    """
+
+    name: str
+    datatype: str
+    row: tuple[int, ...]
+    per: Per = Per.ITEM
+    feeds: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """With -1 for the items."""
+        return (-1 if self.per is Per.ITEM else 1, *self.row)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return _DTYPES[self.datatype]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The tensors of a model as clients know it."""
+
+    inputs: tuple[TensorSpec, ...]
+    output: TensorSpec
+
+
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """Everything that a model reads, and how many scores it returns per item."""
+    """Everything that a model reads, and how many scores it returns per item.
+
+    Attributes:
+        given: the tensors of clients, where they are not the inputs and `scores` [n, outputs].
+    """
 
     tables: tuple[Table, ...]
     inputs: tuple[Input, ...]
     outputs: int = 1
+    given: Signature | None = None
 
     def __post_init__(self) -> None:
         tables = {t.name for t in self.tables}
@@ -195,6 +241,33 @@ class Schema:
         _count("schema outputs", self.outputs)
         for each in self.inputs:
             _count(f"input {each.name!r}: numbers of one row", math.prod(self.row_shape(each)))
+        if self.given:
+            self._check_signature(self.given)
+
+    def _check_signature(self, signature: Signature) -> None:
+        if [name for t in signature.inputs for name in t.feeds] != [i.name for i in self.inputs]:
+            raise ValueError("schema: the signature's tensors do not feed each input once, in order")
+        for t in signature.inputs:
+            if any((math.prod(t.row), t.per) != (i.width, i.per) for i in self.inputs if i.name in t.feeds):
+                raise ValueError(f"schema: tensor {t.name!r} does not fit the inputs that it feeds")
+        if len({t.name for t in signature.inputs}) < len(signature.inputs):
+            raise ValueError("schema: two tensors of the signature share a name")
+        if math.prod(signature.output.row) != self.outputs:
+            raise ValueError(
+                f"schema: {signature.output.name!r} does not have {self.outputs} scores per item"
+            )
+
+    @property
+    def signature(self) -> Signature:
+        """What clients send and get."""
+        if self.given:
+            return self.given
+        inputs = (TensorSpec(i.name, i.datatype, (i.width,), i.per, (i.name,)) for i in self.inputs)
+        return Signature(tuple(inputs), TensorSpec(SCORES, DenseInput.datatype, (self.outputs,)))
+
+    def sender(self, name: str) -> str:
+        """The tensor of clients that feeds an input, by names."""
+        return next(t.name for t in self.signature.inputs if name in t.feeds)
 
     @property
     def dense(self) -> tuple[DenseInput, ...]:

@@ -308,8 +308,8 @@ def bad_id(schema: Schema, inputs: Mapping[str, NDArray[Any]]) -> str | None:
         wrong = (ids < 0) | (ids >= rows)
         if wrong.any():
             item, look_up = divmod(int(wrong.argmax()), ids.shape[1])
-            where = f"item {item}, look-up {look_up}"
-            return f"input {i.name!r}: {where}: expected an id in 0 … {rows - 1}, got {ids[item, look_up]}"
+            where = f"input {schema.sender(i.name)!r}: item {item}, look-up {look_up}"
+            return f"{where}: expected an id in 0 … {rows - 1}, got {ids[item, look_up]}"
     return None
 
 

@@ -187,7 +187,7 @@ class HttpApp:
                 query.fill(data)
                 body.close()
                 scores = query.checked(await unless_gone(query.score(), body.watch))
-                reply, json_length = http_reply(request, model.name, model.version, scores)
+                reply, json_length = http_reply(request, model.name, model.version, inputs.output, scores)
                 query.answered()
         except FullError as e:
             frontend.record_refused(model, arrival_s, e)

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.serve.load.client import ConnectionPool, Response
 from deeprecsys.workload.stream import RandomStream, Stream, generator
-from deeprecsys.zoo.schema import DenseInput, Input, Per, Schema, put_ids
+from deeprecsys.zoo.schema import DenseInput, Per, Schema, SparseInput, TensorSpec, put_ids
 
 LEAD_S = 0.05
 """From the start to the first arrival at time 0."""
@@ -43,29 +43,34 @@ class Requests:
         rng = generator(seed, RandomStream.FEATURES)
         self._schema, self._rows = schema, largest + (kinds or largest)
         self._kinds = kinds or 1 << 64
-        self._arrays = {i.name: self._drawn(i, rng) for i in schema.inputs}
+        self._tensors = [(t, self._drawn(t, rng)) for t in schema.signature.inputs]
 
     def body(self, size: int, handle: int) -> tuple[bytes, int]:
         """A query's body with binary data, and the length of its JSON part."""
         inputs, data = [], []
-        for i in self._schema.inputs:
-            rows = 1 if i.per is Per.QUERY else size
+        for t, drawn in self._tensors:
+            rows = 1 if t.per is Per.QUERY else size
             first = handle % self._kinds % (self._rows - rows + 1)
-            part = self._arrays[i.name][first : first + rows]
+            part = drawn[first : first + rows]
             parameters = {"binary_data_size": part.nbytes}
             inputs.append(
-                {"name": i.name, "shape": part.shape, "datatype": i.datatype, "parameters": parameters}
+                {"name": t.name, "shape": part.shape, "datatype": t.datatype, "parameters": parameters}
             )
             data.append(part.tobytes())
         head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
         return b"".join((head, *data)), len(head)
 
-    def _drawn(self, i: Input, rng: np.random.Generator) -> NDArray[Any]:
-        if isinstance(i, DenseInput):
-            drawn = rng.standard_normal((self._rows, i.width), np.float32).astype("<f4")
-            put_ids(i.ids, drawn, lambda count, wanted: rng.integers(count, size=wanted))
-            return drawn
-        return rng.integers(0, self._schema.table(i.table).rows, (self._rows, i.lookups), np.int32)
+    def _drawn(self, t: TensorSpec, rng: np.random.Generator) -> NDArray[Any]:
+        """Rows of a tensor; its ids are within every table that it indexes."""
+        fed = [i for i in self._schema.inputs if i.name in t.feeds]
+        shape, first = (self._rows, fed[0].width), fed[0]
+        if isinstance(first, DenseInput):
+            drawn = rng.standard_normal(shape, np.float32)
+            put_ids(first.ids, drawn, lambda count, wanted: rng.integers(count, size=wanted))
+        else:
+            rows = min(self._schema.table(i.table).rows for i in fed if isinstance(i, SparseInput))
+            drawn = rng.integers(0, rows, shape, np.int32)
+        return drawn.astype(t.dtype).reshape(self._rows, *t.row)
 
 
 async def offer(
@@ -97,7 +102,7 @@ async def offer(
     try:
         await _check(pool, url, model)
         await pool.open(OPEN_AT_FIRST)
-        return await _Offer(pool, f"/v2/models/{model}/infer", requests, stream, answered).run(
+        return await _Offer(pool, f"{_path(model)}/infer", requests, stream, answered).run(
             target, progress, at
         )
     finally:
@@ -120,9 +125,13 @@ def address(url: str) -> tuple[str, int]:
     return host, port or 80
 
 
+def _path(model: str) -> str:
+    return f"/v2/models/{quote(model, safe='')}"
+
+
 async def _check(pool: ConnectionPool, url: str, model: str) -> None:
     try:
-        answer = await pool.request("GET", f"/v2/models/{model}/ready")
+        answer = await pool.request("GET", f"{_path(model)}/ready")
     except OSError as e:
         raise NodeError(f"--url: nothing answers at {url}: {e}") from e
     if answer.status == 404:

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from deeprecsys.node.service.backend import ServedModel
-from deeprecsys.serve.protocol.inputs import OUTPUT
 from deeprecsys.serve.protocol.request import DEFAULT_PRIORITY, PRIORITIES
 from deeprecsys.version import VERSION
-from deeprecsys.zoo.schema import Input, Per
+from deeprecsys.zoo.schema import Per, TensorSpec
 
 SERVER = "deeprecsys"
 PLATFORM = "deeprecsys"
@@ -30,15 +29,13 @@ def server_document() -> dict[str, Any]:
 
 def model_document(model: ServedModel) -> dict[str, Any]:
     """A model's metadata. -1 in a shape is the number of items, 1 means once per query."""
+    signature = model.schema.signature
     return {
         "name": model.name,
         "versions": [model.version],
         "platform": PLATFORM,
-        "inputs": [
-            {"name": i.name, "datatype": i.datatype, "shape": [_rows(i), i.width]}
-            for i in model.schema.inputs
-        ],
-        "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, model.schema.outputs]}],
+        "inputs": [_tensor(t) for t in signature.inputs],
+        "outputs": [_tensor(signature.output)],
     }
 
 
@@ -47,25 +44,18 @@ def config_document(model: ServedModel) -> dict[str, Any]:
 
     Where every input is per item, items are the protocol's batch dimension: `max_batch_size` is the
     largest query and dimensions leave the items out. Otherwise the inputs share no first dimension, and
-    `max_batch_size` 0 says that shapes include the items.
+    `max_batch_size` 0 says that shapes include the items; so it does where a tensor has no other dimension.
     """
-    batched = all(i.per is Per.ITEM for i in model.schema.inputs)
-    rows = [] if batched else [-1]
+    signature = model.schema.signature
+    batched = all(t.per is Per.ITEM and t.row for t in (*signature.inputs, signature.output))
     return {
         "name": model.name,
         "platform": PLATFORM,
         "backend": SERVER,
         "version_policy": {"latest": {"num_versions": 1}},
         "max_batch_size": model.max_items if batched else 0,
-        "input": [
-            {
-                "name": i.name,
-                "data_type": f"TYPE_{i.datatype}",
-                "dims": ([] if batched else [_rows(i)]) + [i.width],
-            }
-            for i in model.schema.inputs
-        ],
-        "output": [{"name": OUTPUT, "data_type": "TYPE_FP32", "dims": [*rows, model.schema.outputs]}],
+        "input": [_config_tensor(t, batched) for t in signature.inputs],
+        "output": [_config_tensor(signature.output, batched)],
         "dynamic_batching": {"priority_levels": PRIORITIES, "default_priority_level": DEFAULT_PRIORITY},
         "parameters": {key: {"string_value": value} for key, value in _parameters(model).items()},
     }
@@ -90,5 +80,10 @@ def index_document(models: Mapping[str, ServedModel]) -> list[dict[str, str]]:
     ]
 
 
-def _rows(i: Input) -> int:
-    return 1 if i.per is Per.QUERY else -1
+def _tensor(t: TensorSpec) -> dict[str, Any]:
+    return {"name": t.name, "datatype": t.datatype, "shape": list(t.shape)}
+
+
+def _config_tensor(t: TensorSpec, batched: bool) -> dict[str, Any]:
+    dims = t.row if batched else t.shape
+    return {"name": t.name, "data_type": f"TYPE_{t.datatype}", "dims": list(dims)}

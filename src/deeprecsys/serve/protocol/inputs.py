@@ -1,8 +1,9 @@
 """A request checked against a model's schema, except for its values.
 
-An input is one tensor `[items, width]`, `[1, width]` where the schema says per query. A sparse input may
-also come jagged, as two tensors: `NAME.values` [all ids] and `NAME.lengths` [items]. Today's schemas are of
-fixed length, so each length must be the schema's number of look-ups.
+Tensors are those of the model's signature. For a model of the zoo these are its inputs, `[items, width]`, or
+`[1, width]` where they are per query. A tensor `[items]` may come as `[items, 1]`, as Triton reads such a
+model. A sparse input may also come jagged, as `NAME.values` [all ids] and `NAME.lengths` [items]. Today's
+schemas are of fixed length, so each length must be the schema's number of look-ups.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.serve.protocol.errors import RequestError, shown
 from deeprecsys.serve.protocol.request import Request, Tensor, parse_head
-from deeprecsys.zoo.schema import Block, DenseInput, Per, Schema
+from deeprecsys.zoo.schema import Block, DenseInput, Input, Per, Schema, TensorSpec
 
 IDS: Mapping[str, np.dtype[Any]] = {"INT32": np.dtype("<i4"), "INT64": np.dtype("<i8")}
 REALS: Mapping[str, np.dtype[Any]] = {
@@ -25,8 +26,6 @@ REALS: Mapping[str, np.dtype[Any]] = {
     "FP64": np.dtype("<f8"),
     "FP16": np.dtype("<f2"),
 }
-OUTPUT = "scores"
-"""The one output that every model has: FP32 [items, outputs]."""
 Binary = bytes | bytearray | memoryview
 VALUES, LENGTHS = ".values", ".lengths"
 HEADS_KEPT, LONGEST_HEAD_BYTES = 1024, 1 << 15
@@ -42,15 +41,20 @@ _ID = b'{"id":"'  # how heads begin of clients that give each request an id of i
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """One input of a model, as requests are checked against it.
+    """One tensor of a model's signature, as requests are checked against it.
 
     Attributes:
-        width: of a row: numbers of a dense input, look-ups of a sparse one.
-        datatypes: accepted, with their layout in memory; stored: the one that needs no conversion.
+        row: its shape without the first dimension; width: numbers of a row.
+        columns: the second of two dimensions; -1 where there are more.
+        feeds: the schema's inputs that are filled from it.
+        datatypes: accepted, with their layout in memory; stored: the one that can be read as it is.
     """
 
     name: str
+    row: tuple[int, ...]
     width: int
+    columns: int
+    feeds: tuple[str, ...]
     per_query: bool
     dense: bool
     datatypes: Mapping[str, np.dtype[Any]]
@@ -123,12 +127,15 @@ class Inputs:
     Attributes:
         body_limit: bytes of the largest body, one of text, that a query of `max_items` items can need;
         message_limit: of the largest gRPC message.
+        output: the tensor of scores.
         item_bytes: the most binary bytes that an item takes; query_bytes: that come on top.
     """
 
     def __init__(self, schema: Schema, max_items: int) -> None:
         self.schema, self.max_items = schema, max_items
-        self.specs = {i.name: _spec(i) for i in schema.inputs}
+        inputs, signature = {i.name: i for i in schema.inputs}, schema.signature
+        self.specs = {t.name: _spec(t, inputs[t.feeds[0]]) for t in signature.inputs}
+        self.output = signature.output
         self.blocks = schema.blocks
         per_item = sum(s.width for s in self.specs.values() if not s.per_query)
         per_query = sum(s.width for s in self.specs.values() if s.per_query)
@@ -150,8 +157,8 @@ class Inputs:
                 shape or size; or there are no items, or too many.
         """
         for name in request.outputs:
-            if name != OUTPUT:
-                raise RequestError(f"output {shown(name)}: expected {OUTPUT!r}, the only one")
+            if name != self.output.name:
+                raise RequestError(f"output {shown(name)}: expected {self.output.name!r}, the only one")
         given: dict[str, Tensor] = {}
         for tensor in request.inputs:
             if tensor.name in given:
@@ -184,14 +191,12 @@ class Inputs:
         tensor = given.pop(spec.name, None)
         if tensor is None:
             return self._jagged(spec, given)
-        width = spec.width
-        if len(tensor.shape) != 2 or tensor.shape[1] != width:
-            first = "1" if spec.per_query else "items"
-            raise RequestError(
-                f"input {spec.name!r}: expected shape [{first}, {width}], got {shown(list(tensor.shape))}"
-            )
-        _check_type(spec.datatypes, tensor, width * tensor.shape[0])
-        return InputTensor(spec, tensor, tensor.shape[0])
+        shape = tensor.shape
+        if (len(shape) != 2 or shape[1] != spec.columns) and (not shape or shape[1:] != spec.row):
+            row = ", ".join(map(str, ("1" if spec.per_query else "items", *spec.row)))
+            raise RequestError(f"input {spec.name!r}: expected shape [{row}], got {shown(list(shape))}")
+        _check_type(spec.datatypes, tensor, spec.width * shape[0])
+        return InputTensor(spec, tensor, shape[0])
 
     def _jagged(self, spec: InputSpec, given: dict[str, Tensor]) -> InputTensor:
         values, lengths = given.pop(spec.name + VALUES, None), given.pop(spec.name + LENGTHS, None)
@@ -237,9 +242,12 @@ class Inputs:
         return items
 
 
-def _spec(i: Any) -> InputSpec:
-    dense = isinstance(i, DenseInput)
-    return InputSpec(i.name, i.width, i.per is Per.QUERY, dense, REALS if dense else IDS, i.datatype)
+def _spec(t: TensorSpec, first: Input) -> InputSpec:
+    """A tensor, and the first of the inputs that it feeds: all are of one type."""
+    dense, stored = isinstance(first, DenseInput), first.datatype if len(t.feeds) == 1 else ""
+    datatypes, width = REALS if dense else IDS, first.width
+    columns = width if len(t.row) <= 1 else -1
+    return InputSpec(t.name, t.row, width, columns, t.feeds, t.per is Per.QUERY, dense, datatypes, stored)
 
 
 def _contiguous(packed: Sequence[InputBlock]) -> bool:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from deeprecsys.node.service.backend import Seat
 from deeprecsys.serve.protocol.errors import RequestError, shown
-from deeprecsys.serve.protocol.inputs import IDS, OUTPUT, REALS, Binary, InputTensor, ValidatedRequest
+from deeprecsys.serve.protocol.inputs import IDS, REALS, Binary, InputTensor, ValidatedRequest
 from deeprecsys.serve.protocol.request import Request, Tensor
+from deeprecsys.zoo.schema import TensorSpec
 
 _FEW = 4096  # beyond, BLAS may begin threads
 _ID_RANGE = np.iinfo(np.int32)
@@ -71,7 +72,10 @@ def fill(request: ValidatedRequest, data: Binary | BodyLayout, seat: Seat) -> No
     if request.packed is None:
         inputs = seat.inputs
         for p in request.tensors:
-            _fill_one(p, data, inputs[p.spec.name])
+            first, *others = p.spec.feeds
+            _fill_one(p, data, inputs[first])
+            for name in others:
+                inputs[name][...] = inputs[first]
     else:
         for b in request.packed:
             b.copy(data, b.offset, blocks[b.block])
@@ -94,20 +98,25 @@ def _fill_one(p: InputTensor, binary: Binary, into: NDArray[Any]) -> None:
     else:
         np.copyto(into, source, casting="unsafe")
         if (into != source).any():  # the tables' sizes are checked as rows are gathered
-            raise RequestError(_out_of_range(tensor.name, into, source))
+            raise RequestError(_out_of_range(tensor, into != source, source))
 
 
-def http_reply(request: Request, model: str, version: str, scores: NDArray[Any]) -> tuple[bytes, int | None]:
+def http_reply(
+    request: Request, model: str, version: str, tensor: TensorSpec, scores: NDArray[Any]
+) -> tuple[bytes, int | None]:
     """The body of a reply, and the length of its JSON part where binary data follows.
 
     Args:
+        tensor: the model's output.
         scores: float32 [items, outputs]; it is copied. JSON has null for those that are not finite.
     """
-    output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": scores.shape}
+    output: dict[str, Any] = {
+        "name": tensor.name, "datatype": tensor.datatype, "shape": (len(scores), *tensor.row)
+    }  # fmt: skip
     doc = {"model_name": model, "model_version": version, "outputs": [output]}
     if request.id:
         doc["id"] = request.id
-    if request.outputs.get(OUTPUT, request.binary_output):
+    if request.outputs.get(tensor.name, request.binary_output):
         raw = scores.astype("<f4", copy=False).tobytes()
         output["parameters"] = {"binary_data_size": len(raw)}
         head = orjson.dumps(doc)
@@ -129,7 +138,9 @@ def check_finite(request: ValidatedRequest, blocks: Sequence[NDArray[Any]]) -> N
         if block.dense:
             for name, one in zip(block.names, values, strict=True):
                 if not all_finite(one):
-                    raise RequestError(f"input {not_finite(repr(name), one)}")
+                    spec = next(t.spec for t in request.tensors if name in t.spec.feeds)
+                    shaped = one.reshape(-1, *spec.row)
+                    raise RequestError(f"input {not_finite(repr(spec.name), shaped)}")
 
 
 def all_finite(values: NDArray[Any]) -> bool:
@@ -172,14 +183,16 @@ def _numbers(datatypes: Mapping[str, np.dtype[Any]], tensor: Tensor, binary: Bin
 def _flat(tensor: Tensor) -> Sequence[Any]:
     """Values in one list: they may come flat, or nested as the shape is."""
     data: Any = tensor.data
-    if len(tensor.shape) != 2 or not len(data) or not isinstance(data[0], list):
-        return data  # type: ignore[no-any-return]
-    rows, width = tensor.shape
-    if len(data) != rows or any(type(row) is not list or len(row) != width for row in data):
-        raise RequestError(
-            f"input {shown(tensor.name)}: expected {rows} lists of {width} values each, or one flat list"
-        )
-    return list(chain.from_iterable(data))
+    rows, *row = tensor.shape
+    for width in row:
+        if not len(data) or not isinstance(data[0], list):
+            break
+        if len(data) != rows or any(type(row) is not list or len(row) != width for row in data):
+            raise RequestError(
+                f"input {shown(tensor.name)}: expected {rows} lists of {width} values each, or one flat list"
+            )
+        data, rows = list(chain.from_iterable(data)), rows * width
+    return data  # type: ignore[no-any-return]
 
 
 def _check_lengths(p: InputTensor, binary: Binary) -> None:
@@ -197,12 +210,13 @@ def _id_range() -> str:
     return f"ids from {_ID_RANGE.min} to {_ID_RANGE.max}"
 
 
-def _out_of_range(name: str, into: NDArray[Any], ids: NDArray[Any]) -> str:
-    row, column = np.argwhere(into != ids)[0]
-    return f"input {shown(name)}: expected {_id_range()}, got {ids[row, column]} at [{row}, {column}]"
+def _out_of_range(tensor: Tensor, wrong: NDArray[Any], ids: NDArray[Any]) -> str:
+    at = int(wrong.argmax())
+    place = [int(k) for k in np.unravel_index(at, tensor.shape)]
+    return f"input {shown(tensor.name)}: expected {_id_range()}, got {ids.reshape(-1)[at]} at {place}"
 
 
 def not_finite(name: str, values: NDArray[Any]) -> str:
-    """What is wrong with values of two dimensions that are not all finite."""
-    row, column = np.argwhere(~np.isfinite(values))[0]
-    return f"{name}: expected finite numbers, got {values[row, column]} at [{row}, {column}]"
+    """What is wrong with values that are not all finite."""
+    at = np.argwhere(~np.isfinite(values))[0]
+    return f"{name}: expected finite numbers, got {values[tuple(at)]} at {at.tolist()}"

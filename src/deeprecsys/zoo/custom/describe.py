@@ -23,8 +23,8 @@ from deeprecsys.zoo.custom import archive, weights
 from deeprecsys.zoo.custom.graph import lift
 from deeprecsys.zoo.custom.model import CustomSpec, FileKind, Own, OwnModel, parse
 from deeprecsys.zoo.custom.prepare import child
-from deeprecsys.zoo.custom.stage import SCORES, GraphStage, OwnDense, class_stage, own_class, random_rows
-from deeprecsys.zoo.schema import Per, Schema
+from deeprecsys.zoo.custom.stage import GraphStage, OwnDense, class_stage, own_class, random_rows
+from deeprecsys.zoo.schema import SCORES, Per, Schema
 
 Rows = Mapping[str, NDArray[Any]]
 """Rows of the dense stage by input name."""
@@ -124,6 +124,8 @@ def _exported(spec: CustomSpec) -> Any:
     try:
         made = torch.onnx.export(program, dynamo=True, verbose=False)
         assert made is not None
+        for value, name in zip(made.model.graph.outputs, program.graph_signature.user_outputs, strict=True):
+            value.name = name  # the exporter's own otherwise
         return made.model
     except Exception as e:
         raise InputError(f"expected a program that torch.onnx can write, got {reason(e)}") from e

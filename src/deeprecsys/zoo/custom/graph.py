@@ -1,24 +1,40 @@
 """Takes a whole model in ONNX apart: embedding tables out of the graph, their rows its inputs.
 
 A table is a float initialiser that a graph input indexes: Gather on axis 0. The Gather is removed, and with
-it the sum or mean over the look-ups where one follows; its result becomes an input.
+it the sum or mean over the look-ups where one follows; its result becomes an input. What clients send and
+get stays as the file has it (`Schema.given`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.plugins import reason
-from deeprecsys.zoo.custom.stage import SCORES, random_rows
+from deeprecsys.zoo.custom.stage import random_rows
 from deeprecsys.zoo.onnx_session import session
-from deeprecsys.zoo.schema import DenseInput, Per, Pooling, Schema, SparseInput, Table
+from deeprecsys.zoo.schema import (
+    SCORES,
+    DenseInput,
+    Per,
+    Pooling,
+    Schema,
+    Signature,
+    SparseInput,
+    Table,
+    TensorSpec,
+)
 
 _IDS = (ir.DataType.INT64, ir.DataType.INT32)
+_DATATYPES = {ir.DataType.INT64: "INT64", ir.DataType.INT32: "INT32", ir.DataType.FLOAT: "FP32"}
+_RESERVED = {SCORES, "slice_of_item", "self"}
+"""Names that the dense stage's inputs may not have: of its other tensors, and of a module's argument."""
 _REDUCTIONS = {"ReduceSum": Pooling.SUM, "ReduceMean": Pooling.MEAN}
 
 
@@ -46,16 +62,15 @@ def lift(model: ir.Model) -> Lifted:
     Raises:
         InputError: an input, output or look-up of another kind than those that can be served.
     """
-    lifter = _Lifter(model)
-    inputs = [made for value in lifter.given for made in lifter.input(value)]
-    if not any(i.per is Per.ITEM for i in inputs):
-        raise InputError("inputs: expected one whose first dimension is symbolic, the items; got none")
     if len(model.graph.outputs) != 1:
         names = ", ".join(str(v.name) for v in model.graph.outputs)
         raise InputError(f"outputs: expected one, got {len(model.graph.outputs)}: {names}")
+    lifter, output = _Lifter(model), str(model.graph.outputs[0].name)
+    inputs = [made for value in lifter.given for made in lifter.input(value)]
+    if not any(t.per is Per.ITEM for t in lifter.tensors):
+        raise InputError("inputs: expected one whose first dimension is symbolic, the items; got none")
     lifter.finish()
-    schema = Schema(tuple(lifter.tables.values()), tuple(inputs))
-    return _serialised(model, schema)
+    return _serialised(model, Schema(tuple(lifter.tables.values()), tuple(inputs)), lifter.tensors, output)
 
 
 class _Lifter:
@@ -66,7 +81,9 @@ class _Lifter:
         initialisers = set(self.graph.initializers)
         self.given = [v for v in self.graph.inputs if v.name not in initialisers]
         self.tables: dict[str, Table] = {}
+        self.tensors: list[TensorSpec] = []
         self._lifted: list[ir.Value] = []
+        self._names = _RESERVED | {str(v.name) for v in _values(self.graph) if v not in self.given}
 
     def input(self, value: ir.Value) -> list[DenseInput | SparseInput]:
         """What one graph input is to the schema: more than one where it indexes several tables."""
@@ -75,16 +92,31 @@ class _Lifter:
         if not sizes:
             raise InputError(f"input {name!r}: expected a dimension of items, got a single number")
         per = _per(name, sizes[0])
-        if value.dtype in _IDS:
-            return self._ids(value, name, sizes, per)
-        if value.dtype is not ir.DataType.FLOAT:
+        if value.dtype not in _DATATYPES:
             raise InputError(f"input {name!r}: expected float32, int64 or int32, got {value.dtype}")
-        if len(sizes) != 2 or not isinstance(sizes[1], int):
-            raise InputError(f"input {name!r}: expected float32 [n, width], got {_shape(value)}")
+        made: list[DenseInput | SparseInput]
+        made = self._ids(value, name, sizes, per) if value.dtype in _IDS else [self._dense(value, sizes, per)]
+        row = tuple(int(n) for n in sizes[1:])  # type: ignore[arg-type]
+        feeds = tuple(i.name for i in made)
+        self.tensors.append(TensorSpec(name, _DATATYPES[value.dtype], row, per, feeds))
+        return made
+
+    def _dense(self, value: ir.Value, sizes: list[int | ir.SymbolicDim], per: Per) -> DenseInput:
+        """An input of numbers; the graph reads it as [n, width] and gives it its own rank."""
+        row = [n for n in sizes[1:] if isinstance(n, int)]
+        if len(row) < len(sizes) - 1:
+            raise InputError(f"input {value.name!r}: expected float32 [n, width], got {_shape(value)}")
+        width, ids = math.prod(row), {}  # type: tuple[int, dict[int, int]]
+        if len(row) <= 1:
+            _find_ids(value, tuple(range(width)), ids)
+        name = self._fresh(str(value.name))
+        if len(row) != 1:
+            flat = ir.Value(shape=ir.Shape([sizes[0], width]), type=value.type)
+            value.replace_all_uses_with(_reshape(self.graph, flat, [-1, *row], self._fresh("shape")))
+            value = flat
+        value.name = name
         self._lifted.append(value)
-        ids: dict[int, int] = {}
-        _find_ids(value, tuple(range(sizes[1])), ids)
-        return [DenseInput(name, sizes[1], per, tuple(sorted(ids.items())))]
+        return DenseInput(name, width, per, tuple(sorted(ids.items())))
 
     def _ids(
         self, value: ir.Value, name: str, sizes: list[int | ir.SymbolicDim], per: Per
@@ -102,9 +134,7 @@ class _Lifter:
             )
         if not gathers:
             raise InputError(f"input {name!r}: expected ids that index a table, got ones that nothing reads")
-        rows = [
-            self._lift(value, gather, sizes, f"{name}/{k}" if k else name) for k, gather in enumerate(gathers)
-        ]
+        rows = [self._lift(value, gather, sizes, self._fresh(name)) for gather in gathers]
         for node in shapes:
             self._reshaped(name, node, rows[0][0], lookups, rows[0][1].pooling)
         return [SparseInput(r.name, r.table, r.lookups, r.pooling, per) for _, r in rows]
@@ -137,7 +167,7 @@ class _Lifter:
             at, pooling, shape = reduce.outputs[0], _REDUCTIONS[reduce.op_type], [sizes[0], dim]
         if at.is_graph_output():
             raise InputError(f"input {name!r}: expected ids whose rows are scored, got them as the output")
-        rows = ir.Value(name=f"{name}", shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+        rows = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
         at.replace_all_uses_with(rows)
         self._lifted.append(rows)
         lookups = int(sizes[1]) if len(sizes) == 2 else 1  # type: ignore[arg-type]
@@ -156,8 +186,15 @@ class _Lifter:
         node.attributes["end"] = ir.AttrInt64("end", end)
         node.replace_input_with(0, rows)
 
+    def _fresh(self, name: str) -> str:
+        """The name, or a longer one if another tensor has it."""
+        names = (f"{name}/{k}" if k else name for k in count())
+        found = next(n for n in names if n not in self._names)
+        self._names.add(found)
+        return found
+
     def finish(self) -> None:
-        """Drop what nothing reads any more, and put the inputs in their order."""
+        """Drop what nothing reads any more, put the inputs in their order, keep the scores' name free."""
         for value in self._lifted:
             if value not in self.graph.inputs:
                 self.graph.inputs.append(value)
@@ -169,6 +206,27 @@ class _Lifter:
                 raise InputError(f"table {key!r}: expected only look-ups by id, got the operator "
                                  f"{uses[0].node.op_type}")  # fmt: skip
             self.graph.initializers.pop(key, None)
+        for value in _values(self.graph):
+            if value.name == SCORES:
+                value.name = self._fresh(SCORES)
+        self.graph.sort()
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """All tensors of a graph and of the graphs within."""
+    for g in (graph, *graph.subgraphs()):
+        yield from (*g.inputs, *g.initializers.values())
+        for node in g:
+            yield from node.outputs
+
+
+def _reshape(graph: ir.Graph, value: ir.Value, sizes: list[int], name: str) -> ir.Value:
+    """A tensor in another shape, by a new last node; `name` is its constant's."""
+    to = ir.Value(name=name, const_value=ir.tensor(sizes, name=name))
+    graph.register_initializer(to)
+    node = ir.Node("", "Reshape", [value, to])
+    graph.append(node)
+    return node.outputs[0]
 
 
 def _find_ids(value: ir.Value, columns: tuple[int, ...], found: dict[int, int]) -> None:
@@ -265,8 +323,12 @@ def _pooled(rows: ir.Value) -> ir.Node | None:
     return node if axes in ([1], [-2]) else None
 
 
-def _serialised(model: ir.Model, schema: Schema) -> Lifted:
-    """The graph with its scores named and shaped, and what it costs."""
+def _serialised(model: ir.Model, schema: Schema, tensors: list[TensorSpec], output: str) -> Lifted:
+    """The graph with its scores named and shaped, and what it costs.
+
+    Args:
+        tensors, output: clients' inputs, and their name for the scores.
+    """
     ir.external_data.load_to_model(model)
     graph = model.graph
     try:
@@ -282,18 +344,15 @@ def _serialised(model: ir.Model, schema: Schema) -> Lifted:
         )
     (scores,) = graph.outputs
     if found.ndim == 1:
-        to = ir.Value(name="deeprecsys_shape", const_value=ir.tensor([-1, 1], name="deeprecsys_shape"))
-        graph.register_initializer(to)
-        node = ir.Node("", "Reshape", [scores, to])
-        graph.append(node)
-        graph.outputs[0] = scores = node.outputs[0]
+        graph.outputs[0] = scores = _reshape(graph, scores, [-1, 1], "deeprecsys_shape")
         scores.type = ir.TensorType(ir.DataType.FLOAT)
         scores.shape = ir.Shape([None, 1])
     scores.name = SCORES
-    outputs = 1 if found.ndim == 1 else found.shape[1]
+    row = found.shape[1:]
+    signature = Signature(tuple(tensors), TensorSpec(output, _DATATYPES[ir.DataType.FLOAT], row))
     weights = [v for v in graph.initializers.values() if v.dtype is ir.DataType.FLOAT]
     return Lifted(
-        Schema(schema.tables, schema.inputs, outputs),
+        Schema(schema.tables, schema.inputs, math.prod(row), signature),
         {t.name: t.name for t in schema.tables},
         _bytes(model),
         sum(_size(v) for v in weights),

@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from deeprecsys.core.errors import InputError, positive
 from deeprecsys.zoo.model import scale_rows
-from deeprecsys.zoo.schema import DenseInput, Input, Per, Pooling, Schema, SparseInput, Table
+from deeprecsys.zoo.schema import (
+    DenseInput,
+    Input,
+    Per,
+    Pooling,
+    Schema,
+    Signature,
+    SparseInput,
+    Table,
+    TensorSpec,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -245,7 +255,17 @@ def schema_of(values: Mapping[str, Any]) -> Schema:
         tuple(Table(**t) for t in values["tables"]),
         tuple(_input(i) for i in values["inputs"]),
         values["outputs"],
+        _signature(values["given"]) if values["given"] else None,
     )
+
+
+def _signature(values: Mapping[str, Any]) -> Signature:
+    return Signature(tuple(_tensor(t) for t in values["inputs"]), _tensor(values["output"]))
+
+
+def _tensor(values: Mapping[str, Any]) -> TensorSpec:
+    lists = {key: tuple(values[key]) for key in ("row", "feeds")}
+    return TensorSpec(**{**values, **lists, "per": Per(values["per"])})
 
 
 def _input(values: dict[str, Any]) -> Input:

@@ -23,8 +23,6 @@ from deeprecsys.zoo.custom.model import CustomSpec, FileKind, Own, OwnModel, par
 from deeprecsys.zoo.onnx_session import session as onnx_session
 from deeprecsys.zoo.schema import Per, Schema, put_ids
 
-SCORES = "scores"
-
 
 def random_rows(schema: Schema, items: int, scale: float = 1.0, seed: int = 0) -> dict[str, NDArray[Any]]:
     """Standard normal rows times `scale` by input name: `items` of them, one where the input is per query."""
