@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprecsys.core.target import Target, percentile
+from deeprecsys.core.target import Target, percentile, percentiles
 
 VOID_SHARE = 0.05
 """Share of the target that the source's 99th-percentile lateness may reach before the trial is void."""
@@ -100,8 +100,9 @@ class RunLog:
     @property
     def latency_s(self) -> NDArray[np.float64]:
         """Latency of every query, in order of arrival; infinite where it was not served."""
-        late = np.where(self.status == Status.SERVED, self.finish_s - self.arrival_s, np.inf)
-        return np.asarray(late)
+        late = self.finish_s - self.arrival_s
+        late[self.status != Status.SERVED] = np.inf
+        return late
 
     @property
     def duration_s(self) -> float:
@@ -206,10 +207,7 @@ def summarise(logs: RunLog | Sequence[RunLog], target: Target | None = None) -> 
     status = np.concatenate([log.status for log in logs])
     count = {s: int(np.count_nonzero(status == s)) for s in Status}
     worker_s = sum(log.workers * log.duration_s for log in logs)
-
-    def ms(quantile: float) -> float:
-        return 1e3 * percentile(latency, quantile)
-
+    p50_ms, p95_ms, p99_ms = (1e3 * s for s in percentiles(latency, (0.50, 0.95, 0.99)))
     return Summary(
         rate_qps=logs[0].rate_qps,
         offered=len(status),
@@ -217,9 +215,9 @@ def summarise(logs: RunLog | Sequence[RunLog], target: Target | None = None) -> 
         shed=count[Status.SHED],
         failed=count[Status.FAILED],
         mean_ms=1e3 * float(finite.mean()) if len(finite) else float("nan"),
-        p50_ms=ms(0.50),
-        p95_ms=ms(0.95),
-        p99_ms=ms(0.99),
+        p50_ms=p50_ms,
+        p95_ms=p95_ms,
+        p99_ms=p99_ms,
         max_ms=1e3 * float(latency.max()) if len(latency) else float("nan"),
         lateness_p99_ms=1e3 * lateness,
         utilisation=sum(log.busy_s for log in logs) / worker_s if worker_s else 0.0,
@@ -232,7 +230,9 @@ def summarise(logs: RunLog | Sequence[RunLog], target: Target | None = None) -> 
 
 
 def _lateness_s(log: RunLog) -> float:
-    """The 99th percentile of how late queries were issued."""
+    """The 99th percentile of how late queries were issued: 0 in virtual time, where none is."""
+    if log.issued_s is log.arrival_s:
+        return 0.0
     issued = ~np.isnan(log.issued_s)
     return percentile((log.issued_s - log.arrival_s)[issued], 0.99)
 

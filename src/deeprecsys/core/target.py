@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +26,14 @@ def percentile(values: NDArray[Any], quantile: float) -> float:
 
     An observed value, never an interpolated one: `p95 <= t` says exactly that 95 % were within t.
     """
+    return percentiles(values, (quantile,))[0]
+
+
+def percentiles(values: NDArray[Any], quantiles: Sequence[float]) -> list[float]:
+    """The `percentile` of each of `quantiles`; several at once take little longer than one."""
     if not len(values):
-        return float("nan")
-    return float(np.quantile(values, quantile, method="inverted_cdf"))
+        return [float("nan")] * len(quantiles)
+    return [float(v) for v in np.quantile(values, quantiles, method="inverted_cdf")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

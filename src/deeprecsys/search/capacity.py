@@ -223,22 +223,14 @@ class _Search:
         """The crossing that all trials point to, never beyond a rate at which queries went unserved."""
         sound = self.runner.sound
         usable = [o for o in sound if o.all_served]
-        found = crossing([self._sample(o) for o in usable], self.target.miss_rate, self.settings.confidence)
+        room_s = self._room_s()
+        samples = [_sample(o, room_s) for o in usable]
+        found = crossing(samples, self.target.miss_rate, self.settings.confidence)
         unserved = min((o.rate_qps for o in sound if not o.all_served), default=inf)
         if found.rate_qps < unserved:
             return found if found.high_qps <= unserved else _capped(found, found.low_qps, unserved)
         below = [o.rate_qps for o in usable if self._below(o) and o.rate_qps < unserved]
         return _capped(found, max(below, default=0.5 * unserved), unserved)
-
-    def _sample(self, o: Observation) -> RateSample:
-        return RateSample(
-            o.rate_qps,
-            o.miss_rate,
-            o.summary.measured,
-            o.dispersion,
-            o.log.warmup_s / self._room_s(),
-            o.offered_s / self._room_s(),
-        )
 
     def _room_s(self) -> float:
         """How long a query may wait and still meet the target: what its own service leaves of it."""
@@ -330,3 +322,15 @@ def _capped(found: Crossing, low_qps: float, high_qps: float) -> Crossing:
     low = min(low_qps, high_qps)
     rate = found.rate_qps if found.rate_qps < high_qps else (low * high_qps) ** 0.5
     return Crossing(rate, low, high_qps, found.slope, max(found.trials, LEAST_TRIALS), found.weight)
+
+
+def _sample(o: Observation, room_s: float) -> RateSample:
+    """A trial; `room_s`: how long a query may wait and still meet the target."""
+    return RateSample(
+        o.rate_qps,
+        o.miss_rate,
+        o.summary.measured,
+        o.dispersion,
+        o.log.warmup_s / room_s,
+        o.offered_s / room_s,
+    )

@@ -217,6 +217,6 @@ def judge(trials: Sequence[Observation], target: Target, confidence: float) -> P
         trials=len(trials),
         seconds=sum(o.seconds for o in trials),
         queries=sum(o.summary.offered for o in trials),
-        summary=summarise([o.log for o in trials], target),
+        summary=trials[0].summary if len(trials) == 1 else summarise([o.log for o in trials], target),
         reruns=tuple(Rerun(o.seed, o.offered_s, o.log.warmup_s, o.pace.seconds_per_item) for o in trials),
     )

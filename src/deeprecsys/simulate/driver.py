@@ -116,7 +116,7 @@ class VirtualTrial(NamedTuple):
             rate_qps=self.rate_qps,
             arrival_s=self.arrivals,
             size=self.sizes,
-            issued_s=self.arrivals.copy(),
+            issued_s=self.arrivals,
             start_s=start_s,
             finish_s=finish_s,
             status=status,
