@@ -74,6 +74,7 @@ class WorkerSpec:
 
 
 def main() -> None:
+    gc.disable()  # to look for garbage again and again takes a tenth of a start, which imports much
     spec = WorkerSpec.load(sys.argv[1])
     die_with_parent(spec.parent, signal.SIGKILL)
     os.sched_setaffinity(0, spec.cores)
@@ -104,6 +105,7 @@ def main() -> None:
 
     gc.collect()
     gc.freeze()
+    gc.enable()
     arithmetic = [getattr(r.engine, "arithmetic", "") for r in runners.values()]
     box.write_message(str(arithmetic[0]) if arithmetic else "")
     walker = resident(lambda: [s for s in mapped.values() if not s.writable])
