@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from statistics import geometric_mean
 from typing import Any, NamedTuple
 
+from benchmarks.harness import markdown
 from benchmarks.lib.engine_tables import BEST, GOALS
 
 SPARSE_MODELS, DENSE_MODELS = ("dlrm-rmc1", "dlrm-rmc2"), ("wnd", "mt-wnd", "dlrm-rmc3")
@@ -56,9 +57,8 @@ def _sparse(models: Mapping[str, Any]) -> Iterator[Verdict]:
                 }  # fmt: skip
                 beside = " (beside the goal)" if other != "torch" or locality != "uniform" else ""
                 goal = f"sparse stage, {form} rows, {locality} ids, over {other}{beside}"
-                yield Verdict(
-                    goal, wanted, ratios, reason=_ceiling(models, locality, other) if form == "fp32" else ""
-                )
+                reason = _ceiling(models, locality, other) if form == "fp32" else ""
+                yield Verdict(goal, wanted, ratios, reason=reason)
 
 
 def _ceiling(models: Mapping[str, Any], locality: str, other: str) -> str:
@@ -68,11 +68,8 @@ def _ceiling(models: Mapping[str, Any], locality: str, other: str) -> str:
         for name in SPARSE_MODELS if name in models
         for a in models[name]["libraries"] if a["locality"] == locality and a["batch"] >= FROM_SPARSE
     ]  # fmt: skip
-    return (
-        f"a loop that prefetches the rows and reads none gains {min(gains):.2f} – {max(gains):.2f}"
-        if gains
-        else ""
-    )
+    what = "a loop that prefetches the rows and reads none gains"
+    return f"{what} {min(gains):.2f} – {max(gains):.2f}" if gains else ""
 
 
 def _ratio(one: Mapping[str, float], two: Mapping[str, float], other: str, form: str) -> float:
@@ -82,23 +79,20 @@ def _ratio(one: Mapping[str, float], two: Mapping[str, float], other: str, form:
 
 def _dense(dense: Mapping[str, Any]) -> Iterator[Verdict]:
     models = dense.get("models", {})
-    gains = {
-        f"{name}, b = {row['batch']}": row["seconds"]["eager"] / row["seconds"]["onnxruntime"]
-        for name, rows in models.items()
-        for row in rows
-    }
-    at_least = [
-        f"{n}, b = {row['batch']}"
-        for n in DENSE_MODELS
-        for row in models.get(n, ())
-        if row["batch"] >= FROM_DENSE
-    ]
+    rows = [(name, row) for name, found in models.items() for row in found]
+    gains = {f"{n}, b = {r['batch']}": r["seconds"]["eager"] / r["seconds"]["onnxruntime"] for n, r in rows}
+    large = [(n, r["batch"]) for d in DENSE_MODELS for n, r in rows if n == d and r["batch"] >= FROM_DENSE]
     reason = ""
     if models:
         best, peak = dense["matrix_gflops"]["best"], dense["register_gflops"]
         reason = (f"the best library product does {best:.0f} of the {peak:.0f} GFLOP/s that the multiply-add units can, "
                   f"and eager torch's own products {_eager_rates(models)}")  # fmt: skip
-    yield Verdict("dense stage at fp32 over eager torch", 1.8, {p: gains[p] for p in at_least}, reason=reason)
+    yield Verdict(
+        "dense stage at fp32 over eager torch",
+        1.8,
+        {p: gains[p] for p in (f"{n}, b = {b}" for n, b in large)},
+        reason=reason,
+    )
     yield Verdict("dense stage at fp32, no slower than eager by more than 5 %", 0.95, gains)
 
 
@@ -153,7 +147,7 @@ def _gains(models: Mapping[str, Any]) -> Iterator[Verdict]:
 
 def table(found: Iterable[Verdict]) -> str:
     """Markdown: goal, what is asked, the range that was measured, met or not and where not."""
-    lines = ["| goal | asked | measured | |", "|---|---|---|---|"]
+    rows = []
     for v in found:
         sign = "at most" if v.less else "at least"
         low, high = min(v.found.values()), max(v.found.values())
@@ -161,5 +155,5 @@ def table(found: Iterable[Verdict]) -> str:
         said = "met" if not missed else f"not met: {'; '.join(missed)}"
         if missed and v.reason:
             said += f". {v.reason[0].upper()}{v.reason[1:]}"
-        lines.append(f"| {v.goal} | {sign} {v.wanted:g} | {low:.2f} – {high:.2f} | {said} |")
-    return "\n".join(lines)
+        rows.append((v.goal, f"{sign} {v.wanted:g}", f"{low:.2f} – {high:.2f}", said))
+    return markdown(("goal", "asked", "measured", ""), rows)

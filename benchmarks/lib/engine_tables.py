@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import markdown
 from deeprecsys.zoo import MODELS
 from deeprecsys.zoo.schema import Per
 
@@ -37,19 +38,20 @@ def sections(models: Mapping[str, Any], limits: Mapping[str, Any], machine: Mapp
     for part, words in PARTS.items():
         if any(part in entry for entry in models.values()):
             blocks += [f"**{words.capitalize()}**", _fractions(models, part)]
-    rows = list(caffe2(models))
-    if rows:
-        blocks.append("\n".join(["**Beside the artefact's own code**, its times on one core of another machine scaled by the two "
-                       "machines' limits (the share of the floor that is products by their rates, that of rows by the time "
-                       "per row) / ours = ratio. Where ours is slower, in brackets what an engine at its corrected floor "
-                       "here would have:", "", *rows]))  # fmt: skip
+    if rows := caffe2(models):
+        blocks += ["**Beside the artefact's own code**, its times on one core of another machine scaled by the two "
+                   "machines' limits (the share of the floor that is products by their rates, that of rows by the time "
+                   "per row) / ours = ratio. Where ours is slower, in brackets what an engine at its corrected floor "
+                   "here would have:", markdown(("model", *(f"b = {b}" for b in CAFFE2_BATCHES)), rows)]  # fmt: skip
     return "\n\n".join(blocks)
 
 
 def _limits(limits: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
     ns = limits["rows"]["ns_per_row"]
-    asking = ", ".join(f"{k.split()[1]} B {v:.1f}" for k, v in ns.items() if k.startswith("asking"))
-    reading = ", ".join(f"{k.split()[1]} B {v:.1f}" for k, v in ns.items() if k.startswith("reading"))
+    asking, reading = (
+        ", ".join(f"{k.split()[1]} B {v:.1f}" for k, v in ns.items() if k.startswith(loop))
+        for loop in ("asking", "reading")
+    )
     bf16 = limits.get("bf16_gflops")
     return (
         f"Limits of one core ({machine.get('cpu', 'this machine')}): best fp32 product "
@@ -65,20 +67,19 @@ def _fractions(models: Mapping[str, Any], part: str) -> str:
     """ms of the engine, its share of the floor and of the corrected floor, and eager's ms."""
     found = {n: e[part]["cells"] for n, e in models.items() if part in e}
     batches = [c["batch"] for c in next(iter(found.values()))]
-    lines = ["| model | " + " | ".join(f"b = {b}" for b in batches) + " | call at b = 1 |",
-             "|---" * (2 + len(batches)) + "|"]  # fmt: skip
+    rows = []
     for name, cells in found.items():
         by_batch = {c["batch"]: c for c in cells}
-        shown = [_cell(name, by_batch[b]) if b in by_batch else "" for b in batches]
         call = f"+{by_batch[1]['call_overhead_us']:.0f} µs" if 1 in by_batch else ""
-        lines.append(f"| {name} | " + " | ".join([*shown, call]) + " |")
+        rows.append((name, *(_cell(name, by_batch[b]) if b in by_batch else "" for b in batches), call))
     about = (
         "Milliseconds per batch, eager torch → compiled (ONNX Runtime), both fp32; share of the floor, in brackets of the "
         "corrected floor; compiled with bf16 rows, int8 rows. The floor: every matrix product at its own shape by the fastest "
         "library, and a loop that only prefetches the rows. Corrected: the products in turn, so that each finds its weight where the "
         "others left it; element-wise work added; rows read. Goals met are bold."
     )
-    return "\n".join(lines) + "\n\n" + about
+    header = ("model", *(f"b = {b}" for b in batches), "call at b = 1")
+    return f"{markdown(header, rows)}\n\n{about}"
 
 
 def _cell(name: str, c: Mapping[str, Any]) -> str:
@@ -92,29 +93,23 @@ def _cell(name: str, c: Mapping[str, Any]) -> str:
             f"({100 * own['corrected_fraction']:.0f} %); {lower}")  # fmt: skip
 
 
-def caffe2(models: Mapping[str, Any]) -> Iterator[str]:
+def caffe2(models: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Rows: Caffe2's time scaled to this machine over ours."""
-    yet = True
+    rows = []
     for name, times in CAFFE2_MS.items():
-        entry = models.get(name, {}).get("one")
-        if entry is None:
-            continue
-        if yet:
-            yield "| model | " + " | ".join(f"b = {b}" for b in CAFFE2_BATCHES) + " |"
-            yield "|---" * (1 + len(CAFFE2_BATCHES)) + "|"
-            yet = False
-        by_batch = {c["batch"]: c for c in entry["cells"]}
-        cells = []
-        for batch, ms in zip(CAFFE2_BATCHES, times, strict=True):
-            if batch not in by_batch:
-                cells.append("")
-                continue
-            scaled = ms * _slower(name, batch, entry["limits"])
-            ours = by_batch[batch]["engines"][BEST]
-            own, floor = 1e-3 * ours["us"], 1e-3 * ours["corrected_floor_us"]
-            most = f" (floor {scaled / floor:.2f})" if scaled < own else ""
-            cells.append(f"{scaled:.3g} / {own:.3g} = {scaled / own:.2f}{most}")
-        yield f"| {name} | " + " | ".join(cells) + " |"
+        if entry := models.get(name, {}).get("one"):
+            ours = {c["batch"]: c["engines"][BEST] for c in entry["cells"]}
+            scaled = {
+                b: ms * _slower(name, b, entry["limits"]) for b, ms in zip(CAFFE2_BATCHES, times, strict=True)
+            }
+            rows.append((name, *(_beside(ms, ours[b]) if b in ours else "" for b, ms in scaled.items())))
+    return rows
+
+
+def _beside(scaled_ms: float, ours: Mapping[str, float]) -> str:
+    own, floor = 1e-3 * ours["us"], 1e-3 * ours["corrected_floor_us"]
+    most = f" (floor {scaled_ms / floor:.2f})" if scaled_ms < own else ""
+    return f"{scaled_ms:.3g} / {own:.3g} = {scaled_ms / own:.2f}{most}"
 
 
 def _slower(name: str, items: int, limits: Mapping[str, Any]) -> float:
@@ -149,27 +144,22 @@ def roofline(models: Mapping[str, Any], limits: Mapping[str, Any], path: Path, b
         if c is None or name.endswith("-artefact"):
             continue
         m = MODELS[name]
-        moved = (
-            m.schema.gathered_bytes(Per.QUERY)
-            + batch * m.schema.gathered_bytes(Per.ITEM)
-            + 4 * m.dense_parameters
-        )
-        x = c["flops"] / moved
-        eager, own = (1e-3 * c["flops"] / c["engines"][n]["us"] for n in ("eager fp32", BEST))
+        rows = m.schema.gathered_bytes(Per.QUERY) + batch * m.schema.gathered_bytes(Per.ITEM)
+        x = c["flops"] / (rows + 4 * m.dense_parameters)
+        best = c["engines"][BEST]
+        times = (c["engines"]["eager fp32"]["us"], best["us"], best["floor_us"])
+        eager, own, floor = (1e-3 * c["flops"] / us for us in times)
         color = f"C{k % 10}"
         ax.plot([x, x], [eager, own], color=color, lw=1, zorder=2)
         ax.plot(x, eager, "o", mfc="white", color=color, ms=6, zorder=3)
         ax.plot(x, own, "o", color=color, ms=6, zorder=3, label=name)
-        ax.plot(
-            [x / 1.12, x * 1.12], [1e-3 * c["flops"] / c["engines"][BEST]["floor_us"]] * 2, color=color, lw=2
-        )
+        ax.plot([x / 1.12, x * 1.12], [floor, floor], color=color, lw=2)
     ax.legend(loc="lower right", fontsize=8)
     ax.set_ylim(top=1.5 * rate)
     ax.set_xlabel("FLOPs per byte of embedding rows and weights")
     ax.set_ylabel("GFLOP/s, one core")
-    ax.set_title(
-        f"Batches of {batch}: eager torch (hollow), compiled (full), the model's own floor (bar)", fontsize=10
-    )
+    title = f"Batches of {batch}: eager torch (hollow), compiled (full), the model's own floor (bar)"
+    ax.set_title(title, fontsize=10)
     ax.grid(True, which="both", alpha=0.15)
     fig.tight_layout()
     fig.savefig(path)

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from deeprecsys.zoo.onnx_session import session
+
 Call = Callable[[], Any]
 
 STALLED = 1.1
@@ -135,13 +137,8 @@ class Products:
     def call(self, library: str, m: int, k: int, n: int, copy: int = 0) -> Call:
         """One product [m, k] x [k, n], into an array that is there; other copies have other weights."""
         x = self._rng.random((m, k), np.float32)
-        made = {
-            "numpy": self._numpy,
-            "torch": self._torch,
-            "onnxruntime": self._ort,
-            "openvino": self._openvino,
-        }
-        return made[library](x, n, copy)
+        made: Call = getattr(self, f"_{library}")(x, n, copy)
+        return made
 
     def chain(self, library: str, products: Sequence[tuple[int, int, int, int]]) -> Call:
         """Products (m, k, n, times) one after the other, each with its own weight, which is where the others
@@ -157,6 +154,10 @@ class Products:
 
     def _weight(self, k: int, n: int) -> NDArray[np.float32]:
         return self._rng.random((k, n), np.float32)
+
+    def _graph(self, k: int, n: int) -> bytes:
+        """An ONNX graph of the product, for any number of rows."""
+        return _onnx(f"(float[m,{k}] x) => (float[m,{n}] y) {{ y = MatMul(x, w) }}", w=self._weight(k, n))
 
     def _numpy(self, x: NDArray[np.float32], n: int, copy: int) -> Call:
         w, out = self._weight(x.shape[1], n), np.empty((len(x), n), np.float32)
@@ -175,10 +176,10 @@ class Products:
 
         return product
 
-    def _ort(self, x: NDArray[np.float32], n: int, copy: int) -> Call:
+    def _onnxruntime(self, x: NDArray[np.float32], n: int, copy: int) -> Call:
         key = ("onnxruntime", x.shape[1], n, copy)
         if key not in self._sessions:
-            self._sessions[key] = _session(_graph(self._weight(x.shape[1], n)), self._threads)
+            self._sessions[key] = session(self._graph(x.shape[1], n), self._threads)
         return _bound(self._sessions[key], x, np.empty((len(x), n), np.float32))
 
     def _openvino(self, x: NDArray[np.float32], n: int, copy: int) -> Call:
@@ -191,7 +192,7 @@ class Products:
                 "INFERENCE_NUM_THREADS": self._threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False,
             }  # fmt: skip
             core = ov.Core()
-            graph = core.read_model(_graph(self._weight(x.shape[1], n)))
+            graph = core.read_model(self._graph(x.shape[1], n))
             self._sessions[key] = core.compile_model(graph, "CPU", config)
         request, out = self._sessions[key].create_infer_request(), np.empty((len(x), n), np.float32)
         request.set_input_tensor(ov.Tensor(x, shared_memory=True))
@@ -216,32 +217,14 @@ def product_rates(
     return {"by_shape": rates, "best": max(max(r.values()) for r in rates.values())}
 
 
-def _graph(w: NDArray[np.float32]) -> bytes:
-    """An ONNX graph y = x w of any number of rows."""
-    from onnx import numpy_helper
+def _onnx(graph: str, **weights: NDArray[np.float32]) -> bytes:
+    """An ONNX graph from its text."""
+    from onnx import numpy_helper, parser
 
-    return _onnx(
-        "MatMul", ["m", w.shape[0]], ["m", w.shape[1]], ["x", "w"], [numpy_helper.from_array(w, "w")]
-    )
-
-
-def _onnx(op: str, x: list[Any], y: list[Any], inputs: list[str], weights: Sequence[Any] = ()) -> bytes:
-    """An ONNX graph of one operator from x to y, of these shapes."""
-    from onnx import TensorProto, helper
-
-    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in (("x", x), ("y", y))]
-    graph = helper.make_graph([helper.make_node(op, inputs, ["y"])], op, ends[:1], ends[1:], list(weights))
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model = parser.parse_model(f'<ir_version: 9, opset_import: ["": 18]> one {graph}')
+    model.graph.initializer.extend(numpy_helper.from_array(w, name) for name, w in weights.items())
     data: bytes = model.SerializeToString()
     return data
-
-
-def _session(graph: bytes, threads: int = 1) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(graph, options)
 
 
 def _bound(session: Any, x: NDArray[np.float32], y: NDArray[np.float32]) -> Call:
@@ -333,8 +316,8 @@ def wise_rates(rounds: int, round_s: float) -> dict[str, float]:
     y = np.empty_like(x)
     calls: dict[str, Call] = {}
     for op, function in (("Tanh", torch.tanh), ("Sigmoid", torch.sigmoid)):
-        session = _session(_onnx(op, [len(x)], [len(x)], ["x"]))
-        calls[f"{op} onnxruntime"] = _bound(session, x, y)
+        graph = _onnx(f"(float[{len(x)}] x) => (float[{len(x)}] y) {{ y = {op}(x) }}")
+        calls[f"{op} onnxruntime"] = _bound(session(graph), x, y)
         calls[f"{op} torch"] = lambda f=function: f(t, out=out)
     a = np.ones(1 << 21, np.float32)
     calls["stream"] = lambda: np.dot(a, a)
