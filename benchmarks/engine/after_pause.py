@@ -21,7 +21,7 @@ from deeprecsys.node.runtime.page_walk import EVERY_S, PageWalker, virtual
 from deeprecsys.report import format as f
 from deeprecsys.zoo import model
 
-USUAL = ("dlrm-rmc1",)
+USUAL, KINDS = ("dlrm-rmc1",), ("asleep", "walking")
 PAUSES_S, REPETITIONS = (5.0, 20.0, 60.0), 2
 ITEMS, SHOWN, SETTLE = 256, (1, 2, 5, 20), 60
 """Items of a batch; batches after the pause that are shown; batches in a row that end each repetition."""
@@ -54,7 +54,7 @@ def measure(name: str, scale: float, pauses_s: tuple[float, ...], repetitions: i
         batch()
     for _ in range(repetitions):
         for seconds in pauses_s:
-            for kind in ("asleep", "walking"):
+            for kind in KINDS:
                 pause(seconds, kind == "walking")
                 times = [batch() for _ in range(SETTLE)]
                 kept = found["pauses"].setdefault(f"{seconds:g}", {}).setdefault(kind, [])
@@ -79,12 +79,8 @@ def tables(result: Result) -> Tables:
     for name, r in result["models"].items():
         usual = f.figure(median(r["in_a_row_ms"]))
         for seconds, kinds in r["pauses"].items():
-            cells = [
-                " → ".join(
-                    f.figure(median(once[k - 1] for once in kinds[kind])) for kind in ("asleep", "walking")
-                )
-                for k in SHOWN
-            ]
+            ms = {k: [f.figure(median(once[k - 1] for once in kinds[kind])) for kind in KINDS] for k in SHOWN}
+            cells = map(" → ".join, ms.values())
             rows.append((name, f"{seconds} s", *cells, usual))
         notes.append(
             f"A walk over {name}'s {r['table_bytes'] / 1e9:.2f} GB of tables takes {f.figure(r['walk_ms'])} ms where all is "

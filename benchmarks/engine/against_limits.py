@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import os
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,8 @@ from benchmarks.lib.model_work import Work, work
 from benchmarks.lib.multiply_add import register_gflops
 from deeprecsys.zoo import MODELS, model
 
+FORK = mp.get_context("fork")
+"""The tables' maps go to the children as they are."""
 CALLS = 50
 """Calls whose excess over their stages is looked at."""
 SECONDS = 660.0
@@ -66,35 +69,27 @@ def cell(
         calls[f"in turn {lib}"] = c.products.chain(lib, todo.products)
     found = interleaved(calls, how["rounds"], how["round_s"], meet)
     dense, in_turn, wise = dense_floor(found, todo, libraries, limits)
-    result: dict[str, Any] = {
-        "batch": items,
-        "flops": todo.flops,
-        "dropped": found.dropped,
-        "disturbed": found.disturbed,
-    }
-    result["us"] = {name: 1e6 * found.median(name) for name in calls if " (" not in name}
-    result["products_us"] = {
-        str(p[:3]): {lib: 1e6 * found.median(f"{lib} {p[:3]}") for lib in libraries} for p in todo.products
-    }
-    result["engines"] = {}
+    engines = {}
     for name in c.engines:
         form, taken = name.rsplit(" ", 1)[1], found.seconds[name]
-        floor = dense + found.seconds[f"asking {form}"]
-        corrected = (
-            in_turn + wise + np.maximum(found.seconds[f"asking {form}"], found.seconds[f"reading {form}"])
-        )
-        result["engines"][name] = {
-            "us": 1e6 * found.median(name),
-            "floor_us": 1e6 * middle(floor),
-            "corrected_floor_us": 1e6 * middle(corrected),
-            "fraction": middle(floor / taken),
+        asking, reading = (found.seconds[f"{loop} {form}"] for loop in ("asking", "reading"))
+        floor, corrected = dense + asking, in_turn + wise + np.maximum(asking, reading)
+        engines[name] = {
+            "us": 1e6 * found.median(name), "floor_us": 1e6 * middle(floor),
+            "corrected_floor_us": 1e6 * middle(corrected), "fraction": middle(floor / taken),
             "corrected_fraction": middle(corrected / taken),
             "gain_over_eager": middle(found.seconds["eager fp32"] / taken),
-        }
-    result["call_overhead_us"] = Inside(c.engines[JOINED]).excess_us(calls[JOINED], CALLS)
-    result["dense_floor_us"], result["wise_us"] = 1e6 * middle(dense), 1e6 * wise
-    result["in_turn_floor_us"] = 1e6 * middle(in_turn)
-    return result
+        }  # fmt: skip
+    products = {
+        p[:3]: {lib: 1e6 * found.median(f"{lib} {p[:3]}") for lib in libraries} for p in todo.products
+    }
+    return {
+        "batch": items, "flops": todo.flops, "dropped": found.dropped, "disturbed": found.disturbed,
+        "us": {name: 1e6 * found.median(name) for name in calls if " (" not in name},
+        "products_us": {str(shape): us for shape, us in products.items()}, "engines": engines,
+        "call_overhead_us": Inside(c.engines[JOINED]).excess_us(calls[JOINED], CALLS),
+        "dense_floor_us": 1e6 * middle(dense), "wise_us": 1e6 * wise, "in_turn_floor_us": 1e6 * middle(in_turn),
+    }  # fmt: skip
 
 
 def middle(rounds: Any) -> float:
@@ -141,72 +136,55 @@ def machine_limits(how: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def serve(pipe: Any, core: int, memory: RowFormats | None, how: dict[str, Any], barrier: Any) -> None:
-    """A process of its own, pinned, that measures the orders that arrive."""
+def alone(core: int) -> None:
+    """Make this process one thread on one core."""
     os.sched_setaffinity(0, [core])
     import torch
 
     torch.set_num_threads(1)
-    if memory:
-        memory.seed = core  # the cores' queries differ
-    contenders = Contenders(memory) if memory else None
-    pipe.send(contenders.arithmetic if contenders else {})
-    while (order := pipe.recv()) is not None:
-        if contenders is None:
-            pipe.send(machine_limits(how))
-        else:
-            meet = barrier.wait if barrier else lambda: None
-            pipe.send(cell(contenders, order["batch"], order["limits"], how, meet))
+
+
+def serve(pipe: Any, core: int, memory: RowFormats, batches: list[int], *rest: Any) -> None:
+    """A process of its own that sends what it computes in, then the `cell` of every batch size."""
+    alone(core)
+    memory.seed = core  # the cores' queries differ
+    contenders = Contenders(memory)
+    pipe.send(contenders.arithmetic)
+    for items in batches:
+        pipe.send(cell(contenders, items, *rest))
 
 
 def measure(
-    memory: RowFormats | None, cores: list[int], orders: list[dict[str, Any]], how: dict[str, Any]
-) -> Any:
-    """Every order on all the cores at once: the answer of each core's process, order by order."""
-    fork = mp.get_context("fork")  # the tables' maps go to the children as they are
-    barrier = fork.Barrier(len(cores)) if len(cores) > 1 else None
-    pipes, children = [], []
+    memory: RowFormats, cores: list[int], batches: list[int], limits: dict[str, Any], how: dict[str, Any]
+) -> tuple[dict[str, str], list[list[Any]]]:
+    """What engines compute in, and, size by size, the cell of each core's process; all measure at once."""
+    meet = FORK.Barrier(len(cores)).wait if len(cores) > 1 else lambda: None
+    pipes = []
     for core in cores:
-        ours, theirs = fork.Pipe()
-        child = fork.Process(target=serve, args=(theirs, core, memory, how, barrier))
-        child.start()
+        ours, theirs = FORK.Pipe(duplex=False)
+        given = (theirs, core, memory, batches, limits, how, meet)
+        FORK.Process(target=serve, args=given, daemon=True).start()
         theirs.close()
         pipes.append(ours)
-        children.append(child)
     try:
         arithmetic, *_ = [p.recv() for p in pipes]
-        answers = []
-        for order in orders:
-            for p in pipes:
-                p.send(order)
-            answers.append([p.recv() for p in pipes])
-        return arithmetic, answers
+        return arithmetic, [[p.recv() for p in pipes] for _ in batches]
     except EOFError:
         raise SystemExit("a measuring process ended; its output is above") from None
-    finally:
-        for p, child in zip(pipes, children, strict=True):
-            if child.is_alive():
-                try:
-                    p.send(None)
-                except OSError:
-                    child.terminate()
-            child.join(30)
 
 
 def part(
     name: str, which: str, limits: dict[str, Any], batches: list[int], how: dict[str, Any]
 ) -> dict[str, Any]:
     """All batch sizes of one model. Of several cores the first speaks; the others' spread is kept."""
-    memory = RowFormats(
-        name, min(1.0, how["model_bytes"] / model(name).schema.table_bytes), LOCALITIES[which]
-    )
+    scale = min(1.0, how["model_bytes"] / model(name).schema.table_bytes)
+    memory = RowFormats(name, scale, LOCALITIES[which])
     cores = all_cores() if which == "all" else all_cores()[:1]
-    arithmetic, answers = measure(memory, cores, [{"batch": b, "limits": limits} for b in batches], how)
+    arithmetic, answers = measure(memory, cores, batches, limits, how)
     cells = []
-    for per_core in answers:
-        first = per_core[0]
-        others = {n: [a["engines"][n]["us"] for a in per_core] for n in first["engines"]}
-        cells.append({**first, "us_by_core": others})
+    for first, *others in answers:
+        us = {n: [a["engines"][n]["us"] for a in (first, *others)] for n in first["engines"]}
+        cells.append({**first, "us_by_core": us})
         print(line(name, which, first), flush=True)
     about = {"limits": limits, "locality": LOCALITIES[which], "tables": memory.about()}
     memory.close()
@@ -214,13 +192,12 @@ def part(
 
 
 def line(name: str, which: str, row: dict[str, Any]) -> str:
-    cells = [f"{name:19} {which} {row['batch']:5} call +{row['call_overhead_us']:5.1f} us"]
-    for engine, e in row["engines"].items():
-        cells.append(
-            f"{engine} {e['us']:.0f} us {100 * e['fraction']:.0f} % ({100 * e['corrected_fraction']:.0f} %)"
-        )
-    cells.append(f"dropped {100 * row['dropped']:.0f} %, disturbed {len(row['disturbed'])}")
-    return " | ".join(cells)
+    engines = (
+        f"{engine} {e['us']:.0f} us {100 * e['fraction']:.0f} % ({100 * e['corrected_fraction']:.0f} %)"
+        for engine, e in row["engines"].items()
+    )
+    return " | ".join([f"{name:19} {which} {row['batch']:5} call +{row['call_overhead_us']:5.1f} us", *engines,
+                       f"dropped {100 * row['dropped']:.0f} %, disturbed {len(row['disturbed'])}"])  # fmt: skip
 
 
 def all_cores() -> list[int]:
@@ -234,8 +211,10 @@ def parts_of(name: str) -> tuple[str, ...]:
 
 def run(run: Run) -> None:
     o, how = run.options, QUICK if run.quick else FULL
-    known = run.result.get("limits") if o.more and not run.quick else None
-    limits = known or measure(None, all_cores()[:1], [{}], how)[1][0][0]
+    limits = run.result.get("limits") if o.more and not run.quick else None
+    if not limits:
+        with ProcessPoolExecutor(1, FORK, alone, (all_cores()[0],)) as pool:
+            limits = pool.submit(machine_limits, how).result()
     batches = [1, 64] if run.quick else [int(b) for b in o.batches.split(",")]
     run.each(
         [(m, p) for m in MODELS for p in ([o.part] if o.part else parts_of(m))],
@@ -246,11 +225,8 @@ def run(run: Run) -> None:
 
 def tables(result: Result) -> Tables:
     body = sections(result["models"], result["limits"], result["machine"])
-    return {"engine": f"{body}\n\n**Goals**\n\n{engine_goals.table(goals(result))}"}
-
-
-def goals(result: Result) -> list[engine_goals.Verdict]:
-    return engine_goals.verdicts(load("engine_gather_kernel"), load("engine_dense_stages"), result)
+    goals = engine_goals.verdicts(load("engine_gather_kernel"), load("engine_dense_stages"), result)
+    return {"engine": f"{body}\n\n**Goals**\n\n{engine_goals.table(goals)}"}
 
 
 def plot(result: Result) -> None:

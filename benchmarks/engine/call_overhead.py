@@ -8,9 +8,8 @@ displaced; the bytes of weights that each call reads are given too. About two mi
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from statistics import median
+from timeit import timeit
 from typing import Any
 
 import numpy as np
@@ -34,30 +33,21 @@ def measure(name: str, scale: float, rounds: int) -> dict[str, float]:
     engine: Any = build("compiled", Assembly(network, memory.tables, memory.inputs))
     out = np.zeros((1, network.schema.outputs), np.float32)
     handles = np.random.default_rng(0).integers(0, 1 << 62, QUERIES).tolist()
-    call = in_turn(
-        [SliceView(memory.features.rows_at(h), 0, 1, out) for h in handles], lambda part: engine.score([part])
-    )
+    slices = [SliceView(memory.features.rows_at(h), 0, 1, out) for h in handles]
+    call = in_turn(slices, lambda part: engine.score([part]))
     inside = Inside(engine)
     whole, in_place, warm = [], [], []
     for _ in range(rounds + 1):
-        whole.append(1e6 * per_call(call, CALLS))
+        whole.append(1e6 * timeit(call, number=CALLS) / CALLS)
         in_place.append(inside.excess_us(call, CALLS))
         warm.append(inside.without_us(call, WARM_CALLS))
-    found = {
+    memory.close()
+    return {
         "whole_us": median(whole[1:]),  # the first warms up
         "in_place_us": median(in_place[1:]),
         "warm_us": median(warm[1:]),
         "weight_bytes": sum(p.numel() * p.element_size() for p in weighted(network, 0).parameters()),
     }
-    memory.close()
-    return found
-
-
-def per_call(call: Callable[[], None], count: int) -> float:
-    began = time.perf_counter()
-    for _ in range(count):
-        call()
-    return (time.perf_counter() - began) / count
 
 
 def run(run: Run) -> None:

@@ -76,13 +76,8 @@ def run(run: Run) -> None:
     batches = BATCHES[:2] if run.quick else [int(b) for b in run.options.batches.split(",")]
     products = Products()
     limit = product_rates(products, ("numpy", *products.libraries()), SHAPES, rounds, round_s)
-    about = {
-        "threads": 1,
-        "clock": "cpu",
-        "precision": "fp32",
-        "register_gflops": register_gflops(),
-        "matrix_gflops": limit,
-    }
+    about = {"threads": 1, "clock": "cpu", "precision": "fp32", "register_gflops": register_gflops(),
+             "matrix_gflops": limit}  # fmt: skip
     run.each([(m,) for m in MODELS], lambda name: measure(MODELS[name], batches, rounds, round_s), **about)
 
 

@@ -22,7 +22,7 @@ from deeprecsys.zoo import model
 from deeprecsys.zoo.networks.sparse import SparseStage
 
 MODELS = ("dlrm-rmc1", "dlrm-rmc1-artefact", "dlrm-rmc2", "dlrm-rmc2-artefact")
-LOCALITIES = ("uniform", "zipf:0.9")
+LOCALITIES, LOOPS = ("uniform", "zipf:0.9"), ("asking", "reading")
 TABLE_BYTES, ROUNDS, ROUND_S = 2.05e9, 15, 2e-3
 
 
@@ -62,20 +62,16 @@ class Kernels:
 def measure(name: str, quick: bool) -> dict[str, Any]:
     full = model(name).schema
     found: dict[str, Any] = {"libraries": [], "formats": []}
-    asking, reading = row_loops()
     for locality in LOCALITIES:
         scale = min(1.0, (1e7 if quick else TABLE_BYTES) / full.table_bytes)
         memory = RowFormats(name, scale, locality)
         memory.make_resident()
         kernels, schema = Kernels(memory), memory.model.schema
         for items in BATCHES:
-            both = {
-                "fp32": kernels.kernel(items, "fp32"),
-                "torch, huge pages": kernels.torch(items, "torch, huge pages"),
-            }
+            huge = "torch, huge pages"
+            both = {"fp32": kernels.kernel(items, "fp32"), huge: kernels.torch(items, huge)}
             loops = {
-                "asking": memory.rows(asking, items, "fp32"),
-                "reading": memory.rows(reading, items, "fp32"),
+                name: memory.rows(loop, items, "fp32") for name, loop in zip(LOOPS, row_loops(), strict=True)
             }
             compact = {form: kernels.kernel(items, form) for form in FORMS if form != "fp32"}
             for key, calls in (("libraries", {**both, "torch": kernels.torch(items, "torch"), **loops}),
@@ -84,10 +80,7 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
                 rows = items * sum(i.lookups for i in schema.sparse)
                 ns = {n: 1e9 * taken.median(n) / rows for n in calls}
                 found[key].append({"locality": locality, "batch": items, "ns_per_row": ns})
-                print(
-                    f"{locality:9} {items:5}  " + "  ".join(f"{n} {t:6.2f}" for n, t in ns.items()),
-                    flush=True,
-                )
+                print(f"{locality:9} {items:5} ", *(f"{n} {t:6.2f} " for n, t in ns.items()), flush=True)
         pages = {form: about["huge_page_fraction"] for form, about in memory.about().items()}
         memory.close()
     first = schema.tables[0]

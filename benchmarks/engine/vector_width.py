@@ -39,13 +39,8 @@ def measure(name: str, engine: str, isa: str, profile_s: float, rows_scale: floa
     ranking = ranking_of(job, profile, workers)
     rates = {b: ranking.score(DeepRecSched(b), None).capacity_qps or 0.0 for b in sizes_of(job, workers)}
     best = max(rates, key=lambda b: rates[b])
-    return {
-        "workers": {CPU: workers},
-        "batch_size": best,
-        "qps": rates[best],
-        "qps_by_batch_size": rates,
-        "ms": {p.batch: 1e3 * p.median_s for p in profile.curve(workers)},
-    }
+    return {"workers": {CPU: workers}, "batch_size": best, "qps": rates[best], "qps_by_batch_size": rates,
+            "ms": {p.batch: 1e3 * p.median_s for p in profile.curve(workers)}}  # fmt: skip
 
 
 def run(run: Run) -> None:

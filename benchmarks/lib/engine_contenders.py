@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,8 @@ class RowFormats:
         self.memory = {form: filled_memory(name, scale, max(BATCHES), locality, form) for form in FORMS}
 
     def about(self) -> dict[str, Any]:
-        return {
-            form: {
-                "bytes": m.segments["tables"].size,
-                "huge_page_fraction": m.segments["tables"].huge_fraction(),
-            }
-            for form, m in self.memory.items()
-        }
+        tables = {form: m.segments["tables"] for form, m in self.memory.items()}
+        return {f: {"bytes": t.size, "huge_page_fraction": t.huge_fraction()} for f, t in tables.items()}
 
     def turns(self, items: int, use: Callable[[Any], Any]) -> Call:
         """A call that is given another query of some items each time."""
@@ -98,17 +94,12 @@ class Contenders:
         """The engines whole, the stages of the fastest at fp32, and the loops; all memory is resident then."""
         memory, joined = self._memory, self.engines[JOINED]
         memory.make_resident()
-        found = {
-            name: memory.turns(items, lambda part, engine=engine: engine.score([part]))
-            for name, engine in self.engines.items()
-        }
+        found = {n: memory.turns(items, lambda part, e=e: e.score([part])) for n, e in self.engines.items()}
         found["sparse"] = memory.turns(items, lambda part: joined.sparse([part]))
         found["dense"] = memory.turns(items, joined.dense)
-        asking, reading = row_loops()
-        for form in FORMS:
-            found[f"asking {form}"] = memory.rows(asking, items, form)
-            found[f"reading {form}"] = memory.rows(reading, items, form)
-        return found
+        loops = dict(zip(("asking", "reading"), row_loops(), strict=True))
+        rows = product(FORMS, loops.items())
+        return found | {f"{name} {form}": memory.rows(loop, items, form) for form, (name, loop) in rows}
 
 
 class Inside:
