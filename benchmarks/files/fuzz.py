@@ -68,15 +68,13 @@ def table(result: Result) -> str:
 
 
 BENCHMARK = Benchmark(
-    __file__,
-    __doc__,
-    run,
+    __file__, __doc__, run,
     options={
         "--files": {"type": int, "default": FILES, "help": "how many in all"},
         "--seed": {"type": int, "default": 0, "help": "of the first file"},
     },
     finish=lambda result: print(table(result)),
-)
+)  # fmt: skip
 
 if __name__ == "__main__":
     BENCHMARK.main()

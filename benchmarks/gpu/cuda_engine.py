@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import time
+import timeit
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import product
@@ -180,17 +181,10 @@ def measured(
             "fraction_of_floor": floor_s / float(took[3]),
             "watts": spent.gpu_watts,
         }
-    detail = {
-        "shares": shares,
-        "floors": floors,
-        "error": error(a, memory, engine, min(256, max(batches))),
-        "bound": BOUND,
-    }
-    about = machine_record() | {
-        "gpu": gpu_name(device),
-        "commit": commit(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    worst = error(a, memory, engine, min(256, max(batches)))
+    detail = {"shares": shares, "floors": floors, "error": worst, "bound": BOUND}
+    gpu = torch.cuda.get_device_name() if device == "cuda" else "none: the CPU in its place"
+    about = machine_record() | {"gpu": gpu, "commit": commit(), "date": time.strftime("%Y-%m-%d")}
     return dr.LatencyProfile(name, tuple(points), f"cuda:{precision}", "fp32", 1, about, detail)
 
 
@@ -236,19 +230,13 @@ def floors_of(device: str, rows: int = 1 << 24, lookups: int = 1 << 23, side: in
 
 def best_s(device: str, work: Callable[[], object], repeats: int = 10) -> float:
     """The least seconds of some runs, after three to warm up."""
-    found = []
-    for i in range(repeats + 3):
-        start = time.perf_counter()
+
+    def once() -> None:
         work()
         if device == "cuda":
             torch.cuda.synchronize()
-        if i >= 3:
-            found.append(time.perf_counter() - start)
-    return min(found)
 
-
-def gpu_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else "none: the CPU in its place"
+    return min(timeit.repeat(once, number=1, repeat=repeats + 3)[3:])
 
 
 def show(p: dr.LatencyProfile) -> None:

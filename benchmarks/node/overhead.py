@@ -47,15 +47,12 @@ def hop(rounds: int) -> dict[str, float]:
             times.append(np.array([b[1:] for b in recording.batches]))
     posted, started, ended, heard = np.concatenate(times).T
     us = 1e6 * (heard - posted)
+    spans = {"to_worker_us": started - posted, "in_worker_us": ended - started, "back_us": heard - ended}
     return {
-        "batches_per_s": float(np.median(rates)),
-        "batches_per_s_rounds": rates,
-        "p50_us": float(np.quantile(us, 0.5)),
-        "p99_us": float(np.quantile(us, 0.99)),
-        "to_worker_us": 1e6 * float(np.median(started - posted)),
-        "in_worker_us": 1e6 * float(np.median(ended - started)),
-        "back_us": 1e6 * float(np.median(heard - ended)),
-    }
+        "batches_per_s": float(np.median(rates)), "batches_per_s_rounds": rates,
+        "p50_us": float(np.quantile(us, 0.5)), "p99_us": float(np.quantile(us, 0.99)),
+        **{name: 1e6 * float(np.median(s)) for name, s in spans.items()},
+    }  # fmt: skip
 
 
 def lateness(rounds: int, seconds: float) -> dict[str, float]:

@@ -74,12 +74,9 @@ def tables(result: Result) -> Tables:
 
 
 BENCHMARK = Benchmark(
-    __file__,
-    __doc__,
-    run,
-    tables,
+    __file__, __doc__, run, tables,
     options={"figures": {"nargs": "*", "metavar": "FIGURE", "help": "a number, or rest"}},
-)
+)  # fmt: skip
 
 if __name__ == "__main__":
     BENCHMARK.main()

@@ -15,20 +15,18 @@ from typing import Any
 import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown, measured_on
 from benchmarks.lib.experiments import MODELS, experiment, tune_settings
-from benchmarks.lib.interleaved_searches import side_by_side
+from benchmarks.lib.searches import SWEEP_SEED, Sweep, duel, searched
 from deeprecsys.api.profiles import measure_profile, quick_hint_qps, sample_sizes
 from deeprecsys.api.trials import LiveTrials, document, offline_qps
 from deeprecsys.report import format as f
-from deeprecsys.search.capacity import capacity
 from deeprecsys.search.climbs import HillClimb
-from deeprecsys.search.history import batch_sizes
+from deeprecsys.search.history import batch_size_of, batch_sizes
 from deeprecsys.search.rank import saturation_qps
-from deeprecsys.search.result import CapacityResult, Settings
+from deeprecsys.search.result import Settings
 from deeprecsys.search.tuner import tune
 
 CLIMB_S, LONG = 40.0, {"dlrm-rmc2": 2}  # a target of 400 ms makes each trial long
 PROFILE_S, DUEL_S = 12.0, 24.0
-SWEEP_SEED, DUEL_SEED = 1, 2  # not the climb's
 
 
 def measure(name: str, with_sweep: bool, quick: bool) -> dict[str, Any]:
@@ -42,9 +40,8 @@ def measure(name: str, with_sweep: bool, quick: bool) -> dict[str, Any]:
         hint = saturation_qps(profile, static.batch_size, sample_sizes(job), node.workers)
         sizes = batch_sizes(job.workload.sizes.cap, static.batch_size)[: 2 if quick else None]
         trials = LiveTrials(node, job)
-        tuned = tune(
-            trials, job.target, static=static, search=HillClimb(sizes), hint_qps=hint, settings=settings
-        )
+        climb = HillClimb(sizes)
+        tuned = tune(trials, job.target, static=static, search=climb, hint_qps=hint, settings=settings)
         swept = sweep(trials, job, sizes, tuned.tuned.qps, settings.candidate) if with_sweep else None
         offline = offline_qps(node, job, tuned.tuned.policy, hint)
         about = document(node, job)
@@ -56,18 +53,17 @@ def sweep(
     trials: LiveTrials, job: dr.Experiment, sizes: tuple[int, ...], hint: float, settings: Settings
 ) -> dict[str, Any]:
     """The capacity of every batch size, none given up early, with seeds that the climb never used."""
-    points, seconds, queries = [], 0.0, 0
-    for size in sizes:
-        try:
-            found: CapacityResult | None = capacity(
-                trials, dr.DeepRecSched(size), job.target, hint_qps=hint, settings=settings, seed=SWEEP_SEED
-            )
-        except dr.TargetUnreachableError:
-            found = None
-        seconds += found.seconds if found else 0.0
-        queries += found.queries if found else 0
-        points.append({"batch_size": size, **(found.to_json() if found else {"capacity_qps": 0.0})})
-    return {"points": points, "seconds": seconds, "queries": queries}
+    every = Sweep(dr.DeepRecSched(size) for size in sizes)
+    cost = searched(every, trials, job.target, hint, settings, SWEEP_SEED)
+    points = [
+        {"batch_size": batch_size_of(t.policy), "capacity_qps": t.qps, **t.score.to_json()}
+        for t in every.told
+    ]
+    return {
+        "points": points,
+        "seconds": sum(c.seconds for c in cost),
+        "queries": sum(c.queries for c in cost),
+    }
 
 
 def judge(result: dict[str, Any]) -> dict[str, Any]:
@@ -81,20 +77,15 @@ def judge(result: dict[str, Any]) -> dict[str, Any]:
     return {"best": best, "chosen": chosen, "share": share}
 
 
-def duel(name: str, chosen: int, best: int, quick: bool) -> dict[str, Any]:
+def side_by_side(name: str, chosen: int, best: int, quick: bool) -> dict[str, Any]:
     """The capacities of two batch sizes side by side."""
     job = experiment(name, rows_scale=0.01 if quick else 1.0)
     budget_s = 2.0 if quick else DUEL_S * LONG.get(name, 1)
     settings = replace(Settings.live(job.target), budget_s=budget_s, resolution=0.02)
     with dr.Node(job.node) as node:
-        hint = 0.8 * quick_hint_qps(node, job, best)
-        policies = [dr.DeepRecSched(chosen), dr.DeepRecSched(best)]
-        found = side_by_side(
-            LiveTrials(node, job), policies, job.target, hint_qps=hint, settings=settings, seed=DUEL_SEED
-        )
-    ours, theirs = (one.to_json() for one in found)
-    share = ours["capacity_qps"] / theirs["capacity_qps"]
-    return {"chosen": chosen, "best": best, "share": share, "ours": ours, "theirs": theirs}
+        hint, pair = 0.8 * quick_hint_qps(node, job, best), (dr.DeepRecSched(chosen), dr.DeepRecSched(best))
+        found = duel(LiveTrials(node, job), *pair, job.target, hint, settings)
+    return {"chosen": chosen, "best": best, **found}
 
 
 def run(run: Run) -> None:
@@ -105,10 +96,9 @@ def run(run: Run) -> None:
     for name in o.models or list(results):
         r = results[name]
         if not o.no_sweep and r["sweep"] and (j := judge(r))["share"] is None:
-            r["duel"] = duel(name, j["chosen"], j["best"], run.quick)
-            print(
-                f"{name}: {j['chosen']} reaches {100 * r['duel']['share']:.1f} % of {j['best']}", flush=True
-            )
+            r["duel"] = side_by_side(name, j["chosen"], j["best"], run.quick)
+            share = 100 * r["duel"]["share"]
+            print(f"{name}: {j['chosen']} reaches {share:.1f} % of {j['best']}", flush=True)
             run.save({"models": results})
 
 
@@ -140,14 +130,8 @@ def tables(result: Result) -> Tables:
         "ratio",
         "offline QPS",
     )
-    climb_header = (
-        "model",
-        "climb chose",
-        "sweep's best",
-        "capacity reached",
-        "climb: queries, seconds",
-        "sweep: queries, seconds",
-    )
+    climb_header = ("model", "climb chose", "sweep's best", "capacity reached", "climb: queries, seconds",
+                    "sweep: queries, seconds")  # fmt: skip
     m = next(iter(results.values()))
     where = (
         f"{measured_on(m['machine'])}, engine {m['engine']} {m['precision']}, sizes `production`, Poisson arrivals; "

@@ -16,7 +16,7 @@ import numpy as np
 import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from benchmarks.lib.experiments import MODELS, experiment
-from benchmarks.lib.interleaved_searches import interleaved
+from benchmarks.lib.searches import interleaved
 from deeprecsys.api.profiles import quick_hint_qps
 from deeprecsys.api.trials import LiveTrials
 from deeprecsys.report import format as f
@@ -46,15 +46,8 @@ def waiting(workers: int, budget_s: float) -> dict[str, Any]:
         hop_s = float(np.median(node.measure(10, workers, 200))) - SERVICE_S
         trial, hint = LiveTrials(node, job), 0.8 * workers / SERVICE_S
         runs = [search(trial, job, dr.DeepRecSched(10), hint, seed, budget_s) for seed in range(REPEATS)]
-    return {
-        "workers": workers,
-        "service_ms": 1e3 * SERVICE_S,
-        "hop_us": 1e6 * hop_s,
-        "target_ms": 1e3 * target_s,
-        "theory_qps": theory,
-        "runs": runs,
-        "worst_error": max(abs(r["qps"] / theory - 1) for r in runs),
-    }
+    return {"workers": workers, "service_ms": 1e3 * SERVICE_S, "hop_us": 1e6 * hop_s, "target_ms": 1e3 * target_s,
+            "theory_qps": theory, "runs": runs, "worst_error": max(abs(r["qps"] / theory - 1) for r in runs)}  # fmt: skip
 
 
 def repeated(name: str, scale: float, budget_s: float) -> dict[str, Any]:
@@ -95,14 +88,9 @@ def tables(result: Result) -> Tables:
         for w in result["waiting"]
     ]  # fmt: skip
     models = [
-        (
-            r["model"],
-            r["batch_size"],
-            ", ".join(f.figure(x["qps"]) for x in r["runs"]),
-            f"+{100 * r['spread']:.1f} %",
-        )
+        (r["model"], r["batch_size"], ", ".join(f.figure(x["qps"]) for x in r["runs"]), f"+{100 * r['spread']:.1f} %")
         for r in result["repeated"]
-    ]
+    ]  # fmt: skip
     return {
         "live-search": markdown(("queue", "theory, QPS", "found, QPS", "worst error", "hop"), queues) + "\n\n"
         + markdown(("model", "batch size", "three searches, QPS", "greatest over least"), models)

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from math import exp, hypot, log
 from typing import Any
 
 import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from benchmarks.lib.experiments import experiment, tune_settings
-from benchmarks.lib.interleaved_searches import side_by_side
-from benchmarks.lib.sweep import Sweep
+from benchmarks.lib.searches import SWEEP_SEED, Sweep, duel, searched
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
 from deeprecsys.api.profiles import measure_profile, sample_sizes, start
 from deeprecsys.api.trials import LiveTrials, accelerated, document
@@ -26,15 +24,14 @@ from deeprecsys.api.virtual import Accelerators
 from deeprecsys.report import format as f
 from deeprecsys.search.capacity import capacity
 from deeprecsys.search.climbs import HillClimb
-from deeprecsys.search.history import UNREACHABLE, Score, Search, batch_sizes, thresholds
+from deeprecsys.search.history import Search, batch_sizes, thresholds
 from deeprecsys.search.rank import saturation_qps
-from deeprecsys.search.result import CapacityResult, Settings
+from deeprecsys.search.result import Settings
 
 MODELS = ("dlrm-rmc1", "wnd", "din", "dien")
 """The device is a little faster than a core, much faster, slower for small and faster for large batches."""
 TITLE = "GTX 1080 Ti"
 CLIMB_S, PROFILE_S, DUEL_S = 50.0, 12.0, 16.0
-SWEEP_SEED, DUEL_SEED = 1, 2  # not the climb's
 BOUND_QUERIES = 20_000
 LEVEL = 0.9
 """A choice more than a step away is level with the sweep's best if its interval lies above this share of it, up to
@@ -71,18 +68,18 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
         climb = HillClimb(sizes, limits)
         # Known first, as in `tune`: candidates below its rate are given up early.
         climb.tell(static, capacity(live, static, job.target, hint_qps=0.8 * hint, settings=settings))
-        climbed_s = searched(climb, live, job, hint, settings, seed=0)
+        climbed = searched(climb, live, job.target, 0.8 * hint, settings, seed=0)
         assert climb.best is not None
         chosen = climb.best.policy
         size = chosen.batch_size
         sweep = Sweep([dr.DeepRecSched(size, n) for n in (*limits, None)])
-        swept_s = searched(sweep, live, job, climb.best.qps, settings, seed=SWEEP_SEED)
+        swept = searched(sweep, live, job.target, climb.best.qps, settings, SWEEP_SEED)
         assert sweep.best is not None
         best = sweep.best.policy
         found = None
         if chosen != best:
             fine = replace(Settings.live(job.target), resolution=0.02, budget_s=4.0 if quick else DUEL_S)
-            found = duel(live, job, (chosen, best), sweep.best.qps, fine)
+            found = duel(live, chosen, best, job.target, sweep.best.qps, fine)
         about = document(node, job, gpu)
         workers = node.workers
     stream = job.workload.stream(hint, queries=BOUND_QUERIES)
@@ -90,8 +87,8 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
     return {
         **about,
         "profile": cpu.to_json(),
-        "climb": {**points(climb), "seconds": climbed_s},
-        "sweep": {**points(sweep), "seconds": swept_s},
+        "climb": {**points(climb), "seconds": sum(c.seconds for c in climbed)},
+        "sweep": {**points(sweep), "seconds": sum(c.seconds for c in swept)},
         "ladder": [*limits, None],
         "duel": found,
         "gpu_share": offloaded_share(chosen, stream),
@@ -100,52 +97,13 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
     }
 
 
-def searched(
-    search: Search, live: LiveTrials, job: dr.Experiment, hint: float, settings: Settings, seed: int
-) -> float:
-    """Run a search on the node to its end; the seconds of its trials."""
-    seconds = 0.0
-    while (policy := search.ask()) is not None:
-        about = search.best.qps if search.best else 0.8 * hint
-        try:
-            found = capacity(
-                live, policy, job.target, hint_qps=about, settings=settings, seed=seed,
-                floor_qps=search.floor_qps,
-            )  # fmt: skip
-        except dr.TargetUnreachableError:
-            search.tell(policy, UNREACHABLE)
-        else:
-            seconds += found.seconds
-            search.tell(policy, found)
-    return seconds
-
-
-def duel(
-    live: LiveTrials, job: dr.Experiment, pair: tuple[dr.Policy, dr.Policy], hint: float, settings: Settings
-) -> dict[str, Any]:
-    """The climb's choice and the sweep's, side by side; the share of the latter's capacity that the former has."""
-    ours, theirs = side_by_side(live, pair, job.target, hint_qps=hint, settings=settings, seed=DUEL_SEED)
-    share = (ours.capacity_qps or 0.0) / (theirs.capacity_qps or float("nan"))
-    spread = hypot(half(ours), half(theirs))
-    interval = [share * exp(-spread), share * exp(spread)]
-    return {"share": share, "interval": interval, "ours": ours.to_json(), "theirs": theirs.to_json()}
-
-
-def half(found: CapacityResult) -> float:
-    """Half the interval of a capacity, relative."""
-    return log(found.high_qps / found.low_qps) / 2 if found.low_qps > 0 else float("inf")
-
-
 def points(search: Search) -> dict[str, Any]:
     """A search's best and all that it evaluated."""
     assert search.best is not None
-    told = [{**t.policy.describe(), "qps": t.qps, **score_json(t.score)} for t in search.told]
+    told = [{**t.policy.describe(), "qps": t.qps, **t.score.to_json()} for t in search.told]
+    for point in told:
+        point.pop("probes", None)  # the trials of thirty searches are too many to keep
     return {**search.best.policy.describe(), "qps": search.best.qps, "points": told}
-
-
-def score_json(score: Score) -> dict[str, Any]:
-    """A score without its probes: the trials of thirty searches are too many to keep."""
-    return {k: v for k, v in score.to_json().items() if k != "probes"}
 
 
 def judged(r: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from benchmarks.lib.experiments import MODELS, experiment, kept_profile
-from benchmarks.lib.sweep import Sweep
+from benchmarks.lib.searches import Sweep
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
 from deeprecsys.api.profiles import sample_sizes
 from deeprecsys.api.virtual import Accelerators, sample_path
@@ -68,17 +68,13 @@ def case(what: tuple[str, str, int]) -> dict[str, Any]:
     ladder = [*limits, None]
     tried = [ladder.index(s.best.policy.offload_above) for s in (climb, sweep) if s.best]
     beyond = {
-        kind: swept(ranking, [make(size, n, DEVICE_QUERIES * cap) for n in limits]).best
-        for kind, make in BEYOND.items()
+        k: swept(ranking, [make(size, n, DEVICE_QUERIES * cap) for n in limits]).best
+        for k, make in BEYOND.items()
     }
     stream = job.workload.stream(hint, queries=queries)
     largest = int(stream.size.max())
-    bounds = {
-        mixes: two_pools_bound(
-            cpu, CORES, gpu, stream, DEVICE_QUERIES * cap if mixes else largest, mixes
-        ).rate_qps
-        for mixes in (False, True)
-    }
+    alone, mixed = (two_pools_bound(cpu, CORES, gpu, stream, most, mixes).rate_qps
+                    for most, mixes in ((largest, False), (DEVICE_QUERIES * cap, True)))  # fmt: skip
     return {
         **found,
         "climb": {**chosen.describe(), "qps": climb.best.qps, "candidates": len(climb.told)},
@@ -87,8 +83,8 @@ def case(what: tuple[str, str, int]) -> dict[str, Any]:
         "steps": abs(tried[0] - tried[1]),
         "share": climb.best.qps / sweep.best.qps,
         "gpu_share": offloaded_share(chosen, stream),
-        "two_pools_qps": bounds[False],
-        "two_pools_coalescing_qps": bounds[True],
+        "two_pools_qps": alone,
+        "two_pools_coalescing_qps": mixed,
         "beyond": {kind: {**b.policy.describe(), "qps": b.qps} if b else None for kind, b in beyond.items()},
     }
 

@@ -88,15 +88,13 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
     rates = [c.capacity_qps for c in found if c.capacity_qps]
     live_qps = float(np.median(rates))
     predicted = float(np.median([predict(p, job, workers, policy, live_qps) for p in pieces]))
-    live_item_s = trials.pace_near(live_qps)
-    paces = []
-    for p in pieces:
-        path = sample_path(p, job.workload, workers, job.target)(policy, live_qps)
-        paces.append(live_item_s / per_item(path))
+    paths = [sample_path(p, job.workload, workers, job.target)(policy, live_qps) for p in pieces]
+    paces = [trials.pace_near(live_qps) / per_item(path) for path in paths]
     at_pace = [
         predict(p.slowed(pace * slowdown(p.host_s, live_qps, workers)), job, workers, policy, live_qps)
         for p, pace in zip(pieces, paces, strict=True)
     ]
+    paced_qps = float(np.median(at_pace))
     return {
         **policy.describe(),
         "points": [compare(share, logs, profile, workers, policy, job) for share, logs in live.items()],
@@ -105,8 +103,8 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
         "live_runs_qps": rates,
         "capacity_error": predicted / live_qps - 1,
         "pace": float(np.median(paces)),
-        "paced_qps": float(np.median(at_pace)),
-        "paced_capacity_error": float(np.median(at_pace)) / live_qps - 1,
+        "paced_qps": paced_qps,
+        "paced_capacity_error": paced_qps / live_qps - 1,
         "repeated": repeated,
         "host_us": 1e6 * profile.host_s,
         "node": where,
@@ -174,10 +172,13 @@ def compare(
         paces.append(float(np.median(each)))
         kinds["live"].append([record])
         kinds["simulated"].append(virtual)
-        kinds["paced"].append([
-            simulated(record, profile.slowed(pace * inflation(record, profile, workers)), workers, policy, seed)
-            for seed, pace in enumerate(each)
-        ])  # fmt: skip
+        host = slowdown(profile.host_s, record.rate_qps, workers)  # a slowed profile has it no more
+        kinds["paced"].append(
+            [
+                simulated(record, profile.slowed(pace * host), workers, policy, k)
+                for k, pace in enumerate(each)
+            ]
+        )
         kinds["given"].append([simulated(record, Given(batch_s), workers, policy, 0)])
     found = {
         f"{kind}_p{100 * q:g}_ms": [
@@ -220,11 +221,6 @@ def simulated(log: RunLog, service: Services, workers: int, policy: dr.Policy, s
     )  # fmt: skip
 
 
-def inflation(log: RunLog, profile: dr.LatencyProfile, workers: int) -> float:
-    """What the node's own process added to the times at this rate: a slowed profile has it no more."""
-    return slowdown(profile.host_s, log.rate_qps, workers)
-
-
 def occupied_per_item(log: RunLog) -> float:
     """Worker-seconds from dispatch to completion that an item took live: what a profile's times are."""
     return log.occupied_s / int(log.size.sum())
@@ -244,8 +240,7 @@ class Watched(LiveTrials):
 
     def __call__(self, policy: dr.Policy, rate_qps: float, duration_s: float, seed: int) -> RunLog:
         log = super().__call__(policy, rate_qps, duration_s, seed)
-        done = log.status == Status.SERVED
-        if done.all():  # of others it is not known what the time went to
+        if (log.status == Status.SERVED).all():  # of others it is not known what the time went to
             self.seen.append((rate_qps, log.occupied_s, float(log.size.sum())))
         return log
 

@@ -192,9 +192,8 @@ OURS = ("adaptive", "coalescing", "deadline")
 SHARED = ("coalescing", "triton", "tf-serving", "bentoml", "clipper")
 
 
-def share_of_bound(row: dict[str, Any], name: str) -> float:
-    """A policy's share of its own bound: of O_fcfs, with coalescing where it shares batches; O_drop for deadline."""
-    kind = BoundKind.O_DROP if name == "deadline" else BoundKind.O_FCFS
+def share(row: Result, name: str, kind: BoundKind) -> float:
+    """A policy's share of a bound, of that with coalescing where it shares batches."""
     bound = row["bounds"][f"{kind}{'_coalescing' if name in SHARED else ''}"]
     return float(row["policies"][name]["qps"] / bound) if bound else float("nan")
 
@@ -209,10 +208,8 @@ def main_table(rows: list[Result]) -> str:
         if not bound:
             out.append((r["model"], target, "no query of the largest 5 % fits", *("",) * 9))
             continue
-        cells = {
-            n: f"{100 * found[n]['qps'] / bound:.1f}" if n in found else "–"
-            for n in ("static", "best fixed", *SHOWN)
-        }
+        shares = {n: f"{100 * p['qps'] / bound:.1f}" for n, p in found.items()}
+        cells = {n: shares.get(n, "–") for n in ("static", "best fixed", *SHOWN)}
         best = max((n for n in ("best fixed", *OURS) if n in found), key=lambda n: found[n]["qps"])
         shown = {n: f"**{c}**" if c == cells[best] and n in SHOWN else c for n, c in cells.items()}
         shown["best fixed"] += f" ({found['best fixed']['batch_size']})"
@@ -230,9 +227,8 @@ def verdict(rows: list[Result]) -> str:
     steady = [r for r in rows if r["load"] == "steady" and r["bounds"]["o_fcfs"]]
     lines = []
     for level in LEVELS:
-        shares = {
-            r["model"]: max(share_of_bound(r, n) for n in LATE_CUTS) for r in steady if r["level"] == level
-        }
+        here = [r for r in steady if r["level"] == level]
+        shares = {r["model"]: max(share(r, n, BoundKind.O_FCFS) for n in LATE_CUTS) for r in here}
         if shares:
             worst = min(shares, key=lambda m: shares[m])
             lines.append(
@@ -243,7 +239,7 @@ def verdict(rows: list[Result]) -> str:
     searches = [most(r, "search by model") / most(r, "best fixed", *LATE_CUTS) for r in met]
     gains = [most(r, *LATE_CUTS, "search by model") / most(r, "best fixed") for r in met]
     over = [(r["model"], r["level"], r["load"], n) for r in rows if r["bounds"]["o_fcfs"] for n in r["policies"]
-            if n in OURS + SHARED and share_drop(r, n) > 1 + TOLERANCE]  # fmt: skip
+            if n in OURS + SHARED and share(r, n, BoundKind.O_DROP) > 1 + TOLERANCE]  # fmt: skip
     sims = int(np.median([r["search_sims"] for r in rows]))
     lines += [
         f"- The best of our policies carries {min(gains):.3f} times what the best fixed batch size does at the least, "
@@ -253,11 +249,6 @@ def verdict(rows: list[Result]) -> str:
         f"- Policies above their O_drop bound: {over or 'none'}.",
     ]
     return "\n".join(lines)
-
-
-def share_drop(row: Result, name: str) -> float:
-    """A policy's share of what no policy of its kind exceeds."""
-    return most(row, name) / float(row["bounds"][f"o_drop{'_coalescing' if name in SHARED else ''}"])
 
 
 def cases(quick: bool) -> list[Case]:

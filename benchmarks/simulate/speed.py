@@ -73,17 +73,12 @@ def measure(batch_size: int, spread: bool, size: NDArray[np.int32], rounds: int)
         seconds, log = timed(lambda: fast(len(size)))
         best_fast = min(best_fast, seconds)
         best_reference = min(best_reference, timed(reference)[0])
+    ways = {"fast": (len(size), best_fast), "reference": (few, best_reference)}
     return {
-        "batch_size": batch_size,
-        "spread": spread,
-        "slices_per_query": float(slices.mean()),
+        "batch_size": batch_size, "spread": spread, "slices_per_query": float(slices.mean()),
         "utilisation": log.busy_s / (WORKERS * log.duration_s),
-        "fast": {"queries_per_s": len(size) / best_fast, "slices_per_s": float(slices.sum()) / best_fast},
-        "reference": {
-            "queries_per_s": few / best_reference,
-            "slices_per_s": float(slices[:few].sum()) / best_reference,
-        },
-    }
+        **{way: {"queries_per_s": n / took, "slices_per_s": float(slices[:n].sum()) / took} for way, (n, took) in ways.items()},
+    }  # fmt: skip
 
 
 def run(run: Run) -> Result:

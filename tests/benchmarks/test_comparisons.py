@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import versus
 from benchmarks.harness import ROOT
-from benchmarks.lib.interleaved_searches import interleaved
+from benchmarks.lib.searches import interleaved
 
 
 def test_searches_run_their_trials_in_turn() -> None:

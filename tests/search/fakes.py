@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.lib.sweep import Sweep
+from benchmarks.lib.searches import Sweep
 from deeprecsys.core.policy import DeepRecSched, Policy
 from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target

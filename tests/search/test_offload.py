@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.lib.sweep import Sweep
+from benchmarks.lib.searches import Sweep
 from deeprecsys.core.errors import TargetUnreachableError
 from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Policy, Static
 from deeprecsys.core.profile import LatencyProfile, Point

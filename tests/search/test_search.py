@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.lib.sweep import Sweep
+from benchmarks.lib.searches import Sweep
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import DeepRecSched, Earliest, Offload, Static
 from deeprecsys.search.climbs import HillClimb, model_search
