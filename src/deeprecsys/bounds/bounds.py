@@ -52,7 +52,6 @@ def capacity(mean_work_s: float, cores: int) -> float:
 
     Args:
         mean_work_s: E[W] of `work.mean_work`; with cross-query batching that of W_c.
-        cores: workers.
     """
     return cores / mean_work_s
 
@@ -101,8 +100,6 @@ def two_pools(
         cpu_work_s: [N or more] core time by size; infinite where the CPU cannot meet the target.
         gpu_work_s: [N or more] accelerator time by size; infinite likewise.
         pmf: [N] probability of the sizes 1, 2, … N.
-        cores: CPU workers.
-        accelerators: workers of the other pool.
 
     Raises:
         InputError: a table shorter than the distribution.

@@ -153,8 +153,6 @@ def bounds_of(
     Args:
         times_s: [N] s(1), s(2), … in seconds (`work.batch_times`), N at least the largest query; beyond
             it, batches that only cross-query batching can fill.
-        cores: workers.
-        target: what the rates must meet.
         arrival_s, size: the sample path; a capacity takes its sizes for their distribution.
         coalescing: bounds for policies that may put slices of several queries into one batch.
         rate_qps: the rate that the arrivals are at; by default their number over the time of the last.

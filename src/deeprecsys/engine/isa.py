@@ -20,7 +20,6 @@ class Isa(NamedTuple):
     """An instruction set that libraries can be held to.
 
     Attributes:
-        bits: of its vectors.
         needs: flags that the kernel must name of the CPU.
         environment: the libraries' switches.
     """

@@ -60,4 +60,3 @@ class Engine(Protocol):
             Exception: an input cannot be scored, for example an id is outside its table. The caller
                 then scores the slices one by one, so that only the offending query fails.
         """
-        ...

@@ -45,7 +45,6 @@ def lines(
     Args:
         series: name → x and y.
         least_y: of the axis; by default 0, or below the least where logarithmic.
-        markers: whether points are marked.
         level: a horizontal line to compare with.
     """
     with style():

@@ -32,10 +32,7 @@ class MachineKind:
     """Machines that are alike.
 
     Attributes:
-        name: of the kind.
         service: batch times of the model on it; `workers` cores.
-        policy: what they run.
-        machines: how many.
         weight: of the router: a machine's capacity, say.
     """
 
@@ -52,8 +49,6 @@ class Pool:
     """The machines that serve one model.
 
     Attributes:
-        model: its name.
-        kinds: the machines.
         mean_qps: of the whole pool, over the day.
         size: [n] sizes to draw from, in order of a seeded sample.
         span_s: of each machine's stream in each window.
@@ -71,7 +66,6 @@ class DayLog:
     """The queries of one pool in a day.
 
     Attributes:
-        model: of the pool.
         latency_s: [queries] after the start of each span.
         machine, window: [queries] that served it, in which it arrived.
         kinds: name of each machine's kind.
@@ -132,7 +126,6 @@ def day(
     """A day of one pool.
 
     Args:
-        pool: machines, model, load.
         windows: of the day, equally long; the load in one is that of its middle.
         diurnal: the day's shape; by default a peak of 2.5 times the trough.
         router: of `ROUTERS`. None looks into a machine, so streams are known before they are run.

@@ -24,7 +24,6 @@ class Claim:
     """One statement of the paper beside ours.
 
     Attributes:
-        what: is claimed.
         paper, ours: values, as they are shown.
         verdict: which `why` explains.
     """
@@ -41,11 +40,8 @@ class Result:
     """A figure of the paper, made again.
 
     Attributes:
-        number: the paper's.
-        title: what it shows.
         basis: modelled, measured, counted, simulated …: what the values are.
         claims: compared with the paper.
-        plots, tables: to be looked at.
         data: all values, as JSON.
     """
 

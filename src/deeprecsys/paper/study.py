@@ -44,10 +44,8 @@ class Case:
     """A model on a platform under a workload, for a target.
 
     Attributes:
-        model: of the zoo.
         level: of the target: low, medium or high.
         platform: of `SPECS`.
-        sizes: the size distribution.
         transfer: whether the accelerator's times include input transfer.
     """
 

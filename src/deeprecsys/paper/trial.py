@@ -46,7 +46,6 @@ class FigureTrial:
 
     Attributes:
         unit_s: arrivals at one query a second; size: items.
-        target: to be met.
         cpu, gpu: profiles, as they are and as tables.
         cores: workers of the CPU; the accelerator has one.
     """

@@ -41,7 +41,6 @@ class ServiceTimes(Protocol):
 
         `u`, uniform in [0, 1), picks the quantile of the spread; a constant service ignores it.
         """
-        ...
 
 
 Services = ServiceTimes | LatencyProfile | Mapping[str, ServiceTimes | LatencyProfile]
@@ -57,8 +56,6 @@ class VirtualTrial(NamedTuple):
         arrivals: [n] rising, seconds.
         sizes: [n] items.
         services: batch times of each device, at this rate.
-        workers: of each device.
-        rate_qps: the offered rate.
     """
 
     arrivals: NDArray[np.float64]
@@ -147,9 +144,7 @@ def simulate(
     i-th draw (`QuantileDraws`), whatever the events in between.
 
     Args:
-        policy: how queries become batches.
         arrival_s: rising arrival times, seconds.
-        size: items of each query.
         service: batch times, one for all devices or one for each.
         workers: of each device; a whole number means that many on the `cpu`.
         seed: of the spread of the service times.

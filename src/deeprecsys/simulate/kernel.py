@@ -43,10 +43,7 @@ class Batches(NamedTuple):
     """The batches of a trial, by number; empty arrays where they are not kept.
 
     Attributes:
-        query: index of the query.
-        items: how many.
         device: 0 is the CPU, 1 the accelerator.
-        worker: of that device.
         start_s, finish_s: seconds.
     """
 

@@ -26,8 +26,7 @@ class PublishedDevice:
         batches: the batch sizes of the published speed-ups.
         speed_up: by model, over one CPU process at each of these sizes, input transfer included.
         transfer_share: the share of its time that the input transfer takes.
-        power_w: of the board.
-        memory_bytes: of the board.
+        power_w, memory_bytes: of the board.
         source: where the numbers are from.
     """
 
@@ -97,7 +96,6 @@ def device_profile(cpu: LatencyProfile, published: PublishedDevice) -> LatencyPr
     Args:
         cpu: batch times of the model on a CPU; the level of least contention is taken, as the speed-ups are
             over one process.
-        published: the device.
 
     Raises:
         InputError: nothing was published for the profile's model.

@@ -35,7 +35,6 @@ class VirtualNode:
 
     Attributes:
         service: batch times, for all devices or for each.
-        workers: of each device.
         load: where the queries come from.
         target: sets the warm-up.
     """
@@ -59,7 +58,6 @@ class SamplePath:
 
     Attributes:
         service: batch times, for all devices or for each.
-        workers: of each device.
         load: the queries.
         target: sets the warm-up.
         seed: of the spread of batch times, the same for all policies and rates.

@@ -31,7 +31,6 @@ class Arrivals(Protocol):
     @property
     def spec(self) -> str:
         """The text that `parse` turns into this."""
-        ...
 
     def times(self, rng: np.random.Generator, rate_qps: float, queries: int) -> NDArray[np.float64]:
         """The first `queries` arrivals in seconds, [queries], above 0 and never decreasing.
@@ -39,7 +38,6 @@ class Arrivals(Protocol):
         The mean rate in the long run is `rate_qps`. From a generator in the same state, more queries
         extend the answer and never change it.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,6 @@ class PoolArray:
     """Where one input's rows lie in the buffer.
 
     Attributes:
-        name: the input's.
         offset: in bytes, a multiple of 64.
         rows, columns: the array's shape; columns are the width or the look-ups.
         table: the embedding table, None for a dense input.

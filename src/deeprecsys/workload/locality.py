@@ -23,15 +23,12 @@ class Locality(Protocol):
     @property
     def spec(self) -> str:
         """The text that `parse` turns into this."""
-        ...
 
     def ranks(self, rng: np.random.Generator, rows: int, n: int) -> NDArray[np.int64]:
         """`n` independent ranks, [n]."""
-        ...
 
     def unique_rows(self, rows: int, draws: float) -> float:
         """How many different ranks `draws` independent draws are expected to touch."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,12 +30,10 @@ class Sizes(Protocol):
     @property
     def spec(self) -> str:
         """The text that `parse` turns into this."""
-        ...
 
     @property
     def cap(self) -> int:
         """The largest size possible."""
-        ...
 
     def of(self, u: NDArray[np.float64], at_s: NDArray[np.float64]) -> NDArray[np.int32]:
         """The sizes of queries 0 … n - 1, [n], at least 1.
@@ -44,11 +42,9 @@ class Sizes(Protocol):
             u: [n] uniform numbers in [0, 1), one per query.
             at_s: [n] arrivals in seconds, for distributions that change over time.
         """
-        ...
 
     def describe(self) -> dict[str, Any]:
         """Its statistics, for reports."""
-        ...
 
 
 @dataclass(frozen=True)

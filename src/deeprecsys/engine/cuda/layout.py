@@ -39,12 +39,9 @@ class DeviceBlock:
     """Sparse inputs of one shape, gathered together.
 
     Attributes:
-        names: the inputs.
-        per: item or query.
         pooling: of all; one look-up is a sum of one.
         lookups: ids per row of each input.
         dim: of the tables' rows.
-        tables: each input's table.
     """
 
     names: tuple[str, ...]
@@ -94,7 +91,6 @@ class StagingArena:
         blocks: [inputs, rows, look-ups] int32 each, in the order of `blocks_of`.
         vectors: [rows, width] float32 each.
         slice_of_item: [items] int32, each item's slice; None where the bucket holds one slice.
-        words: of the whole.
     """
 
     items: int

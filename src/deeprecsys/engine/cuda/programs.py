@@ -26,10 +26,7 @@ class Network:
 
     Attributes:
         blocks, vectors: its inputs, in the order of the arenas' places.
-        gathers: one for each block.
-        dense: its dense stage.
         dtype: of all that is computed.
-        outputs: scores per item.
     """
 
     blocks: tuple[DeviceBlock, ...]

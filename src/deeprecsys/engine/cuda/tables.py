@@ -22,10 +22,7 @@ class DeviceTables:
     """The tables of a model on a device, read only.
 
     Args:
-        schema: names and shapes.
         tables: [rows, dim] float32 on the host.
-        device: where they go.
-        dtype: how they are kept there.
         free_bytes: memory of the device that is free; None where nothing is to be checked.
 
     Raises:

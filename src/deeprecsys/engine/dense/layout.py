@@ -38,7 +38,6 @@ class Buffer:
     """A contiguous float32 array that a dense stage reads: [rows, width], or [rows, steps, width].
 
     Attributes:
-        name: of the buffer.
         per: whether its rows are the batch's items or its slices.
         width: columns of a row, or of one step of it.
         steps: length of the sequences; 0 where the inputs are none.

@@ -26,7 +26,6 @@ class Fault(NamedTuple):
 
     Attributes:
         slice: its index in the batch.
-        input: the name of the input at fault.
         item: the item, counted in the query; None for a per-query input.
         reason: one line: what was expected and what came.
     """
@@ -49,7 +48,6 @@ class Gather:
     more slices than before. One call at a time; it holds no lock (GIL).
 
     Args:
-        schema: what the model reads.
         tables: by name, in any format of `rows`. They are read where they are; rows that begin on
             cache lines, on huge pages, are read faster.
         inputs: the pools that slices point into, by input name; also `Assembly.inputs` as it is.
@@ -57,7 +55,6 @@ class Gather:
             [rows, dim] (sum, mean), [rows, lookups * dim] or [rows, lookups, dim] (concat, sequence),
             [rows, width] (dense; without an output a dense input is not copied). Views of one wide
             array concatenate features.
-        distance: rows to ask for ahead of their use.
 
     Raises:
         InputError: an array is missing or has another shape, type or layout than the schema says.

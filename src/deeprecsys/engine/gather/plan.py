@@ -42,8 +42,6 @@ class InputPlan:
     """What one input reads and writes, its arrays kept alive.
 
     Attributes:
-        name: the input's.
-        per: item or query.
         block: its words, as in `control`.
         ids: its pool; None for a dense input.
         out_rows: rows that its output has room for.

@@ -19,7 +19,6 @@ class BagKind(NamedTuple):
     """What a pooling function is compiled for: all that stays the same for every row of an input.
 
     Attributes:
-        dim: of the table.
         form: of its rows, `fp32`, `bf16` or `int8`.
         spread: each looked-up row goes out by itself (concat, sequence), none are added.
         weighted: each row is multiplied by its weight first.

@@ -34,7 +34,6 @@ class CpuSpec:
     """A machine's constants. `sources` names the source of each.
 
     Attributes:
-        name: what reports call it.
         cores, sockets: of the whole machine; every core is a worker.
         ghz: of all cores busy.
         lanes: fp32 lanes of a vector; `fma_ports` of such units per core.
@@ -178,8 +177,6 @@ def modelled(spec: CpuSpec, work: Work, *, cores: int | None = None, spread: flo
     """The profile of a model on a machine. Its engine is "modelled", and `detail` says from what.
 
     Args:
-        spec: the machine.
-        work: of the model.
         cores: workers; by default all.
         spread: relative half-width of the spread of times, evenly distributed; 0 is a constant.
     """

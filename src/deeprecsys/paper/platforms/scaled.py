@@ -20,11 +20,8 @@ class Server:
     """A server of the measured machine's generation.
 
     Attributes:
-        name: what reports call it.
-        cores: workers.
         l3_bytes: that a core's rows can stay in.
         memory_gb_per_s: of all sockets; `memory_efficiency` is the share that random rows reach.
-        source: where those are from.
     """
 
     name: str
