@@ -9,17 +9,8 @@ from deeprecsys.engine.protocol import Assembly, Engine, SliceView
 from deeprecsys.engine.spec import BUILT_IN, FASTEST, GROUP, PRECISIONS, EngineSpec
 from deeprecsys.plugins import installed, load, load_installed
 
-__all__ = [
-    "BUILT_IN",
-    "FASTEST",
-    "PRECISIONS",
-    "Assembly",
-    "Engine",
-    "EngineSpec",
-    "SliceView",
-    "build",
-    "factory",
-]
+__all__ = ["BUILT_IN", "FASTEST", "PRECISIONS", "Assembly", "Engine", "EngineSpec", "SliceView", "build",
+           "factory"]  # fmt: skip
 
 
 def factory(engine: EngineSpec) -> Callable[..., Engine]:

@@ -75,15 +75,7 @@ class Din(InterestModel):
         attention: hidden width of the activation unit, the original's 36 (its Figure 2).
     """
 
-    name: str = "din"
-    behaviours: int = 100
-    goods: int = 10_000_000
-    categories: int = 100_000
-    users: int = 1_000_000
-    context_rows: int = 100_000
     attention: int = 36
-    medium_target_ms: float = 100
-    bottleneck: str = "embedding + attention"
 
     @property
     def dense_parameters(self) -> int:
@@ -170,15 +162,7 @@ class Dien(InterestModel):
         hidden: width of both recurrent layers' state; the width of a behaviour, as in the original.
     """
 
-    name: str = "dien"
-    behaviours: int = 40
-    goods: int = 5_000_000
-    categories: int = 500_000
-    users: int = 5_000_000
-    context_rows: int = 500_000
     hidden: int = 64
-    medium_target_ms: float = 35
-    bottleneck: str = "attention-based GRU"
 
     @property
     def dense_parameters(self) -> int:
@@ -256,9 +240,15 @@ class DienArtefact(PaperModel):
 
 # Ten million goods as in the artefact's candidate table; the other sizes are the artefact's too. A dozen
 # profile and context fields: the paper's "tens" of tables, of which the original names about that many.
-DIN = Din()
+DIN = Din(
+    name="din", behaviours=100, goods=10_000_000, categories=100_000, users=1_000_000, context_rows=100_000,
+    medium_target_ms=100, bottleneck="embedding + attention",
+)  # fmt: skip
 DIN_ARTEFACT = DinArtefact()
 
 # Table sizes are the artefact's: 5M where an id identifies a user or a product, 500k elsewhere.
-DIEN = Dien()
+DIEN = Dien(
+    name="dien", behaviours=40, goods=5_000_000, categories=500_000, users=5_000_000, context_rows=500_000,
+    medium_target_ms=35, bottleneck="attention-based GRU",
+)  # fmt: skip
 DIEN_ARTEFACT = DienArtefact()

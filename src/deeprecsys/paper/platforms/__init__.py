@@ -7,18 +7,5 @@ from deeprecsys.paper.platforms.power import GTX_NODE, NodePower
 from deeprecsys.paper.platforms.scaled import EPYC_64, scaled
 from deeprecsys.paper.platforms.work import Work, work_of
 
-__all__ = [
-    "BROADWELL",
-    "EPYC_64",
-    "GTX_NODE",
-    "SKYLAKE",
-    "CpuSpec",
-    "NodePower",
-    "Work",
-    "batch_time",
-    "gtx_1080_ti",
-    "gtx_roofline",
-    "modelled",
-    "scaled",
-    "work_of",
-]
+__all__ = ["BROADWELL", "EPYC_64", "GTX_NODE", "SKYLAKE", "CpuSpec", "NodePower", "Work", "batch_time",
+           "gtx_1080_ti", "gtx_roofline", "modelled", "scaled", "work_of"]  # fmt: skip
