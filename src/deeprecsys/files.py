@@ -1,10 +1,12 @@
-"""Reads the files that users name: regular files of bounded size, JSON of bounded depth and numbers."""
+"""The files that users name: regular, of bounded size, JSON of bounded depth and numbers; places to write."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,41 @@ def read_profile(field: str, path: str | Path) -> LatencyProfile:
         return LatencyProfile.from_json(data)
     except InputError as e:
         raise InputError(f"{field}: {e}") from e
+
+
+def check_place(field: str, path: Path) -> None:
+    """See that a file can be written, before its content takes time to make. A file there stays as it is.
+
+    Args:
+        field: what names the file, for the error: `--json FILE`.
+
+    Raises:
+        InputError: it cannot. A full disk shows only when something is written.
+    """
+    there = os.path.lexists(path)
+    try:
+        if path.is_file() or not path.exists():  # opening a pipe would wait for its reader
+            path.open("ab").close()
+            if not there:
+                path.unlink()
+        elif path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as e:
+        raise InputError(f"{field}: expected a file that can be written, got: {first_line(e)}") from e
+
+
+def check_folder(field: str, path: Path) -> None:
+    """Make a directory, and see that files can be made in it.
+
+    Raises:
+        InputError: they cannot.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as e:
+        raise InputError(f"{field}: expected a directory that can be written, got: {first_line(e)}") from e
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
+_CGROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _UNBOUNDED = 1 << 60  # version 1 states no limit as a number near 2**63
 
 
-def available_bytes(
-    meminfo: Path = Path("/proc/meminfo"),
-    root: Path = Path("/sys/fs/cgroup"),
-    own: Path = Path("/proc/self/cgroup"),
-) -> int:
+def available_bytes(meminfo: Path = Path("/proc/meminfo"), root: Path = _CGROUPS, own: Path = _OWN) -> int:
     """Memory that can be had without swapping, in bytes: within every limit of this process's cgroups."""
     with meminfo.open() as lines:
         free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    return max(0, min([free, *_left(root, own)]))
+    left = [free]
+    for limit, used, stat, cache in _limits(root, own):
+        if (now := _number(used)) is not None:
+            left.append(limit - now + min(now, _cached(stat, cache)))  # such files can be dropped
+    return max(0, min(left))
 
 
-def _left(root: Path, own: Path) -> Iterator[int]:
-    """What each limit along the paths of this process's cgroups leaves, of version 2 and version 1."""
+def most_bytes(root: Path = _CGROUPS, own: Path = _OWN) -> int:
+    """Memory that a process can have at most, in bytes: the machine's, or the least limit of its cgroups."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *(limit for limit, *_ in _limits(root, own))])
+
+
+def _limits(root: Path, own: Path) -> Iterator[tuple[int, Path, Path, str]]:
+    """Each limit along the paths of this process's cgroups, of version 2 and version 1, in bytes.
+
+    With it the file that states what is used, the file of statistics, and the name in it of cached files that
+    were not read lately.
+    """
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -29,12 +41,15 @@ def _left(root: Path, own: Path) -> Iterator[int]:
         _, controllers, path = line.split(":", 2)
         if not controllers:
             for level in _levels(root, path):
-                two = (level / "memory.max", level / "memory.high")
-                yield from _of(two, level / "memory.current", level / "memory.stat", "inactive_file")
+                for name in ("memory.max", "memory.high"):
+                    if (limit := _number(level / name)) is not None:
+                        yield limit, level / "memory.current", level / "memory.stat", "inactive_file"
         elif "memory" in controllers.split(","):
             for level in _levels(root / "memory", path):
-                one, used = (level / "memory.limit_in_bytes",), level / "memory.usage_in_bytes"
-                yield from _of(one, used, level / "memory.stat", "total_inactive_file")
+                limit = _number(level / "memory.limit_in_bytes")
+                if limit is not None and limit < _UNBOUNDED:
+                    used = level / "memory.usage_in_bytes"
+                    yield limit, used, level / "memory.stat", "total_inactive_file"
 
 
 def _levels(root: Path, path: str) -> Iterator[Path]:
@@ -44,14 +59,6 @@ def _levels(root: Path, path: str) -> Iterator[Path]:
         yield folder
         folder = folder.parent
     yield root
-
-
-def _of(limits: Sequence[Path], used: Path, stat: Path, cache: str) -> Iterator[int]:
-    """What limits leave above what is used; cached files that were not read lately can be dropped."""
-    for file in limits:
-        limit, now = _number(file), _number(used)
-        if limit is not None and now is not None and limit < _UNBOUNDED:
-            yield limit - now + min(now, _cached(stat, cache))
 
 
 def _number(file: Path) -> int | None:

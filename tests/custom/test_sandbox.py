@@ -110,9 +110,10 @@ def test_either_layer_alone_forbids_network_and_writing(tmp_path: Path) -> None:
 def test_an_ordinary_user_has_the_same() -> None:
     """The filter and Landlock need no privilege; the network namespace is in a user namespace."""
     program = """import __future__, ctypes, os, platform, resource, runpy, struct, sys, tempfile, typing
+import deeprecsys.memory
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
-exec(compile(sys.stdin.read(), "sandbox", "exec"), {"__name__": "__main__"})
+exec(compile(sys.stdin.read(), "sandbox", "exec"), {"__name__": "__main__", "__file__": "/"})
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -145,3 +146,17 @@ def test_a_files_child_has_no_privileges_and_a_classs_keeps_its_users(
         with pytest.raises(prepare.InputError):
             prepare.own_model(str(tmp_path / name))
     assert [sandbox.__file__ in command for command in started] == [True, True, False]
+
+
+def test_private_memory_is_held_to_the_cgroups_limit(tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("0::/a\n")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "memory.max").write_text(f"{3 << 30}\n")
+    code = (
+        "import resource; from pathlib import Path; from deeprecsys import memory; "
+        f"memory.most_bytes.__defaults__ = Path({str(tmp_path)!r}), Path({str(tmp_path / 'own')!r}); "
+        "from deeprecsys.zoo.custom import sandbox; sandbox.enter(); "
+        "print(resource.getrlimit(resource.RLIMIT_DATA)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 3 << 30

@@ -164,6 +164,31 @@ def test_more_processes_than_the_machine_could_start_are_refused(option: str, re
     assert f"{option}: expected at most" in refused("bench", "ncf", "--rate", "10", option, "1000000")
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--spares", "1000000", "expected at most"),
+        ("--max-items", "2147483647", "expected at most 1048576"),
+        ("--max-items", "0", "expected at least 1"),
+        ("--max-queue", "1000000000", "expected at most 65536"),
+        ("--max-queue-mb", "1000000000", "expected at most"),
+        ("--drain", "1e18", "expected at most 86400"),
+        ("--seed", "9" * 30, "expected at most"),
+    ],
+)
+def test_a_server_of_no_size_is_refused(option: str, value: str, says: str, refused: Refused) -> None:
+    ports = ["--http-port", "0", "--grpc-port", "0"]
+    assert f"{option}: {says}" in refused("serve", "ncf", *ports, option, value)
+
+
+@pytest.mark.parametrize("digits", [30, 400])
+@pytest.mark.parametrize("option", ["--workers", "--threads", "--gpus", "--seed", "--queries"])
+def test_whole_numbers_of_any_length_are_refused(option: str, digits: int, refused: Refused) -> None:
+    said = refused("bench", "ncf", "--rate", "10", option, "9" * digits)
+    assert f"{option.lstrip('-')}: expected at most" in said
+    assert len(said) < 600
+
+
 @pytest.mark.parametrize("option", ["--workers", "--gpus"])
 def test_more_simulated_workers_than_a_profile_may_have_are_refused(
     option: str, tmp_path: Path, refused: Refused

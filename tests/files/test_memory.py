@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from deeprecsys.memory import available_bytes
+from deeprecsys.memory import available_bytes, most_bytes
 
 MACHINE = 8 << 30
 
@@ -88,3 +89,11 @@ def _limited(real):
         return values[self.name] if name.startswith("/sys/fs/cgroup/") else real(self, *args)
 
     return read
+
+
+def test_a_process_may_have_what_the_machine_has_or_the_least_limit(tmp_path: Path) -> None:
+    root, machine = tmp_path / "fs", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert most_bytes(root, own(tmp_path, "0::/a/b\n")) == machine
+    written(root / "a", memory__max=3 << 20, memory__current=2 << 20)
+    written(root / "a" / "b", memory__max="max", memory__high=5 << 20)
+    assert most_bytes(root, own(tmp_path, "0::/a/b\n")) == 3 << 20

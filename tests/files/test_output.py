@@ -82,3 +82,71 @@ def test_ctrl_c_while_modules_are_loaded_ends_quietly(module: str, tmp_path: Pat
         env=os.environ | {"PYTHONPATH": path},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (130, "deeprecsys: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["models", "--json"],
+        ["bench", "nowhere.onnx", "--json"],
+        ["bench", "nowhere.onnx", "--trace-out"],
+        ["capacity", "nowhere.onnx", "--json"],
+        ["profile", "nowhere.onnx", "--json"],
+        ["profile", "nowhere.onnx", "--profile"],
+        ["tune", "nowhere.onnx", "--json"],
+        ["quality", "nowhere.onnx", "--json"],
+        ["simulate", "--profile", "nowhere.json", "--json"],
+        ["paper", "99", "--json"],
+    ],
+)
+def test_places_of_files_are_checked_before_anything_else(
+    args: list[str], refused: Refused, tmp_path: Path
+) -> None:
+    """Before a model, a profile or a figure that does not exist is noticed, hence before any measurement."""
+    option = args[-1]
+    for place, why in (
+        (tmp_path, "Is a directory"),
+        (tmp_path / "no" / "x.json", "No such file or directory"),
+    ):
+        said = refused(*args, str(place))
+        assert said == f"deeprecsys: {option} {place}: expected a file that can be written, got: {why}\n"
+
+
+def test_a_place_that_is_checked_stays_as_it_is(refused: Refused, tmp_path: Path) -> None:
+    there, new, pipe = tmp_path / "there.json", tmp_path / "new.json", tmp_path / "pipe"
+    there.write_text("what was there")
+    os.mkfifo(pipe)  # a reader may come later
+    for place in (there, new, pipe):
+        assert "nowhere.onnx" in refused("bench", "nowhere.onnx", "--rate", "1", "--json", str(place))
+    assert there.read_text() == "what was there"
+    assert not new.exists()
+
+
+def test_json_of_a_configuration_file_is_checked_too(refused: Refused, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(f'json = "{tmp_path}"')
+    assert f"--json {tmp_path}: expected a file" in refused("bench", "nowhere.onnx", "--config", str(file))
+
+
+def test_the_place_of_figures_is_checked_before_they_are_made(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deeprecsys.paper import parallel
+
+    monkeypatch.setattr(parallel, "parallel", None)
+    (tmp_path / "file").touch()
+    said = refused("paper", "1", "--out", str(tmp_path / "file" / "out"))
+    assert "expected a directory that can be written, got: Not a directory" in said
+
+
+@pytest.mark.parametrize("command", ["bench", "capacity", "profile", "tune", "quality"])
+def test_the_place_of_a_run_is_checked_before_a_node_starts(
+    command: str, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deeprecsys.node import node
+
+    monkeypatch.setattr(node.Node, "__init__", None)
+    (tmp_path / "file").touch()
+    more = ["--rate", "10"] if command == "bench" else []
+    said = refused(command, "ncf", "--rows-scale", "0.001", *more, "--out", str(tmp_path / "file" / "out"))
+    assert "expected one that can be written: Not a directory" in said

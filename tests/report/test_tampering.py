@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from deeprecsys.report import trialfile
 from deeprecsys.report.html import html
 from deeprecsys.report.illustrate import illustrations
 from deeprecsys.report.page import comparison_page, run_page
@@ -117,6 +118,40 @@ def test_slices_of_another_trial_are_left_out(tmp_path: Path) -> None:
         run = read_run(copy)
         assert run.trials["bench"].slices is None
         assert any("slices of queries that are not in the trial" in p for p in run.problems)
+
+
+def test_rows_for_which_there_is_no_memory_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of some kilobytes may state any number of equal rows."""
+    copy = Path(shutil.copytree(RELEASE / "bench", tmp_path / "run"))
+    path = copy / "trials" / "bench.parquet"
+    table = pq.read_table(path, memory_map=False)
+    monkeypatch.setattr(trialfile, "most_queries", lambda: len(table) - 1)
+    monkeypatch.setattr(pq.ParquetFile, "read", None)
+    run = read_run(copy)
+    assert not run.trials
+    assert any(f"{len(table)} rows, and memory for {len(table) - 1}" in p for p in run.problems)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("posted_s", [1.0] * 50, "column posted_s is of type list"),
+        ("device", "cpu" * 50, "column device cannot be read (it has no text"),
+        ("device", None, "column device is of type null"),
+        ("device", 5, "column device cannot be read (it has no text"),
+    ],
+)
+def test_columns_hold_numbers_and_short_texts(column: str, value: object, says: str, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(RELEASE / "bench", tmp_path / "run"))
+    path = copy / "trials" / "bench.batches.parquet"
+    table = pq.read_table(path, memory_map=False)
+    at = table.column_names.index(column)
+    pq.write_table(table.set_column(at, column, [[value] * len(table)]), path)
+    run = read_run(copy)
+    assert run.trials["bench"].slices is None
+    assert any(says in p for p in run.problems), run.problems
 
 
 @pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "x" * 5000, "a\0b", ""])

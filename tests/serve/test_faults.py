@@ -114,9 +114,9 @@ def test_workers_that_cannot_be_replaced_make_the_service_not_ready_without_a_st
             open_query = asyncio.create_task(ask_any(s))
             await asyncio.sleep(0.01)
             os.kill(s._workers.pids[0], signal.SIGKILL)
-            with pytest.raises(UnscoredError, match="cannot start: out of order") as failed:
+            with pytest.raises(RefusedError, match="cannot start: out of order") as waited:
                 await open_query
-            assert not failed.value.bad_input
+            assert waited.value.reason is Reason.NOT_READY
             assert not s.ready
             assert not s.models["dlrm-rmc1"].ready
             assert "out of order" in s._workers.problems["cpu"]

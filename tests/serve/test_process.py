@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,13 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
+    with serving(tmp_path, "-m", "deeprecsys") as found:
+        yield found
+
+
+@contextmanager
+def serving(tmp_path: Path, *command: str) -> Iterator[Server]:
+    """The command line's `serve`, as the interpreter's arguments start it."""
     files = []
     for name in MODELS:  # times that nobody measured: the test asks for scores
         points = (Point(1, 1, (1e-4,)), Point(1, 1000, (5e-3,)))
@@ -51,7 +59,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     with log.open("w") as said:
         process = subprocess.Popen(
             [
-                sys.executable, "-m", "deeprecsys", "serve", *MODELS, "--rows-scale", str(SCALE), "--sla-ms",
+                sys.executable, *command, "serve", *MODELS, "--rows-scale", str(SCALE), "--sla-ms",
                 "20000", "--workers", "2", "--seed", str(SEED), "--http-port", "0", "--grpc-port", "0",
                 *given,
             ],
@@ -129,6 +137,43 @@ def test_clients_get_the_engines_scores_and_sigterm_drains(server: Server) -> No
     wait_for(lambda: not any(alive(pid) for pid in children))
     logged = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
     assert [d["message"] for d in logged if d["logger"].startswith("deeprecsys")][-1] == "stopped"
+
+
+ONE_LOOK = """
+from dataclasses import replace
+from deeprecsys.api import serve
+from deeprecsys.api.retuning.retuner import Retuner
+from deeprecsys.cli import main
+
+class Once(Retuner):
+    async def look(self, served):
+        await super().look(served)
+        if self._simulation._process:
+            self._settings = replace(self._settings, every_s=3600.0)
+            print("looked", self._simulation._process.pid, flush=True)
+
+settings = serve.RetuneSettings(every_s=0.5, least_queries=5)
+serve.RetuneSettings, serve.Retuner = lambda: settings, Once
+main()
+"""
+
+
+@pytest.mark.live
+def test_sigterm_ends_well_after_the_simulations_process_was_killed_at_rest(tmp_path: Path) -> None:
+    with serving(tmp_path, "-c", ONE_LOOK) as server:
+        client = over_http.InferenceServerClient(server.http, network_timeout=120)
+        query = features(model("ncf").scaled(SCALE).schema, 3, 3)
+        for _ in range(20):
+            client.infer("ncf", tensors(over_http, query))
+        assert server.process.stdout is not None
+        word, pid = server.process.stdout.readline().split()
+        assert word == "looked"
+        os.kill(int(pid), signal.SIGKILL)
+        wait_for(lambda: not alive(int(pid)))
+        assert client.is_server_ready()
+        client.close()
+        os.kill(server.process.pid, signal.SIGTERM)
+        assert server.process.wait(60) == 0, server.log.read_text()
 
 
 def test_connections_send_at_once() -> None:

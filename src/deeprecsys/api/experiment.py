@@ -31,6 +31,7 @@ LOCALITY = "zipf:0.9"
 MOST_PER_CORE, WORKER_BYTES, MOST_GPUS = 32, 64 << 20, 64
 """The most worker processes, and threads of each, for each core; the least memory of a worker process; the
 most accelerators."""
+MOST_SEED = (1 << 63) - 1
 LEAST_QPS = 1e-9
 FEW_ROWS = 0.01
 """The share of a trace's rows below which a notice says that few arrive within the duration."""
@@ -155,6 +156,7 @@ class Experiment:
         environment(isa)
         check_gpu(gpu)
         _check_counts(workers, threads, gpus)
+        at_most(MOST_SEED, "--seed", abs(seed), "a number of 64 bits")
         workload = Workload.parse(arrivals, sizes, trace=trace, seed=seed, locality=locality)
         known_ms = chosen.medium_target_ms or (None if needs_target else UNUSED_MS)
         node = NodeConfig(
@@ -206,10 +208,16 @@ def _check_counts(workers: int | None, threads: int, gpus: int) -> None:
     """Raise InputError for more processes or threads than this machine could start."""
     cores = len(usable_cores())
     at_most(MOST_PER_CORE * cores, "--threads", threads, f"{MOST_PER_CORE} for each of {cores} cores")
+    check_processes("--workers", workers or 0)
+    at_most(MOST_GPUS, "--gpus", gpus, "more than a machine has")
+
+
+def check_processes(option: str, count: int) -> None:
+    """Raise InputError for more worker processes than this machine could start."""
+    cores = len(usable_cores())
     most = min(MOST_PER_CORE * cores, max(1, available_bytes() // WORKER_BYTES))
     why = f"{MOST_PER_CORE} for each of {cores} cores, {WORKER_BYTES >> 20} MB of free memory for each"
-    at_most(most, "--workers", workers or 0, why)
-    at_most(MOST_GPUS, "--gpus", gpus, "more than a machine has")
+    at_most(most, option, count, why)
 
 
 def target_of(sla_ms: float | None, level: str | None, quantile: float, medium_ms: float | None) -> Target:

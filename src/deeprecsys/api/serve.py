@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Unpack
 
-from deeprecsys.api.experiment import Experiment, ServeOptions, shows_options
+from deeprecsys.api.experiment import Experiment, ServeOptions, check_processes, shows_options
 from deeprecsys.api.policies import policy_of
 from deeprecsys.api.profiles import (
     LISTWISE,
@@ -29,16 +29,18 @@ from deeprecsys.api.progress import ProgressOption, stage
 from deeprecsys.api.retuning.decision import BestPolicy, RetuneSettings
 from deeprecsys.api.retuning.resimulate import Question, Resimulator
 from deeprecsys.api.retuning.retuner import Retuner
-from deeprecsys.core.errors import InputError, positive, shown
+from deeprecsys.core.errors import InputError, at_least, at_most, positive, shown
 from deeprecsys.core.policy import CPU, GPU, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.engine import FASTEST
+from deeprecsys.memory import available_bytes
 from deeprecsys.node.node import default_workers, pinning
 from deeprecsys.node.runtime.cores import awake, interleave_memory, numa_nodes, realtime
 from deeprecsys.node.service.hosted_model import ModelConfig, check_scores
 from deeprecsys.node.service.service import Service, ServiceConfig
 from deeprecsys.report.text import knobs
 from deeprecsys.serve.extra import authority, check_addresses, loopback, require_extra, without_fork_handlers
+from deeprecsys.workload.trace import LARGEST
 from deeprecsys.zoo.custom import same_model, short_name, with_weights
 
 log = logging.getLogger("deeprecsys.serve")
@@ -48,7 +50,9 @@ PORTS = (8000, 8001)
 """The ports of HTTP and of gRPC that clients of the protocol expect."""
 PROFILE_S, GPU_PROFILE_S = 10.0, 5.0
 TUNE_QUERIES = 40_000
-DRAIN_S = 30.0
+DRAIN_S, MOST_DRAIN_S = 30.0, 86_400.0
+MOST_OPEN = 1 << 16
+"""The most open queries of a model: many times what connections can carry."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,9 @@ def serve(
     """
     require_extra()
     without_fork_handlers()
-    positive("--drain", drain)
+    at_most(MOST_DRAIN_S, "--drain", positive("--drain", drain), "a day")
+    check_processes("--spares", spares)
+    _check_sizes(len((model,) if isinstance(model, str) else model), max_items, max_queue, max_queue_mb)
     check_addresses(host, http_port, grpc_port)
     gpu = options.get("gpu")
     check_scores(gpu)
@@ -251,6 +257,16 @@ def client_names(models: Sequence[str], given: str | Sequence[str]) -> tuple[str
         field = "--name" if names else "MODEL"
         raise InputError(f"{field}: expected each once, got {', '.join(asked)}")
     return asked
+
+
+def _check_sizes(models: int, max_items: int | None, max_queue: int, max_queue_mb: int) -> None:
+    """Raise InputError for queries, or a memory for them, that are too large or too small for any model."""
+    if max_items is not None:
+        at_most(LARGEST, "--max-items", at_least(1, "--max-items", max_items), "as of other sizes")
+    at_most(MOST_OPEN, "--max-queue", max_queue, "more than connections carry")
+    left_mb = available_bytes() >> 20
+    each = f"{left_mb} MB of free memory, for each of {models} models" if models > 1 else "free memory"
+    at_most(left_mb // models, "--max-queue-mb", max_queue_mb, each)
 
 
 def profiles_in(

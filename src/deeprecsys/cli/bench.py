@@ -20,12 +20,7 @@ from deeprecsys.report.timeline import trace_events
 @opt.model
 @opt.rate
 @opt.length
-@click.option(
-    "--trace-out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Write a time line of sampled queries for Perfetto or chrome://tracing.",
-)
+@opt.written_file("--trace-out", "Write a time line of sampled queries for Perfetto or chrome://tracing.")
 @click.option(
     "--url",
     metavar="URL",
@@ -38,7 +33,7 @@ from deeprecsys.report.timeline import trace_events
 @opt.node
 @opt.accelerator
 @opt.output
-def bench_command(trace_out: Path | None, json: str | None, out: Path | None, **options: Any) -> None:
+def bench_command(trace_out: str | None, json: str | None, out: Path | None, **options: Any) -> None:
     """Run one live trial of MODEL at a given rate, and say how late its queries were.
 
     It lasts 10 seconds unless --duration or --queries says otherwise; a trace goes at its own rate without
@@ -54,7 +49,7 @@ def bench_command(trace_out: Path | None, json: str | None, out: Path | None, **
     _show(result, trace_out, json, out, options["seed"])
 
 
-def _show(result: BenchRun, trace_out: Path | None, json: str | None, out: Path | None, seed: int) -> None:
+def _show(result: BenchRun, trace_out: str | None, json: str | None, out: Path | None, seed: int) -> None:
     if trace_out:
         trial = result.records["bench"]
         write_json("--trace-out", trace_out, trace_events(trial.log, trial.slices, seed=seed))

@@ -16,7 +16,7 @@ from deeprecsys.core.errors import InputError, shown, unknown
 from deeprecsys.core.target import LEVELS
 from deeprecsys.engine import FASTEST, PRECISIONS
 from deeprecsys.engine.isa import DEFAULT, NAMES
-from deeprecsys.files import first_line, read_text
+from deeprecsys.files import check_place, first_line, read_text
 
 MOST_CONFIG_BYTES = 1 << 20
 _TAKEN = (bool, int, float, str)
@@ -121,7 +121,23 @@ length = group(
     option("--queries", "N", "How many queries instead.", type=int),
 )
 
-json_file = option("--json", "FILE", "Write the result as JSON; - for standard output.")
+
+def written_file(name: str, text: str, dash: bool = False) -> Option:
+    """An option that names a file to write, which is checked before anything else is done.
+
+    Args:
+        dash: whether - stands for standard output.
+    """
+
+    def check(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+        if value is not None and not (dash and value == "-"):
+            check_place(f"{name} {value}", Path(value))
+        return value
+
+    return option(name, "FILE", text, callback=check, is_eager=True)
+
+
+json_file = written_file("--json", "Write the result as JSON; - for standard output.", dash=True)
 config = click.option("--config", "config_file", type=FILE, metavar="FILE",
                       is_eager=True, expose_value=False,
                       callback=lambda ctx, _p, value: _defaults(ctx, value),

@@ -24,7 +24,7 @@ def emit(text: str, document: Any, json_file: str | None) -> None:
     if json_file == "-":
         click.echo(json.dumps(plain(document), indent=1))
     else:
-        write_json("--json", Path(json_file), document)
+        write_json("--json", json_file, document)
 
 
 def emit_result(result: AnyRun, json_file: str | None) -> None:
@@ -32,10 +32,10 @@ def emit_result(result: AnyRun, json_file: str | None) -> None:
     emit(repr(result), result.to_json(), json_file)
 
 
-def write_json(option: str, path: Path, document: Any) -> None:
+def write_json(option: str, path: str, document: Any) -> None:
     """Write a document to the file that an option names."""
     try:
-        path.write_text(json.dumps(plain(document), indent=1) + "\n")
+        Path(path).write_text(json.dumps(plain(document), indent=1) + "\n")
     except OSError as e:
         raise InputError(f"{option} {path}: expected a file that can be written, got: {e}") from e
 

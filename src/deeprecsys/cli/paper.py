@@ -13,6 +13,7 @@ from deeprecsys.api.progress import StageReport, stage
 from deeprecsys.cli import options as opt
 from deeprecsys.cli.output import emit
 from deeprecsys.core.errors import InputError
+from deeprecsys.files import check_folder
 from deeprecsys.report import format as f
 
 
@@ -39,6 +40,7 @@ def paper(figures: tuple[str, ...], quick: bool, profiles: Path, json: str | Non
 
     numbers = recipes.chosen(figures)
     folder = out or Path("paper")
+    check_folder(f"--out {folder}", folder)
     study = Study(quick=quick, profiles=profiles)
     results, seconds = [], {}
     begun = time.monotonic()

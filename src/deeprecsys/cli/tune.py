@@ -18,10 +18,9 @@ from deeprecsys.cli.output import emit_result, report_on, write_json
 @opt.node
 @opt.sizes
 @opt.option("--budget", "S", "Seconds to measure for.", type=float, default=20.0)
-@opt.option("--profile", "FILE", "Where to write the profile, for `tune` and `simulate` to read.",
-            type=opt.FILE)  # fmt: skip
+@opt.written_file("--profile", "Where to write the profile, for `tune` and `simulate` to read.")
 @opt.output
-def profile_command(profile: Path | None, json: str | None, **options: Any) -> None:
+def profile_command(profile: str | None, json: str | None, **options: Any) -> None:
     """Measure batch times s(b) of MODEL on this machine, with 1 to all workers busy."""
     found = measure(**options)
     if profile:

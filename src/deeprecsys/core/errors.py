@@ -94,5 +94,6 @@ def at_most(most: float, field: str, value: float, why: str) -> float:
         InputError: otherwise.
     """
     if value > most:
-        raise InputError(f"{field}: expected at most {most:.12g} ({why}), got {value:.12g}")
+        got = f"{value:.12g}" if value < 1e300 else shown(value)  # a larger whole number is no float
+        raise InputError(f"{field}: expected at most {most:.12g} ({why}), got {got}")
     return value

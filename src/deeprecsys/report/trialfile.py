@@ -19,11 +19,13 @@ from deeprecsys.report.documents import TrialExtra
 from deeprecsys.report.json_values import dumps, restored
 from deeprecsys.report.slices import TYPES as SLICE_TYPES
 from deeprecsys.report.slices import Slices, columns_of
+from deeprecsys.workload.stream import most_queries
 
 KEY = b"deeprecsys"
 QUERY_TYPES = columns_of(RunLog)
 LARGEST = 1e12
 """Beyond all rates, in queries per second, and all times, in seconds."""
+LONGEST_TEXT = 40
 _SCALARS = ("rate_qps", "busy_s", "workers", "warmup_s")
 
 
@@ -79,7 +81,7 @@ def read_queries(path: Path) -> tuple[RunLog, dict[str, Any]]:
     Raises:
         DamagedError: the file is cut short, or not one of ours.
     """
-    table, meta = _read(path)
+    table, meta = _read(path, QUERY_TYPES)
     columns: dict[str, Any] = {name: _column(table, name, t) for name, t in QUERY_TYPES.items()}
     found = TrialMetadata.from_json(meta, "metadata")
     scalars: dict[str, Any] = {name: getattr(found, name) for name in _SCALARS}
@@ -102,7 +104,7 @@ def read_slices(path: Path, queries: int) -> Slices:
     Raises:
         DamagedError: the file is cut short, or not one of ours, or of another trial.
     """
-    table, _ = _read(path)
+    table, _ = _read(path, SLICE_TYPES)
     slices = Slices(**{name: _column(table, name, t) for name, t in SLICE_TYPES.items()})
     if len(slices) and not 0 <= slices.query.min() <= slices.query.max() < queries:
         raise DamagedError("has slices of queries that are not in the trial")
@@ -116,10 +118,15 @@ def _write(path: Path, columns: dict[str, Any], meta: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
-def _read(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+def _read(path: Path, types: Mapping[str, type]) -> tuple[pa.Table, dict[str, Any]]:
+    """The columns of these types that a file has, and its metadata."""
+    texts = [name for name, kind in types.items() if kind is np.str_]
     try:
         # Not memory-mapped: a file cut short while it is read must not end the process.
-        table = pq.read_table(path, memory_map=False)
+        with pq.ParquetFile(path, memory_map=False, read_dictionary=texts) as file:
+            _check_size(file.metadata, file.schema_arrow, types)
+            # One column at a time: a page may claim two gigabytes.
+            table = file.read([name for name in types if name in file.schema_arrow.names], use_threads=False)
         meta = restored(json.loads((table.schema.metadata or {}).get(KEY, b"null")))
     except (pa.ArrowException, OSError, ValueError) as e:
         raise DamagedError(f"cannot be read ({_first_line(e)})") from e
@@ -128,12 +135,31 @@ def _read(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     return table, meta
 
 
+def _check_size(metadata: pq.FileMetaData, schema: pa.Schema, types: Mapping[str, type]) -> None:
+    """Raise ValueError for what is large once it is decompressed: a few bytes may be any number of rows."""
+    if metadata.num_rows > (most := most_queries()):
+        raise ValueError(f"{metadata.num_rows} rows, and memory for {most}")
+    for name in types:
+        if name in schema.names and not _flat(schema.field(name).type):
+            raise ValueError(f"column {name} is of type {schema.field(name).type}")
+
+
+def _flat(kind: pa.DataType) -> bool:
+    """Whether a value of a type takes a few bytes; texts are kept once."""
+    return bool(pa.types.is_primitive(kind) or pa.types.is_dictionary(kind))
+
+
 def _column(table: pa.Table, name: str, kind: type) -> np.ndarray[Any, Any]:
     if name not in table.column_names:
         raise DamagedError(f"lacks the column {name}")
     column = table.column(name)
     if kind is np.str_:
-        return np.array(column.to_pylist(), dtype=np.str_)
+        found = column.to_pylist()
+        if any(not isinstance(text, str) or len(text) > LONGEST_TEXT for text in found):
+            raise DamagedError(
+                f"column {name} cannot be read (it has no text of at most {LONGEST_TEXT} characters)"
+            )
+        return np.array(found, dtype=np.str_)
     try:
         return np.array(column.to_numpy(), dtype=kind)
     except (ValueError, TypeError) as e:

@@ -146,7 +146,7 @@ class Workload:
             got = "neither" if queries is None else "both"
             raise InputError(f"stream: expected either a number of queries or a duration, got {got}")
         longest_s = positive("duration", duration_s) if duration_s is not None else 0.0
-        wanted = float(rate * longest_s if queries is None else queries)
+        wanted = rate * longest_s if queries is None else queries
         at_most(most_queries(), "queries", wanted, "as memory allows")
         fresh = partial(generator, self.seed, RandomStream.ARRIVALS)
         if queries is not None:

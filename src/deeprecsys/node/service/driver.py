@@ -96,9 +96,7 @@ class EventLoopDriver:
         if self._workers.alive[CPU] or not self._queries.open:
             self._alive_s = now
         elif now > self._alive_s + NO_WORKER_S:
-            for place in self._queries.open:
-                self._queries.refuse(place, Reason.NOT_READY, f"no worker for {NO_WORKER_S:.0f} s")
-                self.handle(Cancel(place.query))
+            self._refuse_all(f"no worker for {NO_WORKER_S:.0f} s")
 
     def try_again(self) -> None:
         """Start once more the workers that could not be started."""
@@ -112,7 +110,7 @@ class EventLoopDriver:
             if self._retry is None:
                 self._retry = self._loop.call_later(RETRY_S, self.try_again)
             if CPU in problems and not self._workers.alive[CPU]:
-                self._fail_all(problems[CPU])
+                self._refuse_all(problems[CPU])
         self._queries.happened.announce()
 
     def _receive(self, news: list[News]) -> None:
@@ -121,8 +119,8 @@ class EventLoopDriver:
             self._driver.receive(one, now)
             self._set_timer(now)
 
-    def _fail_all(self, why: str) -> None:
+    def _refuse_all(self, why: str) -> None:
         """No worker is left to score what is open."""
         for place in self._queries.open:
-            self._queries.abandon(place, why, f"{place.served.name}: {why}")
+            self._queries.refuse(place, Reason.NOT_READY, why)
             self.handle(Cancel(place.query))

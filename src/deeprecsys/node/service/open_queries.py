@@ -100,15 +100,11 @@ class OpenQueries:
         self.refuse(self.places[query.id], Reason.LATE if late else Reason.OVERLOAD, reason)
 
     # Other ways in which queries end.
-    def abandon(self, place: Reservation, reason: str, why: str) -> None:
-        """A query cannot be scored any more, through no fault of its own."""
-        self.end(place, QueryOutcome.FAILED, reason)
-        _resolve(place, UnscoredError(why, bad_input=False))
-
     def refuse(self, place: Reservation, reason: Reason, why: str) -> None:
         """A query that was taken is not scored after all."""
         self.end(place, QueryOutcome.SHED, reason)
-        _resolve(place, RefusedError(reason, f"{place.served.name}: {why}", SOON_S))
+        again_s = LATER_S if reason in (Reason.NOT_READY, Reason.DRAINING) else SOON_S
+        _resolve(place, RefusedError(reason, f"{place.served.name}: {why}", again_s))
 
     def end(self, place: Reservation, outcome: QueryOutcome, reason: str) -> None:
         place.state = State.ENDED

@@ -289,13 +289,13 @@ class Service:
         return True
 
     def close(self) -> None:
-        """End the workers and give the memory back. What is still open fails."""
+        """End the workers and give the memory back. What is still open is refused."""
         if self._closed:
             return
         self._closed = self._admission.draining = True
         self._driver.close()
         for place in self._queries.open:
-            self._queries.abandon(place, "stopped", "the server has stopped")
+            self._queries.refuse(place, Reason.DRAINING, "the server has stopped")
         self._workers.close()
         for s in self._served.values():
             s.close()

@@ -62,11 +62,12 @@ def _syscall(number: int, *arguments: object) -> int:
 
 
 def _limits() -> None:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    from deeprecsys.memory import most_bytes  # which needs the standard library alone, too
+
     for name, limit in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_CPU, CPU_S),
-        (resource.RLIMIT_DATA, memory),
+        (resource.RLIMIT_DATA, most_bytes()),
         (resource.RLIMIT_FSIZE, ANSWER_BYTES),
         (resource.RLIMIT_NOFILE, DESCRIPTORS),
     ):
@@ -213,11 +214,11 @@ def _seccomp() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.append(os.path.abspath(f"{__file__}/../../../.."))  # where this package is, installed or not
     missing = enter()
     if len(sys.argv) == 1:
         sys.exit("\n".join(f"refused: {m}: {why}" for m, why in missing.items()) or "every measure holds")
     # torch would try to write when it is imported.
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.tempdir = "/"
-    sys.path.append(os.path.abspath(f"{__file__}/../../../.."))  # where this package is, installed or not
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
