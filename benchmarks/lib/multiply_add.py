@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
+from typing import Any
 
-import llvmlite.binding as llvm
+import numpy as np
+from numba import njit
+from numba.core import types
 
 from deeprecsys.engine.isa import cpu_flags
+from deeprecsys.engine.tiles import blank_tile, store_tile
+from deeprecsys.engine.vectors import _fused, _intrinsic, _spread
 
 CHAINS = 12
 """Independent accumulators: latency 4 x two units, and some to spare."""
@@ -25,51 +29,33 @@ def peak_gflops(lanes: int = 8, seconds: float = 0.3) -> float:
         lanes: floats in a vector; 8 for AVX2, 16 for AVX-512.
         seconds: to measure for.
     """
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
-    )
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(_loop(lanes)), target)
-    engine.finalize_object()
-    call = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_int64, ctypes.c_float)(
-        engine.get_function_address("loop")
-    )
+
+    @njit
+    def loop(count: int, x: float, out: int) -> None:
+        tile = blank_tile(CHAINS, 1, lanes)
+        for _ in range(count):
+            tile = _step(tile, x)
+        store_tile(tile, out, 4 * lanes)
+
+    result, x = np.zeros((CHAINS, lanes), np.float32), np.float32(0.5)
+    loop(1, x, result.ctypes.data)
     count, best, until = 1_000_000, 0.0, time.perf_counter() + seconds
     while time.perf_counter() < until:
         began = time.perf_counter()
-        call(count, 0.5)
+        loop(count, x, result.ctypes.data)
         best = max(best, 2 * lanes * CHAINS * count / (time.perf_counter() - began))
     return 1e-9 * best
 
 
-def _loop(lanes: int) -> str:
-    """LLVM assembly of `float loop(int64 count, float x)`."""
-    v = f"<{lanes} x float>"
-    phis = "\n".join(f"  %a{i} = phi {v} [ %x, %entry ], [ %b{i}, %body ]" for i in range(CHAINS))
-    fmas = "\n".join(
-        f"  %b{i} = call {v} @llvm.fma.v{lanes}f32({v} %a{i}, {v} %x, {v} %x)" for i in range(CHAINS)
-    )
-    sums = "\n".join(
-        f"  %s{i + 1} = fadd {v} %{f's{i}' if i else 'b0'}, %b{i + 1}" for i in range(CHAINS - 1)
-    )
-    return f"""
-declare {v} @llvm.fma.v{lanes}f32({v}, {v}, {v})
-define float @loop(i64 %count, float %scalar) {{
-entry:
-  %one = insertelement {v} zeroinitializer, float %scalar, i32 0
-  %x = shufflevector {v} %one, {v} zeroinitializer, <{lanes} x i32> zeroinitializer
-  br label %body
-body:
-  %i = phi i64 [ 0, %entry ], [ %next, %body ]
-{phis}
-{fmas}
-  %next = add i64 %i, 1
-  %more = icmp slt i64 %next, %count
-  br i1 %more, label %body, label %done
-done:
-{sums}
-  %r = extractelement {v} %s{CHAINS - 1}, i32 0
-  ret float %r
-}}
-"""
+@_intrinsic
+def _step(_context: Any, tile: Any, _x: Any) -> Any:
+    """Every vector of a tile times x, plus x."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        result, x = args[0], _spread(builder, args[1], tile.lanes)
+        for k, _, _ in tile.places():
+            total = _fused(builder, builder.extract_value(result, k), x, x)
+            result = builder.insert_value(result, total, k)
+        return result
+
+    return tile(tile, types.float32), generate
