@@ -75,7 +75,7 @@ def _alike(a: Study, b: Study) -> bool:
     def times(s: Study) -> list[float]:
         cpu = [s.cpu(m, p).seconds(n, s.specs[p].cores) for m in SOME for p in s.specs for n in (1, 512)]
         cpu += [s.cpu(m, "Skylake").seconds(64, 1, 0.9) for m in SOME]
-        return cpu + [s.gpu(m, t).seconds(512) for m in SOME for t in (True, False)]
+        return cpu + [s._gpu(m, t)[0].seconds(512) for m in SOME for t in (True, False)]
 
     return times(a) == times(b)
 

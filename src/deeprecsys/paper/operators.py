@@ -64,12 +64,9 @@ def shares(name: str, *, rounds: int = 5, batch: int = BATCH, seed: int = 0) -> 
                 score(x)
     spent: dict[str, float] = {}
     for (operator, recurrent), seconds in timer.spent_s.items():
-        kind = "recurrent" if recurrent else _kind(operator)
+        name = operator.removeprefix("aten.").lower()
+        known = (k for k, parts in KINDS.items() if any(p in name for p in parts))
+        kind = "recurrent" if recurrent else next(known, "other")
         spent[kind] = spent.get(kind, 0.0) + seconds
     total = sum(spent.values())
     return {k: v / total for k, v in sorted(spent.items(), key=lambda p: -p[1])}
-
-
-def _kind(key: str) -> str:
-    name = key.removeprefix("aten.").lower()
-    return next((k for k, parts in KINDS.items() if any(p in name for p in parts)), "other")

@@ -135,9 +135,6 @@ class Study:
         """The profile as a table of times."""
         return self._cpu(model, platform)[1]
 
-    def gpu(self, model: str, transfer: bool = True) -> LatencyProfile:
-        return self._gpu(model, transfer)[0]
-
     def static_batch(self, case: Case) -> int:
         """The paper's static batch size: 1000 over the cores (facts §4), whatever the distribution."""
         return Static.baseline(1000, self.specs[case.platform].cores).batch_size

@@ -201,10 +201,6 @@ def _ribbon() -> Discrete:
     return Discrete("ribbon", _capped(0.02 * uniform(1, 100) + 0.10 * uniform(250, 500) + 0.88 * body))
 
 
-def _lognormal() -> Discrete:
-    return Discrete("lognormal", _capped(_lognormal_cdf(_edges(1024), 5.1, 0.2)))
-
-
 def _normal(args: list[str]) -> Discrete:
     """By default the mean and the deviation of `lognormal`: the two then differ by their shape alone."""
     what = "sizes normal"
@@ -250,7 +246,7 @@ _PLAIN: dict[str, Callable[[], Sizes]] = {
     "production": _production,
     "mlperf": _mlperf,
     "ribbon": _ribbon,
-    "lognormal": _lognormal,
+    "lognormal": lambda: Discrete("lognormal", _capped(_lognormal_cdf(_edges(1024), 5.1, 0.2))),
 }
 _WITH_ARGUMENTS: dict[str, Callable[[list[str]], Sizes]] = {"normal": _normal, "fixed": _fixed}
 _OF_TRACE: dict[str, Callable[[Trace], Sizes]] = {"trace": _empirical, "in-order": InOrder}

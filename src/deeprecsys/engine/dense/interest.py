@@ -18,7 +18,7 @@ from deeprecsys.engine.dense.recurrent import ROWS, Gates, Recurrence, padded
 from deeprecsys.engine.dense.stage import Arrays, BufferRows, DenseStage, Floats, SliceOfItem
 from deeprecsys.zoo.interest import Dien, Din
 from deeprecsys.zoo.model import Model
-from deeprecsys.zoo.networks.interest import Augru, DienDense, DinDense
+from deeprecsys.zoo.networks.interest import DienDense, DinDense
 from deeprecsys.zoo.onnx_session import session
 from deeprecsys.zoo.schema import Per
 
@@ -138,7 +138,9 @@ class DienStage(InterestStage):
         super().__init__(model, network, model.hidden, precision)
         self._steps = model.behaviours
         self._gru = Recurrence(_gru_gates(network.gru), self._steps, keep=True)
-        self._augru = Recurrence(_augru_gates(network.augru), self._steps, keep=False)
+        cell = network.augru
+        parameters = (cell.input.weight, cell.state.weight, cell.input.bias, cell.state.bias)
+        self._augru = Recurrence(Gates(*map(_array, parameters)), self._steps, keep=False)
         states = Buffer("interests", Per.QUERY, model.hidden, self._steps, {}, False)
         self._attend = BoundGraph(
             (states, self._item), lambda g: attention_weights(g, network.attention, "interests"), self._steps
@@ -187,11 +189,6 @@ def _gru_gates(layer: nn.GRU) -> Gates:
 
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     return Gates(*(_array(turned(name)) for name in names))
-
-
-def _augru_gates(cell: Augru) -> Gates:
-    parameters = (cell.input.weight, cell.state.weight, cell.input.bias, cell.state.bias)
-    return Gates(*(_array(p) for p in parameters))
 
 
 def _array(parameter: Tensor) -> Floats:

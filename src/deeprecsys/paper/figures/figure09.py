@@ -35,7 +35,9 @@ def make(study: Study) -> Result:
     by_target = {level: study.curve(Case(LEADING, level)) for level in LEVELS}
     by_model = {SHORT[m]: study.curve(Case(m)) for m in MODELS}
     by_machine = {p: study.curve(Case(LEADING, platform=p)) for p in study.specs}
-    peaked = sum(_inner(c) for c in by_model.values())
+    peaked = sum(
+        c[-1].qps < 0.98 * max(x.qps for x in c) for c in by_model.values()
+    )  # below the largest batch
     pairs = [study.batch_rises(Case(a), Case(b)) for a, b in combinations(MODELS, 2)]
     apart = len(pairs) - pairs.count(0)
     gain = [study.tuned(Case(m)).qps / study.static(Case(m)).qps for m in MODELS]
@@ -71,11 +73,6 @@ def make(study: Study) -> Result:
         (TextTable(header, rows, title="Queries/s by batch size, Skylake, medium target"), today(study)),
         {"by_target": _data(by_target), "by_model": _data(by_model), "by_machine": _data(by_machine)},
     )  # fmt: skip
-
-
-def _inner(curve: tuple[FigureCapacity, ...]) -> bool:
-    """Whether the largest batch size is clearly not the best."""
-    return curve[-1].qps < 0.98 * max(c.qps for c in curve)
 
 
 def _series(curve: tuple[FigureCapacity, ...]) -> tuple[list[float], list[float]]:

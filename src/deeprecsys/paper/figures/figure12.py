@@ -71,7 +71,7 @@ def make(study: Study) -> Result:
               "targets are many batches long already at their low level"),
         Claim("the size distribution moves the optimum", "differs by distribution",
               f"{_counts(moved)}; least, {_list({s: typical(list(v.values())) for s, v in by_sizes.items()})}",
-              _moved(moved)),
+              ClaimVerdict.AGREES if sum(moved[:2]) else ClaimVerdict.ALIKE),
     )  # fmt: skip
     rows = tuple(
         (SHORT[m], CLASS[m], *(_range(study, Case(m, lv, p)) for p in study.specs for lv in LEVELS))
@@ -99,10 +99,6 @@ def _pairs(study: Study, pairs: list[tuple[Case, Case]]) -> tuple[int, int, int]
     within 2 % of the best for both."""
     moves = [study.batch_rises(a, b) for a, b in pairs]
     return moves.count(1), moves.count(-1), len(pairs)
-
-
-def _moved(pairs: tuple[int, int, int]) -> ClaimVerdict:
-    return ClaimVerdict.AGREES if sum(pairs[:2]) else ClaimVerdict.ALIKE
 
 
 def _counts(pairs: tuple[int, int, int]) -> str:

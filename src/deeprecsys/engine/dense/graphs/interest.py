@@ -166,8 +166,8 @@ def augru(g: Graph, cell: Augru, interests: str, weights: str) -> str:
     state_bias = cell.state.bias.chunk(3)
     b_r, b_u, b_n = cell.input.bias.chunk(3)
     new_bias = g.constant(state_bias[2])
-    xs = [
-        _per_step(g, g.gemm(flat, w, b), steps)
+    xs = [  # T of [S, width] each
+        g.nodes("Split", g.gemm(flat, w, b), axis=0, num_outputs=steps, outputs=steps)
         for w, b in ((w_r, b_r + state_bias[0]), (w_u, b_u + state_bias[1]), (w_n, b_n))
     ]
     amounts = g.nodes("Split", weights, axis=1, num_outputs=steps, outputs=steps)  # [n, 1] each
@@ -187,11 +187,6 @@ def augru(g: Graph, cell: Augru, interests: str, weights: str) -> str:
 
 def _new(g: Graph, reset: str, from_state: str, x: str) -> str:
     return g.node("Tanh", g.node("Add", x, g.node("Mul", reset, from_state)))
-
-
-def _per_step(g: Graph, x: str, steps: int) -> list[str]:
-    """[T * S, width] -> T of [S, width]."""
-    return g.nodes("Split", x, axis=0, num_outputs=steps, outputs=steps)
 
 
 def dien_artefact(g: Graph, net: DienArtefactDense) -> str:
