@@ -6,9 +6,8 @@ itself and no copy is made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.zoo.custom import Own
 from deeprecsys.zoo.dlrm import Dlrm
-from deeprecsys.zoo.interest import DienArtefact, DinArtefact, InterestModel
+from deeprecsys.zoo.interest import Dien, DienArtefact, Din, DinArtefact, InterestModel
 from deeprecsys.zoo.model import Model
 from deeprecsys.zoo.ncf import Ncf, NcfArtefact
 from deeprecsys.zoo.schema import DenseInput, Per, Schema
@@ -65,7 +64,7 @@ class Layout:
     @classmethod
     def of(cls, model: Model) -> Layout:
         """The layout of a model's dense stage."""
-        groups = _groups(model)
+        groups = _GROUPS[type(model)](model)
         return cls(tuple(_buffer(model.schema, name, inputs) for name, inputs in groups.items()))
 
     @property
@@ -114,18 +113,11 @@ Groups = dict[str, tuple[str, ...]]
 """Input names by buffer name, in the order of their columns."""
 
 
-@singledispatch
-def _groups(model: Any) -> Groups:
-    raise TypeError(f"no layout for models of type {type(model).__name__}")
+def _each(model: Ncf | Own) -> Groups:
+    return {i.name: (i.name,) for i in model.schema.inputs}
 
 
-@_groups.register
-def _(model: Dlrm) -> Groups:
-    return {"dense": ("dense",), "features": tuple(i.name for i in model.schema.sparse)}
-
-
-@_groups.register
-def _(model: Wnd) -> Groups:
+def _wnd(model: Wnd) -> Groups:
     wide: Groups = {"cross": ("cross",)} if model.crosses else {}
     user, item = ("dense", *model.user_features), model.item_features
     if model.user_per is Per.QUERY:
@@ -133,45 +125,38 @@ def _(model: Wnd) -> Groups:
     return {"item": user + item, **wide}
 
 
-@_groups.register
-def _(model: MtWnd) -> Groups:
-    return {"user": ("dense", *model.user_features), "item": model.item_features}
-
-
-@_groups.register
-def _(model: MtWndArtefact) -> Groups:
-    return {"item": tuple(i.name for i in model.schema.inputs)}
-
-
-@_groups.register(Ncf)
-@_groups.register(Own)
-def _(model: Ncf | Own) -> Groups:
-    return {i.name: (i.name,) for i in model.schema.inputs}
-
-
-@_groups.register
-def _(model: NcfArtefact) -> Groups:
+def _ncf_artefact(model: NcfArtefact) -> Groups:
     a, b, *rest = (i.name for i in model.schema.inputs)
     return {"mf_0": (a,), "mf_1": (b,), "mlp": tuple(rest)}
 
 
-@_groups.register
-def _(model: InterestModel) -> Groups:
-    return {
-        "behaviours": ("behaviour_goods", "behaviour_category"),
-        "user": model.profile_features,
-        "item": ("candidate_goods", "candidate_category"),
-    }
+def _interest(model: InterestModel) -> Groups:
+    behaviours, item = ("behaviour_goods", "behaviour_category"), ("candidate_goods", "candidate_category")
+    return {"behaviours": behaviours, "user": model.profile_features, "item": item}
 
 
-@_groups.register
-def _(model: DinArtefact) -> Groups:
-    return {"behaviours": model.behaviour_features, "candidate": ("candidate",), "rest": ("user", "context")}
-
-
-@_groups.register
-def _(model: DienArtefact) -> Groups:
+def _dien_artefact(model: DienArtefact) -> Groups:
     profile, *sequence, candidate, context = (i.name for i in model.schema.inputs)
     # A buffer per step: each step's product reads one contiguous matrix.
     steps = {f"step_{t}": (name,) for t, name in enumerate(sequence)}
     return {**steps, "rest": (profile, candidate, context)}
+
+
+_GROUPS: dict[type[Any], Callable[[Any], Groups]] = {
+    Dlrm: lambda m: {"dense": ("dense",), "features": tuple(i.name for i in m.schema.sparse)},
+    Wnd: _wnd,
+    MtWnd: lambda m: {"user": ("dense", *m.user_features), "item": m.item_features},
+    MtWndArtefact: lambda m: {"item": tuple(i.name for i in m.schema.inputs)},
+    Ncf: _each,
+    NcfArtefact: _ncf_artefact,
+    Din: _interest,
+    DinArtefact: lambda m: {
+        "behaviours": m.behaviour_features,
+        "candidate": ("candidate",),
+        "rest": ("user", "context"),
+    },
+    Dien: _interest,
+    DienArtefact: _dien_artefact,
+    Own: _each,
+}
+"""Configuration -> its groups."""
