@@ -111,7 +111,7 @@ def judged(r: dict[str, Any]) -> dict[str, Any]:
     ladder = r["ladder"]
     steps = abs(ladder.index(r["climb"]["offload_above"]) - ladder.index(r["sweep"]["offload_above"]))
     share, interval = (r["duel"]["share"], r["duel"]["interval"]) if r["duel"] else (1.0, [1.0, 1.0])
-    interval = [float(x) for x in interval]  # JSON has no infinity: it is kept as text
+    interval = [float("inf") if x is None else float(x) for x in interval]  # JSON has no infinity
     level = "level" if interval[0] >= LEVEL else "undecided"  # an open interval reaches everything
     verdict = "within one step" if steps <= 1 else level if interval[1] >= 1 else "no"
     return {"steps": steps, "share": share, "interval": interval, "verdict": verdict}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from deeprecsys.api.runs import load_run
 from deeprecsys.zoo import MODELS
 from tests.cli.conftest import Refused, write_profile
 from tests.node.test_node import alive
@@ -147,6 +149,37 @@ def test_bench_states_what_the_design_promises(tmp_path: Path) -> None:
         assert doc[key] is not None, key
     assert {"lateness_p99_ms", "void", "utilisation"} <= set(doc)
     assert doc["touched"]["bytes"] > 0
+
+
+@pytest.mark.live
+def test_an_overload_is_given_up_and_its_document_is_strict_json(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    job = [
+        "bench",
+        "ncf",
+        *SMALL,
+        "--engine",
+        "wait:8",
+        "--sizes",
+        "fixed:20",
+        "--sla-ms",
+        "50",
+        "--rate",
+        "400",
+    ]
+    done = run(*job, "--duration", "5", "--json", "-", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    doc = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert next(iter(doc)) == "void"
+    assert doc["gave_up_after_s"] < doc["asked_s"] == 5
+    assert doc["offered"] < 0.9 * 400 * 5, "those that came until then"
+    assert (doc["goodput_qps"], doc["p95_ms"]) == (0, None)
+    assert 0.5 / 0.008 < doc["throughput_qps"] <= 1 / 0.008
+    assert set(doc["infinite"]) >= {"p95_ms", "p99_ms", "max_ms"}
+    assert '"Infinity"' not in (out / "result.json").read_text() + (out / "events.jsonl").read_text()
+    again = load_run(out)
+    assert again.p95_ms == math.inf
+    assert "gave up after" in repr(again)
 
 
 SMALL_JOB = ["ncf", *SMALL, "--sizes", "fixed:20"]

@@ -231,7 +231,19 @@ def test_hopeless_overload_is_given_up_and_counted(node: Node) -> None:
     assert log.abandoned
     assert summary.served < 1
     assert summary.p95_ms == float("inf")
+    assert 0 < len(log.size) == np.count_nonzero(~np.isnan(log.issued_s)), "what came until then"
+    assert log.elapsed_s is not None
+    assert log.arrival_s[-1] <= log.elapsed_s
+    assert log.warmup_s <= log.elapsed_s / 3
     assert summarise(node.run(Static(8), stream([20] * 50))).served == 1.0
+
+
+def test_an_overload_may_be_followed_to_its_end(node: Node) -> None:
+    queries = stream([100] * 1000, gap_s=1e-5)
+    log = node.run(Static(100), queries, Target(latency_s=0.0005), abandon=False)
+    assert not log.abandoned
+    assert log.latency_s.max() > 20 * 0.0005, "would have been given up"
+    assert summarise(log).served == 1.0
 
 
 def test_full_lines_shed_visibly() -> None:

@@ -184,6 +184,24 @@ def test_a_result_of_any_shape_is_shown(tuned: Path, key: str, value: object) ->
         assert any(p.startswith(f"result {key}: expected") for p in seen.problems)
 
 
+def test_a_void_trial_says_void_before_anything_else(tmp_path: Path) -> None:
+    run = read_run(RELEASE / "bench")
+    shown = run_page(run, view(run), [])
+    assert "VOID" not in html_of(shown)
+    void = replace(run, result={**(run.result or {}), "void": True, "lateness_p99_ms": 7.0})
+    page = html_of(run_page(void, view(void), []))
+    body = re.sub(r"<[^>]+>", " ", page.split("<body>")[1])
+    assert body.split()[0] == "VOID:"
+    assert body.count("VOID") == 1
+
+
+def test_a_trial_that_was_given_up_says_so_in_a_notice(tmp_path: Path) -> None:
+    run = read_run(RELEASE / "bench")
+    result = {**(run.result or {}), "extra": {"abandoned": True}, "gave_up_after_s": 3.0, "asked_s": 10.0}
+    page = html_of(run_page(run, view(replace(run, result=result)), []))
+    assert "gave up after 3 s of 10 s" in page
+
+
 def test_several_runs_are_compared(tuned: Path, tuned_copy: Path, tmp_path: Path) -> None:
     doc = json.loads((tuned_copy / "result.json").read_text())
     doc["model"], doc["machine"]["cores"] = "ncf", 40

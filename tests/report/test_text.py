@@ -16,7 +16,7 @@ from deeprecsys.report.documents import (
     TuneReport,
 )
 from deeprecsys.report.tables import TextTable
-from deeprecsys.report.warnings import warnings
+from deeprecsys.report.warnings import void, warnings
 
 POINT = {"batch_size": 128, "qps": 214.4, "p50_ms": 38.2, "p95_ms": 97.1, "p99_ms": 141.0, "served": 1.0}
 TUNE = {
@@ -73,7 +73,49 @@ def test_bench_says_whether_the_target_was_met() -> None:
     assert "90 %: 9 of 10 queries, 1 shed" in said
     assert "warning: only 90 % of the offered queries were served" in said
     assert "missed, 120 ms" in text.bench(BenchReport.from_json({**doc, "p95_ms": 120.0}))
-    assert "missed, ∞ ms" in text.bench(BenchReport.from_json({**doc, "p95_ms": math.inf}))
+    unanswered = text.bench(BenchReport.from_json({**doc, "p95_ms": math.inf}))
+    assert "missed, more than 5.0 % without an answer" in unanswered
+
+
+OVERLOADED = {
+    **TUNE,
+    **POINT,
+    "offered": 1000,
+    "completed": 300,
+    "p95_ms": math.inf,
+    "goodput_qps": 0.0,
+    "throughput_qps": 121.0,
+    "asked_s": 10.0,
+    "gave_up_after_s": 3.01,
+    "extra": {"abandoned": True, "elapsed_s": 3.01},
+}
+
+
+def test_a_trial_that_was_given_up_says_so_before_its_figures() -> None:
+    title, _, said = text.bench(BenchReport.from_json(OVERLOADED)).split("\n", 2)
+    assert "214 queries/s offered" in title
+    assert said.startswith(
+        "gave up after 3.01 s of 10 s: a query had waited for 20 targets (--no-abandon goes on)"
+    )
+    assert "goodput     0 queries/s, answered within the target" in said
+    assert "throughput  121 queries/s, answered at all" in said
+    assert ": 300 of 1,000 queries, 700 left open" in said
+    assert "gave up" not in text.bench(BenchReport.from_json({**OVERLOADED, "extra": {"abandoned": False}}))
+
+
+def test_a_trial_that_release_0_1_gave_up_says_so_too() -> None:
+    old = {k: v for k, v in OVERLOADED.items() if k not in ("asked_s", "gave_up_after_s")}
+    assert "gave up after 3.01 s: a query" in text.bench(BenchReport.from_json(old))
+
+
+def test_a_void_trial_says_void_first_and_met_nowhere() -> None:
+    report = BenchReport.from_json({**TUNE, **POINT, "void": True, "lateness_p99_ms": 7.0})
+    said = text.text_of(report)
+    assert said.startswith("VOID: the load source was late (p99 7.00 ms)")
+    assert "met" not in said
+    assert next(iter(report.to_json())) == "void"
+    assert text.compare([("a", report), ("b", report)]).startswith("a: VOID: ")
+    assert void(BenchReport.from_json({**TUNE, **POINT, "void": False})) == ""
 
 
 def test_capacity_lists_the_rates_that_were_tried() -> None:
@@ -162,7 +204,10 @@ def test_columns_line_up() -> None:
 @pytest.mark.parametrize(
     ("doc", "said"),
     [
-        ({"void": True, "lateness_p99_ms": 7.0}, "the load source was late (p99 7.00 ms)"),
+        (
+            {"tuned": {"void": True, "lateness_p99_ms": 7.0}},
+            "tuned: VOID: the load source was late (p99 7.00 ms)",
+        ),
         ({"search": {"voids": 2}}, "2 void trials were repeated"),
         ({"search": {"complete": False}}, "before every candidate was tried"),
         ({"tuned": {"served": 0.9999}}, "tuned: only 99.99 %"),
@@ -179,8 +224,7 @@ def test_columns_line_up() -> None:
     ],
 )
 def test_warnings(doc: dict, said: str) -> None:
-    kind = BenchReport if "void" in doc else TuneReport
-    found = warnings(kind.from_json(doc))
+    found = warnings(TuneReport.from_json(doc))
     assert any(said in w for w in found)
     assert len(found) == 1
     assert warnings(TuneReport.from_json(TUNE)) == []

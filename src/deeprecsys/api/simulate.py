@@ -18,12 +18,12 @@ from deeprecsys.api.policies import policy_of
 from deeprecsys.api.predict import bounds_document, offloaded_share
 from deeprecsys.api.profiles import GivenProfile, given_profile
 from deeprecsys.api.runs import Record, SimulateRun
-from deeprecsys.api.trials import summary_document
+from deeprecsys.api.trials import summary_document, trial_document
 from deeprecsys.api.virtual import Accelerators, pools, virtual_node
 from deeprecsys.core.errors import InputError, at_most
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import MOST_BUSY, LatencyProfile
-from deeprecsys.core.runlog import RunLog, summarise, warmup_s
+from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.search.capacity import capacity
 from deeprecsys.search.rank import saturation_qps
@@ -169,7 +169,7 @@ def _stream(workload: Workload, rate: float, queries: int | None, duration: floa
 
 def _outcome(log: RunLog, target: Target | None) -> dict[str, Any]:
     """What a trial shows, under the names of the JSON of `bench`."""
-    found = {**summary_document(summarise(log, target)), "load": log.load, "stable": stable(log)}
+    found = {**trial_document(log, target), "load": log.load, "stable": stable(log)}
     if found["stable"] is False:
         # What queries waited only says how long the trial was.
         found |= dict.fromkeys(("mean_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms", "misses", "miss_rate"))

@@ -23,7 +23,7 @@ from deeprecsys.api.runs import BenchRun, CapacityRun, Record
 from deeprecsys.core.errors import InputError, positive, shown
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.core.runlog import RunLog, Status, Summary, summarise
+from deeprecsys.core.runlog import RunLog, Status, Steady, Summary, summarise
 from deeprecsys.core.target import Target
 from deeprecsys.engine import EngineSpec
 from deeprecsys.machine.energy import Energy
@@ -58,6 +58,7 @@ def bench(
     name: str | None = None,
     out: str | Path | None = None,
     slices: bool = False,
+    abandon: bool = True,
     progress: ProgressOption = True,
     **options: Unpack[ExperimentOptions],
 ) -> BenchRun:
@@ -70,6 +71,7 @@ def bench(
         url: of a running server to load over HTTP; engine, workers and policy are its own.
         name: the model's at that URL; by default as `serve` names it by itself.
         out: a run directory to write to; slices: record each slice also without one.
+        abandon: give the trial up once a query has been open for 20 targets; never on a server at a URL.
 
     Raises:
         InputError: an option's value is not valid.
@@ -89,7 +91,9 @@ def bench(
         if url is not None:
             found = _bench_url(url, name, experiment, stream, record, progress)
         else:
-            found = _bench(experiment, stream, policy, batch_size, offload_above, record, progress)
+            knobs = policy, batch_size, offload_above
+            found = _bench(experiment, stream, knobs, record, abandon, progress)
+        found["asked_s"] = duration or float(stream.arrival_s[-1])
         result = BenchRun.of(record.run(found), found)
     if found["extra"].get("interrupted"):
         raise Interrupted(result)
@@ -99,27 +103,26 @@ def bench(
 def _bench(
     experiment: Experiment,
     stream: Stream,
-    given: str | Policy,
-    batch_size: int | None,
-    offload_above: int | None,
+    knobs: tuple[str | Policy, int | None, int | None],
     record: Record,
+    abandon: bool,
     progress: ProgressOption,
 ) -> dict[str, Any]:
     """One trial on a node of this machine."""
     with ExitStack() as stack:
         ready, gpu = stack.enter_context(accelerated(experiment, progress=progress))
         node = stack.enter_context(start(ready, progress))
-        policy = experiment.policy(given, batch_size, offload_above, node.workers)
+        policy = experiment.policy(*knobs, node.workers)
         recording = Recording() if record.slices else None
         with stage(f"{experiment.node.model}: {stream.rate_qps:g} queries/s", progress) as report:
             hooks = TickHooks(lambda share: report(share, ""))
-            log = run_trial(node, experiment, policy, stream, hooks, recording)
+            log = run_trial(node, experiment, policy, stream, hooks, recording, abandon)
         record.trial("bench", log, recording.batches if recording else None, policy.describe())
         check_failures(log)
         return {
+            **trial_document(log, experiment.target),
             **document(node, experiment, gpu),
             **policy.describe(),
-            **summary_document(summarise(log, experiment.target)),
             "extra": log.observed(),
             "touched": node.touched(stream),
         }
@@ -150,13 +153,13 @@ def _bench_url(
                    progress=lambda share: report(share, ""))  # fmt: skip
     record.trial("bench", log, None, {})
     return {
+        **trial_document(log, experiment.target),
         "model": node.model,
         "target": experiment.target_document(),
         "workload": experiment.workload.describe(),
         "url": url,
         "engine": f"that of {url}",
         "machine": machine_record(),
-        **summary_document(summarise(log, experiment.target)),
         "utilisation": None,
         "extra": log.observed(),
     }
@@ -264,12 +267,13 @@ def run_trial(
     stream: Stream,
     hooks: Hooks | None,
     recording: Recording | None,
+    abandon: bool = True,
 ) -> RunLog:
     """One trial, with the energy that the machine took meanwhile under `extra["energy"]`."""
     gpu = experiment.node.gpu
     real = gpu is not None and EngineSpec.parse(gpu).on_gpu
     with Energy(range(experiment.node.gpus) if real else ()) as spent:
-        log = node.run(policy, stream, experiment.target, hooks, recording)
+        log = node.run(policy, stream, experiment.target, hooks, recording, abandon)
     served = int((log.status == Status.SERVED).sum())
     log.extra["energy"] = spent.document(served, emulated=gpu is not None and not real)
     return log
@@ -314,6 +318,19 @@ def offline_qps(
 def summary_document(s: Summary) -> dict[str, Any]:
     """A trial's summary under the names of the JSON of `bench`."""
     return {**asdict(s), "qps": s.rate_qps, "miss_rate": s.miss_rate}
+
+
+def trial_document(log: RunLog, target: Target | None) -> dict[str, Any]:
+    """One trial's figures under the names of the JSON of `bench`; whether it is void comes first."""
+    steady = Steady.of(log, target) if target else None
+    summary = summary_document(summarise(log, target))
+    return {
+        "void": summary["void"],
+        **summary,
+        "goodput_qps": steady.goodput_qps if steady else None,
+        "throughput_qps": steady.throughput_qps if steady else None,
+        "gave_up_after_s": log.elapsed_s if log.abandoned else None,
+    }
 
 
 def document(node: Node, experiment: Experiment, gpu: LatencyProfile | None = None) -> dict[str, Any]:

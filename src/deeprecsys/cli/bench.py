@@ -27,6 +27,12 @@ from deeprecsys.report.timeline import trace_events
     help="Load a server that runs there, over HTTP; engine, workers and policy are its own.",
 )
 @opt.option("--name", "NAME", "The model's name at --url.  [default: as `serve` names it by itself]")
+@opt.option(
+    "--abandon/--no-abandon",
+    None,
+    "Give up once a query has been open for 20 targets: the load is more than the node can carry.",
+    default=True,
+)
 @opt.policy
 @opt.target
 @opt.workload

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import click
 from deeprecsys.api.runs import AnyRun
 from deeprecsys.core.errors import InputError
 from deeprecsys.files import first_line
-from deeprecsys.report.json_values import plain
+from deeprecsys.report.json_values import dumps
 from deeprecsys.report.rundir import read_run
 
 
@@ -22,7 +21,7 @@ def emit(text: str, document: Any, json_file: str | None) -> None:
     if json_file is None:
         return
     if json_file == "-":
-        click.echo(json.dumps(plain(document), indent=1))
+        click.echo(dumps(document, indent=1))
     else:
         write_json("--json", json_file, document)
 
@@ -35,7 +34,7 @@ def emit_result(result: AnyRun, json_file: str | None) -> None:
 def write_json(option: str, path: str, document: Any) -> None:
     """Write a document to the file that an option names."""
     try:
-        Path(path).write_text(json.dumps(plain(document), indent=1) + "\n")
+        Path(path).write_text(dumps(document, indent=1) + "\n")
     except OSError as e:
         raise InputError(f"{option} {path}: expected a file that can be written, got: {e}") from e
 

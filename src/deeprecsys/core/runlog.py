@@ -20,8 +20,14 @@ STALL = 4.0
 """A batch that takes more than this many times the expected time was held up by other work of the machine."""
 STALL_FLOOR_S = 0.02
 """Seconds beyond that from which a batch counts as held up."""
+LEAST_BINS, MOST_BINS, PER_BIN = 10, 50, 10
+"""Stretches of a trial in which its beginning is looked for, and the least queries of each, on average."""
 DISTURBED_SHARE = 0.002
 """Share of the worker-seconds lost to held-up batches above which a trial is disturbed."""
+
+
+ABANDON_TARGETS = 20
+"""A trial is given up when a query has been open for this many targets: it cannot pass any more."""
 
 
 class Status(IntEnum):
@@ -54,9 +60,10 @@ class RunLog:
         occupied_s: worker-seconds from the start of each batch until its end was known.
         seconds_per_item: the same of the CPU's batches, per item.
         stalled_s: worker-seconds for which batches were held up by other work of the machine.
-        elapsed_s: length of the trial on the driver's clock.
+        elapsed_s: length of the trial on the driver's clock, until its last answer or until it was given up.
         node_cpu_share: CPU seconds of the node's own process, over `elapsed_s`.
-        abandoned: whether the trial was given up because queries waited too long.
+        abandoned: whether the trial was given up because queries waited too long; its queries are those that
+            had arrived by then.
         interrupted: whether the user ended it.
         extra: further observations for reports; no algorithm reads it.
     """
@@ -142,6 +149,52 @@ def warmup_s(duration_s: float, target: Target | None) -> float:
     """The warm-up of a trial, by rule: a tenth of it, and at least one target; never more than a third."""
     least = target.latency_s if target else 0.0
     return min(max(0.1 * duration_s, least), duration_s / 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """What a trial answers per second once its beginning is over, while queries keep arriving.
+
+    A node begins empty, so the first queries of any overload are in time; and after the last arrival it works
+    off what waits, as it never would under that load. So both rates are counted from the end of the beginning
+    (`stretches_to_cut`) to the last arrival. Goodput is of the queries that arrived up to one target before
+    the last arrival: whether they were in time was known while the load went on. Where queries are answered
+    in order of arrival and none is refused, the goodput of an overload is 0.
+
+    Attributes:
+        goodput_qps: queries answered within the target, per second of their arrivals.
+        throughput_qps: answers per second, late ones too.
+    """
+
+    goodput_qps: float
+    throughput_qps: float
+
+    @classmethod
+    def of(cls, log: RunLog, target: Target) -> Steady | None:
+        """The rates of a trial; None where it is too short to have any."""
+        end_s = float(log.arrival_s[-1]) - target.latency_s if len(log.arrival_s) else 0.0
+        known = log.arrival_s <= end_s
+        if end_s <= 0 or not known.any():
+            return None
+        in_time = log.arrival_s[known & (log.latency_s <= target.latency_s)]
+        bins: int = min(int(np.count_nonzero(known)) // PER_BIN, MOST_BINS)
+        bins = bins if bins >= LEAST_BINS else 1
+        begin_s = stretches_to_cut(np.histogram(in_time, bins, (0.0, end_s))[0]) * end_s / bins
+        answered = np.count_nonzero((log.finish_s > begin_s) & (log.finish_s <= log.arrival_s[-1]))
+        return cls(
+            float(np.count_nonzero(in_time >= begin_s) / (end_s - begin_s)),
+            float(answered / (log.arrival_s[-1] - begin_s)),
+        )
+
+
+def stretches_to_cut(counts: NDArray[np.int64]) -> int:
+    """How many of a run's first stretches of equal length belong to its beginning: at most half of all.
+
+    The cut at which the mean of what is left is known best (White's marginal standard error rule, MSER:
+    Simulation 69, 1997).
+    """
+    left = [counts[cut:] for cut in range(len(counts) // 2 + 1)]
+    return int(np.argmin([np.var(part) / len(part) for part in left]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from deeprecsys.core.device import Limits
 from deeprecsys.core.dispatcher import Dispatcher
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import CPU, GPU, Policy
-from deeprecsys.core.runlog import RunLog, warmup_s
+from deeprecsys.core.runlog import ABANDON_TARGETS, RunLog, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.engine.isa import DEFAULT, environment, ignores_isa
 from deeprecsys.engine.spec import FASTEST, EngineSpec
@@ -40,8 +40,6 @@ from deeprecsys.workload.stream import Stream
 from deeprecsys.zoo.schema import Per
 
 DEFAULT_LLC = 32 << 20
-ABANDON_TARGETS = 20
-"""A trial is given up when a query has been open for this many targets: it cannot pass any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +163,7 @@ class Node:
         target: Target | None = None,
         hooks: Hooks | None = None,
         recording: Recording | None = None,
+        abandon: bool = True,
     ) -> RunLog:
         """One live trial.
 
@@ -172,6 +171,7 @@ class Node:
             policy: how queries become batches.
             stream: the queries; none larger than the node's `max_query`.
             target: sets the warm-up, and after what wait the trial is given up.
+            abandon: whether it is.
         """
         if len(stream.size) and (largest := int(stream.size.max())) > self.config.max_query:
             raise InputError(
@@ -188,7 +188,7 @@ class Node:
             dispatcher,
             stream,
             self._features.slots(self.memory.scores),
-            abandon_after_s=ABANDON_TARGETS * target.latency_s if target else None,
+            abandon_after_s=ABANDON_TARGETS * target.latency_s if target and abandon else None,
             hooks=hooks,
             recording=recording,
         )

@@ -137,9 +137,10 @@ class LiveTrial:
                 self._drain()
             self._settle()
         elapsed = self._now()
-        # What was interrupted keeps the queries that were offered until then.
-        kept = ~np.isnan(self._issued) if interrupted else np.ones(len(self._arrival), np.bool_)
-        if interrupted:
+        # What ended early keeps the queries that were offered until then.
+        early = interrupted or abandoned
+        kept = ~np.isnan(self._issued) if early else np.ones(len(self._arrival), np.bool_)
+        if early:
             warmup_s = min(warmup_s, elapsed / 3)
         return RunLog(
             rate_qps=self._rate_qps,

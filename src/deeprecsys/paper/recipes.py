@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from deeprecsys.core.errors import unknown
 from deeprecsys.paper.result import Result
 from deeprecsys.paper.study import Study
-from deeprecsys.report.json_values import plain
+from deeprecsys.report.json_values import dumps
 from deeprecsys.report.plots.look import png
 
 NUMBERS = (1, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14)
@@ -44,4 +43,4 @@ def write(result: Result, folder: Path) -> None:
 
 
 def save(path: Path, document: dict[str, Any]) -> None:
-    path.write_text(json.dumps(plain(document), indent=1) + "\n")
+    path.write_text(dumps(document, indent=1) + "\n")

@@ -163,8 +163,12 @@ class PolicyDocument(Document):
 
 
 class TrialFigures(Document):
-    """One trial in numbers, or several together; latencies over the queries after the warm-up."""
+    """One trial in numbers, or several together; latencies over the queries after the warm-up.
 
+    A void trial's load was not the one that was asked for: none of its figures counts.
+    """
+
+    void: bool | None = None
     rate_qps: float | None = None
     offered: int | None = None
     completed: int | None = None
@@ -177,12 +181,13 @@ class TrialFigures(Document):
     max_ms: float | None = None
     lateness_p99_ms: float | None = None
     utilisation: float | None = None
-    void: bool | None = None
     stalled_share: float | None = None
     served: float | None = None
     misses: int | None = None
     measured: int | None = None
     miss_rate: float | None = None
+    goodput_qps: float | None = None
+    throughput_qps: float | None = None
 
 
 class DeviceDocument(Document):
@@ -381,6 +386,8 @@ class BenchReport(RunReport, PolicyDocument, TrialFigures):
     qps: float | None = None
     offline_qps: float | None = None
     url: str | None = None
+    asked_s: float | None = None
+    gave_up_after_s: float | None = None
     extra: TrialExtra | None = None
     touched: TouchedDocument | None = None
 

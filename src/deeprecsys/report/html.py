@@ -60,6 +60,7 @@ class Page:
     """What the template shows, from top to bottom; empty parts are left out.
 
     Attributes:
+        void: why no figure counts; empty where they do.
         headline: large figures.
         notices: what to know first.
         tables: in full, with `facts` next to them.
@@ -70,6 +71,7 @@ class Page:
 
     title: str
     subtitle: str
+    void: str = ""
     headline: Sequence[Card] = ()
     notices: Sequence[Notice] = ()
     tables: Sequence[TextTable] = ()

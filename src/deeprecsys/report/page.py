@@ -14,7 +14,7 @@ from deeprecsys.report.plots.look import Illustration
 from deeprecsys.report.rundir import Run
 from deeprecsys.report.tables import TextTable, target
 from deeprecsys.report.view import RunView
-from deeprecsys.report.warnings import warnings
+from deeprecsys.report.warnings import gave_up, void, warnings
 
 SUBTITLES = {
     "quality": "scores at a lower precision compared with those of the reference",
@@ -37,9 +37,11 @@ def run_page(run: Run, view: RunView, plots: Sequence[Illustration]) -> Page:
     return Page(
         title=title + (", simulated" if report.all_simulated else ""),
         subtitle=_subtitle(view),
+        void=void(report),
         headline=_headline(view),
         notices=[
             Notice("Incomplete run directory", view.problems),
+            Notice("Overload", tuple(filter(None, [gave_up(report)]))),
             Notice("Read with care", tuple(warnings(report))),
         ],
         tables=[t for t in _tables(view) if t],
@@ -60,7 +62,10 @@ def comparison_page(runs: Sequence[Run], views: Sequence[RunView], plots: Sequen
         notices=[
             Notice("Read with care", tuple(differences(views))),
             Notice("Incomplete run directories", tuple(f"{v.name}: {p}" for v in views for p in v.problems)),
-            Notice("In the runs", tuple(f"{v.name}: {w}" for v in views for w in warnings(v.report))),
+            Notice(
+                "In the runs",
+                tuple(f"{v.name}: {w}" for v in views for w in (void(v.report), *warnings(v.report)) if w),
+            ),
         ],
         tables=[tables.comparison([(v.name, v.report) for v in views])],
         plots=plots,

@@ -11,7 +11,7 @@ from deeprecsys.report import documents as docs
 from deeprecsys.report import format as f
 from deeprecsys.report import tables
 from deeprecsys.report.tables import GAP, TextTable, target
-from deeprecsys.report.warnings import warnings
+from deeprecsys.report.warnings import gave_up, void, warnings
 
 Pairs = list[tuple[str, str]]
 """Names and values, for lines of text or a list on a page."""
@@ -19,7 +19,11 @@ LatencyReport = docs.BenchReport | docs.CapacityReport | docs.SimulateReport
 
 
 def text_of(report: docs.AnyReport) -> str:
-    """Any result."""
+    """Any result; a void one says so first."""
+    return _join(void(report), _text_of(report))
+
+
+def _text_of(report: docs.AnyReport) -> str:
     match report:
         case docs.SimulateReport():
             return simulate(report)
@@ -47,7 +51,7 @@ def bench(report: docs.BenchReport) -> str:
     reached = met(report)
     verdict = [("target", f"{target(report)}: {reached}" if reached else target(report))]
     pairs = _pairs(verdict + trial(report))
-    return _join(title, _latencies(report), pairs, where(report), cautions(report))
+    return _join(title, gave_up(report), _latencies(report), pairs, where(report), cautions(report))
 
 
 def simulate(report: docs.SimulateReport) -> str:
@@ -103,7 +107,8 @@ def quality(report: docs.QualityReport) -> str:
 
 def compare(reports: Sequence[tuple[str, docs.AnyReport]]) -> str:
     """Several results under their names, one line for each operating point in them."""
-    return _join(", ".join(tables.common([r for _, r in reports])), str(tables.comparison(reports)))
+    voids = "\n".join(f"{name}: {words}" for name, r in reports if (words := void(r)))
+    return _join(voids, ", ".join(tables.common([r for _, r in reports])), str(tables.comparison(reports)))
 
 
 def headline(report: docs.TuneReport) -> str:
@@ -136,7 +141,12 @@ def cautions(report: docs.AnyReport) -> str:
 
 def trial(report: LatencyReport) -> Pairs:
     """The figures of a trial other than its latencies."""
-    found = [("served", _served(report)), ("utilisation", f.share(report.utilisation))]
+    found = [
+        ("goodput", f.with_unit(f.figure(report.goodput_qps), "queries/s, answered within the target")),
+        ("throughput", f.with_unit(f.figure(report.throughput_qps), "queries/s, answered at all")),
+        ("served", _served(report)),
+        ("utilisation", f.share(report.utilisation)),
+    ]
     if not isinstance(report, docs.BenchReport):  # the source of virtual time is never late
         return found
     return [
@@ -317,12 +327,16 @@ def knobs(policy: docs.PolicyDocument | Mapping[str, Any]) -> str:
 
 def met(report: LatencyReport) -> str:
     """Whether the latency at the target's quantile is within it; empty where that is not known."""
+    if report.void:
+        return "void"
     t = report.target
     if t is None or t.latency_ms is None or t.quantile is None:
         return ""
     reached = getattr(report, f"p{100 * t.quantile:g}_ms", None)
     if reached is None:
         return ""
+    if reached == inf:
+        return f"missed, more than {f.share(1 - t.quantile)} without an answer"
     return "met" if reached <= t.latency_ms else f"missed, {f.figure(reached)} ms"
 
 
@@ -373,9 +387,10 @@ def _served(report: docs.TrialFigures) -> str:
     if report.offered is None:
         return text
     text += f": {f.count(report.completed)} of {f.count(report.offered)} queries"
-    return text + "".join(
-        f", {n} {what}" for n, what in ((report.shed, "shed"), (report.failed, "failed")) if n
-    )
+    ended = [report.completed, report.shed, report.failed]
+    left = report.offered - sum(n or 0 for n in ended)
+    parts = ((report.shed, "shed"), (report.failed, "failed"), (left, "left open"))
+    return text + "".join(f", {f.count(n)} {what}" for n, what in parts if n)
 
 
 def _pairs(values: Pairs) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -85,6 +86,8 @@ def read_queries(path: Path) -> tuple[RunLog, dict[str, Any]]:
     columns: dict[str, Any] = {name: _column(table, name, t) for name, t in QUERY_TYPES.items()}
     found = TrialMetadata.from_json(meta, "metadata")
     scalars: dict[str, Any] = {name: getattr(found, name) for name in _SCALARS}
+    if found.has("busy_s") and found.busy_s is None:
+        scalars["busy_s"] = math.nan  # of a server that is loaded from outside it is not known
     missing = [name for name, value in {**scalars, "extra": found.extra}.items() if value is None]
     if missing or found.extra is None:
         raise DamagedError(f"lacks the metadata {', '.join(missing)}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from deeprecsys.core.profile import FAR
-from deeprecsys.core.runlog import DISTURBED_SHARE
+from deeprecsys.core.runlog import ABANDON_TARGETS, DISTURBED_SHARE
 from deeprecsys.engine.spec import EngineSpec
 from deeprecsys.machine.record import UNAVAILABLE
 from deeprecsys.report import documents as docs
 from deeprecsys.report import format as f
+from deeprecsys.report.document import Document
 
 HUGE_PAGES = 0.9
 """With less than this share of the tables on huge pages, gathers are slower than they could be."""
@@ -29,10 +30,29 @@ def warnings(report: docs.AnyReport) -> list[str]:
     return list(dict.fromkeys([*found, *_setup(report)]))
 
 
+def void(report: Document) -> str:
+    """Why no figure of a trial counts; empty where they do."""
+    if not isinstance(report, docs.TrialFigures) or not report.void:
+        return ""
+    late = f.figure(report.lateness_p99_ms)
+    why = f"the load source was late (p99 {late} ms), so the load was not the one asked for"
+    return f"VOID: {why}: no figure counts"
+
+
+def gave_up(report: docs.AnyReport) -> str:
+    """That a trial ended before its time; empty where it did not."""
+    extra = report.extra if isinstance(report, docs.BenchReport) else None
+    if not isinstance(report, docs.BenchReport) or not extra or not extra.abandoned:
+        return ""
+    after = extra.elapsed_s if report.gave_up_after_s is None else report.gave_up_after_s
+    asked = f" of {f.seconds(report.asked_s)}" if report.asked_s is not None else ""
+    return (
+        f"gave up after {f.seconds(after)}{asked}: a query had waited for {ABANDON_TARGETS} targets "
+        "(--no-abandon goes on); all figures are of the time that ran"
+    )
+
+
 def _trial(trial: docs.TrialFigures, name: str = "") -> Iterator[str]:
-    if trial.void:
-        late = f.figure(trial.lateness_p99_ms)
-        yield f"void: the load source was late (p99 {late} ms), so the load was not the one asked for"
     if trial.stalled_share is not None and trial.stalled_share > DISTURBED_SHARE:
         held_up = f.share(trial.stalled_share)
         yield f"the machine stood still: batches were held up for {held_up} of the workers' time"
@@ -53,6 +73,7 @@ def _tuning(report: docs.TuneReport) -> Iterator[str]:
         yield "the search ended with its budget, before every candidate was tried"
     for name, point in (("static: ", report.static), ("tuned: ", report.tuned)):
         if point:
+            yield from (f"{name}{words}" for words in [void(point)] if words)
             yield from _trial(point, name)
         if point and point.met is False:
             yield f"{name}no rate that was tried met the target when it was confirmed"
