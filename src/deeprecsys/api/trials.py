@@ -93,7 +93,11 @@ def bench(
         else:
             knobs = policy, batch_size, offload_above
             found = _bench(experiment, stream, knobs, record, abandon, progress)
-        found["asked_s"] = duration or float(stream.arrival_s[-1])
+        extra = found["extra"]
+        found |= {
+            "asked_s": duration or float(stream.arrival_s[-1]),
+            "gave_up_after_s": extra["elapsed_s"] if extra.get("abandoned") else None,
+        }
         result = BenchRun.of(record.run(found), found)
     if found["extra"].get("interrupted"):
         raise Interrupted(result)
@@ -329,7 +333,6 @@ def trial_document(log: RunLog, target: Target | None) -> dict[str, Any]:
         **summary,
         "goodput_qps": steady.goodput_qps if steady else None,
         "throughput_qps": steady.throughput_qps if steady else None,
-        "gave_up_after_s": log.elapsed_s if log.abandoned else None,
     }
 
 
