@@ -15,6 +15,7 @@ import pytest
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.report.html import html as html_of
+from deeprecsys.report.illustrate import illustrations
 from deeprecsys.report.page import run_page
 from deeprecsys.report.render import render, run_text
 from deeprecsys.report.rundir import read_run
@@ -106,6 +107,38 @@ def test_what_is_shown_is_what_was_measured(tuned: Path) -> None:
         )
         assert seen.marks[curve.role] == (point["batch_size"], point["qps"])
     assert len(seen.probes) == len(run.result["tuned"]["capacity"]["probes"])
+
+
+@pytest.mark.parametrize(("method", "searched"), [("model", "simulated"), ("live", "live")])
+def test_every_plot_and_table_says_whether_it_is_live_or_simulated(
+    tuned_copy: Path, method: str, searched: str
+) -> None:
+    run = read_run(tuned_copy)
+    curve = [{"batch_size": 2**k, "qps": 100.0 + k} for k in range(10)]
+    run = replace(run, result={**(run.result or {}), "method": method, "batch_curve": curve})
+    shown = view(run)
+    basis = {i.name: i.figure.get_suptitle() for i in illustrations(shown)}
+    assert basis == {
+        "qps-by-batch-size": "curve simulated, static and tuned live"
+        if method == "model"
+        else "curve simulated, points with bars live, static and tuned live",
+        "latency-tail": "live",
+        "latency-by-rate": searched,
+        "where-time-goes": "live",
+        "time-line": "live",
+    }
+    page = run_page(run, shown, [])
+    assert [t.title for t in page.tables] == ["Operating points, live"]
+    assert [t.title for t in page.details] == [
+        f"Every candidate, {searched}",
+        f"Every rate that was tried for the best point, {searched}",
+    ]
+
+
+def test_a_simulation_says_so_on_every_plot() -> None:
+    for name in ("simulate", "simulate_rate"):
+        basis = {i.figure.get_suptitle() for i in illustrations(view(read_run(RELEASE / name)))}
+        assert basis == {"simulated"}
 
 
 def test_void_trials_are_kept_and_not_shown(tuned_copy: Path) -> None:

@@ -19,7 +19,7 @@ from deeprecsys.report.breakdown import breakdown, by_size
 from deeprecsys.report.documents import ProbeDocument
 from deeprecsys.report.plots.capacity import PlottedCandidate, latency_by_rate, qps_by_batch_size
 from deeprecsys.report.plots.latency import Curve, latency_tail
-from deeprecsys.report.plots.look import VARIABLES, png, svg
+from deeprecsys.report.plots.look import VARIABLES, png, stamp, svg
 from deeprecsys.report.plots.trial import time_line, where_time_goes
 from deeprecsys.report.slices import Slices
 from tests.report.trials import poisson, run
@@ -118,6 +118,47 @@ def test_a_plot_stands_on(name: str, draw: Callable[[], Figure], tmp_path: Path)
     colours = set(re.findall(r"#[0-9a-f]{6}\b", text))
     assert not colours - {"#000000", "#ffffff"}, "a colour that dark mode cannot change"
     assert not colours & set(VARIABLES)
+
+
+def words(figure: Figure) -> list[str]:
+    """The texts of a figure's SVG."""
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg(figure, "plot", "title"))
+
+
+@pytest.mark.parametrize(("qps", "rates"), [(101.0, (100, 104, 200, 500)), (490.0, (100, 300, 500))])
+def test_the_label_of_the_capacity_stays_within_the_axes(qps: float, rates: tuple[float, ...]) -> None:
+    figure = latency_by_rate([probe(r, 1, 2, 3) for r in rates], TARGET, (0.98 * qps, 1.02 * qps), qps)
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    (label,) = (t for t in ax.texts if t.get_text().startswith("capacity"))
+    box, room = label.get_window_extent(), ax.get_window_extent()
+    assert room.x0 <= box.x0 <= box.x1 <= room.x1
+
+
+def test_the_whole_simulated_curve_is_drawn_behind_what_was_tried() -> None:
+    curve = [PlottedCandidate(2**k, 100.0 - (k - 5) ** 2) for k in range(10)]
+    figure = qps_by_batch_size({"": [PlottedCandidate(32, 90.0, 80.0, 95.0)]}, {"tuned": (32, 88.0)}, curve)
+    drawn = {
+        (x, y)
+        for line in figure.axes[0].lines
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+    }
+    assert drawn >= {(c.batch_size, c.qps) for c in curve}
+    assert {"1", "512", "tuned 32: 88.0"} <= set(words(figure))
+
+
+@pytest.mark.parametrize("legend", [False, True])
+def test_a_stamp_is_on_the_picture_and_beside_the_legend(legend: bool) -> None:
+    figure = latency_tail([Curve("a", np.geomspace(0.01, 1, 99))], TARGET)
+    if legend:
+        figure.legend(figure.axes[0].lines[:1], ["name"], loc="outside upper left")
+    stamp(figure, "simulated")
+    stamp(figure, "live")
+    assert "live" in words(figure)
+    assert "simulated" not in words(figure)
+    figure.canvas.draw()
+    at = (figure._supxlabel if legend else figure._suptitle).get_window_extent()
+    assert not any(at.overlaps(other.get_window_extent()) for other in (*figure.legends, *figure.axes))
 
 
 def test_ids_of_two_plots_do_not_meet() -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deeprecsys.api.experiment import Experiment
-from deeprecsys.api.virtual import Accelerators, pools
+from deeprecsys.api.virtual import Accelerators, curve_of, pools
 from deeprecsys.bounds.bounds import Bound, BoundKind, two_pools
 from deeprecsys.bounds.path import bounds_of
 from deeprecsys.bounds.work import batch_times, coalesced_work, least_work, pmf_of
@@ -47,7 +47,7 @@ def prediction(
     virtual time: simulated over live, less 1. A shared machine may run at another speed minutes later, which
     no simulator can know: so the error is stated also at the point's own pace, all times multiplied by what
     these trials' batches took live over what they took simulated; and bounds are of batch times at that pace.
-    With an accelerator it is not known.
+    With an accelerator it is not known. At that pace too: the capacity of every batch size (`batch_curve`).
     """
     qps, policy = point.qps, point.policy
     stream = experiment.workload.stream(qps, queries=int(min(SECONDS * qps, MOST_QUERIES)))
@@ -62,11 +62,17 @@ def prediction(
         paced_error = again.run(as_then).latency_ms["p95_ms"] / live_ms - 1
     return {
         **bounds_document(as_then, workers, experiment.target, stream, policy, qps, gpu),
+        "batch_curve": batch_curve(profile.slowed(pace or 1.0), experiment, workers) if gpu is None else [],
         "simulated": simulated.latency_ms,
         "simulator_error": simulated.latency_ms["p95_ms"] / live_ms - 1,
         "pace": pace,
         "paced_simulator_error": paced_error,
     }
+
+
+def batch_curve(profile: LatencyProfile, experiment: Experiment, workers: int) -> list[dict[str, Any]]:
+    """The capacity of every batch size that cuts on arrival, in virtual time on one sample path."""
+    return curve_of(profile, experiment.workload, workers, experiment.target) if experiment.splits else []
 
 
 class Simulated(NamedTuple):

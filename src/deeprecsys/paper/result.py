@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from deeprecsys.report.plots.look import Illustration
+from deeprecsys.report.plots.look import Illustration, stamp
 from deeprecsys.report.tables import TextTable
 
 __all__ = ["Claim", "ClaimVerdict", "Illustration", "Result", "TextTable", "claim_table", "direction", "seen"]
@@ -40,7 +40,7 @@ class Result:
     """A figure of the paper, made again.
 
     Attributes:
-        basis: modelled, measured, counted, simulated …: what the values are.
+        basis: modelled, measured, counted, simulated …: what the values are; every plot says it.
         claims: compared with the paper.
         data: all values, as JSON.
     """
@@ -52,6 +52,10 @@ class Result:
     plots: tuple[Illustration, ...] = ()
     tables: tuple[TextTable, ...] = ()
     data: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for plot in self.plots:
+            stamp(plot.figure, self.basis)
 
     @property
     def name(self) -> str:

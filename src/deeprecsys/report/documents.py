@@ -13,6 +13,8 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.core.target import Target
 from deeprecsys.report.document import Document
 
+LIVE, SIMULATED = "live", "simulated"
+"""What figures, tables and plots are: of trials on this machine, or of virtual time."""
 Unavailable = str
 """`"unavailable"`: what cannot be measured on this machine."""
 Interval = tuple[float | None, float | None]
@@ -260,6 +262,13 @@ class RankedDocument(PolicyDocument, ScorerDocument):
     simulated_qps: float | None = None
 
 
+class CurvePointDocument(Document):
+    """The capacity of one batch size in virtual time; 0 where it meets the target at no load."""
+
+    batch_size: int | None = None
+    qps: float | None = None
+
+
 class PointDocument(PolicyDocument, TrialFigures, ScorerDocument):
     """An operating point of `tune`, static or tuned, as it was confirmed."""
 
@@ -331,6 +340,16 @@ class Report(ScorerDocument):
     def all_simulated(self) -> bool:
         """Whether all figures come from virtual time."""
         return False
+
+    @property
+    def basis(self) -> str:
+        """What the trials are: live or simulated."""
+        return SIMULATED if self.all_simulated else LIVE
+
+    @property
+    def search_basis(self) -> str:
+        """What candidates, probes and capacities are: live or simulated; empty where that is not known."""
+        return self.basis
 
 
 class ProfilePointDocument(Document):
@@ -451,6 +470,11 @@ class TuneReport(RunReport, BoundsDocument):
     simulator_error: float | None = None
     pace: float | None = None
     paced_simulator_error: float | None = None
+    batch_curve: tuple[CurvePointDocument, ...] = ()
+
+    @property
+    def search_basis(self) -> str:
+        return {"live": LIVE, "model": SIMULATED}.get(self.method or "", "")
 
 
 class QualityReport(Report):

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from deeprecsys.report import format as f
 from deeprecsys.report.breakdown import breakdown, by_size, everyone, slowest
-from deeprecsys.report.documents import TuneReport
+from deeprecsys.report.documents import LIVE, SIMULATED, TuneReport
 from deeprecsys.report.plots.capacity import latency_by_rate, qps_by_batch_size
 from deeprecsys.report.plots.latency import Curve, latency_tail
-from deeprecsys.report.plots.look import Illustration
+from deeprecsys.report.plots.look import Illustration, stamp
 from deeprecsys.report.plots.trial import time_line, where_time_goes
 from deeprecsys.report.tables import points, policy
 from deeprecsys.report.view import RunView
 
 
 def illustrations(view: RunView) -> Iterator[Illustration]:
-    """The plots of one run: those for which it has what they need."""
-    if view.candidates:
-        caption = "Bars are the search's intervals; the large marks are the points confirmed by fresh trials."
+    """The plots of one run: those for which it has what they need. Each says whether it is simulated."""
+    ran = view.report.basis
+    candidates = view.candidates if view.searched == LIVE or not view.batch_curve else ()
+    if candidates or view.batch_curve:
+        caption = "The large marks are the points confirmed by fresh trials."
+        if candidates:
+            caption = f"Bars are the search's intervals. {caption}"
         tuned = view.report.tuned if isinstance(view.report, TuneReport) else None
         if tuned and policy(tuned) != f.NONE:
             name = policy(tuned)
             caption += f" The curve is of fixed batch sizes; tuned is {name}, marked at its largest batch."
-        yield Illustration(
-            "qps-by-batch-size",
-            "Capacity against batch size",
-            caption,
-            qps_by_batch_size({"": view.candidates}, view.marks),
-        )
+        curves = {"": candidates} if candidates else {}
+        plot = qps_by_batch_size(curves, view.marks, view.batch_curve)
+        basis = f"curve {SIMULATED}" if view.batch_curve else ""
+        if candidates:
+            basis += f"{', ' * bool(basis)}points with bars {view.searched or 'of the search'}"
+        if view.marks and ran == LIVE:
+            basis += f", static and tuned {LIVE}"
+        yield Illustration("qps-by-batch-size", "Capacity against batch size", caption, stamp(plot, basis))
     if view.curves:
         named = points(view.report) if isinstance(view.report, TuneReport) else []
         rates = ", ".join(f"{role} at {f.figure(point.qps)} queries/s" for role, point in named)
@@ -37,19 +43,22 @@ def illustrations(view: RunView) -> Iterator[Illustration]:
             "latency-tail",
             "Latency distribution against the target",
             f"{caption} {rates.capitalize()}." if rates else caption,
-            latency_tail(view.curves, view.target),
+            stamp(latency_tail(view.curves, view.target), ran),
         )
     if view.probes:
         yield Illustration(
             "latency-by-rate",
             "Latency against offered rate",
             "Every rate that the search tried; the band is the interval of the capacity.",
-            latency_by_rate(view.probes, view.target, view.interval, view.capacity_qps),
+            stamp(
+                latency_by_rate(view.probes, view.target, view.interval, view.capacity_qps),
+                view.searched,
+            ),
         )
-    yield from _of_trial(view)
+    yield from _of_trial(view, ran)
 
 
-def _of_trial(view: RunView) -> Iterator[Illustration]:
+def _of_trial(view: RunView, ran: str) -> Iterator[Illustration]:
     if view.main is None or not len(view.main.log.size):
         return
     trial = view.main
@@ -63,25 +72,28 @@ def _of_trial(view: RunView) -> Iterator[Illustration]:
             "where-time-goes",
             "Where a query's time goes",
             f"Mean of the queries of each size. {at}",
-            where_time_goes(groups, parts.split),
+            stamp(where_time_goes(groups, parts.split), ran),
         )
     yield Illustration(
         "time-line",
         "Time line",
         f"Load, latency and the longest line, by time of arrival. {at}",
-        time_line(trial.log, trial.slices, view.target),
+        stamp(time_line(trial.log, trial.slices, view.target), ran),
     )
 
 
 def comparisons(views: Sequence[RunView]) -> Iterator[Illustration]:
     """The plots that lay several runs over each other."""
-    curves = {v.name: v.candidates for v in views if v.candidates}
+    curves = {v.name: v.batch_curve or v.candidates for v in views if v.batch_curve or v.candidates}
     if curves:
         yield Illustration(
             "qps-by-batch-size",
             "Capacity against batch size",
             "One curve a run; bars are the search's intervals.",
-            qps_by_batch_size(curves),
+            stamp(
+                qps_by_batch_size(curves),
+                _each(views, lambda v: SIMULATED if v.batch_curve else v.searched),
+            ),
         )
     tails = [Curve(v.name, v.curves[-1].latency_s) for v in views if v.curves]
     targets = {v.target for v in views}
@@ -91,5 +103,14 @@ def comparisons(views: Sequence[RunView]) -> Iterator[Illustration]:
             "latency-tail",
             "Latency distribution" + (" against the target" if same else ""),
             "Each run's tuned point, or its only trial, at its own rate.",
-            latency_tail(tails, targets.pop() if same else None),
+            stamp(
+                latency_tail(tails, targets.pop() if same else None), _each(views, lambda v: v.report.basis)
+            ),
         )
+
+
+def _each(views: Sequence[RunView], basis: Callable[[RunView], str]) -> str:
+    """What the curves of several runs are: once where it is the same of all."""
+    found = {v.name: basis(v) for v in views}
+    same = set(found.values())
+    return same.pop() if len(same) == 1 else ", ".join(f"{name} {b}" for name, b in found.items())

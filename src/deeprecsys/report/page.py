@@ -12,7 +12,7 @@ from deeprecsys.report.explain import explain, overview
 from deeprecsys.report.html import Card, Facts, Notice, Page, Why
 from deeprecsys.report.plots.look import Illustration
 from deeprecsys.report.rundir import Run
-from deeprecsys.report.tables import TextTable, target
+from deeprecsys.report.tables import TextTable, named, target
 from deeprecsys.report.view import RunView
 from deeprecsys.report.warnings import gave_up, void, warnings
 
@@ -32,8 +32,13 @@ def run_page(run: Run, view: RunView, plots: Sequence[Illustration]) -> Page:
     title += f", {target(report)}" if view.target else ""
     details = []
     if isinstance(report, docs.TuneReport):
-        details = [tables.ranked_engines(report.setups), tables.candidates(report.candidates)]
-    details.append(tables.probes(view.probes, "Every rate that was tried for the best point"))
+        details = [
+            tables.ranked_engines(report.setups),
+            tables.candidates(report.candidates, view.searched),
+        ]
+    details.append(
+        tables.probes(view.probes, named("Every rate that was tried for the best point", view.searched))
+    )
     return Page(
         title=title + (", simulated" if report.all_simulated else ""),
         subtitle=_subtitle(view),
@@ -141,11 +146,12 @@ def _tables(view: RunView) -> list[TextTable]:
     if isinstance(report, docs.ProfileDocument):
         return [tables.batch_times(report)]
     if view.kind == "capacity":
-        return [tables.probes(view.probes)]
+        return [tables.probes(view.probes, named("Rates that were tried", view.searched))]
     one = isinstance(report, docs.TrialFigures) and report.offered is not None
     points = tables.points(report) if one or isinstance(report, docs.TuneReport) else []
-    named = [(role or "trial", p) for role, p in points]
-    return [tables.operating_points(named, "Trial" if one else "Operating points").turned()] if named else []
+    rows = [(role or "trial", p) for role, p in points]
+    title = named("Trial" if one else "Operating points", view.report.basis)
+    return [tables.operating_points(rows, title).turned()] if rows else []
 
 
 def _why(view: RunView) -> Why | None:

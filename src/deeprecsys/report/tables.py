@@ -148,6 +148,11 @@ _RANKED: Columns[docs.RankedDocument] = (
 )
 
 
+def named(title: str, basis: str) -> str:
+    """A table's title with what its figures are: live or simulated."""
+    return f"{title}, {basis}" if basis else title
+
+
 def ranked_engines(rows: Sequence[docs.RankedDocument]) -> TextTable:
     """The engines and threads that a search by model chose from, each with its best policy."""
     return TextTable.of(rows, _RANKED, title="Engines and threads, simulated")
@@ -158,17 +163,18 @@ _CANDIDATE: Columns[docs.CandidateDocument] = (
     ("batch", lambda c: f.count(c.batch_size)),
     ("finest", lambda c: f.count(c.finest)),
     ("offload above", lambda c: f.count(c.offload_above)),
-    ("capacity QPS", lambda c: _capacity(c)),
+    ("QPS", lambda c: _capacity(c)),
     ("low QPS", lambda c: f.figure(c.interval[0] if c.capacity_qps else None)),
     ("high QPS", lambda c: f.figure(c.interval[1] if c.capacity_qps else None)),
     ("trials", lambda c: f.count(c.trials)),
 )
 
 
-def candidates(rows: Sequence[docs.CandidateDocument]) -> TextTable:
-    """The operating points that a search tried."""
+def candidates(rows: Sequence[docs.CandidateDocument], basis: str = "") -> TextTable:
+    """The operating points that a search tried, live or simulated."""
     rising = sorted(rows, key=lambda c: c.batch_size or 0)
-    table = TextTable.of(rising, _CANDIDATE, title="Every candidate")
+    columns = [(f"{basis} QPS".strip() if name == "QPS" else name, cell) for name, cell in _CANDIDATE]
+    table = TextTable.of(rising, columns, title=named("Every candidate", basis))
     return table.without_empty(("policy", "finest", "offload above", "low QPS", "high QPS", "trials"))
 
 

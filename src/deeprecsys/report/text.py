@@ -91,7 +91,7 @@ def tune(report: docs.TuneReport) -> str:
         headline(report),
         str(tables.operating_points(tables.points(report))),
         str(tables.ranked_engines(report.setups)),
-        str(tables.candidates(report.candidates)),
+        str(tables.candidates(report.candidates, report.search_basis)),
         _pairs(scores(report.quality)),
         _pairs(context(report) + energy(report)),
         cost(report),
@@ -356,8 +356,15 @@ def _five(report: docs.TrialFigures) -> tuple[float | None, ...]:
     return report.mean_ms, report.p50_ms, report.p95_ms, report.p99_ms, report.max_ms
 
 
-def _latencies(report: docs.TrialFigures) -> str:
-    header = ("latency", "mean", "p50", "p95", "p99", "max")
+def _latencies(report: LatencyReport) -> str:
+    header = (
+        f"latency, {docs.SIMULATED if report.all_simulated else docs.LIVE}",
+        "mean",
+        "p50",
+        "p95",
+        "p99",
+        "max",
+    )
     return str(TextTable(header, (("ms", *map(f.figure, _five(report))),)))
 
 

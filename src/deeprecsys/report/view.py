@@ -35,6 +35,7 @@ class RunView:
         complete: whether it is the result.
         target: what was to be met.
         candidates: the operating points that were tried, by batch size.
+        batch_curve: the capacity of every batch size in virtual time.
         marks: batch size and rate of the static and the tuned point.
         best: the capacity search of the best point.
         probes: the rates that were tried in it.
@@ -48,6 +49,7 @@ class RunView:
     complete: bool
     target: Target | None
     candidates: tuple[PlottedCandidate, ...]
+    batch_curve: tuple[PlottedCandidate, ...]
     marks: dict[str, tuple[int, float]]
     best: docs.CapacityDocument
     probes: tuple[docs.ProbeDocument, ...]
@@ -64,6 +66,11 @@ class RunView:
                 return name
         searched = isinstance(self.report, docs.CapacityDocument) and self.report.probes
         return "capacity" if searched else "bench"
+
+    @property
+    def searched(self) -> str:
+        """What candidates, probes and the capacity are: live or simulated; empty where that is not known."""
+        return self.report.search_basis
 
     @property
     def capacity_qps(self) -> float | None:
@@ -106,6 +113,7 @@ def view(run: Run) -> RunView:
         complete=run.result is not None,
         target=target,
         candidates=_candidates(report),
+        batch_curve=_batch_curve(report),
         marks=_marks(points),
         best=best,
         probes=tuple(p for p in best.probes if _drawable(p.rate_qps)),
@@ -139,6 +147,7 @@ def _unfinished(run: Run) -> tuple[docs.AnyReport, docs.CapacityDocument | None]
         queries=sum(t.queries or 0 for t in trials),
         voids=sum(t.more.get("void") is True for t in trials),
     )
+    known["method"] = "model" if any(e.get("phase") == "simulate" for e in run.events) else "live"
     report = docs.TuneReport.from_json(known, "config.json")
     best = max(done, key=lambda c: c.capacity_qps or 0.0)
     return replace(report, candidates=tuple(done), search=cost, problems=report.problems), best
@@ -160,6 +169,12 @@ def _candidates(report: docs.AnyReport) -> tuple[PlottedCandidate, ...]:
         qps = 0.0 if c.outcome == "unreachable" else _drawable(c.capacity_qps)
         found[int(size)] = PlottedCandidate(int(size), qps, low, high)
     return tuple(found[size] for size in sorted(found))
+
+
+def _batch_curve(report: docs.AnyReport) -> tuple[PlottedCandidate, ...]:
+    points = report.batch_curve if isinstance(report, docs.TuneReport) else ()
+    known = ((_drawable(p.batch_size), _drawable(p.qps)) for p in points)
+    return tuple(PlottedCandidate(int(size), qps) for size, qps in known if size and qps is not None)
 
 
 def _marks(points: Mapping[str, docs.PointDocument]) -> dict[str, tuple[int, float]]:

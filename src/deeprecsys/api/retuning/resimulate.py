@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from deeprecsys.api.policies import LOADED, class_of, from_description, policies_to_search
+from deeprecsys.api.policies import LOADED, class_of, from_description
 from deeprecsys.api.retuning.decision import BestPolicy
 from deeprecsys.core.errors import NodeError
-from deeprecsys.core.policy import Policy, Static
+from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.target import Target
 from deeprecsys.node.runtime.cores import die_with_parent
@@ -87,10 +87,7 @@ class Question:
 
 def best_policy(q: Question) -> BestPolicy:
     """The policy with the highest capacity for a mix, by simulation of one path with Poisson arrivals."""
-    from deeprecsys.api.virtual import Accelerators, pools
-    from deeprecsys.search.climbs import model_search
-    from deeprecsys.search.history import batch_sizes, thresholds
-    from deeprecsys.search.rank import Ranking, rank, saturation_qps
+    from deeprecsys.api.virtual import Accelerators, pools, search_policies
     from deeprecsys.simulate.trial import SamplePath
 
     rng = np.random.default_rng(0)
@@ -98,15 +95,12 @@ def best_policy(q: Question) -> BestPolicy:
     unit_s = np.cumsum(rng.exponential(size=q.queries))
     node = pools(q.profile, q.workers, Accelerators(q.gpu, q.gpus) if q.gpu else None)
     path = SamplePath(*node, lambda rate: (unit_s / rate, sizes), q.target)
-    static = Static.baseline(q.largest, q.workers)
-    hint = saturation_qps(q.profile, static.batch_size, np.asarray(q.sizes, np.int32), q.workers)
-    sizes_tried = batch_sizes(q.largest, static.batch_size)
-    limits = thresholds(q.largest, np.asarray(q.sizes, np.int32)) if q.gpu else ()
-    search = model_search(sizes_tried, limits, kinds=policies_to_search(), latency_s=q.target.latency_s)
-    begin = q.present or static
-    present = rank(Ranking(path, q.target, hint), search, begin)
+    mix = np.asarray(q.sizes, np.int32)
+    search, present = search_policies(
+        path, q.target, q.profile, q.workers, q.largest, mix, q.gpu is not None, q.present
+    )
     best = search.best
-    return BestPolicy(best.policy, best.qps, present.qps) if best else BestPolicy(begin, 0.0, 0.0)
+    return BestPolicy(best.policy, best.qps, present.qps) if best else BestPolicy(present.policy, 0.0, 0.0)
 
 
 class Resimulator:

@@ -50,17 +50,20 @@ class PlottedCandidate:
 def qps_by_batch_size(
     curves: Mapping[str, Sequence[PlottedCandidate]],
     marks: Mapping[str, tuple[int, float]] | None = None,
+    simulated: Sequence[PlottedCandidate] = (),
 ) -> Figure:
     """Capacity against batch size, with intervals; marks name the static and the tuned point.
 
     Args:
         curves: candidates by name of the run; one unnamed curve needs no label.
         marks: (batch size, queries/s) by role.
+        simulated: the whole curve in virtual time, behind the others.
     """
     with style():
         fig, (ax,) = figure(3.0)
-        sizes: set[int] = set()
+        sizes = {c.batch_size for c in simulated}
         ends = []
+        _capacities(ax, simulated, {"color": SKY, "linestyle": "-", "marker": "."}, first=not curves)
         for order, (name, candidates) in enumerate(curves.items()):
             drawn = sorted(candidates, key=lambda c: c.batch_size)
             sizes |= {c.batch_size for c in drawn}
@@ -75,7 +78,7 @@ def qps_by_batch_size(
                 [size], [qps], marker=at["marker"], color=at["color"], markersize=8, zorder=5, linestyle=""
             )
         batch_axis(ax, sorted(sizes))
-        _label_marks(ax, marks or {}, [c for cs in curves.values() for c in cs])
+        _label_marks(ax, marks or {}, [*simulated, *(c for cs in curves.values() for c in cs)])
         ax.set_ylabel("capacity, queries/s")
         ax.yaxis.set_major_formatter(thousands())
         end_labels(ax, ends)
@@ -91,8 +94,8 @@ def _capacities(ax: Axes, drawn: Sequence[PlottedCandidate], at: Mapping[str, An
         high = np.array([q if hi is None or not np.isfinite(hi) else hi for _, q, _, hi in found], float)
         spread = np.maximum(np.stack([qps - low, high - qps]), 0)
         ax.errorbar(
-            size, qps, yerr=spread, color=at["color"], linestyle=at["linestyle"], linewidth=1.3,
-            marker=at.get("marker", "o"), markersize=3.5, capsize=2.5, elinewidth=0.9, zorder=3,
+            size, qps, yerr=spread if spread.any() else None, color=at["color"], linestyle=at["linestyle"],
+            linewidth=1.3, marker=at.get("marker", "o"), markersize=3.5, capsize=2.5, elinewidth=0.9, zorder=3,
         )  # fmt: skip
     below = [(c.batch_size, c.high_qps) for c in drawn if c.qps is None and c.high_qps]
     if below:
@@ -106,7 +109,7 @@ def _capacities(ax: Axes, drawn: Sequence[PlottedCandidate], at: Mapping[str, An
         ax.plot(never, [0] * len(never), linestyle="", marker="x", color=at["color"], clip_on=False, zorder=4)
         ax.annotate(
             "misses the target at any rate", (never[-1], 0), (0, 7), textcoords="offset points", color=MUTED,
-            ha="right" if len(drawn) > 1 else "center",
+            ha="right" if never[-1] > drawn[len(drawn) // 2].batch_size else "left",
         )  # fmt: skip
 
 
@@ -121,7 +124,7 @@ def _label_marks(
     left, right = ax.get_xlim()
     for role, (size, qps) in marks.items():
         above = qps >= highest
-        ends = [v for c in candidates if c.batch_size == size for v in (c.low_qps, c.high_qps)]
+        ends = [v for c in candidates if c.batch_size == size for v in (c.qps, c.low_qps, c.high_qps)]
         reach = [qps, *(v for v in ends if v and np.isfinite(v))]
         place = np.log(size / left) / np.log(right / left)
         if above:
@@ -164,7 +167,7 @@ def latency_by_rate(
         limit = 1e3 * target.latency_s if target else None
         top = 1.5 * max([*known, limit or 0.0, 1e-3])
         if interval is not None:
-            _band(ax, rate, interval, qps)
+            _band(ax, rate, interval)
         looks = ((PURPLE, "D", (0, (1, 1))), (BLUE, "o", "-"), (VERMILION, "s", (0, (5, 2))))
         labels = []
         for (name, value), (color, marker, line) in zip(values.items(), looks, strict=True):
@@ -180,18 +183,25 @@ def latency_by_rate(
         ax.xaxis.set_major_formatter(thousands())
         ax.set_ylabel("latency, ms")
         end_labels(ax, labels)
+        if interval is not None and qps is not None:
+            _capacity_line(ax, qps)
         return fig
 
 
-def _band(
-    ax: Axes, rate: NDArray[np.float64], interval: tuple[float | None, float | None], qps: float | None
-) -> None:
+def _band(ax: Axes, rate: NDArray[np.float64], interval: tuple[float | None, float | None]) -> None:
     low, high = interval
-    right = float(rate.max()) if len(rate) else 1.0
-    ax.axvspan(low or 0.0, high if high is not None else right, color=SKY, alpha=0.3, linewidth=0, zorder=1)
-    if qps is not None:
-        ax.axvline(qps, color=BLUE, linewidth=0.9, linestyle=(0, (2, 2)), zorder=2)
-        ax.annotate(
-            f"capacity {f.figure(qps)}", (qps, 1), (-3, -2), xycoords=("data", "axes fraction"),
-            textcoords="offset points", ha="right", va="top", color=BLUE,
-        )  # fmt: skip
+    left, right = (float(rate.min()), float(rate.max())) if len(rate) else (0.0, 1.0)
+    low, high = left if low is None else low, right if high is None else high
+    ax.axvspan(low, high, color=SKY, alpha=0.3, linewidth=0, zorder=1)
+
+
+def _capacity_line(ax: Axes, qps: float) -> None:
+    """A line at the capacity, and its label on the side where there is room; the limits of x are set."""
+    ax.axvline(qps, color=BLUE, linewidth=0.9, linestyle=(0, (2, 2)), zorder=2)
+    left, right = ax.get_xlim()
+    ax.set_xlim(left, right)
+    on_left = qps - left > 0.4 * (right - left)
+    ax.annotate(
+        f"capacity {f.figure(qps)}", (qps, 1), (-3 if on_left else 3, -2), xycoords=("data", "axes fraction"),
+        textcoords="offset points", ha="right" if on_left else "left", va="top", color=BLUE,
+    )  # fmt: skip

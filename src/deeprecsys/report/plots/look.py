@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 WIDTH_IN = 4.2  # a phone shows it at about 85 %
 FONT_PT = 8.5
+STAMP_WIDTH = 72
+"""Characters of a line above a plot."""
 
 INK, MUTED, GRID, PAPER = "#1c2126", "#5a646e", "#dfe3e7", "#fdfefe"
 BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7"
@@ -109,6 +112,14 @@ def figure(height_in: float, rows: int = 1, heights: list[float] | None = None) 
     for ax in axes[:-1]:
         ax.tick_params(labelbottom=False)
     return fig, axes
+
+
+def stamp(fig: Figure, basis: str) -> Figure:
+    """Write on a figure what its values are: live, simulated, modelled, counted."""
+    with style():
+        write = fig.supxlabel if fig.legends else fig.suptitle  # a legend stands above the axes
+        write(textwrap.fill(basis, STAMP_WIDTH), x=0.01, ha="left", fontsize=FONT_PT, color=MUTED)
+    return fig
 
 
 def thousands() -> FuncFormatter:
