@@ -49,7 +49,41 @@ def test_a_policy_object_is_the_one_that_its_name_gives(trial: dr.SimulateRun) -
 def test_a_capacity_is_searched_without_a_rate(found: dr.SimulateRun) -> None:
     assert found.qps == found.capacity_qps > 0
     assert found.searched
-    assert list(found.plots()) == ["latency-by-rate"]
+    assert list(found.plots()) == ["qps-by-batch-size", "latency-by-rate"]
+
+
+def test_without_a_policy_the_best_is_searched_and_the_static_batch_is_beside_it(
+    found: dr.SimulateRun,
+) -> None:
+    static = dr.simulate(PROFILE, "static", sla_ms=60, workers=2)
+    assert found.static is not None
+    assert (found.static.policy, found.static.batch_size) == ("static", 500)
+    assert found.static.qps == static.qps
+    assert found.qps is not None
+    assert static.qps is not None
+    assert found.ratio == found.qps / static.qps > 1
+    tried = [c for c in found.candidates if c.policy == found.policy and c.batch_size == found.batch_size]
+    assert tried, "the best is one of those that were tried"
+    assert max(c.capacity_qps or 0 for c in found.candidates) == max(c.capacity_qps or 0 for c in tried)
+    again = dr.simulate(PROFILE, dr.api.policies.from_description(found.to_json()), sla_ms=60, workers=2)
+    assert again.qps == found.qps
+    assert again.static is None
+
+
+def test_the_curve_of_batch_sizes_has_every_size_and_its_own_top(found: dr.SimulateRun) -> None:
+    assert [p.batch_size for p in found.batch_curve] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 500, 1000]
+    at = {p.batch_size: p.qps or 0.0 for p in found.batch_curve}
+    for size in (16, 256):
+        one = dr.simulate(PROFILE, dr.DeepRecSched(size), sla_ms=60, workers=2).qps
+        assert at[size] == pytest.approx(one, rel=0.05)
+    assert at[1] < max(at.values())
+
+
+def test_a_named_policy_or_knob_is_not_searched() -> None:
+    for given in ({"policy": "coalescing"}, {"batch_size": 64}):
+        one = dr.simulate(PROFILE, sla_ms=60, workers=2, **given)
+        assert one.static is None
+        assert one.candidates == ()
 
 
 def test_results_cannot_be_changed(trial: dr.SimulateRun) -> None:

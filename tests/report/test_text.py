@@ -189,6 +189,27 @@ def test_what_is_simulated_is_said_to_be() -> None:
     ]
 
 
+def test_a_simulated_search_shows_the_static_batch_and_the_limit_in_a_line_each() -> None:
+    doc = {
+        "model": "wnd",
+        "simulated": True,
+        "outcome": "found",
+        "qps": 7350.0,
+        "static": {"policy": "static", "batch_size": 25, "qps": 3000.0},
+        "ratio": 2.45,
+        "bounds": {"o_fcfs_qps": 6000.0, "o_fcfs_coalescing_qps": 7500.0},
+        "fraction_of_bound": {"bound": "o_fcfs_coalescing", "value": 0.98},
+    }
+    said = text.simulate(SimulateReport.from_json(doc)).splitlines()
+    assert said[0].endswith(": 7,350 queries/s")
+    assert said[1] == "static, batch size 25: 3,000 queries/s; the best policy carries 2.45× that"
+    assert said[2] == "at most about 7,500 queries/s by the bound; you are at 98 %"
+    unreachable = {**doc, "static": {"policy": "static", "batch_size": 25}, "ratio": None}
+    assert "static, batch size 25: misses the target at any rate" in text.simulate(
+        SimulateReport.from_json(unreachable)
+    )
+
+
 def test_compare_names_what_is_the_same_once() -> None:
     one, other = TuneReport.from_json(TUNE), TuneReport.from_json({**TUNE, "model": "ncf"})
     said = text.compare([("a", one), ("b", one)])

@@ -14,17 +14,28 @@ from deeprecsys.api.experiment import (
     shows_options,
     target_of,
 )
-from deeprecsys.api.policies import policy_of
+from deeprecsys.api.policies import policies_to_search, policy_of
 from deeprecsys.api.predict import bounds_document, offloaded_share
 from deeprecsys.api.profiles import GivenProfile, given_profile
 from deeprecsys.api.runs import Record, SimulateRun
 from deeprecsys.api.trials import summary_document, trial_document
-from deeprecsys.api.virtual import Accelerators, pools, virtual_node
+from deeprecsys.api.virtual import (
+    SAMPLE,
+    Accelerators,
+    Ranked,
+    curve_of,
+    path_queries,
+    pools,
+    sample_path,
+    search_policies,
+    virtual_node,
+)
 from deeprecsys.core.errors import InputError, at_most
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import MOST_BUSY, LatencyProfile
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
+from deeprecsys.report.documents import PointDocument
 from deeprecsys.search.capacity import capacity
 from deeprecsys.search.rank import saturation_qps
 from deeprecsys.search.result import Settings
@@ -41,7 +52,7 @@ BOUND_QUERIES = 60_000
 @shows_options(LoadOptions)
 def simulate(
     profile: GivenProfile,
-    policy: str | Policy = "deeprecsched",
+    policy: str | Policy | None = None,
     rate: float | None = None,
     *,
     workers: int | None = None,
@@ -60,9 +71,13 @@ def simulate(
     Batch times are those of the profile, with their spread and with what they cost while other workers are
     busy.
 
+    Without a rate the capacity is searched; without a policy or one of its knobs, that of the best policy,
+    with the static baseline's beside it.
+
     Args:
         profile: batch times s(b), or a file of them.
-        policy: `NAME[:ARG]` or a policy; batch_size, offload_above: its knobs.
+        policy: `NAME[:ARG]` or a policy; batch_size, offload_above: its knobs. A trial at a rate is by
+            default under `deeprecsched`.
         rate: offered queries per second; without one, the highest that meets the target is searched.
         workers: of the node; by default the most that were busy in the profile.
         queries: how many, or duration: seconds of arrivals; 100,000 queries by default.
@@ -83,9 +98,14 @@ def simulate(
         options.get("arrivals"), options.get("sizes"), trace=options.get("trace"), seed=seed
     )
     target = _target(measured, options, needed=rate is None)
-    chosen = policy_of(
-        policy, batch_size, offload_above, largest=workload.sizes.cap, workers=count, target=target
-    )
+    ranked = None
+    if rate is None and (policy, batch_size, offload_above) == (None, None, None):
+        assert target is not None
+        ranked = _ranked(measured, workload, count, target, second)
+    chosen = ranked.best if ranked else policy_of(
+        policy or "deeprecsched", batch_size, offload_above, largest=workload.sizes.cap, workers=count,
+        target=target,
+    )  # fmt: skip
     stream = None if rate is None else _stream(workload, rate, queries, duration)
     if stream is None and (queries is not None or duration is not None):
         raise InputError("--queries, --duration: expected with --rate alone; a search takes what it needs")
@@ -112,6 +132,8 @@ def simulate(
         if stream is None:
             assert target is not None
             found |= _search(measured, workload, count, chosen, target, seed, second)
+            if ranked:
+                found |= _beside(ranked, found, measured, workload, count, target, seed, second)
         else:
             log = run(
                 chosen, stream.arrival_s, stream.size, *pools(measured, count, second),
@@ -180,6 +202,45 @@ def _met(found: dict[str, Any], target: Target) -> bool:
     return bool(found["served"] == 1 and target.allows(found["miss_rate"]))
 
 
+def _ranked(
+    profile: LatencyProfile,
+    workload: Workload,
+    workers: int,
+    target: Target,
+    gpu: Accelerators | None,
+) -> Ranked:
+    """All policies that are searched, on one path of the workload."""
+    path = sample_path(profile, workload, workers, target, path_queries(policies_to_search()), gpu)
+    sizes = workload.stream(1.0, queries=SAMPLE).size
+    return search_policies(path, target, profile, workers, workload.sizes.cap, sizes, gpu is not None)
+
+
+def _beside(
+    ranked: Ranked,
+    found: dict[str, Any],
+    profile: LatencyProfile,
+    workload: Workload,
+    workers: int,
+    target: Target,
+    seed: int,
+    gpu: Accelerators | None,
+) -> dict[str, Any]:
+    """What is shown beside the best policy: the static baseline, all that was tried, every batch size."""
+    static: dict[str, Any] = ranked.first.policy.describe()
+    if ranked.first.qps:
+        same = ranked.best == ranked.first.policy
+        static |= (
+            found if same else _search(profile, workload, workers, ranked.first.policy, target, seed, gpu)
+        )
+    point = {k: v for k, v in static.items() if k in PointDocument.types()}
+    return {
+        "static": point,
+        "ratio": found["qps"] / static["qps"] if static.get("qps") else None,
+        "candidates": [{**t.policy.describe(), **t.score.to_json()} for t in ranked.search.told],
+        "batch_curve": [] if gpu else curve_of(profile, workload, workers, target),
+    }
+
+
 def _search(
     profile: LatencyProfile,
     workload: Workload,
@@ -190,7 +251,7 @@ def _search(
     gpu: Accelerators | None,
 ) -> dict[str, Any]:
     """The capacity in virtual time."""
-    sample = workload.stream(1.0, queries=4000).size
+    sample = workload.stream(1.0, queries=SAMPLE).size
     size = policy.batch_size or workload.sizes.cap
     found = capacity(
         virtual_node(profile, workload, workers, target, gpu),

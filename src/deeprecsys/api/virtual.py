@@ -75,6 +75,11 @@ class Ranked(NamedTuple):
     search: Search
     first: Evaluation
 
+    @property
+    def best(self) -> Policy:
+        """The policy that carries most; the baseline where none meets the target."""
+        return self.search.best.policy if self.search.best else self.first.policy
+
 
 def search_policies(
     path: PathTrial,

@@ -106,6 +106,12 @@ policy = group(
            "workers; the largest query for triton and bentoml, which do not cut]", type=int),
     offload_above,
 )  # fmt: skip
+searched_policy = group(
+    option("--policy", "NAME[:ARG]", f"{_POLICY}  [default: the best is searched; with --rate deeprecsched]"),
+    option("--batch-size", "B", "Most items per batch.  [default: searched; with --policy or --rate the "
+           "static baseline, largest query / workers]", type=int),
+    offload_above,
+)  # fmt: skip
 pinned_policy = group(
     option("--policy", "NAME[:ARG]", f"{_POLICY}  Pinned.  [default: tuned on the profile]"),
     option("--batch-size", "B", "Most items per batch, pinned.  [default: tuned]", type=int),

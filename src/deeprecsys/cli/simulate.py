@@ -26,7 +26,7 @@ from deeprecsys.cli.output import emit_result, report_on
 @opt.rate
 @opt.length
 @opt.accelerator
-@opt.policy
+@opt.searched_policy
 @opt.target
 @opt.workload
 @opt.seed
@@ -35,7 +35,8 @@ def simulate_command(json: str | None, out: Path | None, **options: Any) -> None
     """Run the scheduler in virtual time on a latency profile, and set its bounds beside it.
 
     With --rate one trial is run at that rate, of 100000 queries unless --queries or --duration says
-    otherwise; without, the capacity is searched. Batch times are those of the profile, with their spread and
+    otherwise; without, the capacity is searched, and without a policy that of the best one, with the static
+    baseline's beside it. Batch times are those of the profile, with their spread and
     with what they cost while other workers are busy.
     """
     emit_result(simulate(**options, out=out), json)

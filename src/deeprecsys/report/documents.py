@@ -431,6 +431,10 @@ class SimulateReport(RunReport, PolicyDocument, TrialFigures, CapacityDocument, 
     qps: float | None = None
     load: float | None = None
     stable: bool | None = None
+    static: PointDocument | None = None
+    ratio: float | None = None
+    candidates: tuple[CandidateDocument, ...] = ()
+    batch_curve: tuple[CurvePointDocument, ...] = ()
     gpu_share: float | None = None
 
     @property

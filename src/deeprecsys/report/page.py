@@ -32,10 +32,9 @@ def run_page(run: Run, view: RunView, plots: Sequence[Illustration]) -> Page:
     title += f", {target(report)}" if view.target else ""
     details = []
     if isinstance(report, docs.TuneReport):
-        details = [
-            tables.ranked_engines(report.setups),
-            tables.candidates(report.candidates, view.searched),
-        ]
+        details.append(tables.ranked_engines(report.setups))
+    if isinstance(report, docs.TuneReport | docs.SimulateReport):
+        details.append(tables.candidates(report.candidates, view.searched))
     details.append(
         tables.probes(view.probes, named("Every rate that was tried for the best point", view.searched))
     )
@@ -103,6 +102,8 @@ def _headline(view: RunView) -> list[Card]:
     report = view.report
     if isinstance(report, docs.TuneReport) and report.tuned:
         return _tuned_cards(report, report.tuned)
+    if isinstance(report, docs.SimulateReport) and report.static:
+        return _best_cards(report, report.static)
     if view.kind == "capacity" or (view.kind == "tune" and view.best.capacity_qps is not None):
         low, high = view.best.interval
         cards = [
@@ -139,6 +140,23 @@ def _tuned_cards(report: docs.TuneReport, tuned: docs.PointDocument) -> list[Car
         Card("ratio", f.ratio(report.ratio), between),
         Card("tuned served", f.share(tuned.served), f"of all queries, p99 {f.figure(tuned.p99_ms)} ms"),
     ]
+
+
+def _best_cards(report: docs.SimulateReport, static: docs.PointDocument) -> list[Card]:
+    part = report.fraction_of_bound
+    most = (report.bounds or {}).get(f"{part.bound}_qps") if part else None
+    cards = [
+        Card("static", f.figure(static.qps), f"queries/s, {text.knobs(static)}", "static"),
+        Card(
+            "best", f.figure(report.qps), f"queries/s, {f.interval(low, high)}; {text.knobs(report)}", "tuned"
+        ),
+        Card("ratio", f.ratio(report.ratio), "best over static"),
+    ]
+    if part and most is not None:
+        cards.append(
+            Card("limit", f.figure(most), f"queries/s by the bound; you are at {f.share(part.value)}")
+        )
+    return cards
 
 
 def _tables(view: RunView) -> list[TextTable]:

@@ -71,8 +71,27 @@ def simulate(report: docs.SimulateReport) -> str:
         )
     reached = "" if report.searched else met(report)
     pairs = [("target", f"{target(report)}: {reached}")] if reached else []
-    shown = _pairs(pairs + trial(report) + context(report))
-    return _join(f"{', '.join(words)}: {found}", latency, shown, cautions(report))
+    lines = "\n".join(filter(None, [f"{', '.join(words)}: {found}", _beside(report), limit(report)]))
+    return _join(lines, latency, _pairs(pairs + trial(report)), cautions(report))
+
+
+def _beside(report: docs.SimulateReport) -> str:
+    """What the static batch carries; empty where no policy was searched."""
+    static = report.static
+    if static is None:
+        return ""
+    carries = f"{f.figure(static.qps)} queries/s" if static.qps else "misses the target at any rate"
+    ratio = f"; the best policy carries {f.ratio(report.ratio)} that" if report.ratio is not None else ""
+    return f"static, batch size {f.count(static.batch_size)}: {carries}{ratio}"
+
+
+def limit(report: docs.BoundsDocument) -> str:
+    """What no policy exceeds and how near the rate is to it, in a line; empty where that is not known."""
+    part = report.fraction_of_bound
+    most = (report.bounds or {}).get(f"{part.bound}_qps") if part else None
+    if part is None or part.value is None or most is None:
+        return ""
+    return f"at most about {f.figure(most)} queries/s by the bound; you are at {f.share(part.value)}"
 
 
 def capacity(report: docs.CapacityReport) -> str:

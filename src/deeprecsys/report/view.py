@@ -13,10 +13,10 @@ import numpy as np
 from deeprecsys.core.runlog import summarise
 from deeprecsys.core.target import Target
 from deeprecsys.report import documents as docs
+from deeprecsys.report import tables
 from deeprecsys.report.plots.capacity import PlottedCandidate
 from deeprecsys.report.plots.latency import Curve
 from deeprecsys.report.rundir import Run
-from deeprecsys.report.tables import FIXED
 from deeprecsys.report.trialfile import TrialRecord
 
 MOST_PROBLEMS = 20
@@ -98,6 +98,8 @@ def view(run: Run) -> RunView:
         best = report.tuned.capacity if report.tuned and report.tuned.capacity else best
     elif isinstance(report, docs.CapacityDocument):
         best = report
+        if isinstance(report, docs.SimulateReport) and report.static:
+            points = {"static": report.static, "best": tables.points(report)[0][1]}
     best = best or docs.CapacityDocument()
     target = report.target.value if isinstance(report, docs.RunReport) and report.target else None
     roles = ["static", "tuned"][: 1 if isinstance(report, docs.TuneReport) and report.kept_static else 2]
@@ -163,7 +165,7 @@ def _candidates(report: docs.AnyReport) -> tuple[PlottedCandidate, ...]:
     found: dict[int, PlottedCandidate] = {}
     for c in report.candidates if isinstance(report, docs.TuneReport) else ():
         size = _drawable(c.batch_size)
-        if not size or c.offload_above is not None or c.policy not in FIXED:
+        if not size or c.offload_above is not None or c.policy not in tables.FIXED:
             continue
         low, high = (_drawable(v) for v in c.interval)
         qps = 0.0 if c.outcome == "unreachable" else _drawable(c.capacity_qps)
@@ -172,7 +174,7 @@ def _candidates(report: docs.AnyReport) -> tuple[PlottedCandidate, ...]:
 
 
 def _batch_curve(report: docs.AnyReport) -> tuple[PlottedCandidate, ...]:
-    points = report.batch_curve if isinstance(report, docs.TuneReport) else ()
+    points = report.batch_curve if isinstance(report, docs.TuneReport | docs.SimulateReport) else ()
     known = ((_drawable(p.batch_size), _drawable(p.qps)) for p in points)
     return tuple(PlottedCandidate(int(size), qps) for size, qps in known if size and qps is not None)
 

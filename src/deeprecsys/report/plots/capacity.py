@@ -95,7 +95,8 @@ def _capacities(ax: Axes, drawn: Sequence[PlottedCandidate], at: Mapping[str, An
         spread = np.maximum(np.stack([qps - low, high - qps]), 0)
         ax.errorbar(
             size, qps, yerr=spread if spread.any() else None, color=at["color"], linestyle=at["linestyle"],
-            linewidth=1.3, marker=at.get("marker", "o"), markersize=3.5, capsize=2.5, elinewidth=0.9, zorder=3,
+            linewidth=1.3, marker=at.get("marker", "o"), markersize=3.5, capsize=2.5, elinewidth=0.9,
+            zorder=3,
         )  # fmt: skip
     below = [(c.batch_size, c.high_qps) for c in drawn if c.qps is None and c.high_qps]
     if below:
@@ -132,9 +133,9 @@ def _label_marks(
         ax.annotate(
             f"{role} {size:,}: {f.figure(qps)}",
             (size, max(reach) if above else min(reach)),
-            (0, 7 if above else -7),
+            (0, 7) if above else (6, -7),
             textcoords="offset points",
-            ha="left" if place < 0.2 else "right" if place > 0.8 else "center",
+            ha="right" if place > 0.7 else "left" if place < 0.2 or not above else "center",
             va="bottom" if above else "top",
             color=look(role, 0)["color"],
             weight="bold",

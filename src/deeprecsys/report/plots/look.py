@@ -169,9 +169,8 @@ def end_labels(ax: Axes, labels: Sequence[tuple[str, float, str]], gap: float = 
     heights = [h for h, _, _ in placed]
     for i in range(1, len(heights)):
         heights[i] = max(heights[i], heights[i - 1] + gap)
-    over = max(heights, default=0.0) - 1.0
-    if over > 0:
-        heights = [h - over for h in heights]
+    if max(heights, default=0.0) > 1.0:
+        heights[-1] = 1.0
         for i in range(len(heights) - 2, -1, -1):
             heights[i] = min(heights[i], heights[i + 1] - gap)
     for height, (_, text, color) in zip(heights, placed, strict=True):
