@@ -22,6 +22,7 @@ from deeprecsys.cli import cli
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.node.service.backend import Reason, RefusedError
+from tests.fixtures.commands import RELEASE
 
 
 def profile_of(model: str, folder: Path, **more: object) -> str:
@@ -105,6 +106,18 @@ def test_a_policy_that_is_given_is_pinned(faces, tmp_path, capsys) -> None:
         "--spares", "0", "--policy", "coalescing:4", "--batch-size", "32", "--no-retune",
     )  # fmt: skip
     assert "(given on the command line); load it can carry: unknown" in capsys.readouterr().out
+
+
+@pytest.mark.live
+def test_a_run_of_tune_is_served_as_it_was_tuned(faces, capsys) -> None:
+    run = RELEASE / "tune"
+    serve("--from", str(run), "--spares", "0", "--http-port", "0")
+    assert faces[0] == ("127.0.0.1", 0, 8001, ["ncf"], True)
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said.startswith("ncf: p95 within 100 ms on 1 worker, wait:8 fp32: ")
+    tuned = json.loads((run / "result.json").read_text())["tuned"]
+    assert f"batch size {tuned['batch_size']}" in said
+    assert f"(tuned, --from {run})" in said
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,13 @@ class DeviceOptions(TypedDict, total=False):
     gpus: int
 
 
+class SimulateOptions(LoadOptions, total=False):
+    """The load, the target and the accelerators of a node in virtual time."""
+
+    gpu: str | None
+    gpus: int
+
+
 class TuneOptions(NodeOptions, LoadOptions, DeviceOptions, total=False):
     """An experiment whose engine and threads are searched."""
 

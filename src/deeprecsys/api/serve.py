@@ -10,9 +10,10 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Literal, Unpack, cast
 
 from deeprecsys.api.experiment import Experiment, ServeOptions, check_processes, shows_options
+from deeprecsys.api.from_run import GivenRun, TunedRun
 from deeprecsys.api.policies import policy_of
 from deeprecsys.api.profiles import (
     LISTWISE,
@@ -71,9 +72,10 @@ class Listening:
 
 @shows_options(ServeOptions)
 def serve(
-    model: str | Sequence[str],
+    model: str | Sequence[str] = (),
     *,
     name: str | Sequence[str] = (),
+    from_run: GivenRun | None = None,
     profile: GivenProfile | Sequence[GivenProfile] = (),
     engine: str | None = None,
     policy: str | Policy | None = None,
@@ -105,6 +107,7 @@ def serve(
         model: one model, or several, with their weights as MODEL@FILE.
         name: what clients ask for: one for each model, in their order. By default a class's name, or a
             file's without folder and suffix.
+        from_run: a run of `tune`: its model, batch times, target and policy, where none is given.
         profile: batch times measured before, with their engine and threads, one for each model.
         engine: by default the profile's, or the fastest.
         policy: `NAME[:ARG]` or a policy; batch_size, offload_above: its knobs. Any of them pins the policy.
@@ -128,13 +131,26 @@ def serve(
     without_fork_handlers()
     at_most(MOST_DRAIN_S, "--drain", positive("--drain", drain), "a day")
     check_processes("--spares", spares)
-    _check_sizes(len((model,) if isinstance(model, str) else model), max_items, max_queue, max_queue_mb)
     check_addresses(host, http_port, grpc_port)
+    given, why = (model,) if isinstance(model, str) else tuple(model), ""
+    if from_run is not None:
+        tuned = TunedRun(from_run)
+        if len(given) > 1:
+            raise InputError(f"--from: expected one MODEL, got {len(given)}")
+        measured = engine is None and not {"precision", "threads"} & options.keys()
+        profile = tuned.profile if measured and not profile else profile
+        given = (tuned.model(given[0] if given else None),)
+        why = f"tuned, {tuned.name}" if policy is None else ""
+        policy, batch_size, offload_above = tuned.knobs(policy, batch_size, offload_above)
+        merged = tuned.options({**options, "engine": engine}, (*ServeOptions.__annotations__, "engine"))
+        engine, options = merged.pop("engine", None), cast(ServeOptions, merged)
+    if not given:
+        raise InputError("MODEL: expected a model, or --from RUN, got neither")
+    _check_sizes(len(given), max_items, max_queue, max_queue_mb)
     gpu = options.get("gpu")
     check_scores(gpu)
     if offload_above is not None and gpu is None:
         raise InputError(f"--offload-above: expected --gpu with it, got {offload_above} without")
-    given = (model,) if isinstance(model, str) else tuple(model)
     names = named(given, options.pop("weights", None))
     asked = client_names(names, name)
     profiles = profiles_in((profile,) if isinstance(profile, GivenProfile) else profile, names, gpu)
@@ -148,6 +164,7 @@ def serve(
         config = configured(
             experiment, *times, workers, (policy, batch_size, offload_above), max_items, short
         )  # fmt: skip
+        config = replace(config, why=why or config.why)
         announce(_line(config, workers, first.gpus))
         config = replace(config, max_queries=max_queue, most_bytes=max_queue_mb << 20)
         configs.append(replace(config, finite=not_finite == "error", shed_late=shed_late))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from deeprecsys.api.accelerator import check_gpu, emulated_profile, gpu_document
 from deeprecsys.api.experiment import (
     LoadOptions,
+    SimulateOptions,
     checked_quantile,
     checked_rate,
     offered,
     shows_options,
     target_of,
 )
+from deeprecsys.api.from_run import GivenRun, TunedRun
 from deeprecsys.api.policies import policies_to_search, policy_of
 from deeprecsys.api.predict import bounds_document, offloaded_share
 from deeprecsys.api.profiles import GivenProfile, given_profile
@@ -49,22 +51,21 @@ QUERIES = 100_000
 BOUND_QUERIES = 60_000
 
 
-@shows_options(LoadOptions)
+@shows_options(SimulateOptions)
 def simulate(
-    profile: GivenProfile,
+    profile: GivenProfile | None = None,
     policy: str | Policy | None = None,
     rate: float | None = None,
     *,
+    from_run: GivenRun | None = None,
     workers: int | None = None,
     queries: int | None = None,
     duration: float | None = None,
     batch_size: int | None = None,
     offload_above: int | None = None,
-    gpu: str | None = None,
-    gpus: int = 1,
     seed: int = 0,
     out: str | Path | None = None,
-    **options: Unpack[LoadOptions],
+    **options: Unpack[SimulateOptions],
 ) -> SimulateRun:
     """Run the scheduler in virtual time on a latency profile.
 
@@ -76,6 +77,7 @@ def simulate(
 
     Args:
         profile: batch times s(b), or a file of them.
+        from_run: a run of `tune`: its profile, workers, load, target and policy, where none is given.
         policy: `NAME[:ARG]` or a policy; batch_size, offload_above: its knobs. A trial at a rate is by
             default under `deeprecsched`.
         rate: offered queries per second; without one, the highest that meets the target is searched.
@@ -87,6 +89,16 @@ def simulate(
         InputError: an option's value is not valid.
         TargetUnreachableError: no rate meets the target.
     """
+    if from_run is not None:
+        tuned = TunedRun(from_run)
+        known = (*SimulateOptions.__annotations__, "workers")
+        merged = tuned.options({**options, "workers": workers}, known)
+        workers, options = merged.pop("workers", None), cast(SimulateOptions, merged)
+        policy, batch_size, offload_above = tuned.knobs(policy, batch_size, offload_above)
+        profile = tuned.profile if profile is None else profile
+    if profile is None:
+        raise InputError("--profile: expected a profile, or --from RUN, got neither")
+    gpu, gpus = options.get("gpu"), options.get("gpus", 1)
     measured = given_profile(profile)
     count = max(measured.busy_levels) if workers is None else workers
     if count < 1:

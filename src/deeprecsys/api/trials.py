@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from deeprecsys.api.accelerator import emulated_profile, engine_of, gpu_document, published
 from deeprecsys.api.experiment import (
@@ -17,6 +17,7 @@ from deeprecsys.api.experiment import (
     offered,
     shows_options,
 )
+from deeprecsys.api.from_run import GivenRun, Knobs, TunedRun
 from deeprecsys.api.profiles import check_failures, measure_profile, quick_hint_qps, start
 from deeprecsys.api.progress import Interrupted, ProgressOption, SearchProgress, TickHooks, stage
 from deeprecsys.api.runs import BenchRun, CapacityRun, Record
@@ -46,12 +47,13 @@ LEAST_TRIAL_S = 0.3
 
 @shows_options(ExperimentOptions)
 def bench(
-    model: str,
+    model: str | None = None,
     *,
+    from_run: GivenRun | None = None,
     rate: float | None = None,
     duration: float | None = None,
     queries: int | None = None,
-    policy: str | Policy = "deeprecsched",
+    policy: str | Policy | None = None,
     batch_size: int | None = None,
     offload_above: int | None = None,
     url: str | None = None,
@@ -65,9 +67,10 @@ def bench(
     """Run one live trial of a model at a given rate.
 
     Args:
+        from_run: a run of `tune`: its model, node, load, target, policy and rate, where none is given.
         rate: offered queries per second; a trace is offered at its own without one.
         duration: seconds of arrivals, or queries: how many; 10 seconds by default.
-        policy: `NAME[:ARG]` or a policy; batch_size, offload_above: its knobs.
+        policy: `NAME[:ARG]` or a policy, `deeprecsched` by default; batch_size, offload_above: its knobs.
         url: of a running server to load over HTTP; engine, workers and policy are its own.
         name: the model's at that URL; by default as `serve` names it by itself.
         out: a run directory to write to; slices: record each slice also without one.
@@ -80,6 +83,14 @@ def bench(
     """
     if name is not None and url is None:
         raise InputError(f"--name: expected --url with it, got {shown(name)} without")
+    knobs = policy, batch_size, offload_above
+    if from_run is not None:
+        tuned = TunedRun(from_run)
+        model, knobs = tuned.model(model), tuned.knobs(*knobs)
+        options = cast(ExperimentOptions, tuned.options(options, ExperimentOptions.__annotations__))
+        rate = tuned.rate_qps if rate is None else rate
+    if model is None:
+        raise InputError("MODEL: expected a model, or --from RUN, got neither")
     experiment = Experiment.resolve(model, **options)
     if rate is not None:
         checked_rate(rate)
@@ -91,7 +102,6 @@ def bench(
         if url is not None:
             found = _bench_url(url, name, experiment, stream, record, progress)
         else:
-            knobs = policy, batch_size, offload_above
             found = _bench(experiment, stream, knobs, record, abandon, progress)
         extra = found["extra"]
         found |= {
@@ -107,7 +117,7 @@ def bench(
 def _bench(
     experiment: Experiment,
     stream: Stream,
-    knobs: tuple[str | Policy, int | None, int | None],
+    knobs: Knobs,
     record: Record,
     abandon: bool,
     progress: ProgressOption,
@@ -116,7 +126,7 @@ def _bench(
     with ExitStack() as stack:
         ready, gpu = stack.enter_context(accelerated(experiment, progress=progress))
         node = stack.enter_context(start(ready, progress))
-        policy = experiment.policy(*knobs, node.workers)
+        policy = experiment.policy(knobs[0] or "deeprecsched", *knobs[1:], node.workers)
         recording = Recording() if record.slices else None
         with stage(f"{experiment.node.model}: {stream.rate_qps:g} queries/s", progress) as report:
             hooks = TickHooks(lambda share: report(share, ""))

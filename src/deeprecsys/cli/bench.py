@@ -17,7 +17,10 @@ from deeprecsys.report.timeline import trace_events
 
 
 @click.command("bench")
-@opt.model
+@click.argument("model", metavar="[MODEL]", required=False)
+@opt.from_run
+@opt.weights
+@opt.rows_scale
 @opt.rate
 @opt.length
 @opt.written_file("--trace-out", "Write a time line of sampled queries for Perfetto or chrome://tracing.")
@@ -33,7 +36,7 @@ from deeprecsys.report.timeline import trace_events
     "Give up once a query has been open for 20 targets: the load is more than the node can carry.",
     default=True,
 )
-@opt.policy
+@opt.run_policy
 @opt.target
 @opt.workload
 @opt.node
@@ -43,12 +46,12 @@ def bench_command(trace_out: str | None, json: str | None, out: Path | None, **o
     """Run one live trial of MODEL at a given rate, and say how late its queries were.
 
     It lasts 10 seconds unless --duration or --queries says otherwise; a trace goes at its own rate without
-    --rate.
+    --rate, and beside --from RUN the rate is the tuned point's.
     """
     if trace_out and options["url"]:
         raise InputError("--trace-out: expected none with --url, for only the server knows its slices")
     try:
-        result = bench(**options, out=out, slices=trace_out is not None)
+        result = bench(**opt.given(options), out=out, slices=trace_out is not None)
     except Interrupted as e:
         _show(e.result, trace_out, json, out, options["seed"])
         raise

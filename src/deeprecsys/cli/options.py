@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from deeprecsys.api.experiment import LOCALITY
 from deeprecsys.api.policies import FORMS
@@ -39,6 +40,8 @@ weights = option("--weights", "FILE", "Weights of a model of your own (a class):
 rows_scale = option("--rows-scale", "X", "Factor on the rows of every embedding table.", type=float,
                     default=1.0)  # fmt: skip
 model = group(click.argument("model", metavar="MODEL"), weights, rows_scale)
+from_run = option("--from from_run", "RUN", "Take model, engine, policy, target and load from a run of "
+                  "`tune`: its directory or its JSON. Options given beside it win.", type=FILE)  # fmt: skip
 
 _ENGINES = ("What scores a batch: eager, compiled, null, wait:BATCH_MS[,ITEM_MS], FILE.py:Class, "
             "module:Class, or an installed one.")  # fmt: skip
@@ -100,12 +103,18 @@ target = group(
 _POLICY = f"How queries become batches: {FORMS}."
 offload_above = option("--offload-above", "N", "Send queries of more than N items to the accelerator.",
                        type=int)  # fmt: skip
+_BATCH_SIZE = ("Most items per batch.  [default: the static baseline, largest query / workers; the largest "
+               "query for triton and bentoml, which do not cut]")  # fmt: skip
 policy = group(
     option("--policy", "NAME[:ARG]", _POLICY, default="deeprecsched"),
-    option("--batch-size", "B", "Most items per batch.  [default: the static baseline, largest query / "
-           "workers; the largest query for triton and bentoml, which do not cut]", type=int),
+    option("--batch-size", "B", _BATCH_SIZE, type=int),
     offload_above,
-)  # fmt: skip
+)
+run_policy = group(
+    option("--policy", "NAME[:ARG]", f"{_POLICY}  [default: deeprecsched, or that of --from]"),
+    option("--batch-size", "B", _BATCH_SIZE, type=int),
+    offload_above,
+)
 searched_policy = group(
     option("--policy", "NAME[:ARG]", f"{_POLICY}  [default: the best is searched; with --rate deeprecsched]"),
     option("--batch-size", "B", "Most items per batch.  [default: searched; with --policy or --rate the "
@@ -154,6 +163,14 @@ output = group(
            type=click.Path(file_okay=False, path_type=Path)),
     config,
 )  # fmt: skip
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a command; beside `--from` without their defaults, which give way to the run's."""
+    if options.get("from_run") is None:
+        return options
+    source = click.get_current_context().get_parameter_source
+    return {k: v for k, v in options.items() if source(k) is not ParameterSource.DEFAULT}
 
 
 def _defaults(ctx: click.Context, file: Path | None) -> None:

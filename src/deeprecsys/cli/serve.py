@@ -14,7 +14,8 @@ _COUNT, _PORT = click.IntRange(1), click.IntRange(0, 65535)
 
 
 @click.command("serve")
-@click.argument("model", metavar="MODEL...", nargs=-1, required=True)
+@click.argument("model", metavar="[MODEL]...", nargs=-1)
+@opt.from_run
 @opt.weights
 @opt.option(
     "--name",
@@ -83,4 +84,4 @@ def serve_command(**options: Any) -> None:
     several models, weights are given as MODEL@FILE.
     """
     log_as_json()
-    serve(**options, announce=click.echo, ready=click.echo)
+    serve(**opt.given(options), announce=click.echo, ready=click.echo)

@@ -13,12 +13,12 @@ from deeprecsys.cli.output import emit_result, report_on
 
 
 @click.command("simulate")
+@opt.from_run
 @opt.option(
     "--profile",
     "FILE",
     "Batch times s(b), as `deeprecsys profile` writes them, or by hand.",
     type=opt.FILE,
-    required=True,
 )
 @opt.option(
     "--workers", "K", "Workers of the node.  [default: the most that were busy in the profile]", type=int
@@ -39,5 +39,5 @@ def simulate_command(json: str | None, out: Path | None, **options: Any) -> None
     baseline's beside it. Batch times are those of the profile, with their spread and
     with what they cost while other workers are busy.
     """
-    emit_result(simulate(**options, out=out), json)
+    emit_result(simulate(**opt.given(options), out=out), json)
     report_on(out)

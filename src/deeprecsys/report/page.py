@@ -147,9 +147,7 @@ def _best_cards(report: docs.SimulateReport, static: docs.PointDocument) -> list
     most = (report.bounds or {}).get(f"{part.bound}_qps") if part else None
     cards = [
         Card("static", f.figure(static.qps), f"queries/s, {text.knobs(static)}", "static"),
-        Card(
-            "best", f.figure(report.qps), f"queries/s, {f.interval(low, high)}; {text.knobs(report)}", "tuned"
-        ),
+        Card("best", f.figure(report.qps), f"queries/s, {text.knobs(report)}", "tuned"),
         Card("ratio", f.ratio(report.ratio), "best over static"),
     ]
     if part and most is not None:
