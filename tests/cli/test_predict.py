@@ -66,3 +66,16 @@ def test_where_a_trial_does_not_say_what_items_took_there_is_no_pace(job: Experi
     found = prediction(PROFILE, job, 1, confirmed(job, 1.3, 600.0, says=False))
     assert found["pace"] is found["paced_simulator_error"] is None
     assert np.isfinite(found["simulator_error"])
+
+
+def test_the_curve_of_batch_sizes_is_whole_and_at_that_pace(job: Experiment) -> None:
+    same, slower = (
+        {
+            p["batch_size"]: p["qps"]
+            for p in prediction(PROFILE, job, 1, confirmed(job, by, 600.0))["batch_curve"]
+        }
+        for by in (1.0, 1.3)
+    )
+    assert list(same) == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000]
+    assert same[1000] > same[1] >= 0
+    assert 1.2 < same[1000] / slower[1000] < 2.0, "slower by 1.3, and what is left of the target by more"

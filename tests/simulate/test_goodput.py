@@ -74,7 +74,7 @@ def test_without_a_refusal_in_time_goodput_is_nothing_and_throughput_is_the_work
     limits: Limits | None,
 ) -> None:
     log = overload(10, limits=limits)
-    assert np.count_nonzero(log.latency_s <= TARGET.latency_s) > 50, (
+    assert np.count_nonzero(log.latency_s <= TARGET.latency_s) > 20, (
         "the first are in time: the node was empty"
     )
     assert steady(log).goodput_qps == 0
