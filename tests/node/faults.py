@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 
 from deeprecsys.engine import Assembly, SliceView
@@ -42,3 +43,11 @@ class CrashingEngine:
 
     def __init__(self, assembly: Assembly) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class SlowEngine(EagerEngine):
+    """Eager, and a batch takes 0.2 s more."""
+
+    def score(self, slices: Sequence[SliceView]) -> None:
+        time.sleep(0.2)
+        super().score(slices)

@@ -22,6 +22,7 @@ from deeprecsys.node.service.backend import (
     QueryRecord,
     Reason,
     RefusedError,
+    RetiredError,
     ServedModel,
     UnscoredError,
 )
@@ -61,6 +62,7 @@ class Place:
     priority: int
     inputs: Mapping[str, NDArray[Any]]
     blocks: Sequence[NDArray[Any]]
+    version: str = ""
 
 
 @dataclass
@@ -117,7 +119,14 @@ class StandIn:
         self._refused(model, items, arrival_s)
 
     def reserve(
-        self, model: str, items: int, *, arrival_s: float, deadline_s: float | None = None, priority: int = 0
+        self,
+        model: str,
+        items: int,
+        *,
+        arrival_s: float,
+        deadline_s: float | None = None,
+        priority: int = 0,
+        version: str = "",
     ) -> Place:
         self._refused(model, items, arrival_s)
         inputs: dict[str, NDArray[Any]] = {}
@@ -130,12 +139,15 @@ class StandIn:
             inputs.update(zip(block.names, together[-1], strict=True))
         self.ids += 1
         self.open += 1
-        seat = Place(self.ids, model, items, arrival_s, deadline_s, priority, inputs, together)
+        seat = Place(self.ids, model, items, arrival_s, deadline_s, priority, inputs, together, version)
         self.seats = [*self.seats[-9:], seat]
         return seat
 
     async def score(self, seat: Place) -> NDArray[Any]:
-        start = time.monotonic()
+        start, current = time.monotonic(), self.models[seat.model].version
+        if seat.version not in ("", current):
+            raise RetiredError(seat.model, seat.version, current)
+        seat.version = current
         try:
             await asyncio.sleep(self.delay_s)
         except asyncio.CancelledError:

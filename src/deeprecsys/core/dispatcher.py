@@ -81,6 +81,10 @@ class Dispatcher:
         """Items of one model version that no worker has begun."""
         return sum(device.lines[version].items for device in self._devices.values())
 
+    def has(self, version: int) -> bool:
+        """Whether anything of a model version waits or runs."""
+        return any(s.query.version == version for s in self._unscored())
+
     @property
     def open(self) -> int:
         """Queries that arrived and have not ended."""
@@ -295,9 +299,7 @@ class Dispatcher:
         return [s for s in self._unscored() if s.query.id in self._open]
 
     def _retire(self, version: int) -> list[Command]:
-        for device in self._devices.values():
-            assert not device.lines[version], "a version with a line cannot be retired"
-        assert not any(s.query.version == version for s in self._unscored()), "its batches must have ended"
+        assert not self.has(version), "its batches must have ended"
         for device in self._devices.values():
             del device.lines[version]
         del self._states[version], self._cpu_batch[version]

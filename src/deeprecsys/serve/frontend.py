@@ -78,9 +78,17 @@ class Frontend:
             self.backend.admit(model.name, least, arrival_s=arrival_s, deadline_s=math.inf)
 
     def reserve(
-        self, model: ServedModel, request: Request, validated: ValidatedRequest, arrival_s: float
+        self,
+        model: ServedModel,
+        request: Request,
+        validated: ValidatedRequest,
+        arrival_s: float,
+        version: str = "",
     ) -> OpenQuery:
         """A query with a seat; its block must be left.
+
+        Args:
+            version: of the model's weights, as the request names it.
 
         Raises:
             RefusedError: it cannot be taken.
@@ -91,6 +99,7 @@ class Frontend:
             arrival_s=arrival_s,
             deadline_s=request.deadline_s(arrival_s),
             priority=request.priority,
+            version=version,
         )
         return OpenQuery(self, model, validated, seat)
 
@@ -139,7 +148,7 @@ class OpenQuery:
         """The scores, to be awaited and `checked`.
 
         Raises:
-            RefusedError: the query waited past its deadline; UnscoredError.
+            RefusedError: the query waited past its deadline; RetiredError; UnscoredError.
         """
         return self._frontend.backend.score(self.seat)
 

@@ -17,7 +17,7 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
-from deeprecsys.node.service.backend import Reason, RefusedError, ServedModel, UnscoredError
+from deeprecsys.node.service.backend import Reason, RefusedError, RetiredError, UnscoredError
 from deeprecsys.serve.frontend import Frontend
 from deeprecsys.serve.memory import BufferPool
 from deeprecsys.serve.metrics.statistics import statistics_document
@@ -141,13 +141,14 @@ class GrpcService:
         if request.timeout_s is None:
             request.timeout_s = context.time_remaining()
         inputs = frontend.inputs(model)
-        with frontend.reserve(model, request, inputs.validate(request), arrival_s) as query:
+        validated, version = inputs.validate(request), message.model_version
+        with frontend.reserve(model, request, validated, arrival_s, version) as query:
             query.fill(b"")
             try:
                 scores = query.checked(await query.score())
             except RefusedError as e:
                 raise MissedError(e.reason, str(e), e.retry_after_s) from e
-            reply = _reply(request, model, inputs.output, scores)
+            reply = _reply(request, model.name, query.seat.version, inputs.output, scores)
             query.answered()
             return reply
 
@@ -191,7 +192,7 @@ class MissedError(RefusedError):
 
 def _status(e: Exception) -> tuple[grpc.StatusCode, tuple[tuple[str, str], ...]]:
     """The status of an error, and what is sent after it."""
-    if isinstance(e, NotFoundError):
+    if isinstance(e, NotFoundError | RetiredError):
         return grpc.StatusCode.NOT_FOUND, ()
     if isinstance(e, RefusedError):
         if isinstance(e, MissedError) and e.reason is Reason.LATE:
@@ -205,12 +206,12 @@ def _status(e: Exception) -> tuple[grpc.StatusCode, tuple[tuple[str, str], ...]]
     return grpc.StatusCode.INVALID_ARGUMENT, ()
 
 
-def _reply(request: Request, model: ServedModel, tensor: TensorSpec, scores: NDArray[Any]) -> Any:
+def _reply(request: Request, name: str, version: str, tensor: TensorSpec, scores: NDArray[Any]) -> Any:
     shape = len(scores), *tensor.row
     output = pb.ModelInferResponse.InferOutputTensor(name=tensor.name, datatype=tensor.datatype, shape=shape)
     return pb.ModelInferResponse(
-        model_name=model.name,
-        model_version=model.version,
+        model_name=name,
+        model_version=version,
         id=request.id,
         outputs=[output],
         raw_output_contents=[scores.astype("<f4", copy=False).tobytes()],

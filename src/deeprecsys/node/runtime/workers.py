@@ -422,8 +422,9 @@ class Workers:
                     self._end(old)
                     self._take(post, found)
             self._right_number(device)
-        self._settled = not self._starting and all(
-            d.problem or len(self._fresh(d)) == len(d.posts) + d.spares for d in self._devices.values()
+        processes = self._processes.values()
+        self._settled = all(p.ready and not self._outdated(p) for p in processes) and all(
+            d.problem or len(self._of(d)) == len(d.posts) + d.spares for d in self._devices.values()
         )
         return news
 

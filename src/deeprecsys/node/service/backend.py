@@ -46,6 +46,17 @@ class UnscoredError(Exception):
         self.bad_input = bad_input
 
 
+class RetiredError(UnscoredError):
+    """A query named a version of the weights that was replaced before the query was complete."""
+
+    def __init__(self, model: str, named: str, current: str) -> None:
+        super().__init__(
+            f"model {model!r}: expected version {current}, got {named!r}, which was replaced before the "
+            "query was complete",
+            bad_input=True,
+        )
+
+
 class QueryOutcome(StrEnum):
     """How a query ended."""
 
@@ -155,6 +166,10 @@ class Seat(Protocol):
         """The query's id, as in its record."""
 
     @property
+    def version(self) -> str:
+        """The version of the weights that scores it, from `score` on."""
+
+    @property
     def inputs(self) -> Mapping[str, NDArray[Any]]:
         """By input name, where the features go, uninitialised: [items, width] float32 for a dense input,
         [items, lookups] int32 for a sparse one; first dimension 1 for an input per query."""
@@ -201,7 +216,14 @@ class Backend(Protocol):
     def late(self, model: str) -> LateAnswers: ...
 
     def reserve(
-        self, model: str, items: int, *, arrival_s: float, deadline_s: float | None = None, priority: int = 0
+        self,
+        model: str,
+        items: int,
+        *,
+        arrival_s: float,
+        deadline_s: float | None = None,
+        priority: int = 0,
+        version: str = "",
     ) -> Seat:
         """A place for a query of `items` items; it must be released, whatever happens.
 
@@ -209,6 +231,7 @@ class Backend(Protocol):
             arrival_s: when the request's headers were read, on the monotonic clock.
             deadline_s: monotonic time by which the answer must leave; None takes the model's target.
             priority: smaller goes first among what waits.
+            version: of the weights that must score it; "" takes the one that is served when it is complete.
 
         Raises:
             RefusedError: the query cannot be taken, or would be late; counted as shed.
@@ -225,10 +248,12 @@ class Backend(Protocol):
     async def score(self, seat: Seat) -> NDArray[Any]:
         """Score a seat whose inputs are filled: float32 [items, outputs], valid until `release`.
 
+        From now on the query belongs to one version of the weights, which is kept until it has ended.
         Cancelling the awaiting task cancels the query: slices not begun are dropped.
 
         Raises:
-            RefusedError: it waited past its deadline. UnscoredError: it could not be scored.
+            RefusedError: it waited past its deadline. RetiredError: the version that it names is not held any
+            more. UnscoredError: it could not be scored.
         """
 
     def release(self, seat: Seat) -> None:

@@ -23,7 +23,7 @@ from deeprecsys.node.runtime.layout import ModelLayout, QueryArena, VersionSpec
 from deeprecsys.node.runtime.segment import Segment
 from deeprecsys.node.runtime.tables import Progress, Weights
 from deeprecsys.node.service.arena import Arena
-from deeprecsys.node.service.backend import OperatingPoint, ServedModel
+from deeprecsys.node.service.backend import OperatingPoint, RetiredError, ServedModel
 from deeprecsys.node.service.rows import Rows
 from deeprecsys.zoo import model
 from deeprecsys.zoo.schema import Schema, SparseInput
@@ -92,13 +92,17 @@ class ModelConfig:
 
 @dataclass(eq=False)
 class ModelVersion:
-    """One version of a model's weights, its tables, and how many reservations it has."""
+    """One version of a model's weights, with its tables.
+
+    Attributes:
+        ready: whether every worker holds it, so that it can score.
+    """
 
     id: int
     version: str
     weights: Weights
     tables: Segment
-    seats: int = 0
+    ready: bool = False
 
 
 def check_scores(gpu: str | None) -> None:
@@ -122,15 +126,19 @@ class State(Enum):
 class Reservation:
     """A query's place in memory: `backend.Seat`.
 
+    It belongs to no version of the weights while its features are written: that takes as long as a client
+    likes, and a version cannot be dropped before its last query has ended.
+
     Attributes:
+        version: the one that was asked for, or "", until `bind`.
         released: the client's side no longer needs it.
     """
 
     query: Query
     served: HostedModel
-    version: ModelVersion
     row: int
     slot: int
+    version: str = ""
     state: State = State.RESERVED
     released: bool = False
     answer: asyncio.Future[None] | None = None
@@ -141,6 +149,15 @@ class Reservation:
     @property
     def id(self) -> int:
         return self.query.id
+
+    def bind(self) -> None:
+        """Take the version that scores the query, which is complete.
+
+        Raises:
+            RetiredError: the one that was asked for is not held any more.
+        """
+        found = self.served.version(self.version)
+        self.query, self.version = self.query._replace(version=found.id), found.version
 
     @property
     def inputs(self) -> Mapping[str, NDArray[Any]]:
@@ -193,7 +210,6 @@ class HostedModel:
         )
         layout = ModelLayout(config.known_as, config.rows_scale, config.precision, inputs)
         weights = Weights(config.seed)
-        first = ModelVersion(version_id, "1", weights, layout.load_tables(weights, progress))
         budget, gpu = LateBudget(config.target.miss_rate, config.shed_late), None
         if config.gpu and config.gpu_profile:
             gpu = Forecast(batch_seconds(config.gpu_profile, 1, config.max_items), None, False, budget)
@@ -202,6 +218,11 @@ class HostedModel:
         point = point_of(config.policy, config.capacity_qps, now_s, config.why, config.pinned)
         slots = list(range(inputs.slots - 1, -1, -1))
         arena, rows = Arena.create(layout), Rows(inputs.rows)
+        try:
+            first = ModelVersion(version_id, "1", weights, layout.load_tables(weights, progress), ready=True)
+        except BaseException:
+            arena.close()
+            raise
         return cls(config, arena, rows, slots, forecast, [first], first, config.policy, point)
 
     @property
@@ -227,6 +248,17 @@ class HostedModel:
             for version in self.versions
         ]
 
+    def version(self, named: str) -> ModelVersion:
+        """The version of that name, if it can score; "" takes the current one.
+
+        Raises:
+            RetiredError: it is not held.
+        """
+        found = (v for v in self.versions if v.ready and v.version == named)
+        if (version := next(found, None) if named else self.current) is None:
+            raise RetiredError(self.name, named, self.current.version)
+        return version
+
     def has_room(self, items: int) -> bool:
         """Whether there is a place for a query of this many items."""
         return bool(self.slots) and self.rows.fits(items)
@@ -235,14 +267,12 @@ class HostedModel:
         """A row and a slot for a query, where there is room."""
         row = self.rows.take(items)
         assert row is not None, "no room"
-        self.current.seats += 1
         return row, self.slots.pop()
 
     def give(self, place: Reservation) -> None:
         """Take back the place of a query that is no longer read or written."""
         self.rows.give(place.row, place.query.size)
         self.slots.append(place.slot)
-        place.version.seats -= 1
 
     def describe(self, ready: bool) -> ServedModel:
         """The model as clients see it; kept, as every request asks and little changes."""

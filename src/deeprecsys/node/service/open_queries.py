@@ -38,7 +38,7 @@ class OpenQueries:
 
     Attributes:
         places: by query id, from `reserve` until neither the client's side nor a worker needs them.
-        happened: announced when the last place of all, or of a version, is given back.
+        happened: announced when a place is given back.
     """
 
     def __init__(self, happened: Signal) -> None:
@@ -59,8 +59,7 @@ class OpenQueries:
         """Give a place back."""
         del self.places[place.id]
         place.served.give(place)
-        if not self.places or not place.version.seats:
-            self.happened.announce()
+        self.happened.announce()
 
     # What the driver asks and reports.
     def addresses(self, batch: Batch, now_s: float) -> list[SliceAddress]:

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ from deeprecsys.node.service.backend import (
 )
 from deeprecsys.node.service.driver import EventLoopDriver
 from deeprecsys.node.service.hosted_model import HostedModel, ModelConfig, Reservation, State, point_of
+from deeprecsys.node.service.loading import in_thread
 from deeprecsys.node.service.open_queries import OpenQueries, Signal
 from deeprecsys.node.service.weight_swap import WeightSwap
 
@@ -101,7 +103,9 @@ class Service:
         self._queries = OpenQueries(self._happened)
         self._admission = Admission(self._dispatcher, self._workers, self._queries)
         self._driver = EventLoopDriver(self._dispatcher, self._workers, self._queries)
-        self._weight_swap = WeightSwap(self._workers, self._driver, self._happened, len(served))
+        self._weight_swap = WeightSwap(
+            self._dispatcher, self._workers, self._driver, self._happened, len(served)
+        )
         self._closed = False
 
     @classmethod
@@ -118,9 +122,8 @@ class Service:
         served: dict[str, HostedModel] = {}
         try:
             for i, m in enumerate(config.models):
-                served[m.name] = await asyncio.to_thread(
-                    HostedModel.create, m, i, len(config.cores), time.monotonic(), say
-                )
+                create = partial(HostedModel.create, m, i, len(config.cores), time.monotonic())
+                served[m.name] = await in_thread(create, say)
             service = cls(config, served)
         except BaseException:
             for s in served.values():
@@ -174,13 +177,20 @@ class Service:
         self._admission.admit(self._served[model], items, arrival_s, deadline_s, 0)
 
     def reserve(
-        self, model: str, items: int, *, arrival_s: float, deadline_s: float | None = None, priority: int = 0
+        self,
+        model: str,
+        items: int,
+        *,
+        arrival_s: float,
+        deadline_s: float | None = None,
+        priority: int = 0,
+        version: str = "",
     ) -> Reservation:
         served = self._served[model]
         query = self._admission.admit(served, items, arrival_s, deadline_s, priority)
         served.offered.append((arrival_s, items))
         row, slot = served.take(items)
-        place = Reservation(query._replace(features=row), served, served.current, row, slot)
+        place = Reservation(query._replace(features=row), served, row, slot, version)
         self._queries.places[place.id] = place
         return place
 
@@ -188,6 +198,7 @@ class Service:
         place = self._queries.places.get(seat.id)
         if place is None or place.state is not State.RESERVED:
             raise ValueError(f"seat {seat.id}: expected one that was neither scored nor released")
+        place.bind()
         loop = asyncio.get_running_loop()
         answer = place.answer = loop.create_future()
         place.state = State.OPEN
@@ -264,11 +275,15 @@ class Service:
         return [s for s in self._served.values() if s.config.split and not s.point.pinned]
 
     async def swap(self, model: str, version: str, weights: Weights) -> None:
-        """Serve other weights. Queries that are open by then are answered by the old ones, none is lost.
+        """Serve other weights, and free the old ones. No query is lost.
+
+        Queries that are complete when the new weights take over are answered by the old ones. If it is
+        cancelled before that, nothing changes; if later, the old weights are freed all the same.
 
         Raises:
-            InputError: the new tables do not fit in memory next to the old ones, or nothing writes them.
-            NodeError: workers cannot start with them; the old weights stay.
+            InputError: a version that is held already, tables that do not fit in memory next to the old ones,
+                or nothing writes them.
+            NodeError: workers cannot start with them, and the old weights stay; or the service is closed.
         """
         await self._weight_swap.swap(self._served[model], version, weights)
 
@@ -293,6 +308,7 @@ class Service:
         if self._closed:
             return
         self._closed = self._admission.draining = True
+        self._weight_swap.close()
         self._driver.close()
         for place in self._queries.open:
             self._queries.refuse(place, Reason.DRAINING, "the server has stopped")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from deeprecsys.node.service.backend import RefusedError, ServedModel, UnscoredError
+from deeprecsys.node.service.backend import RefusedError, RetiredError, ServedModel, UnscoredError
 from deeprecsys.serve.frontend import Frontend
 from deeprecsys.serve.http.bodies import Body, ChunkedBody, DecodedBody, Receive
 from deeprecsys.serve.http.connection import RequestHandle, handle_of
@@ -94,7 +94,8 @@ class HttpApp:
             after = b"%d" % max(1, math.ceil(e.retry_after_s))
             status, headers, body = 503, [_JSON, (b"retry-after", after)], _error(str(e))
         except UnscoredError as e:
-            status, headers, body = (400 if e.bad_input else 500), [_JSON], _error(str(e))
+            status = 404 if isinstance(e, RetiredError) else 400 if e.bad_input else 500
+            headers, body = [_JSON], _error(str(e))
         except Exception:
             _log.exception("a request failed", extra={"path": scope["path"]})
             status, headers, body = 500, [_JSON], _error("the server failed; its log says how")
@@ -149,7 +150,7 @@ class HttpApp:
         what = "/".join(rest)
         if what == "infer":
             _method(scope, "POST")
-            return await self._infer(scope, receive, model)
+            return await self._infer(scope, receive, model, version)
         answers: dict[str, Callable[[], Response]] = {
             "": lambda: _document(model_document(model)),
             "ready": lambda: _ready({"name": model.name}, model.ready),
@@ -161,7 +162,7 @@ class HttpApp:
         _method(scope, "GET")
         return answers[what]()
 
-    async def _infer(self, scope: Scope, receive: Receive, model: ServedModel) -> Response:
+    async def _infer(self, scope: Scope, receive: Receive, model: ServedModel, version: str) -> Response:
         frontend, arrival_s = self.frontend, time.monotonic()
         length, head_length, coding = self._headers(scope["headers"])
         frontend.admit(model, length or 0, arrival_s)
@@ -176,7 +177,7 @@ class HttpApp:
                 check_binary(request, length - len(head))
             if not body.complete and self._reading >= MOST_READING:
                 await body.buffer()
-            with frontend.reserve(model, request, validated, arrival_s) as query:
+            with frontend.reserve(model, request, validated, arrival_s, version) as query:
                 self._reading += 1
                 try:
                     data = await body.read_data(len(head), validated, query.seat)
@@ -187,7 +188,8 @@ class HttpApp:
                 query.fill(data)
                 body.close()
                 scores = query.checked(await unless_gone(query.score(), body.watch))
-                reply, json_length = http_reply(request, model.name, model.version, inputs.output, scores)
+                version = query.seat.version
+                reply, json_length = http_reply(request, model.name, version, inputs.output, scores)
                 query.answered()
         except FullError as e:
             frontend.record_refused(model, arrival_s, e)
