@@ -179,13 +179,17 @@ def test_a_class_that_cannot_be_served_is_refused_in_one_line(name: str, said: s
         (lambda w: w.update({"user.weight": torch.zeros(20, 4, dtype=torch.int8)}), "floating-point numbers"),
         (lambda w: w.pop("dense.out.bias"), "dense stage: expected a key 'dense.out.bias'"),
         (lambda w: w.update({"dense.out.bias": torch.zeros(3)}), r"'dense.out.bias': expected shape \[2\]"),
+        (
+            lambda w: w["dense.out.bias"].copy_(torch.tensor([1.0, torch.inf])),
+            "dense stage: 'dense.out.bias': expected finite numbers, got 1 that are infinite or NaN, of 2",
+        ),
         (lambda w: w.update(more=torch.zeros(1)), "got also more"),
         (lambda w: w.update(more=Full()), "expected tensors and nothing else"),
         (lambda w: w.update(more="text"), "expected a state dict"),
     ],
 )
 def test_weights_that_are_not_the_models_are_refused(change, said: str, full: Full, tmp_path: Path) -> None:
-    values = dict(full.state_dict())
+    values = {key: value.clone() for key, value in full.state_dict().items()}
     change(values)
     torch.save(values, tmp_path / "w.pt")
     with pytest.raises(InputError, match=said) as refusal:

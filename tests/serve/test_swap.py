@@ -102,6 +102,28 @@ def test_a_swap_is_refused_when_memory_is_short(monkeypatch: pytest.MonkeyPatch)
     run(scenario())
 
 
+def test_weights_that_are_not_finite_leave_the_old_ones_in_service() -> None:
+    def broken(arrays):
+        scaled_rows(arrays)
+        next(iter(arrays.values()))[1, 1:3] = np.nan
+
+    async def scenario() -> None:
+        async with service(changed(engine="eager"), workers=1) as s:
+            query = features(s.models["dlrm-rmc1"].schema, 8, 1)
+            first, fds = await ask(s, "dlrm-rmc1", query), len(os.listdir("/proc/self/fd"))
+            wrong = (
+                r"^weights of dlrm-rmc1: table '\w+': expected finite numbers, got 2 that are infinite or NaN"
+            )
+            with pytest.raises(InputError, match=wrong):
+                await s.swap("dlrm-rmc1", "2", Weights(fill=broken))
+            assert s.models["dlrm-rmc1"].version == "1"
+            np.testing.assert_array_equal(await ask(s, "dlrm-rmc1", query), first)
+            assert len(os.listdir("/proc/self/fd")) == fds
+            nothing_left(s)
+
+    run(scenario())
+
+
 def test_weights_that_no_worker_can_hold_leave_the_old_ones_in_service() -> None:
     async def scenario() -> None:
         async with service(changed(engine="eager"), workers=1) as s:

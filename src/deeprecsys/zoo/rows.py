@@ -12,6 +12,7 @@ A table's format follows from its array's dtype:
 from __future__ import annotations
 
 from enum import StrEnum
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,17 @@ def convert(table: NDArray[np.float32], form: RowFormat, out: NDArray[Any] | Non
         else:
             _quantise(piece, into, first)
     return out
+
+
+def not_finite(values: NDArray[Any], infinite: bool = True) -> int:
+    """How many numbers of an array are NaN, or `infinite`. It is read piece by piece, and not copied."""
+    flat, count = values.reshape(-1), 0
+    for at in range(0, flat.size, _CHUNK):
+        piece = flat[at : at + _CHUNK]
+        if not isfinite(np.einsum("i->", piece)):  # if a sum is finite, so are its terms
+            bad = ~np.isfinite(piece) if infinite else np.isnan(piece)
+            count += int(np.count_nonzero(bad))
+    return count
 
 
 def _to_bf16(values: NDArray[np.float32], out: NDArray[np.uint16]) -> None:

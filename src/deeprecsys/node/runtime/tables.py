@@ -14,7 +14,7 @@ from deeprecsys.node.runtime.segment import Segment, round_up
 from deeprecsys.zoo import Model, model
 from deeprecsys.zoo.custom import Own
 from deeprecsys.zoo.custom.prepare import fill as fill_own
-from deeprecsys.zoo.rows import RowFormat, columns, convert, dtype, row_bytes
+from deeprecsys.zoo.rows import RowFormat, columns, convert, dtype, not_finite, row_bytes
 from deeprecsys.zoo.schema import Schema
 from deeprecsys.zoo.tables import fill_rows
 
@@ -70,7 +70,8 @@ def load_tables(
         more_bytes: bytes that will be filled in addition to the tables.
 
     Raises:
-        InputError: not enough memory is free, or an own model's weights cannot be read.
+        InputError: not enough memory is free, an own model's weights cannot be read, or what was written is
+            not finite.
     """
     source = model(name)
     built = source.scaled(rows_scale)
@@ -89,7 +90,7 @@ def load_tables(
         progress("reserving memory", 0.0)
         segment.collapse()
         if write:
-            _write_float32(schema, segment, rows, write)
+            _write_float32(name, schema, segment, rows, write)
         else:
             _fill_from_seed(schema, segment, rows, weights.seed, progress)
     except BaseException:
@@ -110,22 +111,38 @@ def _writer(
     return None
 
 
-def _write_float32(schema: Schema, segment: Segment, rows: str, write: Callable[[Segment], None]) -> None:
+def _write_float32(
+    name: str, schema: Schema, segment: Segment, rows: str, write: Callable[[Segment], None]
+) -> None:
     """Have tables written as float32, and keep them in a segment of the format asked for.
 
     Args:
         write: fills a segment laid out by `table_offsets(schema)`: `segment` itself at fp32, else one that
             is dropped once its rows are converted.
+
+    Raises:
+        InputError: a value is infinite or NaN.
     """
+
+    def written(into: Segment) -> Mapping[str, NDArray[Any]]:
+        write(into)
+        found = table_arrays(schema, into)
+        for table, values in found.items():
+            if count := not_finite(values):
+                raise InputError(
+                    f"weights of {name}: table {table!r}: expected finite numbers, got {count} that are "
+                    f"infinite or NaN, of {values.size}"
+                )
+        return found
+
     if rows == RowFormat.FP32:
-        write(segment)
+        written(segment)
         return
     wide = Segment.create("weights", table_offsets(schema)[""])
     try:
-        write(wide)
         tables = table_arrays(schema, segment, rows)
-        for name, table in table_arrays(schema, wide).items():
-            convert(table, RowFormat(rows), out=tables[name])
+        for table, values in written(wide).items():
+            convert(values, RowFormat(rows), out=tables[table])
     finally:
         wide.close()
 

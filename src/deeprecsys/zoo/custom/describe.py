@@ -121,6 +121,7 @@ def _onnx(spec: CustomSpec) -> Any:
 def _exported(spec: CustomSpec) -> Any:
     """A `torch.export` archive as ONNX: its embedding tables are found as those of an ONNX file are."""
     program = archive.load(spec.where)
+    weights.check_finite(program.state_dict, program.graph_signature.parameters, "weights")
     try:
         made = torch.onnx.export(program, dynamo=True, verbose=False)
         assert made is not None

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from itertools import count
 
 import onnx_ir as ir
+import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.plugins import reason
 from deeprecsys.zoo.custom.stage import random_rows
+from deeprecsys.zoo.custom.weights import check_finite
 from deeprecsys.zoo.onnx_session import session
 from deeprecsys.zoo.schema import (
     SCORES,
@@ -331,6 +333,7 @@ def _serialised(model: ir.Model, schema: Schema, tensors: list[TensorSpec], outp
     """
     ir.external_data.load_to_model(model)
     graph = model.graph
+    _check_finite(graph)
     try:
         found = session(_bytes(model)).run(None, random_rows(schema, 3))[0]
     except InputError:
@@ -362,6 +365,13 @@ def _serialised(model: ir.Model, schema: Schema, tensors: list[TensorSpec], outp
             if any(n.op_type in ("Gemm", "MatMul") and i < 2 for n, i in v.uses())
         ),
     )
+
+
+def _check_finite(graph: ir.Graph) -> None:
+    """Raise InputError if a weight or a constant is NaN."""
+    floats = {str(v.name): v.const_value for v in graph.initializers.values() if v.dtype is ir.DataType.FLOAT}
+    dense = {name: torch.tensor(t.numpy()) for name, t in floats.items() if t is not None}
+    check_finite(dense, (), "dense stage")
 
 
 def _size(value: ir.Value) -> int:

@@ -12,7 +12,7 @@ import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.zoo.custom import archive
 from deeprecsys.zoo.custom.model import CustomSpec, FileKind, parse
 from deeprecsys.zoo.custom.prepare import child
+from deeprecsys.zoo.rows import not_finite
 
 Tables = dict[str, tuple[int, int, int, str]]
 """By table name: its offset in the memory, rows, dim, and its key in the weights."""
 _STEP = 1 << 16  # rows copied at once
+_PIECE = 1 << 20  # values converted at once
 
 _TORCH = (".pt", ".pth", ".bin", ".ckpt")
 _NESTED = ("state_dict", "model_state_dict", "model")
@@ -103,7 +105,7 @@ def load_dense(stage: torch.nn.Module, weights: Mapping[str, Tensor], where: str
     """Set a dense stage's weights; the keys that were used.
 
     Raises:
-        InputError: a key is missing, or has another shape.
+        InputError: a key is missing, has another shape, or values that are not finite.
     """
     wanted = stage.state_dict()
     for key, value in wanted.items():
@@ -114,8 +116,29 @@ def load_dense(stage: torch.nn.Module, weights: Mapping[str, Tensor], where: str
                 f"{where}: dense stage: {prefix + key!r}: expected shape {list(value.shape)}, "
                 f"got {list(weights[prefix + key].shape)}"
             )
-    stage.load_state_dict({key: weights[prefix + key] for key in wanted})
-    return {prefix + key for key in wanted}
+    used = {prefix + key: weights[prefix + key] for key in wanted}
+    check_finite(used, [prefix + key for key, _ in stage.named_parameters()], f"{where}: dense stage")
+    stage.load_state_dict({key: used[prefix + key] for key in wanted})
+    return set(used)
+
+
+def check_finite(tensors: Mapping[str, Tensor], parameters: Collection[str], where: str) -> None:
+    """Raise InputError if a tensor has a NaN, or a parameter an infinite value; constants, as of masks, may.
+
+    Args:
+        parameters: keys of the tensors that are parameters.
+    """
+    for key, tensor in tensors.items():
+        if not tensor.dtype.is_floating_point:
+            continue
+        flat, infinite = tensor.detach().reshape(-1), key in parameters
+        pieces = (flat[at : at + _PIECE].float().numpy() for at in range(0, len(flat), _PIECE))
+        count = sum(not_finite(piece, infinite) for piece in pieces)
+        if count:
+            raise InputError(
+                f"{where}: {key!r}: expected finite numbers, got {count} that are infinite or NaN, of "
+                f"{tensor.numel()}"
+            )
 
 
 def refuse_rest(weights: Mapping[str, Tensor], used: set[str], where: str) -> None:
