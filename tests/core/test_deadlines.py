@@ -19,6 +19,7 @@ from deeprecsys.core.deadlines import (
 from deeprecsys.core.dispatcher import Dispatcher
 from deeprecsys.core.events import Adopt, Arrive, Cancel, Complete, Finish, Lost, Ready, Refused, Shed, Start
 from deeprecsys.core.policy import CPU, GPU, Coalescing, DeepRecSched, Static
+from deeprecsys.core.policy.base import PolicyState
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.query import Query
 
@@ -211,6 +212,37 @@ def test_the_pace_follows_what_batches_take():
     for _ in range(400):
         known.learn(0.01, 0.01)
     assert known.pace == pytest.approx(1.0, abs=0.01)
+
+
+class Learner(Static):
+    """Keeps what it learns."""
+
+    def begin(self):
+        learnt = []
+        state = Static.begin(self)
+
+        class State(PolicyState):
+            place, form = state.place, state.form
+
+            def finished(self, batch, took_s):
+                learnt.append(took_s)
+
+        LEARNT.append(learnt)
+        return State()
+
+
+LEARNT = []
+
+
+def test_nothing_is_learnt_from_a_batch_that_failed():
+    d, _ = node(policy=Learner(10))
+    for i, failed in enumerate([True, True, False]):
+        (batch,) = started(d.handle(Arrive(query(i, within=100.0)), 10.0 * i))
+        errors = ((i, "no such id"),) if failed else ()
+        d.handle(Finish(batch, errors), 10.0 * i + (5.0 if failed else 0.02))
+    assert LEARNT[-1] == [pytest.approx(0.02)]
+    assert d.late_by_s(query(9, at=30.0, within=0.1), 30.0) == pytest.approx(0.02 - 0.09), "twice the profile"
+    d.check()
 
 
 def test_work_of_shared_batches_is_by_items_and_of_others_by_batches():

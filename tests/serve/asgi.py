@@ -62,3 +62,31 @@ class Direct:
 
     def infer(self, model: str, *chunks: bytes, **more: Any) -> tuple[int, Any]:
         return self.post(f"/v2/models/{model}/infer", *chunks, **more)[:2]
+
+
+class Paused(Direct):
+    """Stops in the middle of a body until `go` is set."""
+
+    def __init__(self, backend: Any) -> None:
+        super().__init__(backend)
+        self.reached, self.go = asyncio.Event(), asyncio.Event()
+
+    async def infer_in_two(self, path: str, head: bytes, raw: bytes) -> tuple[int, Any]:
+        chunks = iter((head, raw[:9], raw[9:]))
+
+        async def receive() -> dict[str, Any]:
+            chunk = next(chunks)
+            if chunk == raw[9:]:
+                self.reached.set()
+                await self.go.wait()
+            return {"type": "http.request", "body": chunk, "more_body": chunk != raw[9:]}
+
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        named = {"content-length": len(head) + len(raw), "inference-header-content-length": len(head)}
+        headers = [(k.encode(), b"%d" % v) for k, v in named.items()]
+        await self.app({"type": "http", "method": "POST", "path": path, "headers": headers}, receive, send)
+        return sent[0]["status"], orjson.loads(sent[1]["body"])

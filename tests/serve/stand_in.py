@@ -79,6 +79,7 @@ class StandIn:
     open: int = 0
     cancelled: int = 0
     seats: list[Place] = field(default_factory=list)
+    valid: list[bool] = field(default_factory=list)
     listeners: list[QueryListener] = field(default_factory=list)
     ids: int = 0
 
@@ -177,8 +178,9 @@ class StandIn:
         self._tell(seat.model, seat.items, seat.arrival_s, start, end, QueryOutcome.SERVED, "", seat.id)
         return scores
 
-    def release(self, seat: Place) -> None:
+    def release(self, seat: Place, *, valid: bool = True) -> None:
         self.open -= 1
+        self.valid = [*self.valid[-9:], valid]
 
     def listen(self, listener: QueryListener) -> Callable[[], None]:
         self.listeners.append(listener)

@@ -16,8 +16,9 @@ import orjson
 import pytest
 
 from deeprecsys.node.service.backend import QueryOutcome, QueryRecord, Reason
+from deeprecsys.serve import memory as memory_of
 from deeprecsys.serve.http import bodies
-from tests.serve.asgi import Direct
+from tests.serve.asgi import Direct, Paused
 from tests.serve.bodies import arrays, binary_body, json_body
 from tests.serve.conftest import Running
 from tests.serve.stand_in import FLAT, MIXED, StandIn
@@ -120,6 +121,7 @@ def test_scores_that_are_not_finite_are_an_error_unless_they_may_pass(http: Dire
     parameters = {"binary_data_output": binary}
     status, doc = http.infer("flat", json_body(inputs, parameters=parameters))
     assert (status, doc) == (500, {"error": "flat: scores: expected finite numbers, got inf at [1, 0]"})
+    assert http.backend.valid == [False], "it is no load to go by"
     assert 'deeprecsys_not_finite_total{model="flat"} 1.0' in get(http, "/metrics")[1].decode().splitlines()
     http.backend.models["flat"] = replace(http.backend.models["flat"], finite=False)
     status, back = http.infer("flat", json_body(inputs, parameters=parameters))
@@ -204,6 +206,7 @@ def test_failures_of_the_server_and_faults_of_the_client_differ(http: Direct) ->
     http.backend.fail, http.backend.late_after_wait = "", True
     assert http.infer("flat", json_body(arrays(FLAT, 1)))[0] == 503
     assert http.backend.open == 0
+    assert http.backend.valid == [False, True], "what failed is no load to go by, what was late is"
 
 
 @pytest.mark.parametrize(
@@ -269,6 +272,35 @@ def test_statistics_and_metrics_count_the_same(http: Direct) -> None:
     ):
         assert line in text.splitlines(), line
     assert get(http, "/live.json")[1]["models"][0]["late"] == {"total": 3, "left": 247.0}
+
+
+def test_metrics_have_the_memory_of_requests_that_are_being_read() -> None:
+    def memory(text: bytes) -> tuple[float, float]:
+        values = dict(line.rsplit(" ", 1) for line in text.decode().splitlines())
+        names = "deeprecsys_request_memory_bytes", "deeprecsys_request_memory_limit_bytes"
+        return float(values[names[0]]), float(values[names[1]])
+
+    async def scenario() -> None:
+        http, (head, raw) = Paused(StandIn.of()), binary_body(arrays(MIXED, 60))
+        asked = asyncio.create_task(http.infer_in_two("/v2/models/mixed/infer", head, raw))
+        await http.reached.wait()
+        held, most = memory((await http.call("GET", "/metrics"))[2])
+        assert (held, most) == (len(head) + 9, memory_of.POOL_BYTES)
+        http.go.set()
+        assert (await asked)[0] == 200
+        assert memory((await http.call("GET", "/metrics"))[2])[0] == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_query_that_names_a_version_is_not_scored_by_another(http: Direct) -> None:
+    body = json_body(arrays(FLAT, 1))
+    status, doc = http.infer("flat/versions/1", body)
+    assert (status, doc["model_version"]) == (200, "1")
+    flat = http.backend.models["flat"]
+    http.backend.models["flat"] = replace(flat, version="2")
+    assert http.infer("flat/versions/1", body)[0] == 404
+    assert http.infer("flat", body)[1]["model_version"] == "2"
 
 
 def test_a_client_that_prefers_accelerator_cancels_its_query(running: Running) -> None:

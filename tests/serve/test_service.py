@@ -237,6 +237,46 @@ def test_an_id_outside_its_table_fails_its_query_alone_and_says_where() -> None:
 
 
 @pytest.mark.live
+def test_only_valid_queries_count_as_load() -> None:
+    """Live retuning goes by their sizes: neither bad input nor failures must steer it."""
+
+    async def scenario() -> None:
+        async with service(changed(max_queries=3), workers=1) as s:
+            served, schema = s._served["dlrm-rmc1"], s.models["dlrm-rmc1"].schema
+
+            def sizes() -> list[int]:
+                return [n for _, n in served.offered]
+
+            await ask_any(s, items=7)
+            assert sizes() == [7]
+            seat = s.reserve("dlrm-rmc1", 50, arrival_s=time.monotonic())
+            assert sizes() == [7], "its body may turn out to be none"
+            s.release(seat)
+            bad = features(schema, 60, 1)
+            bad[schema.sparse[0].name][0, 0] = 10**6
+            with pytest.raises(UnscoredError):
+                await ask(s, "dlrm-rmc1", bad)
+            seat = s.reserve("dlrm-rmc1", 70, arrival_s=time.monotonic())
+            for key, rows in seat.inputs.items():
+                rows[...] = features(schema, 70, 1)[key]
+            await s.score(seat)
+            s.release(seat, valid=False)  # its scores were not finite
+            assert sizes() == [7]
+            seats = [s.reserve("dlrm-rmc1", 1, arrival_s=time.monotonic()) for _ in range(3)]
+            with pytest.raises(RefusedError):
+                s.admit("dlrm-rmc1", 8, arrival_s=time.monotonic())
+            assert sizes() == [7], "only the least number of its items is known"
+            with pytest.raises(RefusedError):
+                s.reserve("dlrm-rmc1", 9, arrival_s=time.monotonic())
+            assert sizes() == [7, 9], "load, though there is no room for it"
+            for seat in seats:
+                s.release(seat)
+            nothing_left(s)
+
+    run(scenario())
+
+
+@pytest.mark.live
 def test_draining_refuses_new_queries_and_answers_those_that_are_here() -> None:
     async def scenario() -> None:
         async with service(changed(engine="wait:50", policy=DeepRecSched(10)), workers=1) as s:

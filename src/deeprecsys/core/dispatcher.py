@@ -222,8 +222,9 @@ class Dispatcher:
         device = self._devices[batch.device]
         device.idle.append(batch.worker)
         version = batch.slices[0].query.version
-        self._states[version].finished(batch, now_s - started_s)
-        self._deadlines.learn(batch, now_s - started_s)
+        if not errors:  # else it ran again slice by slice: its time says nothing about batches
+            self._states[version].finished(batch, now_s - started_s)
+            self._deadlines.learn(batch, now_s - started_s)
         commands = self._start(device, now_s)
         for query_id, reason in errors:
             query = next(s.query for s in batch.slices if s.query.id == query_id)

@@ -127,8 +127,8 @@ class OpenQuery:
     def __enter__(self) -> OpenQuery:
         return self
 
-    def __exit__(self, *_error: object) -> None:
-        self._frontend.backend.release(self.seat)
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._frontend.backend.release(self.seat, valid=not isinstance(error, UnscoredError))
 
     def fill(self, data: Binary | BodyLayout) -> None:
         """Write the request's values into the seat, and check them.

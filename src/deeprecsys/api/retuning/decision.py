@@ -37,7 +37,7 @@ class RetuneSettings:
 
 @dataclass(frozen=True, slots=True)
 class OfferedLoad:
-    """The load of a window: rate and sizes of queries, refused ones included."""
+    """The load of a window: rate and sizes of valid queries, refused ones included."""
 
     rate_qps: float
     sizes: tuple[int, ...]
@@ -75,14 +75,14 @@ def offered_load(
     """The load of the window that ends now; None below `least_queries`.
 
     Args:
-        offered: arrival and items of queries, by rising arrival.
+        offered: arrival and items of queries, in any order.
     """
     begin_s = now_s - settings.window_s
     recent = [(at, n) for at, n in offered if at >= begin_s]
     if len(recent) < settings.least_queries:
         return None
     # A window that is not yet full has begun with its first query.
-    span_s = max(now_s - recent[0][0], 1e-3)
+    span_s = max(now_s - min(at for at, _ in recent), 1e-3)
     return OfferedLoad(len(recent) / span_s, tuple(n for _, n in recent))
 
 

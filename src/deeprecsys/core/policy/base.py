@@ -174,7 +174,7 @@ class PolicyState:
         return SLICE
 
     def finished(self, batch: Batch, took_s: float) -> None:
-        """A batch ended, `took_s` seconds after its start."""
+        """A batch ended, `took_s` seconds after its start; not called where part of it failed."""
 
 
 class Policy(PolicyState):

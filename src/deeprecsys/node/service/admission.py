@@ -36,7 +36,7 @@ class Admission:
     def admit(
         self, served: HostedModel, items: int, arrival_s: float, deadline_s: float | None, priority: int
     ) -> Query:
-        """A query that would be taken now.
+        """A query that would be taken now. Only one of which the head was read has a known number of items.
 
         Raises:
             RefusedError: it would not; recorded as shed. InputError: it has too many items, or none.
@@ -62,7 +62,6 @@ class Admission:
     def _refused(
         self, served: HostedModel, query: Query, reason: Reason, why: str, again_s: float
     ) -> RefusedError:
-        served.offered.append((query.arrival_s, query.size))
         if reason in (Reason.LATE, Reason.OVERLOAD):
             self._dispatcher.handle(Refused(query), time.monotonic())
         self._queries.record(

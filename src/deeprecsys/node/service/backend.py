@@ -256,8 +256,12 @@ class Backend(Protocol):
             more. UnscoredError: it could not be scored.
         """
 
-    def release(self, seat: Seat) -> None:
-        """Give the place back. A seat never scored leaves no record."""
+    def release(self, seat: Seat, *, valid: bool = True) -> None:
+        """Give the place back. A seat never scored leaves no record.
+
+        Args:
+            valid: whether its scores could be used; else it does not count as load.
+        """
 
     def listen(self, listener: QueryListener) -> Callable[[], None]:
         """Tell a listener from now on; returns what ends that."""

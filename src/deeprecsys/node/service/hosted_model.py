@@ -132,6 +132,7 @@ class Reservation:
     Attributes:
         version: the one that was asked for, or "", until `bind`.
         released: the client's side no longer needs it.
+        valid: whether it was complete, and has not failed.
     """
 
     query: Query
@@ -141,6 +142,7 @@ class Reservation:
     version: str = ""
     state: State = State.RESERVED
     released: bool = False
+    valid: bool = False
     answer: asyncio.Future[None] | None = None
     start_s: float = nan
     compute_s: float = 0.0
@@ -189,7 +191,8 @@ class HostedModel:
     open: int = 0
     """Queries that wait or run."""
     offered: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=KEPT))
-    """Arrival and items of the latest queries, also of those that were refused."""
+    """Arrival and items of the latest valid queries, also refused and cancelled ones: what live retuning
+    goes by. Malformed and failed ones do not count."""
     _described: tuple[tuple[bool, str, Policy], ServedModel] | None = None
 
     @classmethod

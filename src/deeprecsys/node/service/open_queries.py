@@ -107,6 +107,7 @@ class OpenQueries:
 
     def end(self, place: Reservation, outcome: QueryOutcome, reason: str) -> None:
         place.state = State.ENDED
+        place.valid = outcome is not QueryOutcome.FAILED
         place.served.open -= 1
         query = place.query
         self.record(

@@ -35,6 +35,7 @@ from deeprecsys.node.service.backend import (
     QueryListener,
     QueryOutcome,
     Reason,
+    RefusedError,
     Seat,
     ServedModel,
 )
@@ -187,8 +188,11 @@ class Service:
         version: str = "",
     ) -> Reservation:
         served = self._served[model]
-        query = self._admission.admit(served, items, arrival_s, deadline_s, priority)
-        served.offered.append((arrival_s, items))
+        try:
+            query = self._admission.admit(served, items, arrival_s, deadline_s, priority)
+        except RefusedError:
+            served.offered.append((arrival_s, items))
+            raise
         row, slot = served.take(items)
         place = Reservation(query._replace(features=row), served, row, slot, version)
         self._queries.places[place.id] = place
@@ -228,12 +232,14 @@ class Service:
         self._queries.end(place, QueryOutcome.CANCELLED, why)
         self._driver.handle(Cancel(place.query))
 
-    def release(self, seat: Seat) -> None:
+    def release(self, seat: Seat, *, valid: bool = True) -> None:
         place = self._queries.places.get(seat.id)
         if place is None or place.released:
             return
         if place.state is State.OPEN:
             self._cancel(place, "released")
+        if place.valid and valid:
+            place.served.offered.append((place.query.arrival_s, place.query.size))
         place.state = State.ENDED
         place.released = True
         self._driver.when_unused(place.id, lambda: self._queries.free(place))

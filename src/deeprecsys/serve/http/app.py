@@ -75,7 +75,7 @@ class HttpApp:
         self.pages: dict[str, Page] = {
             "/": lambda: ("text/html; charset=utf-8", html),
             "/live.json": lambda: ("application/json", orjson.dumps(live_document(backend, counters))),
-            "/metrics": lambda: exposition(backend, counters),
+            "/metrics": lambda: exposition(backend, counters, frontend.pool),
         }
         self._reading = 0  # queries with a seat whose body is being read
 

@@ -12,6 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from deeprecsys.node.service.backend import Backend
+from deeprecsys.serve.memory import BufferPool
 from deeprecsys.serve.metrics.counters import Counters, ModelCounters
 from deeprecsys.serve.metrics.dashboard import offloaded_share, recent_quantile_s
 from deeprecsys.serve.metrics.histogram import Histogram
@@ -27,16 +28,20 @@ _HISTOGRAMS = (
 )
 
 
-def exposition(backend: Backend, counters: Counters) -> tuple[str, bytes]:
-    """Content type and text of all metrics, as Prometheus scrapes them."""
+def exposition(backend: Backend, counters: Counters, pool: BufferPool | None = None) -> tuple[str, bytes]:
+    """Content type and text of all metrics, as Prometheus scrapes them.
+
+    Args:
+        pool: the memory of requests that are being read.
+    """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collected(backend, counters))
+    registry.register(_Collected(backend, counters, pool or BufferPool()))
     return CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry)
 
 
 class _Collected(Collector):
-    def __init__(self, backend: Backend, counters: Counters) -> None:
-        self.backend, self.counters = backend, counters
+    def __init__(self, backend: Backend, counters: Counters, pool: BufferPool) -> None:
+        self.backend, self.counters, self.pool = backend, counters, pool
 
     def describe(self) -> Iterable[Metric]:
         return []
@@ -94,6 +99,10 @@ class _Collected(Collector):
         yield workers
         hung = "Workers that were replaced since they did not reply to a batch"
         yield CounterMetricFamily("deeprecsys_hung_workers", hung, value=backend.hung)
+        held = "Memory of requests that are being read, over HTTP and gRPC, in bytes"
+        yield GaugeMetricFamily("deeprecsys_request_memory_bytes", held, value=self.pool.taken)
+        most = "The most that requests which are being read may take, in bytes"
+        yield GaugeMetricFamily("deeprecsys_request_memory_limit_bytes", most, value=self.pool.most)
         yield GaugeMetricFamily("deeprecsys_ready", "Whether every model takes queries", value=backend.ready)
         found: dict[str, GaugeMetricFamily] = {}
 
