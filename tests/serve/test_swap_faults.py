@@ -33,6 +33,8 @@ NAME = "dlrm-rmc1"
 SECOND = Weights(seed=5, fill=scaled_rows)
 SLOW = changed(engine="tests.node.faults:SlowEngine", target=Target(latency_s=60.0), policy=DeepRecSched(100))
 """A batch takes 0.2 s, and deadlines are far away."""
+QUICK = replace(SLOW, engine="wait:200")
+"""The same without scores, whose workers start sooner."""
 
 
 def version(s: Service) -> str:
@@ -205,7 +207,7 @@ async def at_stage(s: Service, stage: str) -> tuple[asyncio.Task[None], Callable
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_cancelled_swap_leaves_nothing(stage: str) -> None:
     async def scenario() -> None:
-        async with service(SLOW, workers=2, spares=1) as s:
+        async with service(QUICK, workers=2, spares=1) as s:
             await until(s, lambda: s._workers.spares == 1)
             await ask_any(s)
             before = held(s)
@@ -233,7 +235,7 @@ def test_a_cancelled_swap_leaves_nothing(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_service_that_is_closed_during_a_swap_leaves_nothing(stage: str) -> None:
     async def scenario() -> None:
-        async with service(SLOW, workers=2) as s:
+        async with service(QUICK, workers=2) as s:
             swap, go_on = await at_stage(s, stage)
             pids = s._workers.all_pids
             s.close()
