@@ -293,14 +293,22 @@ def test_metrics_have_the_memory_of_requests_that_are_being_read() -> None:
     asyncio.run(scenario())
 
 
-def test_a_query_that_names_a_version_is_not_scored_by_another(http: Direct) -> None:
-    body = json_body(arrays(FLAT, 1))
-    status, doc = http.infer("flat/versions/1", body)
-    assert (status, doc["model_version"]) == (200, "1")
-    flat = http.backend.models["flat"]
-    http.backend.models["flat"] = replace(flat, version="2")
-    assert http.infer("flat/versions/1", body)[0] == 404
-    assert http.infer("flat", body)[1]["model_version"] == "2"
+@pytest.mark.parametrize(("path", "status"), [("flat/infer", 200), ("flat/versions/1/infer", 404)])
+def test_a_version_that_changes_while_a_body_comes_is_not_named_wrongly(path: str, status: int) -> None:
+    async def scenario() -> tuple[int, Any]:
+        http, (head, raw) = Paused(StandIn.of()), binary_body(arrays(FLAT, 9))
+        asked = asyncio.create_task(http.infer_in_two(f"/v2/models/{path}", head, raw))
+        await http.reached.wait()
+        http.backend.models["flat"] = replace(http.backend.models["flat"], version="2")
+        http.go.set()
+        return await asked
+
+    found, doc = asyncio.run(scenario())
+    assert found == status
+    if status == 200:
+        assert doc["model_version"] == "2"
+    else:
+        assert "expected version 2, got '1'" in doc["error"]
 
 
 def test_a_client_that_prefers_accelerator_cancels_its_query(running: Running) -> None:
