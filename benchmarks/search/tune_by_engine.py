@@ -1,7 +1,7 @@
-"""The main job with each engine: `tune` for all eight models with eager and with compiled, confirmed live.
+"""The main job with each engine: `tune` for all eight models with eager and with compiled, both live.
 
 A model's two engines are tuned one right after the other, as a user would: each is profiled, searched by
-simulation and confirmed beside the static baseline by live trials. fp32, the paper's medium target. Results are
+simulation and run beside the static baseline by live trials. fp32, the paper's medium target. Results are
 kept engine by engine. All eight take some twenty minutes; keep the machine idle.
 """
 
@@ -16,7 +16,7 @@ from deeprecsys.report import format as f
 
 ENGINES = ("eager", "compiled")
 FULL = ("--budget", "25")
-"""Seconds of live confirmation of each of sixteen tunings."""
+"""Seconds of live trials in blocks of each of sixteen tunings."""
 QUICK = ("--rows-scale", "0.01", "--budget", "2", "--sla-ms", "100")
 KEYS = ("target", "static", "tuned", "ratio", "ratio_interval", "kept_static", "offline_qps", "node",
         "engine", "precision", "simulator_error", "pace", "paced_simulator_error", "wall_s")  # fmt: skip
@@ -63,10 +63,11 @@ def tables(result: Result) -> Tables:
 
 
 def _gain(point: dict[str, Any], over: dict[str, Any], kept: list[float]) -> str:
-    """The ratio of two rates, kept for the mean; "–" where one is missing."""
-    if not (point.get("qps") and over.get("qps")):
+    """The ratio of two limits, kept for the mean; "–" where one is missing. Former results have one rate."""
+    limits = [p.get("limit_today_qps") or p.get("qps") for p in (point, over)]
+    if not all(limits):
         return "–"
-    kept.append(point["qps"] / over["qps"])
+    kept.append(limits[0] / limits[1])
     return f"{kept[-1]:.2f}"
 
 

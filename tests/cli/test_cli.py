@@ -214,7 +214,19 @@ def test_profile_then_tune_with_it_on_a_small_model(
         assert point["served"] == 1.0
         assert point["p95_ms"] <= 50
         assert 0 < point["p50_ms"] <= point["p95_ms"] <= point["p99_ms"]
-    assert doc["tuned"]["qps"] >= doc["static"]["qps"]
+    assert doc["tuned"]["qps"] < 1.1 * doc["limit_today_qps"], "a margin below the limit"
+    assert doc["margin_percent"] >= 3
+    assert doc["reference"]["seconds"] > 0
+    assert len(doc["near"]) > 4
+    held = doc["tuned"]["sustained"]
+    assert held["verdict"] == "undecided", "8 s of load decide nothing"
+    assert "60 s" in held["lacks"]
+    assert doc["tuned"]["confirmed_by"]["trials"] == 1, "one run, uninterrupted"
+    # Eager torch runs beside it, with the usual batch.
+    assert doc["eager"]["engine"] == "eager"
+    assert doc["eager"]["batch_size"] == doc["static"]["batch_size"]
+    assert doc["engine_gain"] > 0
+    assert doc["scheduling_gain"] == doc["ratio"]
     assert doc["static"]["batch_size"] in [c["batch_size"] for c in doc["candidates"]]
     assert doc["method"] == method
     # By model, no live query is spent on the search.

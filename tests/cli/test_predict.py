@@ -13,7 +13,7 @@ from deeprecsys.api.predict import prediction
 from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog, warmup_s
-from deeprecsys.search.confirm import Confirmed
+from deeprecsys.search.confirm import Confirmed, Limit, in_blocks
 from deeprecsys.search.probes import Runner
 from deeprecsys.search.result import CapacityResult, Outcome
 from deeprecsys.simulate.fast import run
@@ -37,7 +37,8 @@ def confirmed(job: Experiment, by: float, qps: float, trials: int = 3, says: boo
     for _ in range(trials):
         runner.must_run(qps, 2.0)
     found = CapacityResult(qps, qps, qps, Outcome.FOUND, 0.95, True, None, (), 0.0, 0, 0, 0)
-    return Confirmed(POLICY, found, runner.probe(qps, 0.95), True, 1)
+    probe = runner.probe(qps, 0.95)
+    return Confirmed(POLICY, found, probe, True, 1, Limit(qps, qps, qps), in_blocks(probe, True))
 
 
 def test_the_very_trials_run_again_are_what_they_were(job: Experiment) -> None:

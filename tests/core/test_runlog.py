@@ -131,10 +131,10 @@ def test_the_target_is_met_where_enough_are_in_time_and_all_are_served():
 def test_more_work_than_the_workers_can_do_is_sustained_by_no_target():
     record, target = log(np.full(11, 0.05)), Target(latency_s=0.1)  # one second; two workers
     assert record.load == pytest.approx(0.5)
-    assert record.sustains(target)
+    assert record.carries(target)
     overloaded = replace(record, busy_s=2.1)
     assert overloaded.meets(target)
-    assert not overloaded.sustains(target)
+    assert not overloaded.carries(target)
 
 
 def test_what_a_driver_observes_is_typed_and_written_under_its_own_names():

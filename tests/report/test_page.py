@@ -87,7 +87,8 @@ def test_a_tuned_run(tuned: Path, tmp_path: Path) -> None:
     for word in words:
         assert word in said
     text = written[1].read_text()
-    assert "queries/s tuned" in text
+    assert "undecided" in text
+    assert "capacity QPS" in text, "the tables too"
     assert "Why (trial tuned" in text
     assert "Incomplete" not in said
 

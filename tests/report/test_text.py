@@ -36,17 +36,72 @@ TUNE = {
 }
 
 
-def test_tune_states_both_points_and_the_ratio() -> None:
-    said = text.tune(TuneReport.from_json(TUNE))
-    assert said.startswith(
-        "dlrm-rmc1, p95 ≤ 100 ms: 214 queries/s tuned, 1.38× the static 155 (between 1.31× and 1.45×)"
+HELD = {
+    "verdict": "sustained", "seconds": 60.0, "queries": 12_864, "relaxation_times": 431.2, "trend": 0.3,
+    "rising": False, "miss_rate": 0.021, "miss_interval": [0.01, 0.034], "lacks": [],
+}  # fmt: skip
+SUSTAINED = {
+    **TUNE,
+    "tuned": {**TUNE["tuned"], "policy": "coalescing", "sustained": HELD, "limit_today_qps": 231.0},
+    "eager": {**POINT, "batch_size": 500, "qps": 97.0, "engine": "eager"},
+    "limit_today_qps": 231.0, "limit_interval_qps": [222.0, 240.0],
+    "margin_percent": 4.4, "drift_percent": 4.4,
+    "engine_gain": 1.6, "engine_gain_interval": [1.5, 1.7],
+    "scheduling_gain": 1.38, "scheduling_gain_interval": [1.31, 1.45],
+    "near": [{"percent": 5.0, "rate_qps": 225.1, "latency_ms": 180.0, "simulated": True},
+             {"percent": 10.0, "rate_qps": 235.8, "latency_ms": None, "simulated": True}],
+}  # fmt: skip
+
+
+def test_tune_says_four_things_first() -> None:
+    result, sure, why, command, *rest = text.tune(TuneReport.from_json(SUSTAINED)).splitlines()
+    assert result == "dlrm-rmc1, p95 ≤ 100 ms: 214 queries/s, p95 97.1 ms live"
+    assert sure.startswith(
+        "sustained for 1 min: 12,864 queries, 431 relaxation times of the queue, 2.1 % late"
     )
-    static, tuned = (line.split() for line in said.splitlines() if line.startswith(("static", "tuned")))
-    assert static == ["static", "155", "500", "–", "–", "38.2", "97.1", "141", "100", "%"]
-    assert tuned == ["tuned", "214", "128", "eager", "fp32", "38.2", "97.1", "141", "100", "%"]
+    assert "limit today 231 queries/s (222–240); batches may take 4.4 % longer" in sure
+    assert why.startswith("engine 1.60× (1.50× to 1.70×), scheduling 1.38× (1.31× to 1.45×), queries share")
+    assert command.startswith("deeprecsys serve dlrm-rmc1 --from ")
+    assert not rest
+
+
+def test_what_is_less_than_sustained_is_never_called_so() -> None:
+    short = {**HELD, "verdict": "undecided", "seconds": 12.0, "lacks": ["60 s", "5,000 queries"]}
+    said = text.tune(TuneReport.from_json({**SUSTAINED, "tuned": {**TUNE["tuned"], "sustained": short}}))
+    assert "met for 12 s, undecided" in said
+    assert "lacks 60 s, 5,000 queries" in said
+    assert "sustained" not in said
+    assert "onfirmed" not in said
+    missed = {**short, "verdict": "not met"}
+    said = text.tune(TuneReport.from_json({**SUSTAINED, "tuned": {**TUNE["tuned"], "sustained": missed}}))
+    assert "not met in 12 s" in said
+
+
+def test_verbose_tune_has_all_points_and_what_lies_near_the_limit() -> None:
+    said = text.tune_whole(TuneReport.from_json(SUSTAINED))
+    rows = [line.split() for line in said.splitlines()]
+    static, eager = (next(r for r in rows if r[:1] == [role]) for role in ("static", "eager"))
+    assert static[1] == "155"
+    assert eager[1] == "97.0"
+    assert ["+5", "%", "225", "180"] in rows
+    assert ["+10", "%", "236", "no", "end"] in rows
     assert "search: 41 trials, 41,234 queries, 3 min 53 s" in said
     assert "machine: some CPU, 2 cores, 8.00 GB" in said
     assert "warning" not in said
+
+
+def test_a_drift_beyond_the_margin_is_warned_of() -> None:
+    (said,) = warnings(TuneReport.from_json({**SUSTAINED, "drift_percent": 9.0}))
+    assert said == "the machine's speed changed by 9 % meanwhile, more than the margin of 4.4 %"
+
+
+def test_a_machine_without_a_meter_says_nothing_of_energy() -> None:
+    spent = {"seconds": 60.0, "qps_per_watt": "unavailable", "joules": "unavailable"}
+    doc = {**SUSTAINED, "tuned": {**SUSTAINED["tuned"], "energy": spent}}
+    assert "energy" not in text.tune_whole(TuneReport.from_json(doc))
+    metered = {**spent, "qps_per_watt": 3.0, "joules": 100.0}
+    doc = {**SUSTAINED, "tuned": {**SUSTAINED["tuned"], "energy": metered}}
+    assert "tuned energy" in text.tune_whole(TuneReport.from_json(doc))
 
 
 @pytest.mark.parametrize("kind", [TuneReport, BenchReport, CapacityReport, ProfileDocument, SimulateReport])
@@ -147,14 +202,14 @@ def test_policies_that_a_batch_size_does_not_describe_are_named() -> None:
         "search": {"trials": 0, "seconds": 0.0, "queries": 0,
                    "simulated": {"trials": 300, "seconds": 9000.0, "queries": 1_200_000}},
     }  # fmt: skip
-    said = text.tune(TuneReport.from_json(doc))
+    said = text.tune_whole(TuneReport.from_json(doc))
     rows = [line.split() for line in said.splitlines()]
     assert ["–", "256", "–", "180"] in rows
     assert ["coalescing", "256", "16", "214"] in rows
     assert ["adaptive", "256", "8", "below", "190"] in rows
     assert ["adaptive", "256", "1", "misses", "at", "any", "rate"] in rows
     assert "search: 0 trials, 0 queries" in said
-    assert "search, simulated: 300 trials, 1,200,000 queries" in said
+    assert "search, in virtual time: 300 trials, 1,200,000 queries" in said
     assert text.knobs(doc["tuned"]) == "coalescing, batch size 256, finest 16"
     assert text.knobs({"policy": "clipper", "batch_size": None, "step": 16}) == "clipper, step 16"
     assert text.knobs({"policy": "triton", "batch_size": 1000, "delay_ms": 0.5}) == (

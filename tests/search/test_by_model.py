@@ -115,8 +115,8 @@ def test_the_best_policy_is_found_in_virtual_time_and_confirmed_beside_static(tu
     assert result.static.policy == STATIC
     assert result.tuned.met
     assert result.static.met
-    assert result.ratio > 1.2
-    assert result.ratio_interval[0] < result.ratio < result.ratio_interval[1]
+    assert result.scheduling_gain.value > 1.2
+    assert result.scheduling_gain.low < result.scheduling_gain.value < result.scheduling_gain.high
     assert not result.kept_static
     for point in (result.tuned, result.static):
         assert point.probe.summary.served == 1
@@ -191,7 +191,7 @@ def test_static_stays_where_nothing_is_better_by_more_than_the_gain():
     result = world.tune()
     assert result.kept_static
     assert result.tuned is result.static
-    assert result.ratio == 1.0
+    assert result.scheduling_gain.value == 1.0
     assert {p for p, *_ in world.ran} == {STATIC}
     best = max(t.qps for t in result.candidates)
     assert best <= (1 + GAIN) * result.candidates[0].qps
@@ -202,7 +202,7 @@ def test_a_static_point_out_of_reach_leaves_the_tuned_one_alone():
     world = World(affine(1e-4, 2e-4))
     result = world.tune(hint=50.0)
     assert result.static is None
-    assert result.ratio is None
+    assert result.scheduling_gain is None
     assert result.tuned.met
     assert result.candidates[0].policy == STATIC
     assert result.to_json()["candidates"][0]["outcome"] == "unreachable"

@@ -13,8 +13,9 @@ from deeprecsys.core.errors import InputError, TargetUnreachableError, TrialsVoi
 from deeprecsys.core.policy import DeepRecSched, Static
 from deeprecsys.core.runlog import summarise
 from deeprecsys.core.target import Target
-from deeprecsys.search.capacity import _capped, capacity
+from deeprecsys.search.capacity import capacity
 from deeprecsys.search.crossing import Crossing
+from deeprecsys.search.estimate import _capped
 from deeprecsys.search.events import CapacityDone, CapacityStarted, ProbeDone, TrialDone, TrialStarted
 from deeprecsys.search.result import Outcome, Settings, Verdict
 from tests.search.fakes import TARGET, Cliff, late, log, shed

@@ -49,8 +49,8 @@ def test_the_optimum_is_found_and_confirmed(tuned):
     assert result.static.policy == STATIC
     assert result.tuned.qps == pytest.approx(400, rel=0.06)
     assert result.static.qps == pytest.approx(hill(STATIC), rel=0.06)
-    assert result.ratio == pytest.approx(result.tuned.qps / result.static.qps)
-    assert result.ratio_interval[0] < 400 / hill(STATIC) < result.ratio_interval[1]
+    assert result.scheduling_gain.value == pytest.approx(result.tuned.limit.qps / result.static.limit.qps)
+    assert result.scheduling_gain.low < 400 / hill(STATIC) < result.scheduling_gain.high
     assert not result.kept_static
     assert result.complete
 
@@ -98,7 +98,7 @@ def test_when_static_is_best_it_is_returned_and_that_is_said():
     result = run(Cliff(lambda p: 300.0 * 0.8 ** abs(np.log2(p.batch_size / 500))))
     assert result.kept_static
     assert result.tuned is result.static
-    assert result.ratio == 1.0
+    assert result.scheduling_gain.value == 1.0
 
 
 def test_a_winner_that_does_not_hold_gives_way_to_static():
@@ -169,7 +169,7 @@ def test_a_static_point_out_of_reach_leaves_the_tuned_one_alone():
 
     result = run(trial)
     assert result.static is None
-    assert result.ratio is None
+    assert result.scheduling_gain is None
     assert result.tuned.met
     assert result.to_json()["static"] is None
 
@@ -225,6 +225,6 @@ def test_in_virtual_time_accuracy_comes_first():
         assert np.log(point.capacity.high_qps / point.capacity.low_qps) / 2 <= 0.0051
         assert point.qps == pytest.approx(point.capacity.capacity_qps, rel=0.04)
         assert point.probe.verdict is not Verdict.FAILED
-    low, high = result.ratio_interval
-    assert low <= result.ratio <= high
+    value, low, high = result.scheduling_gain
+    assert low <= value <= high
     assert high / low < 1.02

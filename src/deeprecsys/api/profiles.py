@@ -262,11 +262,18 @@ def check_failures(log: RunLog) -> None:
         raise NodeError(f"{failed} of {len(log.status)} queries failed, the first: {causes[0]}")
 
 
-def quick_hint_qps(node: Node, experiment: Experiment, batch_size: int, budget_s: float = inf) -> float:
-    """About what the node can carry, from a second or two of measuring, or less: `budget_s`."""
+def quick_profile(
+    node: Node, experiment: Experiment, batch_size: int, budget_s: float = inf
+) -> LatencyProfile:
+    """Batch times with all workers busy, from a second or two of measuring, or less: `budget_s`."""
     largest = experiment.node.max_query
     batches = sorted({1, min(batch_size, largest), largest})
     seconds = min(HINT_S, budget_s)
     plan = ProfilePlan(batches=tuple(batches), busy=(node.workers,), budget_s=seconds, rounds=2)
-    quick = measure(node.measure, experiment.node.model, plan)
+    return measure(node.measure, experiment.node.model, plan)
+
+
+def quick_hint_qps(node: Node, experiment: Experiment, batch_size: int, budget_s: float = inf) -> float:
+    """About what the node can carry, from a moment of measuring."""
+    quick = quick_profile(node, experiment, batch_size, budget_s)
     return saturation_qps(quick, batch_size, sample_sizes(experiment), node.workers)

@@ -33,6 +33,10 @@ ProgressCallback = Callable[[str, float, str], None]
 """Called with the stage, the share of it that is done, in [0, 1], and a note on what runs now."""
 ProgressOption = ProgressCallback | bool | None
 """A callback; True for a bar in a terminal or a notebook; False or None for silence."""
+LABELS = {"simulate": "in virtual time", "confirm": "in turns", "hold": "uninterrupted"}
+"""What phases are called while they last."""
+POINTS = ("confirm", "hold")
+"""Phases in which operating points run."""
 StageReport = Callable[[float, str], None]
 """Called with the share of one stage that is done, and a note."""
 
@@ -123,20 +127,21 @@ class SearchProgress:
     def tick(self, share: float) -> None:
         """A share of the present trial is over."""
         done_s = self.cost.seconds - self._phase_began_s + share * self._trial_s
-        label = f"{self._phase}: {self._note}" if self._phase else self._note
+        phase = LABELS.get(self._phase, self._phase)
+        label = f"{phase}: {self._note}" if phase else self._note
         self._report(min(done_s / self._budget_s, 1.0) if self._budget_s else 0.0, label)
 
     def recording(self) -> Recording | None:
-        """Where the next trial is recorded slice by slice: those that confirm are, for the report."""
-        return Recording() if self._record.slices and self._phase == "confirm" else None
+        """Where the next trial is recorded slice by slice: those of operating points are, for the report."""
+        return Recording() if self._record.slices and self._phase in POINTS else None
 
-    def keep(self, policy: Policy, log: RunLog, recording: Recording | None) -> None:
-        """Record a trial; of one that confirms a point, also the energy."""
+    def keep(self, policy: Policy, log: RunLog, recording: Recording | None, role: str | None = None) -> None:
+        """Record a trial; of one at an operating point, also the energy."""
         known = policy.describe()
-        role = "static" if known["policy"] == "static" else "tuned"
-        if self._phase == "confirm":
+        role = role or ("static" if known["policy"] == "static" else "tuned")
+        if self._phase in POINTS:
             if "energy" in log.extra:
-                self._energy[role].append(log.extra["energy"])
+                self._energy.setdefault(role, []).append(log.extra["energy"])
             name = known["role"] = role
         else:
             size = f"-b{known['batch_size']}" if known["batch_size"] else ""
@@ -144,7 +149,7 @@ class SearchProgress:
         self._record.trial(name, log, recording.batches if recording else None, known)
 
     def energy(self, policy: Mapping[str, Any] | None) -> dict[str, Any] | None:
-        """What the trials took that confirmed an operating point, given as in the JSON of `tune`."""
+        """What the trials of an operating point took, given as in the JSON of `tune`."""
         return over(self._energy["static" if policy["policy"] == "static" else "tuned"]) if policy else None
 
 

@@ -18,9 +18,11 @@ from deeprecsys.api.experiment import (
     shows_options,
 )
 from deeprecsys.api.from_run import GivenRun, Knobs, TunedRun
-from deeprecsys.api.profiles import check_failures, measure_profile, quick_hint_qps, start
+from deeprecsys.api.profiles import check_failures, measure_profile, quick_profile, sample_sizes, start
 from deeprecsys.api.progress import Interrupted, ProgressOption, SearchProgress, TickHooks, stage
 from deeprecsys.api.runs import BenchRun, CapacityRun, Record
+from deeprecsys.api.sustaining import Budget, Reference, Sustaining, about
+from deeprecsys.api.virtual import path_queries
 from deeprecsys.core.errors import InputError, positive, shown
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
@@ -33,7 +35,10 @@ from deeprecsys.node.driver import Recording
 from deeprecsys.node.node import Node
 from deeprecsys.node.trial import Hooks
 from deeprecsys.search.capacity import capacity as search_capacity
-from deeprecsys.search.result import Settings
+from deeprecsys.search.confirm import Confirmed, Limit, in_blocks
+from deeprecsys.search.margin import Margin, checked_margin
+from deeprecsys.search.rank import saturation_qps
+from deeprecsys.search.result import CapacityResult, Settings
 from deeprecsys.serve.extra import require_extra
 from deeprecsys.workload.stream import Stream
 from deeprecsys.zoo import model as named_model
@@ -187,15 +192,22 @@ def capacity(
     batch_size: int | None = None,
     offload_above: int | None = None,
     budget: float | None = None,
+    margin: float | None = None,
+    full: bool = False,
     out: str | Path | None = None,
     progress: ProgressOption = True,
     **options: Unpack[ExperimentOptions],
 ) -> CapacityRun:
-    """Find the highest rate at which a model meets its target under one given policy, by live trials.
+    """Find the highest rate at which a model meets its target under one given policy, by live trials, and run
+    it uninterrupted at that rate less the margin.
 
     Args:
         policy: `NAME[:ARG]` or a policy; batch_size, offload_above: its knobs.
-        budget: seconds of trials that the search may take; by default it depends on the target.
+        budget: seconds of trials that the search may take; by default it depends on the target. The run at
+        the
+            rate found takes up to twice as long, and 75 s at most.
+        margin: percent that batches may take longer at the rate found; by default the machine's own drift.
+        full: run it as long as the rule for a sustained capacity asks.
         out: a run directory to write to.
 
     Raises:
@@ -206,6 +218,7 @@ def capacity(
     """
     experiment = Experiment.resolve(model, **options)
     settings = Settings.live(experiment.target)
+    runs = Budget.of(checked_margin(margin), full, budget)
     if budget is not None:
         share = positive("--budget", budget) / settings.budget_s
         trial_s = within_budget_s(settings.trial_s, experiment.target, share)
@@ -216,12 +229,16 @@ def capacity(
         node = stack.enter_context(start(ready, progress))
         chosen = experiment.policy(policy, batch_size, offload_above, node.workers)
         size = chosen.batch_size or experiment.node.max_query
-        hint = 0.8 * quick_hint_qps(node, experiment, size, settings.budget_s / 4)
+        quick = quick_profile(node, experiment, size, settings.budget_s / 4)
+        hint = 0.8 * saturation_qps(quick, size, sample_sizes(experiment), node.workers)
+        size = min(size, experiment.node.max_query)
+        reference = Reference(node, size, quick.seconds(size, node.workers))
         report = stack.enter_context(stage(f"{experiment.node.model}: searching", progress))
         listener = SearchProgress(report, record)
         with interruptible(listener):
+            live = LiveTrials(node, experiment, listener, reference)
             found = search_capacity(
-                LiveTrials(node, experiment, listener),
+                live,
                 chosen,
                 experiment.target,
                 hint_qps=hint,
@@ -229,15 +246,33 @@ def capacity(
                 seed=experiment.node.seed,
                 progress=listener,
             )
+            # The profile holds no accelerator's batches: near its limit the CPU's baseline stands for it.
+            holding = Sustaining(
+                experiment, quick, node.workers, Margin.of(reference.drift, runs.margin_percent), runs,
+                listener, path_queries([type(chosen)]),
+            )  # fmt: skip
+            near = holding.near(chosen if gpu is None else experiment.baseline(node.workers), hint)
+            point = holding.held(live, limit_of(chosen, found), near)
+            reference.look()
         result = {
             **document(node, experiment, gpu),
             **chosen.describe(),
-            **(summary_document(found.summary) if found.summary else {}),
+            **summary_document(point.probe.summary),
             **found.to_json(),
-            "qps": found.capacity_qps,
+            **about(near, point, holding.margin, reference),
+            "sustained": point.sustained.to_json(),
+            "qps": point.qps,
             "search": asdict(listener.cost),
         }
         return CapacityRun.of(record.run(result), result)
+
+
+def limit_of(policy: Policy, found: CapacityResult) -> Confirmed:
+    """What a capacity search found as a limit, with the highest rate that it ran and met."""
+    assert found.capacity_qps is not None
+    probe, met = found.point or found.probes[0], found.point is not None
+    limit = Limit(found.capacity_qps, found.low_qps, found.high_qps)
+    return Confirmed(policy, found, probe, met, 0, limit, in_blocks(probe, met))
 
 
 @contextmanager
@@ -294,19 +329,33 @@ def run_trial(
 
 
 class LiveTrials:
-    """Runs trials of an experiment on a node. Calling it is `search.probes.Trial`."""
+    """Runs trials of an experiment on a node. Calling it is `search.probes.Trial`.
 
-    def __init__(self, node: Node, experiment: Experiment, keeper: SearchProgress | None = None) -> None:
+    Args:
+        keeper: records the trials, under the role of their point; reference: looked at before each of them.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        experiment: Experiment,
+        keeper: SearchProgress | None = None,
+        reference: Reference | None = None,
+        role: str | None = None,
+    ) -> None:
         self._node, self._experiment, self._keeper = node, experiment, keeper
+        self._reference, self._role = reference, role
         self._hooks = TickHooks(keeper.tick) if keeper else None
 
     def __call__(self, policy: Policy, rate_qps: float, duration_s: float, seed: int) -> RunLog:
         """One trial; raises KeyboardInterrupt where Ctrl-C ended it, to end the search too."""
+        if self._reference:
+            self._reference.look()
         stream = replace(self._experiment.workload, seed=seed).stream(rate_qps, duration_s=duration_s)
         recording = self._keeper.recording() if self._keeper else None
         log = run_trial(self._node, self._experiment, policy, stream, self._hooks, recording)
         if self._keeper:
-            self._keeper.keep(policy, log, recording)
+            self._keeper.keep(policy, log, recording, self._role)
         check_failures(log)
         if log.interrupted:
             raise KeyboardInterrupt

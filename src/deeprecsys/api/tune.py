@@ -15,6 +15,7 @@ from deeprecsys.api.predict import offloaded_share, prediction
 from deeprecsys.api.profiles import GivenProfile, measure_gpu, refreshed, sample_sizes, start
 from deeprecsys.api.progress import ProgressOption, SearchProgress, stage
 from deeprecsys.api.runs import QualityRun, Record, TuneRun
+from deeprecsys.api.sustaining import Budget, Reference, Sustaining, about
 from deeprecsys.api.trials import (
     LiveTrials,
     accelerated,
@@ -23,6 +24,7 @@ from deeprecsys.api.trials import (
     offline_qps,
     within_budget_s,
 )
+from deeprecsys.api.usual import REFERENCE, eager_asked, is_usual, usual_point
 from deeprecsys.api.virtual import Accelerators, path_queries, sample_path, virtual_node
 from deeprecsys.core.errors import InputError, positive, unknown
 from deeprecsys.core.policy import Policy
@@ -34,18 +36,18 @@ from deeprecsys.machine.record import machine_record
 from deeprecsys.node.node import Node
 from deeprecsys.search.climbs import HillClimb, model_search
 from deeprecsys.search.history import Search, thresholds
+from deeprecsys.search.margin import Margin, checked_margin
+from deeprecsys.search.probes import Trial
 from deeprecsys.search.quality import compare
 from deeprecsys.search.rank import Ranking, saturation_qps
 from deeprecsys.search.result import Settings
-from deeprecsys.search.tuner import TuneResult, TuneSettings, tune_by_model
+from deeprecsys.search.tuner import Beside, TuneResult, TuneSettings, tune_by_model
 from deeprecsys.search.tuner import tune as tune_live
 
 METHODS = ("model", "live")
 PROFILE_S = 20.0
 SHARE_QUERIES = 100_000
 QUALITY_QUERIES = 200
-REFERENCE = "eager"
-"""The engine whose scores at fp32 are the reference."""
 
 
 @shows_options(TuneOptions)
@@ -58,28 +60,34 @@ def tune(
     engine: str | Sequence[str] = (),
     threads: int | Sequence[int] = 1,
     budget: float | None = None,
+    margin: float | None = None,
+    full: bool = False,
     out: str | Path | None = None,
     progress: ProgressOption = True,
     **options: Unpack[TuneOptions],
 ) -> TuneRun:
     """Find the operating point that carries the most queries per second of a model within its target.
 
-    Measures batch times, searches engines, policies and their knobs in virtual time, and runs the winner and
-    the static baseline live, interleaved, with load that the search never used.
+    Measures batch times, searches engines, policies and their knobs in virtual time, and finds the limits of
+    the winner, of the static baseline and of eager torch's live, interleaved, with load that the search never
+    used. The winner then runs uninterrupted at its limit less the margin.
 
     Args:
         profile: profiles measured before, with their engines and threads; without one they are measured.
         method: `model`; or `live`, a climb under live load on the first engine, from batch size 1 up.
         policy: policies to search besides the usual ones: names, `FILE.py:Class` or `module:Class`.
         engine, threads: those to try; by default every engine that computes in the precision, one thread.
-        budget: seconds of live trials; by default it depends on the target.
+        budget: seconds of live trials; by default it depends on the target. The run at the rate found takes
+            up to twice as long, and 75 s at most.
+        margin: percent that batches may take longer at the rate found; by default the machine's own drift.
+        full: run every point as long as the rule for a sustained capacity asks.
         out: a run directory to write to.
 
     Raises:
         InputError: an option's value is not valid.
         NodeError: the node cannot start.
         TargetUnreachableError: no operating point meets the target at any load.
-        NotConfirmedError, TrialsVoidError: none could be confirmed on this machine now.
+        NotConfirmedError, TrialsVoidError: none met it when it ran on this machine now.
         Interrupted: the search was; holds what it had found.
     """
     if method not in METHODS:
@@ -92,6 +100,7 @@ def tune(
     setups = choices(model, options, engines, tried_threads, profiles)
     if budget is not None:
         positive("--budget", budget)
+    runs = Budget.of(checked_margin(margin), full, budget)
     settings = tune_settings(setups[0].experiment.target, budget)
     profile_s = min(PROFILE_S, settings.climb_budget_s / 4)
     with ExitStack() as stack:
@@ -112,17 +121,46 @@ def tune(
         listener = SearchProgress(report, record, settings.climb_budget_s)
         static = experiment.baseline(node.workers)
         hint = saturation_qps(measured, static.batch_size, sample_sizes(experiment), node.workers)
+        whole_s = measured.seconds(static.batch_size, node.workers)
+        reference = Reference(node, static.batch_size, whole_s)
+        live = LiveTrials(node, experiment, listener, reference)
+        usual, notes = stack.enter_context(
+            usual_point(node, experiment, static, tried, engines, (listener, reference), profile_s, progress)
+        )
+        warnings += notes
         with interruptible(listener):
             if method == "live":
-                found = climb(node, experiment, hint, settings, listener, policies)
+                found = climb(live, node.workers, experiment, hint, settings, listener, usual, policies)
             else:
                 ran_before = best is not None and gpu is None and measured is best.profile
                 ranking = best.ranking if best and ran_before else None
-                found = by_model(node, experiment, measured, ranking, hint, listener, budget, kinds, gpu)
+                found = by_model(
+                    live,
+                    node.workers,
+                    experiment,
+                    measured,
+                    ranking,
+                    hint,
+                    listener,
+                    budget,
+                    kinds,
+                    usual,
+                    gpu,
+                )
+            if is_usual(experiment) and eager_asked(engines):
+                found = replace(found, eager=found.static)
+            holding = Sustaining(
+                experiment, measured, node.workers, Margin.of(reference.drift, runs.margin_percent), runs,
+                listener, path_queries(kinds), gpu,
+            )  # fmt: skip
+            near = holding.near(found.tuned.policy, found.tuned.capacity.capacity_qps or hint)
+            found = holding.result(found, near, live, usual and usual[0])
+            reference.look()
         result = {
             **document(node, experiment, gpu.profile if gpu else None),
             "profile": measured.to_json(),
             **found.to_json(),
+            **about(near, found.tuned, holding.margin, reference),
             "precision_allowed": options.get("precision", "fp32"),
             "quality": scores,
             "setups": [t.to_json() for t in tried],
@@ -132,6 +170,8 @@ def tune(
         }
         for point in filter(None, (result["static"], result["tuned"])):
             point["energy"] = listener.energy(point)
+        if result["eager"]:
+            result["eager"] |= {"engine": REFERENCE, "precision": "fp32", "threads": 1}
         result["tuned"] |= _node_of(experiment, node.workers, found.tuned.policy, gpu)
         return TuneRun.of(record.run(result), result)
 
@@ -151,36 +191,41 @@ def _node_of(
 
 
 def climb(
-    node: Node,
+    live: Trial,
+    workers: int,
     experiment: Experiment,
     hint_qps: float,
     settings: TuneSettings,
     listener: SearchProgress,
+    usual: Beside | None = None,
     policies: Sequence[str] = (),
 ) -> TuneResult:
-    """Tune an experiment on its node by the paper's climb, and by climbs over the policies named.
+    """Tune an experiment by live trials on its node: by the paper's climb, and by climbs over the policies
+    named.
 
     Every candidate runs under live load.
     """
-    target, sizes, limits = experiment.target, sizes_of(experiment, node.workers), thresholds_of(experiment)
+    target, sizes, limits = experiment.target, sizes_of(experiment, workers), thresholds_of(experiment)
     search: Search = HillClimb(sizes, limits)
     if policies:
         kinds = [class_of(text)[0] for text in policies]
         search = model_search(sizes, limits, kinds=kinds, latency_s=target.latency_s)
     return tune_live(
-        LiveTrials(node, experiment, listener),
+        live,
         target,
-        static=experiment.baseline(node.workers),
+        static=experiment.baseline(workers),
         search=search,
         hint_qps=hint_qps,
         settings=settings,
         seed=experiment.node.seed,
+        eager=usual,
         progress=listener,
     )
 
 
 def by_model(
-    node: Node,
+    live: Trial,
+    workers: int,
     experiment: Experiment,
     profile: LatencyProfile,
     ranking: Ranking | None,
@@ -188,33 +233,35 @@ def by_model(
     listener: SearchProgress,
     budget_s: float | None,
     kinds: Sequence[type[Policy]],
+    usual: Beside | None = None,
     gpu: Accelerators | None = None,
 ) -> TuneResult:
     """Tune an experiment on its node by simulation on a profile.
 
     Args:
         ranking: what was ranked on this profile before; None starts anew.
-        budget_s: seconds of the live confirmation.
+        budget_s: seconds of the live trials in blocks.
         kinds: the policies to search.
     """
     target, workload = experiment.target, experiment.workload
     if ranking is None:
-        path = sample_path(profile, workload, node.workers, target, path_queries(kinds), gpu)
+        path = sample_path(profile, workload, workers, target, path_queries(kinds), gpu)
         ranking = Ranking(path, target, hint_qps)
     return tune_by_model(
-        LiveTrials(node, experiment, listener),
-        virtual_node(profile, workload, node.workers, target, gpu),
+        live,
+        virtual_node(profile, workload, workers, target, gpu),
         ranking,
         target,
-        static=experiment.baseline(node.workers),
+        static=experiment.baseline(workers),
         search=model_search(
-            sizes_of(experiment, node.workers),
+            sizes_of(experiment, workers),
             thresholds_of(experiment),
             kinds=kinds,
             latency_s=target.latency_s,
         ),
         settings=TuneSettings.by_model(target, budget_s) if budget_s else TuneSettings.by_model(target),
         seed=experiment.node.seed,
+        eager=usual,
         progress=listener,
     )
 

@@ -74,6 +74,7 @@ def _show(result: BenchRun, trace_out: str | None, json: str | None, out: Path |
 @opt.node
 @opt.accelerator
 @opt.budget
+@opt.sustain
 @opt.output
 def capacity_command(json: str | None, out: Path | None, **options: Any) -> None:
     """Find the highest rate at which MODEL meets the target under one given policy."""

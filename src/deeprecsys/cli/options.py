@@ -130,6 +130,12 @@ pinned_policy = group(
 
 budget = option("--budget", "S", "Seconds of trials that the search may take.  [default: by the target]",
                 type=float)  # fmt: skip
+sustain = group(
+    option("--margin", "PERCENT", "How much longer batches may take at the rate found.  [default: the "
+           "machine's own drift meanwhile, 3 to 25]", type=float),
+    option("--full", None, "Run every point as long as the rule for a sustained capacity asks, however "
+           "long that is.", is_flag=True),
+)  # fmt: skip
 rate = option("--rate", "QPS", "Offered rate.", type=float)
 length = group(
     option("--duration", "S", "Seconds of arrivals.", type=float),

@@ -10,7 +10,8 @@ import click
 from deeprecsys.api.profiles import profile as measure
 from deeprecsys.api.tune import METHODS, QUALITY_QUERIES, quality, tune
 from deeprecsys.cli import options as opt
-from deeprecsys.cli.output import emit_result, report_on, write_json
+from deeprecsys.cli.output import emit, emit_result, report_on, write_json
+from deeprecsys.report.text import whole_of
 
 
 @click.command("profile")
@@ -56,15 +57,19 @@ def profile_command(profile: str | None, json: str | None, **options: Any) -> No
     multiple=True,
 )
 @opt.budget
+@opt.sustain
+@opt.option("--verbose", None, "Print the tables behind the result too.", is_flag=True)
 @opt.output
-def tune_command(json: str | None, out: Path | None, **options: Any) -> None:
+def tune_command(json: str | None, out: Path | None, verbose: bool, **options: Any) -> None:
     """Find the operating point that carries the most queries per second of MODEL within the target.
 
-    Measures batch times, searches engines, policies and their knobs in virtual time, and runs the winner and
-    the static baseline live, side by side, with load that nothing was chosen by. With --method live the
-    search itself is live, on the first engine named: from batch size 1 up, as long as the rate rises.
+    Measures batch times, searches engines, policies and their knobs in virtual time, and finds the limits of
+    the winner, of the static baseline and of eager torch's live, side by side, with load that nothing was
+    chosen by. The winner then runs uninterrupted at its limit less the margin. With --method live the search
+    itself is live, on the first engine named: from batch size 1 up, as long as the rate rises.
     """
-    emit_result(tune(**options, out=out), json)
+    found = tune(**options, out=out)
+    emit(whole_of(found) if verbose else repr(found), found.to_json(), json)
     report_on(out)
 
 

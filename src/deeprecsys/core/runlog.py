@@ -133,7 +133,7 @@ class RunLog:
         served = bool((self.status == Status.SERVED).all())
         return served and measured > 0 and target.allows(late / measured)
 
-    def sustains(self, target: Target) -> bool:
+    def carries(self, target: Target) -> bool:
         """Whether the target was met at a load that can go on.
 
         A path that holds less work than the target allows to wait meets it at any rate: that is no capacity.

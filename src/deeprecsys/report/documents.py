@@ -269,8 +269,55 @@ class CurvePointDocument(Document):
     qps: float | None = None
 
 
-class PointDocument(PolicyDocument, TrialFigures, ScorerDocument):
-    """An operating point of `tune`, static or tuned, as it was confirmed."""
+class SustainedDocument(Document):
+    """What one uninterrupted run, or trials in blocks, say of a rate; see `search.sustain.Sustained`."""
+
+    verdict: str | None = None
+    seconds: float | None = None
+    queries: int | None = None
+    relaxation_times: float | None = None
+    trend: float | None = None
+    rising: bool | None = None
+    miss_rate: float | None = None
+    miss_interval: Interval | None = None
+    lacks: tuple[str, ...] = ()
+
+
+class NearPointDocument(Document):
+    """The latency at the target's quantile so much above the rate found; None where it has no end."""
+
+    percent: float | None = None
+    rate_qps: float | None = None
+    latency_ms: float | None = None
+    simulated: bool | None = None
+
+
+class LimitDocument(Document):
+    """The highest rate that the machine carries now, without a margin."""
+
+    limit_today_qps: float | None = None
+    limit_interval_qps: Interval | None = None
+
+
+class ReferenceDocument(Document):
+    """The batch by which a machine's drift was seen: its items, and the median of its times."""
+
+    batch: int | None = None
+    seconds: float | None = None
+
+
+class NearDocument(LimitDocument):
+    """How far the rate found is from the limit."""
+
+    margin_percent: float | None = None
+    margin_chosen: bool | None = None
+    drift_percent: float | None = None
+    reference: ReferenceDocument | None = None
+    near: tuple[NearPointDocument, ...] = ()
+
+
+class PointDocument(PolicyDocument, TrialFigures, ScorerDocument, LimitDocument):
+    """An operating point of `tune`: tuned, static, or eager torch's static one, as it ran."""
 
     qps: float | None = None
     met: bool | None = None
@@ -279,6 +326,7 @@ class PointDocument(PolicyDocument, TrialFigures, ScorerDocument):
     confirmed_by: CostDocument | None = None
     attempts: int | None = None
     failed_qps: float | None = None
+    sustained: SustainedDocument | None = None
     capacity: CapacityDocument | None = None
     energy: EnergyDocument | None = None
     workers: int | None = None
@@ -416,10 +464,11 @@ class BenchReport(RunReport, PolicyDocument, TrialFigures):
         return self.offered is not None
 
 
-class CapacityReport(RunReport, PolicyDocument, TrialFigures, CapacityDocument):
+class CapacityReport(RunReport, PolicyDocument, TrialFigures, CapacityDocument, NearDocument):
     """The highest rate of one policy within the target: what `capacity` writes."""
 
     qps: float | None = None
+    sustained: SustainedDocument | None = None
     search: CostDocument | None = None
 
 
@@ -452,12 +501,17 @@ class SimulateReport(RunReport, PolicyDocument, TrialFigures, CapacityDocument, 
         return self.offered is not None and not self.searched
 
 
-class TuneReport(RunReport, BoundsDocument):
+class TuneReport(RunReport, BoundsDocument, NearDocument):
     """The static baseline and the tuned operating point: what `tune` writes."""
 
     profile: ProfileDocument | None = None
     static: PointDocument | None = None
     tuned: PointDocument | None = None
+    eager: PointDocument | None = None
+    engine_gain: float | None = None
+    engine_gain_interval: Interval | None = None
+    scheduling_gain: float | None = None
+    scheduling_gain_interval: Interval | None = None
     kept_static: bool | None = None
     ratio: float | None = None
     ratio_interval: Interval | None = None

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from deeprecsys.report import format as f
 from deeprecsys.report.breakdown import breakdown, by_size, everyone, slowest
-from deeprecsys.report.documents import LIVE, SIMULATED, TuneReport
+from deeprecsys.report.documents import LIVE, SIMULATED, NearDocument, TuneReport
 from deeprecsys.report.plots.capacity import latency_by_rate, qps_by_batch_size
 from deeprecsys.report.plots.latency import Curve, latency_tail
 from deeprecsys.report.plots.look import Illustration, stamp
+from deeprecsys.report.plots.near import near_the_limit
 from deeprecsys.report.plots.trial import time_line, where_time_goes
+from deeprecsys.report.sustained import margin_words
 from deeprecsys.report.tables import points, policy
 from deeprecsys.report.view import RunView
 
@@ -20,7 +22,7 @@ def illustrations(view: RunView) -> Iterator[Illustration]:
     ran = view.report.basis
     candidates = view.candidates if view.searched == LIVE or not view.batch_curve else ()
     if candidates or view.batch_curve:
-        caption = "The large marks are the points confirmed by fresh trials." if ran == LIVE else ""
+        caption = "The large marks are the points as they ran live." if ran == LIVE else ""
         if candidates:
             caption = f"Bars are the search's intervals. {caption}"
         tuned = view.report.tuned if isinstance(view.report, TuneReport) else None
@@ -44,6 +46,14 @@ def illustrations(view: RunView) -> Iterator[Illustration]:
             "Latency distribution against the target",
             f"{caption} {rates.capitalize()}." if rates else caption,
             stamp(latency_tail(view.curves, view.target), ran),
+        )
+    if isinstance(view.report, NearDocument) and view.report.near:
+        yield Illustration(
+            "near-the-limit",
+            "Latency near the limit, in virtual time",
+            "The curve is simulated and set to today's limit; the mark is what ran live. "
+            f"{margin_words(view.report).capitalize()}.",
+            stamp(near_the_limit(view.report, view.live, view.target), f"curve {SIMULATED}, point {LIVE}"),
         )
     if view.probes:
         yield Illustration(

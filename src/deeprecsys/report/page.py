@@ -12,13 +12,14 @@ from deeprecsys.report.explain import explain, overview
 from deeprecsys.report.html import Card, Facts, Notice, Page, Why
 from deeprecsys.report.plots.look import Illustration
 from deeprecsys.report.rundir import Run
+from deeprecsys.report.sustained import how_sure
 from deeprecsys.report.tables import TextTable, named, target
 from deeprecsys.report.view import RunView
 from deeprecsys.report.warnings import gave_up, void, warnings
 
 SUBTITLES = {
     "quality": "scores at a lower precision compared with those of the reference",
-    "tune": "static baseline and tuned point, confirmed by fresh interleaved trials",
+    "tune": "the usual way, the static baseline and the tuned point, live, by load that the search never saw",
     "capacity": "the highest rate within the target, every query served",
     "bench": "one trial",
     "profile": "batch times",
@@ -32,7 +33,7 @@ def run_page(run: Run, view: RunView, plots: Sequence[Illustration]) -> Page:
     title += f", {target(report)}" if view.target else ""
     details = []
     if isinstance(report, docs.TuneReport):
-        details.append(tables.ranked_engines(report.setups))
+        details += [tables.near(report.near), tables.ranked_engines(report.setups)]
     if isinstance(report, docs.TuneReport | docs.SimulateReport):
         details.append(tables.candidates(report.candidates, view.searched))
     details.append(
@@ -134,12 +135,16 @@ def _tuned_cards(report: docs.TuneReport, tuned: docs.PointDocument) -> list[Car
     if report.kept_static:
         between = "nothing proved better than static"
     knobs = f"queries/s, {text.knobs(static)}" if static else "misses at any rate"
-    return [
+    cards = [
         Card("static", f.figure(static.qps if static else None), knobs, "static"),
         Card("tuned", f.figure(tuned.qps), f"queries/s, {text.knobs(tuned)}", "tuned"),
-        Card("ratio", f.ratio(report.ratio), between),
-        Card("tuned served", f.share(tuned.served), f"of all queries, p99 {f.figure(tuned.p99_ms)} ms"),
+        Card("scheduling", f.ratio(report.ratio), between),
     ]
+    if report.engine_gain is not None:
+        cards.append(Card("engine", f.ratio(report.engine_gain), "over eager torch, the same batch"))
+    sure = how_sure(tuned.sustained)
+    p99 = f"{f.share(tuned.served)} of all queries served, p99 {f.figure(tuned.p99_ms)} ms"
+    return [*cards, Card("how sure", sure.partition(":")[0] or f.NONE, sure.partition(": ")[2] or p99)]
 
 
 def _best_cards(report: docs.SimulateReport, static: docs.PointDocument) -> list[Card]:

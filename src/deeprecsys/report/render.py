@@ -56,7 +56,7 @@ def render(runs: Run | Sequence[Run], out: Path) -> list[Path]:
 
 def run_text(shown: RunView) -> str:
     """One run for a terminal: what is missing, the result, why."""
-    parts = ["\n".join(f"incomplete: {p}" for p in shown.problems), text.text_of(shown.report)]
+    parts = ["\n".join(f"incomplete: {p}" for p in shown.problems), text.whole_of(shown.report)]
     if shown.main is not None and len(shown.main.log.size):
         log, slices = shown.main.log, shown.main.slices
         stories = [f"- {s}" for s in explain(log, slices, shown.target)]

@@ -83,6 +83,8 @@ def policy(point: docs.PolicyDocument) -> str:
 
 _POINT: Columns[docs.PointDocument] = (
     ("QPS", lambda d: f.figure(d.qps)),
+    ("limit today", lambda d: f.figure(d.limit_today_qps)),
+    ("verdict", lambda d: _verdict(d.sustained)),
     ("policy", policy),
     ("batch", lambda d: f.count(d.batch_size)),
     ("finest", lambda d: f.count(d.finest)),
@@ -96,7 +98,24 @@ _POINT: Columns[docs.PointDocument] = (
     ("p99 ms", lambda d: f.figure(d.p99_ms)),
     ("served", lambda d: f.share(d.served)),
 )
-_OPTIONAL = ("policy", "finest", "offload above", "device batch", "on accelerator", "engine", "precision")
+_OPTIONAL = (
+    "limit today",
+    "verdict",
+    "policy",
+    "finest",
+    "offload above",
+    "device batch",
+    "on accelerator",
+    "engine",
+    "precision",
+)
+
+
+def _verdict(s: docs.SustainedDocument | None) -> str:
+    """Whether a rate is sustained, or for how long it was met."""
+    if s is None or s.verdict is None:
+        return f.NONE
+    return s.verdict if s.verdict != "undecided" else f"met for {f.seconds(s.seconds)}, undecided"
 
 
 def points(report: docs.AnyReport) -> list[tuple[str, docs.PointDocument]]:
@@ -105,7 +124,11 @@ def points(report: docs.AnyReport) -> list[tuple[str, docs.PointDocument]]:
         shared = (docs.PointDocument.types().keys() & report.types().keys()) - {"workers"}
         return [("", docs.PointDocument(**{k: getattr(report, k) for k in shared}))]
     static, tuned = report.static, report.tuned
-    found = {"static": static, "tuned": None if report.kept_static and static else tuned}
+    found = {
+        "eager": report.eager,
+        "static": static,
+        "tuned": None if report.kept_static and static else tuned,
+    }
     return [
         (role, replace(p, engine=p.engine or report.engine, precision=p.precision or report.precision))
         for role, p in found.items()
@@ -144,7 +167,7 @@ _RANKED: Columns[docs.RankedDocument] = (
     ("workers", lambda r: f.count(r.workers)),
     ("policy", lambda r: r.policy or f.NONE),
     ("batch", lambda r: f.count(r.batch_size)),
-    ("simulated QPS", lambda r: f.figure(r.simulated_qps)),
+    ("QPS in virtual time", lambda r: f.figure(r.simulated_qps)),
 )
 
 
@@ -155,7 +178,7 @@ def named(title: str, basis: str) -> str:
 
 def ranked_engines(rows: Sequence[docs.RankedDocument]) -> TextTable:
     """The engines and threads that a search by model chose from, each with its best policy."""
-    return TextTable.of(rows, _RANKED, title="Engines and threads, simulated")
+    return TextTable.of(rows, _RANKED, title="Engines and threads, in virtual time")
 
 
 _CANDIDATE: Columns[docs.CandidateDocument] = (
@@ -203,6 +226,18 @@ _PROBE: Columns[docs.ProbeDocument] = (
 def probes(rows: Sequence[docs.ProbeDocument], title: str = "Rates that were tried") -> TextTable:
     """The rates that a search tried, and what was found at each."""
     return TextTable.of(sorted(rows, key=lambda p: p.rate_qps or 0.0), _PROBE, left=0, title=title)
+
+
+_NEAR: Columns[docs.NearPointDocument] = (
+    ("of the rate", lambda p: f.NONE if p.percent is None else f"{p.percent:+.3g} %"),
+    ("QPS", lambda p: f.figure(p.rate_qps)),
+    ("latency ms, in virtual time", lambda p: "no end" if p.latency_ms is None else f.figure(p.latency_ms)),
+)
+
+
+def near(rows: Sequence[docs.NearPointDocument]) -> TextTable:
+    """The latency at the target's quantile about the rate found."""
+    return TextTable.of(rows, _NEAR, left=0, title="Near the limit, in virtual time")
 
 
 _MODEL: Columns[docs.ModelDocument] = (

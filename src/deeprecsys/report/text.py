@@ -10,6 +10,7 @@ from deeprecsys.machine.record import UNAVAILABLE
 from deeprecsys.report import documents as docs
 from deeprecsys.report import format as f
 from deeprecsys.report import tables
+from deeprecsys.report.sustained import how_sure, margin_words, next_command, why
 from deeprecsys.report.tables import GAP, TextTable, target
 from deeprecsys.report.warnings import gave_up, void, warnings
 
@@ -37,6 +38,11 @@ def _text_of(report: docs.AnyReport) -> str:
             return quality(report)
         case _:
             return bench(report)
+
+
+def whole_of(report: docs.AnyReport) -> str:
+    """Any result with all that is behind it, as `report.txt` and `--verbose` have it."""
+    return tune_whole(report) if isinstance(report, docs.TuneReport) else text_of(report)
 
 
 def profile(report: docs.ProfileDocument) -> str:
@@ -95,27 +101,37 @@ def limit(report: docs.BoundsDocument) -> str:
 
 
 def capacity(report: docs.CapacityReport) -> str:
-    """The highest rate of one policy, the rate that was tried and met the target, and all others."""
+    """The rate of one policy, how sure it is, its limit, and all rates that were tried."""
     title = f"{_model(report)}, {target(report)}, {operating_point(report)}: {_capacity(report)}"
+    sure = "\n".join(filter(None, (how_sure(report.sustained), margin_words(report))))
     tried = ""
-    if report.point:
+    if report.point and not sure:
         tried = f"highest rate that was tried and met it: {f.figure(report.point.rate_qps)} queries/s"
-    rates = str(tables.probes(report.probes))
-    return _join(title, tried, rates, cost(report), where(report), cautions(report))
+    rates, near = str(tables.probes(report.probes)), str(tables.near(report.near))
+    return _join(title, sure, tried, near, rates, cost(report), where(report), cautions(report))
 
 
 def tune(report: docs.TuneReport) -> str:
-    """Static and tuned side by side, how certain that is, and what it took."""
+    """Four lines: the result, how sure it is, what it gains by, the next command; and what to beware of."""
+    if report.tuned is None:
+        return _join(headline(report), cautions(report))
+    sure = "; ".join(filter(None, (how_sure(report.tuned.sustained), margin_words(report))))
+    lines = [headline(report), sure or f.NONE, why(report), next_command(report)]
+    return _join("\n".join(lines), cautions(report))
+
+
+def tune_whole(report: docs.TuneReport) -> str:
+    """What `tune` says, and everything behind it."""
     return _join(
-        headline(report),
+        tune(report),
         str(tables.operating_points(tables.points(report))),
+        str(tables.near(report.near)),
         str(tables.ranked_engines(report.setups)),
         str(tables.candidates(report.candidates, report.search_basis)),
         _pairs(scores(report.quality)),
         _pairs(context(report) + energy(report)),
         cost(report),
         where(report),
-        cautions(report),
     )
 
 
@@ -131,20 +147,16 @@ def compare(reports: Sequence[tuple[str, docs.AnyReport]]) -> str:
 
 
 def headline(report: docs.TuneReport) -> str:
-    """One line: model, target, static → tuned, the ratio and its interval."""
-    static, tuned = report.static or docs.PointDocument(), report.tuned
+    """One line: model, target, the rate and its latency, live."""
+    tuned = report.tuned
     text = f"{_model(report)}, {target(report)}: "
     if not tuned:
         return text + "not tuned to the end"
-    if report.kept_static:
-        return text + f"{f.figure(tuned.qps)} queries/s; nothing proved better than the static point"
-    text += f"{f.figure(tuned.qps)} queries/s tuned"
-    if static.qps is not None:
-        low, high = ratio_interval(report)
-        text += f", {f.ratio(report.ratio)} the static {f.figure(static.qps)}"
-        if low is not None:
-            text += f" (between {f.ratio(low)} and {f.ratio(high)})"
-    return text
+    t = report.target
+    name = f.percentile(0.95 if t is None or t.quantile is None else t.quantile)
+    reached = getattr(tuned, f"{name}_ms", None)
+    latency = "" if reached is None else f", {name} {f.figure(reached)} ms live"
+    return f"{text}{f.figure(tuned.qps)} queries/s{latency}"
 
 
 def ratio_interval(report: docs.TuneReport) -> tuple[float | None, float | None]:
@@ -238,8 +250,13 @@ def energy(report: docs.AnyReport) -> Pairs:
         parts = {"energy": report.extra.energy if report.extra else None}
     elif isinstance(report, docs.TuneReport):
         points = {"static": report.static, "tuned": report.tuned}
-        parts = {f"{role} energy": p.energy if p else None for role, p in points.items()}
+        parts = {f"{role} energy": p.energy for role, p in points.items() if p and _metered(p.energy)}
     return [(name, _energy(spent)) for name, spent in parts.items() if spent]
+
+
+def _metered(spent: docs.EnergyDocument | None) -> bool:
+    """Whether there was a meter."""
+    return spent is not None and spent.qps_per_watt is not None and not isinstance(spent.qps_per_watt, str)
 
 
 def _energy(spent: docs.EnergyDocument) -> str:
@@ -282,7 +299,7 @@ def _short(value: float | None) -> str:
 
 
 def cost(report: docs.TuneReport | docs.CapacityReport) -> str:
-    """What search and confirmation took, a line each."""
+    """What the search and the trials of the points took, a line each."""
     return "\n".join(f"{name}: {words}" for name, words in costs(report))
 
 
@@ -296,8 +313,8 @@ def costs(report: docs.AnyReport) -> Pairs:
         simulated = report.search.simulated if report.search else None
         parts = {
             "search": report.search,
-            "search, simulated": simulated,
-            "confirmation": report.confirmation,
+            "search, in virtual time": simulated,
+            "live trials of the points": report.confirmation,
         }
     found = [(name, cost_words(part)) for name, part in parts.items() if part]
     return [(name, words) for name, words in found if words]
@@ -366,6 +383,8 @@ def _capacity(report: docs.CapacityReport | docs.SimulateReport) -> str:
     if found is None:
         return f"below {f.figure(high)} queries/s" if high else "no capacity found"
     words = f"{f.figure(found)} queries/s"
+    if isinstance(report, docs.CapacityReport) and report.sustained:
+        return words  # its limit has the interval
     if low is not None:
         words += f", {f.interval(low, high)} at {f.share(report.confidence)} confidence"
     return words

@@ -73,6 +73,16 @@ class RunView:
         return self.report.search_basis
 
     @property
+    def live(self) -> tuple[float, float] | None:
+        """Rate and latency at the target's quantile of the point that ran, queries/s and milliseconds."""
+        point = self.report.tuned if isinstance(self.report, docs.TuneReport) else self.report
+        if not isinstance(point, docs.TrialFigures) or self.target is None:
+            return None
+        rate = _drawable(getattr(point, "qps", None))
+        latency = _drawable(getattr(point, f"p{100 * self.target.quantile:g}_ms", None))
+        return None if rate is None or latency is None else (rate, latency)
+
+    @property
     def capacity_qps(self) -> float | None:
         """The capacity of the best point, in queries per second."""
         return _drawable(self.best.capacity_qps)

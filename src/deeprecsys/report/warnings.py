@@ -76,7 +76,7 @@ def _tuning(report: docs.TuneReport) -> Iterator[str]:
             yield from (f"{name}{words}" for words in [void(point)] if words)
             yield from _trial(point, name)
         if point and point.met is False:
-            yield f"{name}no rate that was tried met the target when it was confirmed"
+            yield f"{name}no rate that was tried met the target when it was run again"
     # Figures that cannot all be true: something else used the machine while one of them was measured.
     tuned, part = report.tuned.qps if report.tuned else None, report.fraction_of_bound
     if tuned is not None and report.offline_qps is not None and tuned > report.offline_qps:
@@ -85,9 +85,13 @@ def _tuning(report: docs.TuneReport) -> Iterator[str]:
         yield "the tuned rate is above its bound: under this load batches took less time than in the profile"
     if report.pace is not None and not 1 / FAR < report.pace < FAR:
         yield (
-            f"batches took {f.figure(report.pace)} times what the profile says while the tuned point was "
-            "confirmed: it was chosen for another speed of the machine"
+            f"batches took {f.figure(report.pace)} times what the profile says while the tuned point "
+            "ran: it was chosen for another speed of the machine"
         )
+    margin, drift = report.margin_percent, report.drift_percent
+    if margin is not None and drift is not None and drift > margin + 1e-9:
+        changed = f"the machine's speed changed by {drift:.3g} % meanwhile"
+        yield f"{changed}, more than the margin of {margin:.3g} %"
     there = report.profile.machine if report.profile else None
     if report.machine and there and there.to_json() and not report.machine.like(there):
         yield f"the latency profile was measured on another machine ({there.cpu or UNAVAILABLE})"

@@ -11,20 +11,17 @@ from __future__ import annotations
 from dataclasses import asdict
 from math import exp, inf, log, nan
 
-import numpy as np
-
 from deeprecsys.core.errors import TargetUnreachableError, TrialsVoidError, positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target, percentile
-from deeprecsys.search.crossing import Crossing, RateSample, crossing
+from deeprecsys.search.crossing import Crossing
+from deeprecsys.search.estimate import LEAST_TRIALS, estimate
 from deeprecsys.search.events import CapacityDone, CapacityStarted, Progress, silent
 from deeprecsys.search.probes import Observation, Runner, Trial
 from deeprecsys.search.result import CapacityResult, Outcome, Probe, Settings, Verdict
 
 MOST_TRIALS = 60
 """Trials of one search."""
-LEAST_TRIALS = 4
-"""Trials near the crossing before its interval is used."""
 MOST_BRACKET = 30
 """Trials of the bracket after which the search fails."""
 GLANCE = 40
@@ -86,7 +83,7 @@ class _Search:
         if not self._above():
             return self._source_limited()
         resolved = self._refine()
-        found = self._estimate()
+        found = estimate(self.runner, self.settings.confidence)
         self._settle(found)
         return self._result(Outcome.FOUND, found.rate_qps, found.low_qps, found.high_qps, resolved=resolved)
 
@@ -219,31 +216,11 @@ class _Search:
         return min((f for f in found if f[0] == f[0]), default=(nan, nan))
 
     # Refining.
-    def _estimate(self) -> Crossing:
-        """The crossing that all trials point to, never beyond a rate at which queries went unserved."""
-        sound = self.runner.sound
-        usable = [o for o in sound if o.all_served]
-        room_s = self._room_s()
-        samples = [_sample(o, room_s) for o in usable]
-        found = crossing(samples, self.target.miss_rate, self.settings.confidence)
-        unserved = min((o.rate_qps for o in sound if not o.all_served), default=inf)
-        if found.rate_qps < unserved:
-            return found if found.high_qps <= unserved else _capped(found, found.low_qps, unserved)
-        below = [o.rate_qps for o in usable if self._below(o) and o.rate_qps < unserved]
-        return _capped(found, max(below, default=0.5 * unserved), unserved)
-
-    def _room_s(self) -> float:
-        """How long a query may wait and still meet the target: what its own service leaves of it."""
-        first = self.runner.observations[0].unloaded_s
-        served = first[np.isfinite(first)]
-        own_s = float(served.mean()) if len(served) else 0.0
-        return max(self.target.latency_s - own_s, 0.2 * self.target.latency_s)
-
     def _refine(self) -> bool:
         """Trials about the crossing until its interval is narrow enough; False if the budget ended it."""
         s = self.settings
         while True:
-            found = self._estimate()
+            found = estimate(self.runner, self.settings.confidence)
             if found.trials >= LEAST_TRIALS and found.half_width <= s.resolution:
                 return True
             left_s = s.budget_s - self.runner.cost.seconds
@@ -315,22 +292,3 @@ class _Search:
             probes=tuple(runner.probe(rate, confidence) for rate in runner.rates()),
             **asdict(runner.cost),
         )
-
-
-def _capped(found: Crossing, low_qps: float, high_qps: float) -> Crossing:
-    """The crossing of a policy that sheds from `high_qps` on."""
-    low = min(low_qps, high_qps)
-    rate = found.rate_qps if found.rate_qps < high_qps else (low * high_qps) ** 0.5
-    return Crossing(rate, low, high_qps, found.slope, max(found.trials, LEAST_TRIALS), found.weight)
-
-
-def _sample(o: Observation, room_s: float) -> RateSample:
-    """A trial; `room_s`: how long a query may wait and still meet the target."""
-    return RateSample(
-        o.rate_qps,
-        o.miss_rate,
-        o.summary.measured,
-        o.dispersion,
-        o.log.warmup_s / room_s,
-        o.offered_s / room_s,
-    )

@@ -1,19 +1,21 @@
-"""Confirmation: points that a search found are run again, interleaved, with seeds that it never used."""
+"""Points that a search found are run again in blocks, interleaved, with seeds that it never used."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, log, sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 from deeprecsys.core.errors import TrialsVoidError, positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target
+from deeprecsys.search.estimate import estimate
 from deeprecsys.search.events import Progress, silent
 from deeprecsys.search.history import Evaluation, Score
 from deeprecsys.search.probes import Runner, Trial
 from deeprecsys.search.result import COST, Probe, Verdict, fields_of
+from deeprecsys.search.sustain import Holding, Sustained
 
 CONFIRMATION = 2
 """The purpose (see `trial_seed`) of these trials."""
@@ -30,6 +32,23 @@ MEASURED = (
 """What of the summary of its trials is in the document of a confirmed point."""
 
 
+class Limit(NamedTuple):
+    """A rate and its interval, queries/s."""
+
+    qps: float
+    low_qps: float
+    high_qps: float
+
+    @property
+    def open(self) -> float:
+        """Half the interval's width, as a logarithm."""
+        return log(self.high_qps / self.low_qps) / 2 if 0 < self.low_qps < inf else inf
+
+    def to_json(self) -> dict[str, Any]:
+        high = self.high_qps if self.high_qps < inf else None
+        return {"limit_today_qps": self.qps, "limit_interval_qps": [self.low_qps, high]}
+
+
 @dataclass(frozen=True, slots=True)
 class Confirmed:
     """An operating point that was run afresh.
@@ -40,6 +59,9 @@ class Confirmed:
         probe: all fresh trials at the highest rate that met the target; at the last one if none did.
         met: whether they meet the target together, every query served; if not, no rate that was tried did.
         attempts: how many rates were tried.
+        limit: the rate, with its interval, at which the miss rate is what the target allows, by all trials:
+            what the machine can do now, without a margin.
+        sustained: what its run says; of trials in blocks that they are no uninterrupted run.
         failed_qps: the lowest rate above it that did not meet the target; infinite where none was tried.
     """
 
@@ -48,19 +70,13 @@ class Confirmed:
     probe: Probe
     met: bool
     attempts: int
+    limit: Limit
+    sustained: Sustained
     failed_qps: float = inf
 
     @property
     def qps(self) -> float:
         return self.probe.rate_qps
-
-    @property
-    def open(self) -> float:
-        """How far the true capacity may lie from `qps`, as a logarithm: the search's interval, and what was
-        left between the rate that was met and the one that failed."""
-        c = self.capacity
-        known = log(c.high_qps / c.low_qps) / 2 if c.low_qps > 0 else inf
-        return max(known, log(self.failed_qps / self.qps) if self.failed_qps < inf else 0.0)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -72,6 +88,8 @@ class Confirmed:
             "confirmed_by": fields_of(self.probe, *COST),
             "failed_qps": self.failed_qps if self.failed_qps < inf else None,
             "capacity": self.capacity.to_json(),
+            **self.limit.to_json(),
+            "sustained": self.sustained.to_json(),
         }
 
 
@@ -120,6 +138,7 @@ def confirm(
     settings: ConfirmSettings,
     *,
     seed: int = 0,
+    beside: Sequence[tuple[Trial, Evaluation]] = (),
     progress: Progress = silent,
 ) -> list[Confirmed]:
     """Run points afresh, in turn, each at its capacity less a margin, and lower until the target is met.
@@ -129,18 +148,20 @@ def confirm(
     it has had all its rounds and its interval decides. What does not hold then is given up for the next lower
     one, and rates between are looked at again.
 
+    Args:
+        beside: further points that take turns with the candidates, each run by a trial of its own.
+
     Raises:
         TrialsVoidError: no trial at any rate was valid.
     """
     s = settings
-    runners = [
-        Runner(
-            trial, c.policy, target,
+    points = []
+    for own, candidate in [*((trial, c) for c in candidates), *beside]:
+        runner = Runner(
+            own, candidate.policy, target,
             seed=seed, purpose=CONFIRMATION, max_odd=s.max_odd, progress=progress,
-        )
-        for c in candidates
-    ]  # fmt: skip
-    points = [_Point(runner, c, s) for runner, c in zip(runners, candidates, strict=True)]
+        )  # fmt: skip
+        points.append(_Point(runner, candidate, s))
 
     def spent_s() -> float:
         return sum(p.seconds for p in points)
@@ -152,6 +173,14 @@ def confirm(
         for point in open_:
             point.judge()
     return [p.result() for p in points]
+
+
+def in_blocks(probe: Probe, met: bool) -> Sustained:
+    """What trials at one rate say together: never that it is sustained, for each began with an empty node."""
+    verdict = Holding.UNDECIDED if met else Holding.NOT_MET
+    lacks = ("one uninterrupted run",) if met else ()
+    miss = (probe.miss_rate, probe.miss_low, probe.miss_high)
+    return Sustained(verdict, probe.seconds, probe.queries, None, None, False, *miss, lacks)
 
 
 class RateSteps:
@@ -300,4 +329,7 @@ class _Point:
         c, steps = self._candidate, self._steps
         met = steps.met_qps > 0
         probe = self._probes[steps.met_qps] if met else list(self._probes.values())[-1]
-        return Confirmed(c.policy, c.score, probe, met, self._attempts, steps.failed_qps if met else inf)
+        found = estimate(self._runner, self._settings.confidence)
+        limit = Limit(found.rate_qps, found.low_qps, found.high_qps)
+        failed = steps.failed_qps if met else inf
+        return Confirmed(c.policy, c.score, probe, met, self._attempts, limit, in_blocks(probe, met), failed)

@@ -11,8 +11,8 @@ from deeprecsys.search.result import CapacityResult, Probe
 
 @dataclass(frozen=True, slots=True)
 class PhaseStarted:
-    """The tuner goes on to `static`, `climb`, `refine`, `simulate` or `confirm`; `budget_s` is what it may
-    take."""
+    """The tuner goes on to `static`, `climb`, `refine`, `simulate`, `confirm` or `hold`; `budget_s` is what
+    it may take."""
 
     phase: str
     budget_s: float

@@ -95,6 +95,7 @@ class Runner:
         target: judged against.
         seed, purpose: the k-th trial of each runner with these uses the same random numbers.
         max_odd: how often a trial in which the machine stood still or was slow is repeated.
+        max_voids: how often a void one is.
         progress: called with each trial.
     """
 
@@ -107,25 +108,26 @@ class Runner:
         seed: int,
         purpose: int = 0,
         max_odd: int = MAX_VOIDS,
+        max_voids: int = MAX_VOIDS,
         progress: Progress = silent,
     ) -> None:
         self.policy, self.target = policy, target
         self._trial, self._seed, self._purpose = trial, seed, purpose
-        self._max_odd, self._progress = min(max_odd, MAX_VOIDS), progress
+        self._max_odd, self._max_voids, self._progress = min(max_odd, max_voids), max_voids, progress
         self.observations: list[Observation] = []
         self.cost = Cost()
 
     def run(self, rate_qps: float, duration_s: float) -> Observation | None:
         """One trial that counts; None when it stayed void through all repetitions."""
         seed = trial_seed(self._seed, self._purpose, len(self.observations))
-        for left in range(MAX_VOIDS, -1, -1):
+        for left in range(self._max_voids, -1, -1):
             self._progress(TrialStarted(self.policy, rate_qps, duration_s))
             log = self._trial(self.policy, rate_qps, duration_s, seed)
             summary = summarise(log, self.target)
             took_s = max(duration_s, log.duration_s)
             pace = Pace(rate_qps, nan if log.seconds_per_item is None else log.seconds_per_item)
             odd = summary.disturbed or slow(pace, (o.pace for o in self.observations))
-            void = summary.void or (odd and MAX_VOIDS - left < self._max_odd)
+            void = summary.void or (odd and self._max_voids - left < self._max_odd)
             self.cost = self.cost.with_trial(took_s, summary.offered, void)
             self._progress(TrialDone(self.policy, rate_qps, took_s, summary.offered, summary.miss_rate, void))
             if not void:
@@ -141,7 +143,7 @@ class Runner:
         observation = self.run(rate_qps, duration_s)
         if observation is None:
             raise TrialsVoidError(
-                f"at {rate_qps:.4g} queries/s the load source was late in {1 + MAX_VOIDS} trials in a "
+                f"at {rate_qps:.4g} queries/s the load source was late in {1 + self._max_voids} trials in a "
                 "row; the machine is too busy with other work, or too small for this load"
             )
         return observation

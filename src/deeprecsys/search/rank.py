@@ -97,7 +97,7 @@ class Ranking:
 
         def meets(rate_qps: float) -> bool:
             if (policy, rate_qps) not in self._met:
-                self._met[policy, rate_qps] = self._run(policy, rate_qps).sustains(self._target)
+                self._met[policy, rate_qps] = self._run(policy, rate_qps).carries(self._target)
             return self._met[policy, rate_qps]
 
         found = capacity_on_path(meets, self._hint_qps, floor_qps=floor_qps)

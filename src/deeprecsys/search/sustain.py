@@ -54,7 +54,8 @@ class Sustained:
 
     Attributes:
         seconds, queries: offered.
-        relaxation_times: of the queue at that load, in the run; 0 where the workers could not follow.
+        relaxation_times: of the queue at that load, in the run; 0 where the workers could not follow, None
+            where there was no one run.
         trend: standard deviations by which the latencies of successive blocks rise (Mann and Kendall).
         rising: whether they rise by more than chance, and by an amount that matters.
         miss_rate, miss_low, miss_high: share of late queries after the warm-up, and its interval.
@@ -64,8 +65,8 @@ class Sustained:
     verdict: Holding
     seconds: float
     queries: int
-    relaxation_times: float
-    trend: float
+    relaxation_times: float | None
+    trend: float | None
     rising: bool
     miss_rate: float
     miss_low: float

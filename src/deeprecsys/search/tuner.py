@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from math import exp, hypot, inf, nan
-from typing import Any
+from typing import Any, NamedTuple
 
 from deeprecsys.core.errors import NotConfirmedError, TargetUnreachableError, positive
 from deeprecsys.core.policy import Policy
@@ -21,8 +21,10 @@ from deeprecsys.search.events import Account, Cost, PhaseStarted, Progress, sile
 from deeprecsys.search.history import UNREACHABLE, Evaluation, Search, batch_size_of
 from deeprecsys.search.probes import Trial
 from deeprecsys.search.rank import Ranking, rank
-from deeprecsys.search.result import CapacityResult, Settings, fields_of
+from deeprecsys.search.result import CapacityResult, Settings
 
+Beside = tuple[Trial, Evaluation]
+"""A point on another node: what runs its trials, and about what it carries."""
 REFINEMENT = 1
 """The purpose (see `trial_seed`) of the searches that look at the winners again."""
 
@@ -71,6 +73,28 @@ class TuneSettings:
         return cls(refine=fine, confirm=live)
 
 
+class Gain(NamedTuple):
+    """A ratio of two rates, and its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def gain(better: Confirmed | None, usual: Confirmed | None) -> Gain | None:
+    """The ratio of two limits; the interval adds those of both in quadrature. None without one that held."""
+    if not (better and usual and usual.met):
+        return None
+    ratio, spread = better.limit.qps / usual.limit.qps, hypot(better.limit.open, usual.limit.open)
+    return Gain(ratio, ratio * exp(-spread), ratio * exp(spread))
+
+
+def _gain(name: str, found: Gain | None) -> dict[str, Any]:
+    known = found and found.high < inf
+    interval = [found.low, found.high] if found and known else None
+    return {name: found and found.value, f"{name}_interval": interval}
+
+
 @dataclass(frozen=True, slots=True)
 class TuneResult:
     """What tuning found.
@@ -79,6 +103,7 @@ class TuneResult:
         target: what was to be met.
         static: the baseline, confirmed; None where it meets the target at no load.
         tuned: the best point, confirmed; the static one where nothing proved better.
+        eager: the usual: eager torch with the static batch size; None where it was not run.
         candidates: every policy that was evaluated, with its capacity.
         complete: whether the search ended by itself and not by its budget.
         search, confirmation: what each took live; the refinement counts as search.
@@ -93,6 +118,7 @@ class TuneResult:
     search: Cost
     confirmation: Cost
     simulated: Cost | None = None
+    eager: Confirmed | None = None
 
     @property
     def kept_static(self) -> bool:
@@ -100,17 +126,15 @@ class TuneResult:
         return self.tuned is self.static
 
     @property
-    def ratio(self) -> float | None:
-        """Tuned over static, of the confirmed rates; None without a static point that held."""
-        return self.tuned.qps / self.static.qps if self.static and self.static.met else None
+    def scheduling_gain(self) -> Gain | None:
+        """Tuned over static on the same engine, of both limits."""
+        return Gain(1.0, 1.0, 1.0) if self.kept_static else gain(self.tuned, self.static)
 
     @property
-    def ratio_interval(self) -> tuple[float, float] | None:
-        """Both ends of the ratio's interval, from how open both capacities are (`Confirmed.open`)."""
-        if self.ratio is None or self.static is None:
-            return None
-        spread = 0.0 if self.kept_static else hypot(self.tuned.open, self.static.open)
-        return self.ratio * exp(-spread), self.ratio * exp(spread)
+    def engine_gain(self) -> Gain | None:
+        """Static over eager torch's, of both limits; None where eager torch was not run."""
+        same = self.eager is not None and self.eager is self.static
+        return Gain(1.0, 1.0, 1.0) if same else gain(self.static, self.eager)
 
     def to_json(self) -> dict[str, Any]:
         """The parts of the JSON of `tune` that come from the search."""
@@ -118,7 +142,11 @@ class TuneResult:
             "target": {"quantile": self.target.quantile, "latency_ms": 1e3 * self.target.latency_s},
             "static": self.static.to_json() if self.static else None,
             "tuned": self.tuned.to_json(),
-            **fields_of(self, "kept_static", "ratio", "ratio_interval"),
+            "eager": self.eager.to_json() if self.eager else None,
+            "kept_static": self.kept_static,
+            **_gain("ratio", self.scheduling_gain),
+            **_gain("scheduling_gain", self.scheduling_gain),
+            **_gain("engine_gain", self.engine_gain),
             "candidates": [
                 {**t.policy.describe(), "qps": t.score.capacity_qps, **t.score.to_json()}
                 for t in self.candidates
@@ -142,6 +170,7 @@ def tune(
     hint_qps: float,
     settings: TuneSettings | None = None,
     seed: int = 0,
+    eager: Beside | None = None,
     progress: Progress = silent,
 ) -> TuneResult:
     """Find the best policy, and confirm it in turn with the static one.
@@ -154,6 +183,7 @@ def tune(
         hint_qps: about what the node can do, e.g. workers / E[work] from a profile.
         settings: by default `TuneSettings.live(target)`.
         seed: of all trials.
+        eager: the static baseline on eager torch, run in turn with the points that are confirmed.
         progress: called with every phase, search, trial and probe.
 
     Raises:
@@ -163,7 +193,7 @@ def tune(
     """
     positive("hint", hint_qps)
     return _Tuning(trial, target, settings or TuneSettings.live(target), seed, progress).run(
-        static, search, hint_qps
+        static, search, hint_qps, eager
     )
 
 
@@ -178,7 +208,7 @@ class _Tuning:
         self.best_latency_s = inf
         self.complete = True
 
-    def run(self, static: Policy, search: Search, hint_qps: float) -> TuneResult:
+    def run(self, static: Policy, search: Search, hint_qps: float, eager: Beside | None) -> TuneResult:
         s = self.settings
         self.progress(PhaseStarted("static", s.candidate.budget_s))
         baseline = self._capacity(static, s.candidate, 0.8 * hint_qps)
@@ -195,7 +225,9 @@ class _Tuning:
         searched, self.progress.cost = self.progress.cost, Cost()
         rounds = s.confirm.rounds * s.confirm.trial_s
         self.progress(PhaseStarted("confirm", len(policies) * rounds))
-        points = confirm(self.trial, found, self.target, s.confirm, seed=self.seed, progress=self.progress)
+        points, usual = _beside_eager(
+            self.trial, found, self.target, s.confirm, self.seed, eager, self.progress
+        )
         confirmed = points[-1] if baseline else None
         return TuneResult(
             target=self.target,
@@ -205,6 +237,7 @@ class _Tuning:
             complete=self.complete,
             search=searched,
             confirmation=self.progress.cost,
+            eager=usual,
         )
 
     def _capacity(
@@ -266,6 +299,7 @@ def tune_by_model(
     search: Search,
     settings: TuneSettings | None = None,
     seed: int = 0,
+    eager: Beside | None = None,
     progress: Progress = silent,
 ) -> TuneResult:
     """Find the best policy in virtual time, and confirm it live, in turn with the static one.
@@ -279,6 +313,7 @@ def tune_by_model(
         search: proposes the others.
         settings: by default `TuneSettings.by_model(target)`.
         seed: of all trials.
+        eager: the static baseline on eager torch, run in turn with the points that are confirmed.
         progress: called with phases, and with live trials and probes.
 
     Raises:
@@ -306,7 +341,7 @@ def tune_by_model(
     live_cost = Account(Cost(), progress)
     s = settings.confirm
     progress(PhaseStarted("confirm", len(candidates) * s.rounds * s.trial_s))
-    confirmed = confirm(live, candidates, target, s, seed=seed, progress=live_cost)
+    confirmed, usual = _beside_eager(live, candidates, target, s, seed, eager, live_cost)
     known = confirmed[-1] if baseline.qps else None
     return TuneResult(
         target=target,
@@ -317,7 +352,25 @@ def tune_by_model(
         search=Cost(),
         confirmation=live_cost.cost,
         simulated=refining.cost,
+        eager=usual,
     )
+
+
+def _beside_eager(
+    trial: Trial,
+    found: list[Evaluation],
+    target: Target,
+    settings: ConfirmSettings,
+    seed: int,
+    eager: Beside | None,
+    progress: Progress,
+) -> tuple[list[Confirmed], Confirmed | None]:
+    """The points confirmed, and eager torch's among them; where that has more to run, all have more time."""
+    more = [eager] if eager else []
+    share = 1 + len(more) / len(found)
+    s = replace(settings, budget_s=share * settings.budget_s, limit_s=share * settings.limit_s)
+    points = confirm(trial, found, target, s, seed=seed, beside=more, progress=progress)
+    return points[: len(found)], points[-1] if eager else None
 
 
 def unreachable(target: Target, best_s: float) -> TargetUnreachableError:
