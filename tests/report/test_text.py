@@ -57,7 +57,7 @@ def test_tune_says_four_things_first() -> None:
     result, sure, why, command, *rest = text.tune(TuneReport.from_json(SUSTAINED)).splitlines()
     assert result == "dlrm-rmc1, p95 ≤ 100 ms: 214 queries/s, p95 97.1 ms live"
     assert sure.startswith(
-        "sustained for 1 min: 12,864 queries, 431 relaxation times of the queue, 2.1 % late"
+        "sustained for 60 s: 12,864 queries, 431 relaxation times of the queue, 2.1 % late"
     )
     assert "limit today 231 queries/s (222–240); batches may take 4.4 % longer" in sure
     assert why.startswith("engine 1.60× (1.50× to 1.70×), scheduling 1.38× (1.31× to 1.45×), queries share")

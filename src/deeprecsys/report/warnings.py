@@ -89,7 +89,7 @@ def _tuning(report: docs.TuneReport) -> Iterator[str]:
             "ran: it was chosen for another speed of the machine"
         )
     margin, drift = report.margin_percent, report.drift_percent
-    if margin is not None and drift is not None and drift > margin + 1e-9:
+    if margin is not None and drift is not None and drift > margin + 1:
         changed = f"the machine's speed changed by {drift:.3g} % meanwhile"
         yield f"{changed}, more than the margin of {margin:.3g} %"
     there = report.profile.machine if report.profile else None
