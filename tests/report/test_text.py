@@ -63,6 +63,10 @@ def test_tune_says_four_things_first() -> None:
     assert why.startswith("engine 1.60× (1.50× to 1.70×), scheduling 1.38× (1.31× to 1.45×), queries share")
     assert command.startswith("deeprecsys serve dlrm-rmc1 --from ")
     assert not rest
+    assert (
+        text.next_command(TuneReport.from_json(SUSTAINED), "runs/a")
+        == "deeprecsys serve dlrm-rmc1 --from runs/a"
+    )
 
 
 def test_what_is_less_than_sustained_is_never_called_so() -> None:

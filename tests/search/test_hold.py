@@ -15,6 +15,7 @@ from deeprecsys.search.history import Evaluation, Score
 from deeprecsys.search.hold import ATTEMPTS, hold
 from deeprecsys.search.margin import LEAST, MOST, Drift, Margin, NearLimit, checked_margin
 from deeprecsys.search.sustain import Holding
+from deeprecsys.search.tuner import gain
 from tests.search.fakes import TARGET, Cliff, late
 
 QUEUE = QUEUES[2]
@@ -65,6 +66,23 @@ def test_where_no_run_counts_the_point_stays_as_it_was():
     before = point(sound, 180.0)
     held = hold(lambda *a: late(sound(*a), 0.05), before, TARGET, 160.0, length_s=lambda r: 10.0, step=0.1)
     assert held is before
+
+
+def test_a_point_on_another_node_takes_turns_and_gains_are_of_limits():
+    fast, slow = Cliff(lambda p: 200.0), Cliff(lambda p: 100.0)
+    settings = ConfirmSettings(trial_s=20.0, rounds=3, most_rounds=3, upward=True)
+    point, usual = confirm(
+        fast, [Evaluation(WHOLE, Score.exactly(190.0))], TARGET, settings,
+        beside=[(slow, Evaluation(WHOLE, Score.exactly(95.0)))],
+    )  # fmt: skip
+    assert [seed for *_, seed in fast.ran[:2]] == [seed for *_, seed in slow.ran[:2]], "common arrivals"
+    assert point.limit.qps == pytest.approx(200, rel=0.1)
+    assert usual.limit.qps == pytest.approx(100, rel=0.1)
+    found = gain(point, usual)
+    assert found is not None
+    assert found.low < 2.0 < found.high
+    assert gain(point, replace(usual, met=False)) is None
+    assert gain(None, usual) is None
 
 
 def test_drift_is_the_slowest_look_over_the_fastest():

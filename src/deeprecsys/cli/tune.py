@@ -11,7 +11,8 @@ from deeprecsys.api.profiles import profile as measure
 from deeprecsys.api.tune import METHODS, QUALITY_QUERIES, quality, tune
 from deeprecsys.cli import options as opt
 from deeprecsys.cli.output import emit, emit_result, report_on, write_json
-from deeprecsys.report.text import whole_of
+from deeprecsys.report.text import tune as tune_text
+from deeprecsys.report.text import tune_whole
 
 
 @click.command("profile")
@@ -69,7 +70,7 @@ def tune_command(json: str | None, out: Path | None, verbose: bool, **options: A
     itself is live, on the first engine named: from batch size 1 up, as long as the rate rises.
     """
     found = tune(**options, out=out)
-    emit(whole_of(found) if verbose else repr(found), found.to_json(), json)
+    emit((tune_whole if verbose else tune_text)(found, str(out or "")), found.to_json(), json)
     report_on(out)
 
 

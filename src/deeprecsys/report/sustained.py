@@ -78,6 +78,7 @@ def why(report: docs.TuneReport) -> str:
     return ", ".join([*gains(report), how])
 
 
-def next_command(report: docs.TuneReport) -> str:
-    """What to do with the tuned point."""
-    return f"deeprecsys serve {report.model or 'MODEL'} --from RUN  (the directory of --out)"
+def next_command(report: docs.TuneReport, folder: str = "") -> str:
+    """What to do with the tuned point, which is kept in a run directory."""
+    command = f"deeprecsys serve {report.model or 'MODEL'} --from"
+    return f"{command} {folder}" if folder else f"{command} RUN  (the directory of --out)"

@@ -111,19 +111,23 @@ def capacity(report: docs.CapacityReport) -> str:
     return _join(title, sure, tried, near, rates, cost(report), where(report), cautions(report))
 
 
-def tune(report: docs.TuneReport) -> str:
-    """Four lines: the result, how sure it is, what it gains by, the next command; and what to beware of."""
+def tune(report: docs.TuneReport, folder: str = "") -> str:
+    """Four lines: the result, how sure it is, what it gains by, the next command; and what to beware of.
+
+    Args:
+        folder: the run directory.
+    """
     if report.tuned is None:
         return _join(headline(report), cautions(report))
     sure = "; ".join(filter(None, (how_sure(report.tuned.sustained), margin_words(report))))
-    lines = [headline(report), sure or f.NONE, why(report), next_command(report)]
+    lines = [headline(report), sure or f.NONE, why(report), next_command(report, folder)]
     return _join("\n".join(lines), cautions(report))
 
 
-def tune_whole(report: docs.TuneReport) -> str:
+def tune_whole(report: docs.TuneReport, folder: str = "") -> str:
     """What `tune` says, and everything behind it."""
     return _join(
-        tune(report),
+        tune(report, folder),
         str(tables.operating_points(tables.points(report))),
         str(tables.near(report.near)),
         str(tables.ranked_engines(report.setups)),
