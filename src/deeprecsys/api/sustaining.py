@@ -98,7 +98,7 @@ class Sustaining:
         return NearLimit(path, policy, e.target, hint_qps)
 
     def held(self, trial: Trial, point: Confirmed, near: NearLimit) -> Confirmed:
-        """A point as a run at its limit less the margin shows it."""
+        """A point as a run at its limit less the margin shows it, and at no rate that has failed."""
         share, limit = near.share(self.margin), point.limit.qps
         longest_s = FULL_S if self.budget.full else self.budget.longest_s
 
@@ -106,7 +106,7 @@ class Sustaining:
             return bounded_s(planned_s(near.at(rate_qps / limit)), longest_s, self.experiment.target)
 
         return hold(
-            trial, point, self.experiment.target, share * limit,
+            trial, point, self.experiment.target, min(share * limit, point.failed_qps),
             length_s=length_s, step=self.margin.share or 0.03, seed=self.experiment.node.seed,
             progress=self.progress,
         )  # fmt: skip
