@@ -14,7 +14,7 @@ from deeprecsys.cli import cli
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 COMMANDS = ["profile", "bench", "capacity", "tune", "quality", "simulate", "serve"]
-RENAMED = {"json", "trace_out", "config_file", "help"}
+RENAMED = {"json", "trace_out", "config_file", "help", "verbose"}
 """Options of the command line alone."""
 
 
