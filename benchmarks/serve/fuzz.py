@@ -1,4 +1,4 @@
-"""Tens of thousands of bodies that no client should send, over both network faces, in process.
+"""Fifty thousand bodies that no client should send, over both network faces, in process.
 
 Any answer but a success, a refusal or a message that names the fault is an error, and so is a hang or a
 seat that is not given back. Prints how many answers had which status.
@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from benchmarks.harness import Benchmark, Result, Run, Tables
 from benchmarks.lib.live_server import Row, verdicts
+from tests.files.fuzz import left
 from tests.serve.asgi import Direct
 from tests.serve.fuzz import DirectRpc, check_http, grpc_requests, http_requests
 from tests.serve.stand_in import StandIn
 
-BODIES = 20_000
+BODIES = 50_000
 
 
 def run(run: Run) -> Result:
@@ -45,11 +46,18 @@ def run(run: Run) -> Result:
         sent["grpc"] += 1
         seen["grpc"][rpc.check(raw)] += 1
 
+    before = left()
     over_http()
     over_grpc()
+    after = left()
     for face, counts in seen.items():
         print(f"{face}: {counts.total()} bodies,", ", ".join(f"{k} {n}" for k, n in counts.most_common()))
-    return {"bodies": bodies, "sent": sent, "answers": seen}
+    return {
+        "bodies": bodies,
+        "sent": sent,
+        "answers": seen,
+        "left": [b - a for a, b in zip(before, after, strict=True)],
+    }
 
 
 def rows(r: Result) -> list[Row]:
@@ -61,6 +69,11 @@ def rows(r: Result) -> list[Row]:
         Row("answered in time with scores, a refusal or what was wrong, every seat given back", f"{total:,}", "all",
             total == sent.total()),
         Row("answers 5xx but 503", f"{bad}", "0", bad == 0),
+        *(
+            [Row("descriptors and processes left", ", ".join(map(str, r["left"])), "0, 0", not any(r["left"]))]
+            if "left" in r
+            else []
+        ),
         *(
             Row(f"answers over {face}", ", ".join(f"{k}: {n:,}" for k, n in counts.most_common()))
             for face, counts in seen.items()

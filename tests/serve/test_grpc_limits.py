@@ -7,7 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import grpc
@@ -69,6 +69,34 @@ def test_open_streams_are_limited(narrow: Running) -> None:
         assert not last.infer().error_message
         for s in (*streams, last):
             s.close()
+
+
+def test_connections_leave_descriptors_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle connections took all that the process may have, and HTTP's were reset."""
+    monkeypatch.setattr(rpc, "most_connections", lambda: 3)
+    running = start(StandIn.of())
+    host, port = running.grpc.split(":")
+    idle = [socket.create_connection((host, int(port)), timeout=5) for _ in range(6)]
+    try:
+        closed = []
+        for one in idle:
+            one.settimeout(2)
+            with suppress(ConnectionResetError, TimeoutError):
+                while (data := one.recv(1 << 12)) or closed.append(one):  # type: ignore[func-returns-value]
+                    assert data
+        assert len(closed) >= 3
+    finally:
+        for one in idle:
+            one.close()
+        running.end()
+
+
+@pytest.mark.parametrize(("descriptors", "most"), [(256, 32), (1024, 128), (1 << 20, 2048), (4, 1)])
+def test_connections_are_a_share_of_the_descriptors(
+    descriptors: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc.resource, "getrlimit", lambda _: (descriptors, descriptors))
+    assert rpc.most_connections() == most
 
 
 def test_messages_are_charged_to_the_memory_of_all_requests(

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -273,3 +274,12 @@ def test_the_tail_of_a_head_that_was_read_before_is_no_head(client: wire.Client)
     status, _, body = client.answer()
     assert status == 400
     assert b"secret" not in body
+
+
+def test_a_reply_to_a_connection_that_a_limit_has_ended_is_dropped() -> None:
+    """uvicorn would write to the closed transport, which raises."""
+    cycle = SimpleNamespace(transport=SimpleNamespace(is_closing=lambda: True), disconnected=False)
+    flow = SimpleNamespace(write_paused=False)
+    handle = connection.RequestHandle(SimpleNamespace(flow=flow), cycle, None)  # type: ignore[arg-type]
+    assert not handle.reply(200, [], b"")
+    assert cycle.disconnected, "ASGI's send returns at once"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import resource
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
@@ -53,6 +54,7 @@ OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
 )
+MOST_CONNECTIONS = 2048
 _CALLS = (
     "ServerLive",
     "ServerReady",
@@ -74,11 +76,20 @@ def grpc_server(frontend: Frontend) -> grpc.aio.Server:
     limit = max((frontend.inputs(m).message_limit for m in models), default=1 << 22)
     server = grpc.aio.server(
         interceptors=[_Reception(frontend.pool, limit)],
-        options=[("grpc.max_receive_message_length", limit), *OPTIONS],
+        options=[
+            ("grpc.max_receive_message_length", limit),
+            ("grpc.max_allowed_incoming_connections", most_connections()),
+            *OPTIONS,
+        ],
         maximum_concurrent_rpcs=MOST_CALLS,
     )
     server.add_generic_rpc_handlers((GrpcService(frontend).handler(), _health(frontend)))
     return server
+
+
+def most_connections() -> int:
+    """`MOST_CONNECTIONS`, or an eighth of the descriptors: HTTP takes half, and workers need some."""
+    return max(1, min(MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
 
 
 class GrpcService:

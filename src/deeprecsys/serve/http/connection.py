@@ -90,6 +90,8 @@ class RequestHandle:
             whether it was done; else it is to be done by ASGI, which can wait for a slow client.
         """
         cycle, flow = self._cycle, self._connection.flow
+        if cycle.transport.is_closing():  # a limit has ended the connection: ASGI then writes nothing either
+            cycle.disconnected = True
         if cycle.disconnected or flow.write_paused:
             return False
         if (b"connection", b"close") in headers:

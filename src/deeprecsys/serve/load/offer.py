@@ -45,6 +45,12 @@ class Requests:
         self._kinds = kinds or 1 << 64
         self._tensors = [(t, self._drawn(t, rng)) for t in schema.signature.inputs]
 
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The rows of each of the schema's inputs, by name: [rows, width]."""
+        given = {name: drawn for t, drawn in self._tensors for name in t.feeds}
+        return {i.name: given[i.name].reshape(self._rows, -1).astype(i.dtype) for i in self._schema.inputs}
+
     def body(self, size: int, handle: int) -> tuple[bytes, int]:
         """A query's body with binary data, and the length of its JSON part."""
         inputs, data = [], []
