@@ -16,9 +16,10 @@ help: ## these lines
 
 install: $(STAMP) ## the virtual environment in $(VENV), with all that tests need
 
+# A package's modules are compiled when they are first imported: most never are.
 $(STAMP): pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -37,8 +38,8 @@ format: install ## mend what ruff can mend
 type: install ## mypy, strict
 	$(BIN)/mypy
 
-# Live tests mostly wait, so that three processes keep two cores busy. A file's tests share what it starts.
-# Tests that start nodes share two cores here. One that fails next to others is run again by itself, and must pass.
+# A file's tests share what it starts. One that fails next to others, where tests that start nodes share two
+# cores, is run again by itself, and must pass.
 test: install ## lint, types and all tests
 	@$(MAKE) --no-print-directory -j2 lint type
 	$(BIN)/pytest -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder || $(BIN)/pytest --last-failed -m "not alone"
