@@ -110,6 +110,18 @@ def test_a_search_keeps_to_its_budget_and_says_that_it_ended_there():
     assert 18 <= found.seconds <= 23
 
 
+def test_a_search_keeps_to_its_budget_of_queries_and_each_trial_to_a_part_of_it():
+    """However far it would have to go: what memory holds is no matter of time."""
+    settings = Settings(resolution=0.0005, trial_s=1.0, budget_s=inf, budget_queries=40_000)
+    events = []
+    found = find(Cliff(lambda p: 2500.0, slope=8), hint=2000.0, settings=settings, progress=events.append)
+    trials = [e.queries for e in events if isinstance(e, TrialDone)]
+    assert not found.resolved
+    assert 40_000 <= found.queries <= 46_000
+    assert 4500 < max(trials) <= 5500
+    assert found.low_qps <= 2500 <= found.high_qps
+
+
 def test_more_time_narrows_the_interval():
     def width(budget_s):
         settings = Settings(resolution=0.001, trial_s=1.0, budget_s=budget_s)

@@ -100,7 +100,7 @@ class _Search:
         s = self.settings
         least = s.least_queries if least_queries is None else least_queries
         longest_s = max(s.trial_s, s.budget_s / 4)
-        duration = max(duration_s, min(least / rate, longest_s))
+        duration = min(max(duration_s, min(least / rate, longest_s)), s.budget_queries / 8 / rate)
         observation = self.runner.run(rate, duration)
         if observation is None:
             self.void_qps = min(self.void_qps, rate)
@@ -224,7 +224,8 @@ class _Search:
             if found.trials >= LEAST_TRIALS and found.half_width <= s.resolution:
                 return True
             left_s = s.budget_s - self.runner.cost.seconds
-            if left_s < s.trial_s / 2 or self.runner.cost.trials >= MOST_TRIALS:
+            spent = self.runner.cost
+            if left_s < s.trial_s / 2 or spent.trials >= MOST_TRIALS or spent.queries >= s.budget_queries:
                 return False
             rate, duration_s = self._proposal(found, left_s)
             if rate >= self.void_qps or self._try(rate, duration_s) is None:

@@ -87,6 +87,7 @@ class Settings:
         trial_s: length of the first trials, seconds; later ones are longer where that pays.
         budget_s: seconds of trial time after which no more refining trial starts (bracketing may overrun).
         least_queries: trials at low rates are lengthened until they expect this many, budget permitting.
+        budget_queries: queries after which no more refining trial starts; none expects more than an eighth.
     """
 
     resolution: float = 0.03
@@ -94,6 +95,7 @@ class Settings:
     trial_s: float = 1.5
     budget_s: float = 18.0
     least_queries: int = 100
+    budget_queries: float = inf
 
     def __post_init__(self) -> None:
         for field in ("resolution", "trial_s", "budget_s"):
@@ -110,9 +112,14 @@ class Settings:
 
     @classmethod
     def virtual(cls, target: Target) -> Settings:
-        """Accuracy first: 1 % at 99 % confidence, as long as it takes."""
+        """Accuracy first: 1 % at 99 % confidence, within what memory holds and seconds compute."""
         return cls(
-            resolution=0.01, confidence=0.99, trial_s=400 * target.latency_s, budget_s=inf, least_queries=2000
+            resolution=0.01,
+            confidence=0.99,
+            trial_s=400 * target.latency_s,
+            budget_s=inf,
+            least_queries=2000,
+            budget_queries=2e7,
         )
 
 
