@@ -1,4 +1,4 @@
-"""Models, engines and policies of users' own whose code ends the process, or never could run."""
+"""Models and policies of users' own whose code ends the process, or never could run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from deeprecsys.core.policy import Static
-from deeprecsys.engine.eager import EagerEngine
 from deeprecsys.zoo.custom import OwnModel
 from deeprecsys.zoo.schema import DenseInput, Schema, SparseInput, Table
 
@@ -99,26 +98,6 @@ class Unstated(OwnModel):
 
 class Stated(Unstated):
     schema = Schema((), (DenseInput("x", 4, ids=((2, 30), (3, 7))),))
-
-
-class ExitingEngine(EagerEngine):
-    def __init__(self, assembly):
-        raise SystemExit("no engine today")
-
-
-class EndingEngine(EagerEngine):
-    def __init__(self, assembly):
-        os._exit(0)
-
-
-class FailingEngine(EagerEngine):
-    def score(self, slices):
-        raise SystemExit("no scores today")
-
-
-class DyingEngine(EagerEngine):
-    def score(self, slices):
-        os._exit(9)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from onnx import TensorProto, helper
 from deeprecsys.zoo.custom import own_model
 from deeprecsys.zoo.schema import Schema
 from tests.cli.conftest import Refused, call, refused, write_profile
-from tests.files import hostile
+from tests.files import hostile, hostile_engines
 
 __all__ = ["refused"]
 TABLE = "table 't' rows: expected a whole number from 1 to 2147483647, got -5"
-FILE = Path(hostile.__file__)
+FILE, ENGINES = Path(hostile.__file__), Path(hostile_engines.__file__)
 TARGET = ["--rate", "20", "--duration", "2", "--sla-ms", "100", "--workers", "1"]
 
 
@@ -187,7 +187,7 @@ def test_an_engine_that_fails_ends_the_measurement_with_its_cause(
     engine: str, status: int, says: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     began = time.monotonic()
-    args = ["--rows-scale", "0.001", "--engine", f"{FILE}:{engine}", *TARGET]
+    args = ["--rows-scale", "0.001", "--engine", f"{ENGINES}:{engine}", *TARGET]
     assert call("bench", "ncf", *args) == status
     assert time.monotonic() - began < 60
     assert says in capfd.readouterr().err.splitlines()[-1]

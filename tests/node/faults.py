@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Sequence
 
-from deeprecsys.engine import Assembly, SliceView
+from deeprecsys.engine import SliceView
 from deeprecsys.engine.eager import EagerEngine
 
 DEADLY_SIZE = 13
@@ -29,20 +29,6 @@ class LonelyEngine(EagerEngine):
         if len(slices) > 1:
             os.kill(os.getpid(), signal.SIGKILL)
         super().score(slices)
-
-
-class RefusingEngine:
-    """Cannot be built."""
-
-    def __init__(self, assembly: Assembly) -> None:
-        raise RuntimeError("no such instruction")
-
-
-class CrashingEngine:
-    """Kills its process while it is built."""
-
-    def __init__(self, assembly: Assembly) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class SlowEngine(EagerEngine):

@@ -287,7 +287,7 @@ def test_a_worker_that_cannot_start_stops_the_node_with_its_reason(engine: str, 
     before = children(os.getpid())
     with (
         pytest.raises(NodeError, match=f"cannot start: .*{why}"),
-        Node(replace(SMALL, engine=f"tests.node.faults:{engine}")),
+        Node(replace(SMALL, engine=f"tests.node.refusals:{engine}")),
     ):
         pass
     assert children(os.getpid()) == before

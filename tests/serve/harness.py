@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,9 @@ from deeprecsys.node.service.hosted_model import ModelConfig
 from deeprecsys.node.service.service import Service, ServiceConfig
 from deeprecsys.zoo import model
 from deeprecsys.zoo.schema import Per, Schema, SparseInput
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+"""Runs a coroutine to its end."""
 
 FAST = LatencyProfile("any", (Point(1, 1, (1e-4,)), Point(1, 100, (1e-3,))))
 SMALL = ModelConfig(
@@ -49,6 +52,18 @@ async def service(
         yield found
     finally:
         found.close()
+
+
+@contextmanager
+def shared(*models: ModelConfig, workers: int) -> Iterator[tuple[Service, Run]]:
+    """A started service for several tests, and what `run` is to them: on the service's own loop."""
+    with asyncio.Runner() as runner:
+        started = service(*models, workers=workers)
+        s = runner.run(started.__aenter__())
+        try:
+            yield s, lambda coroutine: runner.run(asyncio.wait_for(coroutine, 120))
+        finally:
+            runner.run(started.__aexit__(None, None, None))
 
 
 def features(schema: Schema, items: int, seed: int) -> dict[str, np.ndarray]:

@@ -184,7 +184,9 @@ def test_admission_goes_by_the_times_of_the_device_that_will_score() -> None:
     quick = LatencyProfile("any", (Point(1, 1, (1e-3,)), Point(1, 1000, (2e-3,))))
 
     async def scenario() -> None:
-        async with service(accelerated(profile=slow, gpu_profile=quick), workers=1, gpus=1) as s:
+        async with service(
+            accelerated(engine="null", profile=slow, gpu_profile=quick), workers=1, gpus=1
+        ) as s:
             now = time.monotonic()
             s.admit(NAME, 900, arrival_s=now, deadline_s=now + 0.5)
             with pytest.raises(RefusedError, match="would miss its deadline"):
@@ -196,7 +198,7 @@ def test_admission_goes_by_the_times_of_the_device_that_will_score() -> None:
 @pytest.mark.live
 def test_metrics_and_page_show_devices_threshold_and_share() -> None:
     async def scenario() -> None:
-        async with service(accelerated(), workers=1, gpus=1) as s:
+        async with service(accelerated(engine="null"), workers=1, gpus=1) as s:
             counters = Counters()
             s.listen(counters)
             for n in (10, 400, 500):
@@ -234,7 +236,7 @@ def test_metrics_and_page_show_devices_threshold_and_share() -> None:
         ({"gpu": None}, 0, InputError, "gpu: expected an engine, as policy deeprecsched offloads, got none"),
         ({}, 0, InputError, "gpus: expected accelerators exactly where a model has an engine"),
         (
-            {"gpu": "tests.node.faults:RefusingEngine"},
+            {"gpu": "tests.node.refusals:RefusingEngine", "engine": "null"},
             1,
             NodeError,
             "a gpu worker cannot start: RuntimeError",

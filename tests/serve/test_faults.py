@@ -67,7 +67,7 @@ def test_killed_workers_lose_no_query_and_are_replaced(spares: int) -> None:
 
 def test_a_spare_takes_over_without_a_start() -> None:
     async def scenario() -> None:
-        async with service(workers=1, spares=1) as s:
+        async with service(changed(engine="null"), workers=1, spares=1) as s:
             await until(s, lambda: s._workers.spares == 1)
             (spare,) = set(s._workers.all_pids) - set(s._workers.pids)
             os.kill(s._workers.pids[0], signal.SIGKILL)
@@ -81,8 +81,8 @@ def test_a_spare_takes_over_without_a_start() -> None:
 @pytest.mark.parametrize(
     ("engine", "error", "why"),
     [
-        ("tests.node.faults:RefusingEngine", NodeError, "cannot start: RuntimeError: no such instruction"),
-        ("tests.node.faults:CrashingEngine", NodeError, "cannot start: killed by signal 9"),
+        ("tests.node.refusals:RefusingEngine", NodeError, "cannot start: RuntimeError: no such instruction"),
+        ("tests.node.refusals:CrashingEngine", NodeError, "cannot start: killed by signal 9"),
         ("wait:x", InputError, "engine wait: expected BATCH_MS"),
     ],
 )
