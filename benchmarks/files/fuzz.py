@@ -11,7 +11,9 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from typing import Any
 
 from benchmarks.harness import ROOT, Benchmark, Result, Run, Tables, markdown
@@ -21,24 +23,22 @@ FILES = 50_000
 BATCH = 500
 
 
-def batch(kind: str, seed: int, count: int) -> Result:
-    """What became of a batch of files; a crash or a hang counts as one fault."""
-    command = [sys.executable, "-m", "tests.files.fuzz", kind, str(seed), str(count)]
+def batch(counts: Mapping[str, int], seed: int) -> dict[str, Result]:
+    """What became of so many files of each kind, read in one process; its crash or hang is a fault of the kind
+    that was read, and of those that would have come after."""
+    command = [sys.executable, "-m", "tests.files.fuzz", str(seed), *(f"{k}={n}" for k, n in counts.items())]
+    longest_s = HANG_S + 20 * sum(counts.values())
     try:
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S + 20 * count, check=False
+            command, cwd=ROOT, capture_output=True, text=True, timeout=longest_s, check=False
         )
-        found: Result = json.loads(done.stdout.splitlines()[-1])
-        return found
-    except (subprocess.TimeoutExpired, IndexError, ValueError) as e:
-        said = getattr(done, "stderr", "")[-600:] if not isinstance(e, subprocess.TimeoutExpired) else "hung"
-        return {
-            "seen": {"crash": 1},
-            "faults": [f"{seed}…: {said}"],
-            "descriptors": 0,
-            "children": 0,
-            "peak_mb": 0,
-        }
+        out, said = done.stdout, done.stderr[-600:]
+    except subprocess.TimeoutExpired as e:
+        out, said = (e.stdout or b"").decode(), "hung"
+    fault = {"seen": {"crash": 1}, "faults": [f"{seed}…: {said}"]}
+    crash = fault | dict.fromkeys(("descriptors", "children", "peak_mb"), 0)
+    found = [json.loads(line) for line in out.splitlines() if line.endswith("}")]
+    return dict(zip_longest(counts, found, fillvalue=crash))
 
 
 def run(run: Run) -> Result:
@@ -49,7 +49,7 @@ def run(run: Run) -> Result:
         seen: Counter[str] = Counter()
         faults, left, peak_mb = [], [0, 0], 0
         for found in pool.map(
-            lambda at, kind=kind: batch(kind, run.options.seed + at, min(BATCH, each - at)),
+            lambda at, kind=kind: batch({kind: min(BATCH, each - at)}, run.options.seed + at)[kind],
             range(0, each, BATCH),
         ):
             seen.update(found["seen"])

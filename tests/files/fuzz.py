@@ -1,6 +1,7 @@
 """Files that were changed by chance, each read by the command or the function that reads it, in one process.
 
-`python -m tests.files.fuzz KIND SEED COUNT` prints what became of them as JSON: a crash ends one process.
+`python -m tests.files.fuzz SEED KIND=COUNT ...` prints what became of each kind's as a line of JSON: a crash
+ends the process.
 """
 
 from __future__ import annotations
@@ -290,4 +291,5 @@ def run(name: str, seed: int, count: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    print(json.dumps(run(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    for kind, count in (argument.split("=") for argument in sys.argv[2:]):
+        print(json.dumps(run(kind, int(sys.argv[1]), int(count))), flush=True)
