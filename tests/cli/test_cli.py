@@ -182,7 +182,8 @@ def test_an_overload_is_given_up_and_its_document_is_strict_json(tmp_path: Path)
     assert "gave up after" in repr(again)
 
 
-SMALL_JOB = ["ncf", *SMALL, "--sizes", "fixed:20"]
+SMALL_JOB = ["ncf", *SMALL, "--sizes", "fixed:20", "--engine", "wait:1,0.05"]
+"""Queries of 2 ms, so that trials of many targets are of few queries."""
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +241,7 @@ def test_profile_then_tune_with_it_on_a_small_model(
     assert doc["simulator_error"] is not None
     assert doc["paced_simulator_error"] is not None
     assert 0.2 < doc["pace"] < 5
-    assert "measured on another machine" in doc["warnings"][0]
+    assert any("measured on another machine" in warning for warning in doc["warnings"])
     kept = json.loads((out / "result.json").read_text())
     assert kept["tuned"]["qps"] == doc["tuned"]["qps"]
     assert (out / "report.html").exists()

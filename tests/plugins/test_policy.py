@@ -115,9 +115,10 @@ def test_live_retuning_searches_it_in_a_process_of_its_own() -> None:
     assert found.capacity_qps >= found.present_qps > 0
 
 
-def profile_file(folder: Path) -> str:
-    points = [{"batch": b, "seconds": [1e-3 + 5e-5 * b]} for b in (1, 20)]
-    (folder / "p.json").write_text(json.dumps({"model": "ncf", "engine": "wait:1,0.05", "points": points}))
+def profile_file(folder: Path, batch_ms: float = 1.0, item_ms: float = 0.05) -> str:
+    points = [{"batch": b, "seconds": [1e-3 * (batch_ms + item_ms * b)]} for b in (1, 20)]
+    engine = f"wait:{batch_ms:g},{item_ms:g}"
+    (folder / "p.json").write_text(json.dumps({"model": "ncf", "engine": engine, "points": points}))
     return str(folder / "p.json")
 
 
@@ -144,17 +145,11 @@ def test_bench_runs_it_on_a_live_node(capsys: pytest.CaptureFixture[str]) -> Non
 def test_tune_searches_it_and_confirms_what_it_finds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [
-        "tune",
-        *SMALL,
-        "--profile",
-        profile_file(tmp_path),
-        "--policy",
-        TEXT,
-        "--sizes",
-        "normal:10,4,20",
-    ]
-    assert call(*given, "--budget", "8", "--json", "-") == 0
+    """Few queries fit into a target, so that trials of many targets are of few queries."""
+    profile = profile_file(tmp_path, 3.0, 0.1)
+    given = ["tune", "ncf", "--rows-scale", "0.01", "--engine", "wait:3,0.1", "--workers", "1", "--sla-ms",
+             "40", "--profile", profile, "--policy", TEXT, "--sizes", "normal:10,4,20"]  # fmt: skip
+    assert call(*given, "--budget", "4", "--json", "-") == 0
     doc = json.loads(capsys.readouterr().out)
     tried = [c for c in doc["candidates"] if c["policy"] == "shortest-first"]
     assert len({c["batch_size"] for c in tried}) > 1
