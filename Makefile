@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 GPU_PYTHON  ?= python3
 GPU_SECONDS ?= 480
 
-.PHONY: help install demo test fast lint format type check bench gpu clean
+.PHONY: help install demo test beside fast lint format type check bench gpu clean
 .DEFAULT_GOAL := test
 
 help: ## these lines
@@ -38,12 +38,14 @@ format: install ## mend what ruff can mend
 type: install ## mypy, strict
 	$(BIN)/mypy
 
+test: install ## lint, types and all tests
+	@$(MAKE) --no-print-directory -j3 lint type beside
+	$(BIN)/pytest -m alone
+
 # A file's tests share what it starts. One that fails next to others, where tests that start nodes share two
 # cores, is run again by itself, and must pass.
-test: install ## lint, types and all tests
-	@$(MAKE) --no-print-directory -j2 lint type
+beside: install
 	$(BIN)/pytest -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder || $(BIN)/pytest --last-failed -m "not alone"
-	$(BIN)/pytest -m alone
 
 fast: install ## tests of decisions, simulation, models and the network face: no node, under a minute
 	$(BIN)/pytest -m "not live" -n 2 $(addprefix tests/,core bounds workload zoo simulate serve)
