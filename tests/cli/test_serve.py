@@ -72,6 +72,14 @@ def faces(monkeypatch: pytest.MonkeyPatch, logs: None) -> list[object]:
     app = types.ModuleType("deeprecsys.serve.app")
     app.serve_forever = face  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "deeprecsys.serve.app", app)
+
+    async def cost(backend, name, sizes, connections, seconds):
+        assert (min(sizes) > 0, connections >= 2, seconds) == (True, True, 1.5)
+        return 4e-4
+
+    measuring = types.ModuleType("deeprecsys.serve.face_cost")
+    measuring.face_seconds = cost  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "deeprecsys.serve.face_cost", measuring)
     return seen
 
 
@@ -103,9 +111,12 @@ def test_two_models_are_tuned_served_and_drained(faces, tmp_path, capsys) -> Non
 def test_a_policy_that_is_given_is_pinned(faces, tmp_path, capsys) -> None:
     serve(
         "ncf", "--profile", profile_of("ncf", tmp_path), "--rows-scale", "0.001", "--workers", "1",
-        "--spares", "0", "--policy", "coalescing:4", "--batch-size", "32", "--no-retune",
+        "--spares", "0", "--policy", "coalescing:4", "--batch-size", "32", "--no-retune", "--sla-ms", "200",
     )  # fmt: skip
-    assert "(given on the command line); load it can carry: unknown" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "(given on the command line); load it can carry: " in said
+    assert "queries/s, simulated, also if batches take 10 % longer; limited by the workers" in said
+    assert "the network face takes 0.4 ms per query of " in said
 
 
 @pytest.mark.live
@@ -127,6 +138,8 @@ def test_a_run_of_tune_is_served_as_it_was_tuned(faces, capsys) -> None:
         (["ncf", "ncf"], "expected each once"),
         (["ncf", "--engine", "null"], "--engine: expected wait:1,0.05, of the profile of ncf, got null"),
         (["ncf", "--threads", "2"], "--threads: expected 1, of the profile of ncf, got 2"),
+        (["ncf", "--margin", "-1"], "--margin: expected a percentage from 0 to below 100, got -1"),
+        (["ncf", "--face-test", "-1"], "--face-test: expected"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(faces, tmp_path, arguments, why) -> None:

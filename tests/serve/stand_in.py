@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deeprecsys.core.allowance import Allowance
 from deeprecsys.core.target import Target
 from deeprecsys.node.service.backend import (
     BatchRecord,
@@ -106,7 +107,8 @@ class StandIn:
         return self.open, 0
 
     def point(self, model: str) -> OperatingPoint:
-        return OperatingPoint("static", 32, None, 500.0, 0.0, "told so")
+        allowance = Allowance(0.1, 4e-4)
+        return OperatingPoint("static", 32, None, 500.0, 0.0, "told so", allowance=allowance)
 
     def late(self, model: str) -> LateAnswers:
         return LateAnswers(3, 247.0)

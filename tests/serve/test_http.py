@@ -269,9 +269,15 @@ def test_statistics_and_metrics_count_the_same(http: Direct) -> None:
         'deeprecsys_batch_size{model="flat"} 32.0',
         'deeprecsys_late_answers_total{model="flat"} 3.0',
         'deeprecsys_late_budget{model="flat"} 247.0',
+        'deeprecsys_capacity_qps{model="flat"} 500.0',
+        'deeprecsys_margin_ratio{model="flat"} 0.1',
+        'deeprecsys_face_seconds{model="flat"} 0.0004',
+        'deeprecsys_limited_by_face{model="flat"} 0.0',
     ):
         assert line in text.splitlines(), line
     assert get(http, "/live.json")[1]["models"][0]["late"] == {"total": 3, "left": 247.0}
+    point = get(http, "/live.json")[1]["models"][0]["point"]
+    assert (point["limit"], point["allowance"]["margin"]) == ("workers", 0.1)
 
 
 def test_metrics_have_the_memory_of_requests_that_are_being_read() -> None:

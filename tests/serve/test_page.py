@@ -57,6 +57,8 @@ def test_in_a_browser(running: Running, tmp_path: Path) -> None:
     flat = done.stdout[done.stdout.index('data-model="flat"') :]
     text = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", flat)).split())
     assert "target 100 ms, met" in text
+    assert "limited by the workers; network face: 0.400 ms per query" in text
+    assert "late answers 3 since the start; 247 more may be late" in text
     assert "version 1, engine stand-in, ready" in text
     assert "3–4: 2" in text  # batches by items
     assert "17–32: 1" in text

@@ -26,6 +26,7 @@ from deeprecsys.api.retuning.decision import (
 )
 from deeprecsys.api.retuning.resimulate import Question, Resimulator, best_policy
 from deeprecsys.api.retuning.retuner import Retuner
+from deeprecsys.core.allowance import NOTHING, Allowance
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Adaptive, Coalescing, Deadline, DeepRecSched, Static
 from deeprecsys.core.profile import LatencyProfile, Point
@@ -104,7 +105,10 @@ PROFILE = LatencyProfile("any", (Point(1, 1, (2e-3,)), Point(1, 1000, (102e-3,))
 
 @pytest.mark.parametrize("present", [None, Coalescing(64, 8)])
 def test_a_question_crosses_to_another_process_unchanged(present):
-    question = Question(PROFILE, [4, 7], 2, Target(latency_s=0.06), 1000, present, 500, PROFILE, 3)
+    allowance = Allowance(0.1, 3e-4, shared=False)
+    question = Question(
+        PROFILE, [4, 7], 2, Target(latency_s=0.06), 1000, present, 500, PROFILE, 3, allowance, search=False
+    )  # fmt: skip
     crossed = Question.from_json(json.loads(json.dumps(question.to_json())))
     assert replace(crossed, profile=PROFILE, gpu=PROFILE) == question
     assert crossed.gpu.to_json() == PROFILE.to_json()
@@ -149,6 +153,28 @@ def test_a_path_with_less_work_than_the_target_has_no_endless_capacity():
     most_qps = 2 / 3e-6
     assert 0.9 * most_qps < found.present_qps <= 1.01 * most_qps
     assert found.capacity_qps <= 1.01 * most_qps
+
+
+def test_what_is_allowed_for_lowers_the_capacity_and_the_face_may_be_what_limits_it():
+    """A query of 100 items in one batch takes a worker 12 ms: two carry at most 167 of them a second."""
+
+    def carried(allowance: Allowance) -> float:
+        asked = Question(
+            PROFILE, [100] * 50, 2, Target(latency_s=0.5), 1000, DeepRecSched(1000), 4000,
+            allowance=allowance, search=False,
+        )  # fmt: skip
+        found = best_policy(asked)
+        assert found.policy == DeepRecSched(1000)
+        return found.present_qps
+
+    as_measured = carried(NOTHING)
+    assert 0.9 * 2 / 0.012 < as_measured < 1.05 * 2 / 0.012
+    assert carried(Allowance(0.1)) == pytest.approx(as_measured / 1.1, rel=0.02)
+    face_s = 4e-3  # of two cores, beside 12 ms of a worker
+    assert carried(Allowance(0.0, face_s)) == pytest.approx(as_measured * 12 / 16, rel=0.03)
+    assert carried(Allowance(0.0, face_s, shared=False)) == pytest.approx(as_measured, rel=0.02)
+    slow = Allowance(0.0, 8e-3, shared=False)
+    assert carried(slow) == slow.most_qps == 100.0
 
 
 @pytest.mark.live
@@ -242,7 +268,7 @@ def test_live_retuning_goes_on_after_a_look_that_fails(error: Exception, caplog:
 
     async def scenario() -> None:
         model = SimpleNamespace(
-            name="any", policy=DeepRecSched(100), offered=[(time.monotonic(), 4)] * 30,
+            name="any", policy=DeepRecSched(100), offered=[(time.monotonic(), 4)] * 30, allowance=NOTHING,
             config=SimpleNamespace(profile=PROFILE, target=None, max_items=9, gpu_profile=None),
         )  # fmt: skip
         node = SimpleNamespace(retunable=[model], config=SimpleNamespace(cores=[[0]], gpus=0))

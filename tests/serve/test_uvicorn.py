@@ -27,7 +27,7 @@ def test_what_a_uvicorn_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(HttpToolsProtocol, "on_body")
     monkeypatch.setattr(connection, "_FLOW_USES", ("resume_reading", "no_such"))
     assert connection.missing() == ["HttpToolsProtocol.on_body", "FlowControl.no_such"]
-    assert app._plain_asgi()
+    assert app.plain_asgi()
 
 
 def test_one_file_knows_uvicorn() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Unpack, cast
 
+from deeprecsys.api.announced import line, measured_loads, question, workers_of
 from deeprecsys.api.experiment import Experiment, ServeOptions, check_processes, shows_options
 from deeprecsys.api.from_run import GivenRun, TunedRun
 from deeprecsys.api.policies import policy_of
@@ -30,7 +31,8 @@ from deeprecsys.api.progress import ProgressOption, stage
 from deeprecsys.api.retuning.decision import BestPolicy, RetuneSettings
 from deeprecsys.api.retuning.resimulate import Question, Resimulator
 from deeprecsys.api.retuning.retuner import Retuner
-from deeprecsys.core.errors import InputError, at_least, at_most, positive, shown
+from deeprecsys.core.allowance import MARGIN, Allowance
+from deeprecsys.core.errors import InputError, at_least, at_most, not_negative, positive, shown
 from deeprecsys.core.policy import CPU, GPU, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.engine import FASTEST
@@ -39,7 +41,6 @@ from deeprecsys.node.node import default_workers, pinning
 from deeprecsys.node.runtime.cores import awake, interleave_memory, numa_nodes, realtime
 from deeprecsys.node.service.hosted_model import ModelConfig, check_scores
 from deeprecsys.node.service.service import Service, ServiceConfig
-from deeprecsys.report.text import knobs
 from deeprecsys.serve.extra import authority, check_addresses, loopback, require_extra, without_fork_handlers
 from deeprecsys.workload.trace import LARGEST
 from deeprecsys.zoo.custom import same_model, short_name, with_weights
@@ -50,7 +51,7 @@ notices = logging.getLogger("deeprecsys.api")
 PORTS = (8000, 8001)
 """The ports of HTTP and of gRPC that clients of the protocol expect."""
 PROFILE_S, GPU_PROFILE_S = 10.0, 5.0
-TUNE_QUERIES = 40_000
+FACE_TEST_S, MOST_FACE_TEST_S = 1.5, 600.0
 DRAIN_S, MOST_DRAIN_S = 30.0, 86_400.0
 MOST_OPEN = 1 << 16
 """The most open queries of a model: many times what connections can carry."""
@@ -92,6 +93,8 @@ def serve(
     http_port: int = PORTS[0],
     grpc_port: int = PORTS[1],
     drain: float = DRAIN_S,
+    margin: float = 100 * MARGIN,
+    face_test: float = FACE_TEST_S,
     announce: Callable[[str], None] = lambda line: None,
     ready: Callable[[Listening], None] = lambda listening: None,
     progress: ProgressOption = True,
@@ -120,7 +123,10 @@ def serve(
         shed_late: refuse queries that would be late even while the target's quantile leaves room for them.
         http_port, grpc_port: 0 takes a free one.
         drain: seconds to answer open queries in, after the signal.
-        announce: called with each model's operating point, as text.
+        margin: by how many percent batches may take longer while the announced load still meets the target.
+        face_test: seconds of load through the loopback socket before it serves, for each model, by which the
+            network face's cost is counted in the announced load; 0 leaves it out.
+        announce: called with each model's operating point and announced load, as text.
         ready: called once requests are taken.
 
     Raises:
@@ -130,6 +136,9 @@ def serve(
     require_extra()
     without_fork_handlers()
     at_most(MOST_DRAIN_S, "--drain", positive("--drain", drain), "a day")
+    if not 0 <= margin < 100:
+        raise InputError(f"--margin: expected a percentage from 0 to below 100, got {margin:g}")
+    at_most(MOST_FACE_TEST_S, "--face-test", not_negative("--face-test", face_test), "ten minutes")
     check_processes("--spares", spares)
     check_addresses(host, http_port, grpc_port)
     given, why = (model,) if isinstance(model, str) else tuple(model), ""
@@ -157,22 +166,6 @@ def serve(
     experiments = [_experiment(name, profiles.get((name, CPU)), engine, options) for name in names]
     first = experiments[0].node
     workers = first.workers or default_workers(first)
-    configs = []
-    for experiment, full, short in zip(experiments, names, asked, strict=True):
-        known = profiles.get((full, CPU)), profiles.get((full, GPU))
-        times = _measured(experiment, *known, progress)
-        config = configured(
-            experiment, *times, workers, (policy, batch_size, offload_above), max_items, short
-        )  # fmt: skip
-        config = replace(config, why=why or config.why)
-        announce(_line(config, workers, first.gpus))
-        config = replace(config, max_queries=max_queue, most_bytes=max_queue_mb << 20)
-        configs.append(replace(config, finite=not_finite == "error", shed_late=shed_late))
-    service = ServiceConfig(
-        tuple(configs), tuple(pinning(workers, first.threads)), first.threads, spares,
-        gpus=first.gpus if first.gpu else 0, isa=first.isa,
-    )  # fmt: skip
-    interleave_memory(numa_nodes())
     import uvloop  # it comes with the extra
 
     from deeprecsys.serve.app import serve_forever
@@ -183,18 +176,46 @@ def serve(
         if not loopback(host):
             log.warning("there is no authentication: every client that reaches %s can send queries", host)
 
-    async def serving() -> None:
+    async def serving(config: ServiceConfig, sizes: Mapping[str, Sequence[int]]) -> None:
         with stage("starting", progress) as report:
-            started = await Service.start(service, lambda what, share: report(share, what))
-        await _until_drained(
-            started, retune, drain, lambda stop: serve_forever(
+            started = await Service.start(config, lambda what, share: report(share, what))
+
+        async def face(stop: asyncio.Event) -> None:
+            with stage("measuring the network face", progress):
+                await measured_loads(started, sizes, simulation, face_test)
+            await simulation.close()
+            for served in started.hosted:
+                announce(line(served, workers, first.gpus))
+            await serve_forever(
                 started, host=host, http_port=http_port, grpc_port=grpc_port, stop=stop,
                 ready=lambda http, grpc: listening(started, http, grpc),
-            ),
-        )  # fmt: skip
+            )  # fmt: skip
+
+        await _until_drained(started, retune, drain, face)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serving())
+        simulation = Resimulator()
+        try:
+            configs, sizes = [], {}
+            for experiment, full, short in zip(experiments, names, asked, strict=True):
+                known = profiles.get((full, CPU)), profiles.get((full, GPU))
+                times = _measured(experiment, *known, progress)
+                config = configured(
+                    experiment, *times, workers, (policy, batch_size, offload_above), max_items, short,
+                    margin / 100, lambda q: runner.run(simulation.best(q)),
+                )  # fmt: skip
+                config = replace(config, why=why or config.why, max_queries=max_queue)
+                config = replace(config, most_bytes=max_queue_mb << 20, shed_late=shed_late)
+                configs.append(replace(config, finite=not_finite == "error"))
+                sizes[config.name] = sample_sizes(experiment).tolist()
+            service = ServiceConfig(
+                tuple(configs), tuple(pinning(workers, first.threads)), first.threads, spares,
+                gpus=first.gpus if first.gpu else 0, isa=first.isa,
+            )  # fmt: skip
+            interleave_memory(numa_nodes())
+            runner.run(serving(service, sizes))
+        finally:
+            runner.run(simulation.close())
 
 
 async def _until_drained(
@@ -348,67 +369,35 @@ def configured(
     given: tuple[str | Policy | None, int | None, int | None],
     max_items: int | None,
     name: str,
+    margin: float,
+    best: Callable[[Question], BestPolicy],
 ) -> ModelConfig:
     """A model's configuration: its policy as given, or the best in virtual time.
 
     Args:
         given: the policy, its batch size and its threshold; None where they are to be tuned.
         name: what clients ask for.
+        margin: share by which batches may take longer.
+        best: finds the best policy.
     """
     node = experiment.node
     largest = max_items or experiment.workload.sizes.cap
     pinned = any(g is not None for g in given)
-    policy: Policy
+    why, policy = "given on the command line", cast(Policy, Static.baseline(largest, 1))
     if pinned:
         policy = policy_of(
             given[0] or "deeprecsched", *given[1:], largest=largest, workers=workers,
             target=experiment.target, splits=experiment.splits,
         )  # fmt: skip
-        why, capacity = "given on the command line", None
-    else:
-        present = None if experiment.splits else Static.baseline(largest, 1)
-        question = Question(
-            profile, sample_sizes(experiment).tolist(), workers, experiment.target, largest, present,
-            TUNE_QUERIES, gpu_profile if experiment.splits else None, node.gpus,
-        )  # fmt: skip
-        found = asyncio.run(_tuned(question))
-        if present:
-            policy, capacity, why = present, found.present_qps or None, LISTWISE
-        else:
-            policy, capacity = found.policy, found.capacity_qps or None
-            why = f"tuned in virtual time for {experiment.workload.sizes.describe()['name']} sizes"
-    return ModelConfig(
+    elif not experiment.splits:
+        why = LISTWISE
+    config = ModelConfig(
         name, experiment.target, policy, profile, node.rows_scale, node.seed, node.engine,
-        node.precision, max_items=largest, capacity_qps=capacity, why=why, pinned=pinned,
-        split=experiment.splits, model=node.model, gpu=node.gpu, gpu_profile=gpu_profile,
+        node.precision, max_items=largest, why=why, pinned=pinned, split=experiment.splits, model=node.model,
+        gpu=node.gpu, gpu_profile=gpu_profile, allowance=Allowance(margin),
     )  # fmt: skip
-
-
-async def _tuned(question: Question) -> BestPolicy:
-    """The best policy in virtual time, and what the present one carries; by default the baseline."""
-    simulation = Resimulator()
-    try:
-        return await simulation.best(question)
-    finally:
-        await simulation.close()
-
-
-def workers_of(counts: Mapping[str, int]) -> str:
-    """The number of workers of each device, in words."""
-    found = f"{counts[CPU]} worker{'s' if counts[CPU] != 1 else ''}"
-    if gpus := counts.get(GPU):
-        found += f" and {gpus} accelerator{'s' if gpus > 1 else ''}"
-    return found
-
-
-def _line(config: ModelConfig, workers: int, gpus: int) -> str:
-    """The operating point in one line."""
-    target = config.target
-    load = f"{config.capacity_qps:.4g} queries/s, simulated" if config.capacity_qps else "unknown"
-    node = workers_of({CPU: workers} | ({GPU: gpus} if config.gpu else {}))
-    engine = f"{config.engine} and {config.gpu}" if config.gpu else config.engine
-    return (
-        f"{config.name}: p{100 * target.quantile:g} within {1e3 * target.latency_s:g} ms "
-        f"on {node}, {engine} {config.precision}: "
-        f"{knobs(config.policy.describe())} ({config.why}); load it can carry: {load}"
-    )
+    if pinned or not experiment.splits:
+        return config
+    asked = question(config, sample_sizes(experiment).tolist(), workers, node.gpus)
+    why = f"tuned in virtual time for {experiment.workload.sizes.describe()['name']} sizes"
+    return replace(config, policy=best(replace(asked, present=None)).policy, why=why)

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from deeprecsys.api.serve import DRAIN_S, PORTS, serve
+from deeprecsys.api.serve import DRAIN_S, FACE_TEST_S, PORTS, serve
 from deeprecsys.cli import options as opt
+from deeprecsys.core.allowance import MARGIN
 from deeprecsys.serve.metrics.logs import log_as_json
 
 _COUNT, _PORT = click.IntRange(1), click.IntRange(0, 65535)
@@ -73,6 +74,21 @@ _COUNT, _PORT = click.IntRange(1), click.IntRange(0, 65535)
 @opt.option("--host", None, "Address to listen on; 0.0.0.0 for all.", default="127.0.0.1")
 @opt.option("--http-port", "N", "0 takes any that is free.", type=_PORT, default=PORTS[0])
 @opt.option("--grpc-port", "N", "0 takes any that is free.", type=_PORT, default=PORTS[1])
+@opt.option(
+    "--margin",
+    "PERCENT",
+    "By how much longer batches may take while the announced load still meets the target.",
+    type=float,
+    default=100 * MARGIN,
+)
+@opt.option(
+    "--face-test",
+    "S",
+    "Seconds of load through the loopback socket, at start, that measure what the network face takes; 0 "
+    "leaves it out of the announced load.",
+    type=float,
+    default=FACE_TEST_S,
+)
 @opt.option("--drain", "S", "Seconds to answer open queries in, after SIGTERM.", type=float, default=DRAIN_S)
 @opt.seed
 @opt.config
@@ -80,8 +96,10 @@ def serve_command(**options: Any) -> None:
     """Serve MODELs over the network: Open Inference Protocol on HTTP and gRPC.
 
     Measures batch times or reads them from --profile, finds the policy that carries the most queries within
-    the target, prints it with the load that it carries, and serves until SIGTERM, which drains. Among
-    several models, weights are given as MODEL@FILE.
+    the target, prints it with the load that it carries, and serves until SIGTERM, which drains. That load
+    meets the target with nothing refused, even if batches take --margin longer; the network face is counted,
+    with the kernel's work for it and without the clients'. Among several models, weights are given as
+    MODEL@FILE.
     """
     log_as_json()
     serve(**opt.given(options), announce=click.echo, ready=click.echo)

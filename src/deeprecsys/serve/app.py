@@ -52,7 +52,7 @@ async def serve_forever(
         listening = stack.enter_context(listen(host, http_port))
         rpc = grpc_server(frontend)
         bound = _bind(rpc, host, grpc_port)
-        http = http_server(HttpApp(frontend, loopback(host)), _plain_asgi())
+        http = http_server(HttpApp(frontend, loopback(host)), plain_asgi())
         await rpc.start()
         serving = asyncio.ensure_future(http.serve(sockets=[listening]))
         stopping = asyncio.ensure_future(stop.wait())
@@ -71,7 +71,7 @@ async def serve_forever(
             _log.info("stopped")
 
 
-def _plain_asgi() -> bool:
+def plain_asgi() -> bool:
     """Whether uvicorn's protocol is to be left as it is: asked for, or this version of it is unknown."""
     if unknown := missing():
         _log.warning("this uvicorn is unknown: HTTP is served slower", extra={"missing": unknown})

@@ -22,6 +22,7 @@ import numpy as np
 
 from deeprecsys.api.policies import LOADED, class_of, from_description
 from deeprecsys.api.retuning.decision import BestPolicy
+from deeprecsys.core.allowance import NOTHING, Allowance
 from deeprecsys.core.errors import NodeError
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
@@ -42,6 +43,8 @@ class Question:
         present: the policy in use; None takes the baseline for it.
         queries: queries of the simulated path.
         gpu: batch times on an accelerator, whose threshold is then searched too; gpus: their number.
+        allowance: under what the target is to be met.
+        search: False asks for the capacity of the present policy alone.
     """
 
     profile: LatencyProfile
@@ -53,6 +56,8 @@ class Question:
     queries: int
     gpu: LatencyProfile | None = None
     gpus: int = 1
+    allowance: Allowance = NOTHING
+    search: bool = True
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -65,6 +70,8 @@ class Question:
             "queries": self.queries,
             "gpu": self.gpu.to_json() if self.gpu else None,
             "gpus": self.gpus,
+            "allowance": asdict(self.allowance),
+            "search": self.search,
             "policies": list(LOADED.values()),
         }
 
@@ -82,25 +89,40 @@ class Question:
             doc["queries"],
             LatencyProfile.from_json(doc["gpu"]) if doc["gpu"] else None,
             doc["gpus"],
+            Allowance(**doc["allowance"]),
+            doc["search"],
         )
 
 
 def best_policy(q: Question) -> BestPolicy:
     """The policy with the highest capacity for a mix, by simulation of one path with Poisson arrivals."""
     from deeprecsys.api.virtual import Accelerators, pools, search_policies
+    from deeprecsys.search.history import Evaluation
+    from deeprecsys.search.rank import Ranking, saturation_qps
     from deeprecsys.simulate.trial import SamplePath
 
     rng = np.random.default_rng(0)
     sizes = rng.choice(np.asarray(q.sizes, np.int32), q.queries)
     unit_s = np.cumsum(rng.exponential(size=q.queries))
-    node = pools(q.profile, q.workers, Accelerators(q.gpu, q.gpus) if q.gpu else None)
-    path = SamplePath(*node, lambda rate: (unit_s / rate, sizes), q.target)
-    mix = np.asarray(q.sizes, np.int32)
+    allowed, target = q.allowance, q.allowance.target(q.target)
+    profile, mix = allowed.profile(q.profile), np.asarray(q.sizes, np.int32)
+    node = pools(profile, q.workers, Accelerators(allowed.profile(q.gpu), q.gpus) if q.gpu else None)
+    path = SamplePath(*node, lambda rate: (unit_s / rate, sizes), target)
+
+    def carried(found: Evaluation) -> float:
+        return min(found.qps, allowed.most_qps)
+
+    if q.present and not q.search:
+        hint = saturation_qps(profile, q.present.batch_size or q.largest, mix, q.workers)
+        qps = carried(Evaluation(q.present, Ranking(path, target, hint).score(q.present)))
+        return BestPolicy(q.present, qps, qps)
     search, present = search_policies(
-        path, q.target, q.profile, q.workers, q.largest, mix, q.gpu is not None, q.present
+        path, target, profile, q.workers, q.largest, mix, q.gpu is not None, q.present
     )
     best = search.best
-    return BestPolicy(best.policy, best.qps, present.qps) if best else BestPolicy(present.policy, 0.0, 0.0)
+    if not best:
+        return BestPolicy(present.policy, 0.0, 0.0)
+    return BestPolicy(best.policy, carried(best), carried(present))
 
 
 class Resimulator:

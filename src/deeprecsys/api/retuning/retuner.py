@@ -56,6 +56,7 @@ class Retuner:
             settings.path_queries,
             config.gpu_profile,
             node.gpus,
+            served.allowance,
         )
         try:
             found = await self._simulation.best(question)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
+from deeprecsys.core.allowance import NOTHING, Allowance, Limit
 from deeprecsys.core.target import Target
 from deeprecsys.zoo.schema import Schema
 
@@ -111,6 +112,7 @@ class OperatingPoint:
     Attributes:
         policy: its name for `--policy`; batch_size, offload_above: its knobs, None where it has none.
         capacity_qps: the highest load within the target, as simulated; None if unknown.
+        allowance: under what that load still meets the target, and `limit`: what keeps it from being higher.
         pinned: live retuning leaves it alone.
     """
 
@@ -121,6 +123,11 @@ class OperatingPoint:
     since_s: float
     why: str
     pinned: bool = False
+    allowance: Allowance = NOTHING
+
+    @property
+    def limit(self) -> Limit | None:
+        return None if self.capacity_qps is None else self.allowance.limit(self.capacity_qps)
 
 
 class LateAnswers(NamedTuple):

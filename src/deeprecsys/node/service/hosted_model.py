@@ -12,6 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from deeprecsys.core.allowance import NOTHING, Allowance
 from deeprecsys.core.deadlines import Forecast, LateBudget, batch_seconds
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import GPU, Policy
@@ -45,7 +46,7 @@ class ModelConfig:
         gpu_profile: batch times there; None if they are not known.
         max_items: the most items of a query; max_queries: the most open queries.
         most_bytes: the most bytes of features and scores of open queries.
-        capacity_qps: the highest load within the target, as simulated; why: how the policy was chosen.
+        why: how the policy was chosen; allowance: of the load that is announced.
         pinned: live retuning leaves the policy as it is.
         split: False where items are scored together: such a query is never cut nor merged.
         finite: whether scores that are infinite or NaN are an error.
@@ -63,7 +64,7 @@ class ModelConfig:
     max_items: int = 1000
     max_queries: int = 1024
     most_bytes: int = 128 << 20
-    capacity_qps: float | None = None
+    allowance: Allowance = NOTHING
     why: str = "configured"
     pinned: bool = False
     split: bool = True
@@ -193,6 +194,8 @@ class HostedModel:
     offered: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=KEPT))
     """Arrival and items of the latest valid queries, also refused and cancelled ones: what live retuning
     goes by. Malformed and failed ones do not count."""
+    allowance: Allowance = NOTHING
+    """Of the load that is announced."""
     _described: tuple[tuple[bool, str, Policy], ServedModel] | None = None
 
     @classmethod
@@ -218,7 +221,8 @@ class HostedModel:
             gpu = Forecast(batch_seconds(config.gpu_profile, 1, config.max_items), None, False, budget)
         seconds = batch_seconds(config.profile, workers, config.max_items)
         forecast = Forecast(seconds, None, False, budget, gpu)
-        point = point_of(config.policy, config.capacity_qps, now_s, config.why, config.pinned)
+        allowed = config.allowance
+        point = point_of(config.policy, None, now_s, config.why, config.pinned, allowed)
         slots = list(range(inputs.slots - 1, -1, -1))
         arena, rows = Arena.create(layout), Rows(inputs.rows)
         try:
@@ -226,7 +230,9 @@ class HostedModel:
         except BaseException:
             arena.close()
             raise
-        return cls(config, arena, rows, slots, forecast, [first], first, config.policy, point)
+        return cls(
+            config, arena, rows, slots, forecast, [first], first, config.policy, point, allowance=allowed
+        )
 
     @property
     def name(self) -> str:
@@ -318,7 +324,7 @@ class HostedModel:
 
 
 def point_of(
-    policy: Policy, capacity_qps: float | None, now_s: float, why: str, pinned: bool
+    policy: Policy, capacity_qps: float | None, now_s: float, why: str, pinned: bool, allowance: Allowance
 ) -> OperatingPoint:
     """The operating point of a policy."""
     return OperatingPoint(
@@ -329,6 +335,7 @@ def point_of(
         since_s=now_s,
         why=why,
         pinned=pinned,
+        allowance=allowance,
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from deeprecsys.core.allowance import Allowance
 from deeprecsys.core.device import Limits
 from deeprecsys.core.dispatcher import Dispatcher
 from deeprecsys.core.errors import InputError
@@ -258,17 +259,18 @@ class Service:
         s.config.check_devices(policy)
         changed = policy != s.policy
         s.policy = policy
-        s.point = point_of(policy, capacity_qps, time.monotonic(), why, s.point.pinned)
+        s.point = point_of(policy, capacity_qps, time.monotonic(), why, s.point.pinned, s.allowance)
         if changed:
             for version in s.versions:
                 self._driver.handle(Adopt(version.id, policy))
         log.info("operating point of %s: %s (%s)", model, policy.describe(), why)
         self._queries.point_changed(model, s.point)
 
-    def estimate(self, model: str, capacity_qps: float) -> None:
-        """Another estimate of what a model's policy carries, as its mix of sizes is another."""
+    def estimate(self, model: str, capacity_qps: float | None, allowance: Allowance | None = None) -> None:
+        """Another estimate of what a model's policy carries, of another mix or under another allowance."""
         s = self._served[model]
-        s.point = replace(s.point, capacity_qps=capacity_qps)
+        s.allowance = allowance or s.allowance
+        s.point = replace(s.point, capacity_qps=capacity_qps, allowance=s.allowance)
 
     def pin(self, model: str, pinned: bool = True) -> None:
         """Have live retuning leave a model's policy alone, or no longer."""
@@ -276,9 +278,14 @@ class Service:
         s.point = replace(s.point, pinned=pinned)
 
     @property
+    def hosted(self) -> list[HostedModel]:
+        """All models."""
+        return list(self._served.values())
+
+    @property
     def retunable(self) -> list[HostedModel]:
         """The models whose policy live retuning may change."""
-        return [s for s in self._served.values() if s.config.split and not s.point.pinned]
+        return [s for s in self.hosted if s.config.split and not s.point.pinned]
 
     async def swap(self, model: str, version: str, weights: Weights) -> None:
         """Serve other weights, and free the old ones. No query is lost.

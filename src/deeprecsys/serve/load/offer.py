@@ -37,12 +37,23 @@ class Requests:
     Args:
         largest: items of the largest query.
         kinds: number of different queries of each size; by default there is no limit but the rows.
+        timeout_s: that the queries state; None states none.
     """
 
-    def __init__(self, schema: Schema, largest: int, seed: int, kinds: int | None = None) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        largest: int,
+        seed: int,
+        kinds: int | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
         rng = generator(seed, RandomStream.FEATURES)
         self._schema, self._rows = schema, largest + (kinds or largest)
         self._kinds = kinds or 1 << 64
+        self._parameters: dict[str, Any] = {"binary_data_output": True}
+        if timeout_s:
+            self._parameters["timeout"] = int(1e6 * timeout_s)
         self._tensors = [(t, self._drawn(t, rng)) for t in schema.signature.inputs]
 
     @property
@@ -63,7 +74,7 @@ class Requests:
                 {"name": t.name, "shape": part.shape, "datatype": t.datatype, "parameters": parameters}
             )
             data.append(part.tobytes())
-        head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+        head = json.dumps({"inputs": inputs, "parameters": self._parameters}).encode()
         return b"".join((head, *data)), len(head)
 
     def _drawn(self, t: TensorSpec, rng: np.random.Generator) -> NDArray[Any]:
@@ -108,7 +119,7 @@ async def offer(
     try:
         await _check(pool, url, model)
         await pool.open(OPEN_AT_FIRST)
-        return await _Offer(pool, f"{_path(model)}/infer", requests, stream, answered).run(
+        return await _Offer(pool, f"{model_path(model)}/infer", requests, stream, answered).run(
             target, progress, at
         )
     finally:
@@ -131,13 +142,13 @@ def address(url: str) -> tuple[str, int]:
     return host, port or 80
 
 
-def _path(model: str) -> str:
+def model_path(model: str) -> str:
     return f"/v2/models/{quote(model, safe='')}"
 
 
 async def _check(pool: ConnectionPool, url: str, model: str) -> None:
     try:
-        answer = await pool.request("GET", f"{_path(model)}/ready")
+        answer = await pool.request("GET", f"{model_path(model)}/ready")
     except OSError as e:
         raise NodeError(f"--url: nothing answers at {url}: {e}") from e
     if answer.status == 404:

@@ -136,7 +136,7 @@ def _sizes(seconds: Sequence[Second]) -> list[dict[str, int | str]]:
 
 
 def _point(p: OperatingPoint, now: float) -> dict[str, Any]:
-    doc = asdict(p)
+    doc = asdict(p) | {"limit": p.limit}
     doc["ago_s"] = now - doc.pop("since_s")
     return doc
 

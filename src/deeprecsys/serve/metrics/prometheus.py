@@ -139,6 +139,12 @@ class _Collected(Collector):
             left = "Queries that may still be late before those that would be are refused"
             gauge("late_budget", left, model, backend.late(model).left)
             gauge("capacity_qps", "Queries/s that the operating point can carry", model, point.capacity_qps)
+            allowed, by_face = point.allowance, point.limit and point.limit == "network face"
+            longer = "Share by which batches may take longer while that load meets the target"
+            gauge("margin_ratio", longer, model, allowed.margin)
+            face = "CPU time of the server's process per query, counted in that load"
+            gauge("face_seconds", face, model, allowed.face_s or None)
+            gauge("limited_by_face", "Whether the network face, not the workers, limits it", model, by_face)
         yield from found.values()
 
 
