@@ -85,6 +85,13 @@ def test_a_point_on_another_node_takes_turns_and_gains_are_of_limits():
     assert gain(None, usual) is None
 
 
+def test_a_limit_that_no_trial_came_near_is_not_extrapolated():
+    trial = Cliff(lambda p: 5000.0)
+    found = point(trial, 190.0)
+    assert found.limit.qps <= 1.1 * max(rate for _, rate, *_ in trial.ran)
+    assert found.limit.qps >= found.qps
+
+
 def test_drift_is_the_slowest_look_over_the_fastest():
     drift = Drift()
     assert drift.share is None

@@ -19,6 +19,8 @@ from deeprecsys.search.sustain import Holding, Sustained
 
 CONFIRMATION = 2
 """The purpose (see `trial_seed`) of these trials."""
+REACH = 1.1
+"""A limit is at most this many times the highest rate that was tried."""
 WIDE = 3
 """Steps between the rate that was met and the one that failed, above which the capacity counts as unknown."""
 MOST_STEP = 0.5
@@ -330,6 +332,7 @@ class _Point:
         met = steps.met_qps > 0
         probe = self._probes[steps.met_qps] if met else list(self._probes.values())[-1]
         found = estimate(self._runner, self._settings.confidence)
-        limit = Limit(found.rate_qps, found.low_qps, found.high_qps)
+        most = REACH * max(self._runner.rates())  # where nothing failed the fit may point anywhere above
+        limit = Limit(min(found.rate_qps, most), min(found.low_qps, most), found.high_qps)
         failed = steps.failed_qps if met else inf
         return Confirmed(c.policy, c.score, probe, met, self._attempts, limit, in_blocks(probe, met), failed)

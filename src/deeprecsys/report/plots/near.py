@@ -42,6 +42,6 @@ def near_the_limit(report: NearDocument, live: tuple[float, float] | None, targe
         ax.margins(x=0.05)
         ax.set_xlabel("offered rate, queries/s")
         ax.xaxis.set_major_formatter(thousands())
-        ax.set_ylabel("latency, ms")
-        ax.legend(loc="upper left", frameon=False)
+        ax.set_ylabel(f"{f.percentile(target.quantile) if target else 'latency'}, ms")
+        ax.legend(loc="lower right", frameon=False)
         return fig
