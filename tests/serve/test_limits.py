@@ -139,6 +139,26 @@ def test_an_idle_connection_gives_way_to_a_new_one(running: Running, monkeypatch
         s.close()
 
 
+def test_connections_without_a_whole_request_give_way_before_others(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "most_connections", lambda: 3)
+    kept, silent, half = first = [wire.connect(running) for _ in range(3)]
+    for s in (kept, half):
+        s.sendall(LIVE)
+        assert s.answer()[0] == 200
+    half.sendall(LIVE[:20])
+    new = [wire.connect(running) for _ in range(2)]
+    for s, victim in zip(new, (silent, half), strict=True):
+        s.sendall(LIVE)
+        assert s.answer()[0] == 200
+        assert closed(victim)
+    kept.sendall(LIVE)  # idle for longest
+    assert kept.answer()[0] == 200
+    for s in (*first, *new):
+        s.close()
+
+
 def test_connections_that_are_all_busy_leave_room_for_health_checks(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

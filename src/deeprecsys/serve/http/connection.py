@@ -140,7 +140,7 @@ class Connection(HttpToolsProtocol):
             others = (c for c in self.connections if isinstance(c, Connection) and c is not self)
             idle = [c for c in others if c.idle and not c._reserved]
             if idle:
-                evicted = min(idle, key=lambda c: c._received_s)
+                evicted = min(idle, key=lambda c: (c._asked, c._received_s))
                 self.connections.discard(evicted)
                 evicted.transport.close()
             elif len(self.connections) > most + RESERVED_CONNECTIONS:
@@ -153,6 +153,11 @@ class Connection(HttpToolsProtocol):
     def idle(self) -> bool:
         """Whether no request is in progress."""
         return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def _asked(self) -> bool:
+        """Whether it has made a request, and is not within the head of another."""
+        return self.cycle is not None and not self._meter.head_bytes
 
     # Parser callbacks.
     def on_headers_complete(self) -> None:

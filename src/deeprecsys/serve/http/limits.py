@@ -15,8 +15,9 @@ KEEP_ALIVE_S = 75
 WRITE_S = 30.0
 """How long a client may leave a reply unread."""
 MOST_CONNECTIONS, RESERVED_CONNECTIONS = 2048, 32
-"""Beyond the first number an idle connection is closed for each new one. Where none is idle, the reserved
-ones take health checks and metrics alone."""
+"""Beyond the first number an idle connection is closed for each new one, preferably one that has made no
+request or is within the head of its next. Where none is idle, the reserved ones take health checks and
+metrics alone."""
 RESERVED_S = 2.0
 """How long a reserved connection may idle before its one request."""
 RESERVED_FOR = (b"/v2/health/", b"/metrics", b"/live.json")
