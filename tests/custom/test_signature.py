@@ -15,7 +15,7 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.engine import SliceView, build
 from deeprecsys.zoo.custom import Own
 from deeprecsys.zoo.custom.describe import describe
-from deeprecsys.zoo.schema import DenseInput, Per, Schema, Signature, SparseInput, Table, TensorSpec
+from deeprecsys.zoo.schema import DenseInput, Feed, Per, Schema, Signature, SparseInput, Table, TensorSpec
 from tests.custom.test_describe import AXIS1, FLOAT, IDS, OTHER, TABLE, assembly, onnx_file
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch.export's own
@@ -60,13 +60,13 @@ def file(path: Path, names: dict[str, str], ids: int = IDS) -> str:
     return onnx_file(path, nodes, inputs, constants, (names["out"],))
 
 
-def features(own: Own, items: int) -> dict[str, np.ndarray]:
+def features(own: Own, items: int, most: int = 30) -> dict[str, np.ndarray]:
     """A request of the tensors that the signature states."""
     rng, found = np.random.default_rng(items), {}
     for t in own.schema.signature.inputs:
         shape = items if t.per is Per.ITEM else 1, *t.row
         kind = {"INT64": np.int64, "INT32": np.int32, "FP32": np.float32}[t.datatype]
-        values = rng.standard_normal(shape) if t.datatype == "FP32" else rng.integers(0, 30, shape)
+        values = rng.standard_normal(shape) if t.datatype == "FP32" else rng.integers(0, most, shape)
         found[t.name] = values.astype(kind)
     return found
 
@@ -90,8 +90,8 @@ def test_an_onnx_file_keeps_its_signature(names, ids: int, datatype: str, tmp_pa
     first, given = layout.rows_at(2), features(own, 7)
     for t in signature.inputs:
         rows = given[t.name].reshape(len(given[t.name]), -1)
-        for name in t.feeds:
-            about.inputs[name][first[name] :][: len(rows)] = rows
+        for feed in t.feeds:
+            about.inputs[feed.input][first[feed.input] :][: len(rows)] = rows
     (wanted,) = onnxruntime.InferenceSession(path).run(None, given)
     for engine in ("eager", "compiled"):
         out = np.empty((7, 1), np.float32)
@@ -123,9 +123,9 @@ def test_a_pt2_keeps_its_signature(tmp_path: Path) -> None:
     own = describe(str(tmp_path / "m.pt2"))
     assert own.schema.signature == Signature(
         (
-            TensorSpec("input", "INT64", (), Per.ITEM, ("input", "input/1")),
-            TensorSpec("price", "FP32", (), Per.ITEM, ("price",)),
-            TensorSpec("seen", "INT64", (3,), Per.QUERY, ("seen",)),
+            TensorSpec("input", "INT64", (), Per.ITEM, (Feed("input"), Feed("input/1"))),
+            TensorSpec("price", "FP32", (), Per.ITEM, (Feed("price"),)),
+            TensorSpec("seen", "INT64", (3,), Per.QUERY, (Feed("seen"),)),
         ),
         TensorSpec(*program.graph_signature.user_outputs, "FP32", (1,)),
     )
@@ -145,24 +145,36 @@ OUT = TensorSpec("y", "FP32", ())
 @pytest.mark.parametrize(
     ("tensors", "output", "said"),
     [
-        ([TensorSpec("a", "INT64", (), feeds=("a",))], OUT, "do not feed each input once"),
+        ([TensorSpec("a", "INT64", (), feeds=(Feed("a"),))], OUT, "do not feed each input once"),
         (
-            [TensorSpec("x", "FP32", (6,), feeds=("x",)), TensorSpec("a", "INT64", (), feeds=("a",))],
+            [
+                TensorSpec("x", "FP32", (6,), feeds=(Feed("x"),)),
+                TensorSpec("a", "INT64", (), feeds=(Feed("a"),)),
+            ],
             OUT,
             "do not feed each input once, in order",
         ),
         (
-            [TensorSpec("a", "INT64", (), feeds=("a",)), TensorSpec("x", "FP32", (2, 2), feeds=("x",))],
+            [
+                TensorSpec("a", "INT64", (), feeds=(Feed("a"),)),
+                TensorSpec("x", "FP32", (2, 2), feeds=(Feed("x"),)),
+            ],
             OUT,
             "tensor 'x' does not fit",
         ),
         (
-            [TensorSpec("a", "INT64", (), feeds=("a",)), TensorSpec("a", "FP32", (6,), feeds=("x",))],
+            [
+                TensorSpec("a", "INT64", (), feeds=(Feed("a"),)),
+                TensorSpec("a", "FP32", (6,), feeds=(Feed("x"),)),
+            ],
             OUT,
             "two tensors .* share a name",
         ),
         (
-            [TensorSpec("a", "INT64", (), feeds=("a",)), TensorSpec("x", "FP32", (6,), feeds=("x",))],
+            [
+                TensorSpec("a", "INT64", (), feeds=(Feed("a"),)),
+                TensorSpec("x", "FP32", (6,), feeds=(Feed("x"),)),
+            ],
             TensorSpec("y", "FP32", (2,)),
             "'y' does not have 1 scores per item",
         ),

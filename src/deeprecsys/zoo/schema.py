@@ -184,25 +184,37 @@ SCORES = "scores"
 
 
 @dataclass(frozen=True, slots=True)
+class Feed:
+    """An input of the schema that is filled from a tensor: from some of its columns, () for all."""
+
+    input: str
+    columns: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TensorSpec:
     """A tensor that clients send or get.
 
     Attributes:
         datatype: as the Open Inference Protocol names it.
         row: its shape without the first dimension, items or 1: () of a tensor [n].
-        feeds: the schema's inputs that are filled from it, each with all of it.
     """
 
     name: str
     datatype: str
     row: tuple[int, ...]
     per: Per = Per.ITEM
-    feeds: tuple[str, ...] = ()
+    feeds: tuple[Feed, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
         """With -1 for the items."""
         return (-1 if self.per is Per.ITEM else 1, *self.row)
+
+    @property
+    def width(self) -> int:
+        """Numbers of one row."""
+        return math.prod(self.row)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -245,10 +257,12 @@ class Schema:
             self._check_signature(self.given)
 
     def _check_signature(self, signature: Signature) -> None:
-        if [name for t in signature.inputs for name in t.feeds] != [i.name for i in self.inputs]:
+        feeds = [(t, feed) for t in signature.inputs for feed in t.feeds]
+        if [feed.input for _, feed in feeds] != [i.name for i in self.inputs]:
             raise ValueError("schema: the signature's tensors do not feed each input once, in order")
-        for t in signature.inputs:
-            if any((math.prod(t.row), t.per) != (i.width, i.per) for i in self.inputs if i.name in t.feeds):
+        for i, (t, feed) in zip(self.inputs, feeds, strict=True):
+            width = len(feed.columns) or t.width
+            if (width, t.per) != (i.width, i.per) or max(feed.columns, default=0) >= t.width:
                 raise ValueError(f"schema: tensor {t.name!r} does not fit the inputs that it feeds")
         if len({t.name for t in signature.inputs}) < len(signature.inputs):
             raise ValueError("schema: two tensors of the signature share a name")
@@ -262,12 +276,12 @@ class Schema:
         """What clients send and get."""
         if self.given:
             return self.given
-        inputs = (TensorSpec(i.name, i.datatype, (i.width,), i.per, (i.name,)) for i in self.inputs)
+        inputs = (TensorSpec(i.name, i.datatype, (i.width,), i.per, (Feed(i.name),)) for i in self.inputs)
         return Signature(tuple(inputs), TensorSpec(SCORES, DenseInput.datatype, (self.outputs,)))
 
-    def sender(self, name: str) -> str:
-        """The tensor of clients that feeds an input, by names."""
-        return next(t.name for t in self.signature.inputs if name in t.feeds)
+    def source(self, name: str) -> tuple[TensorSpec, Feed]:
+        """The tensor that an input is filled from, and how."""
+        return next((t, feed) for t in self.signature.inputs for feed in t.feeds if feed.input == name)
 
     @property
     def dense(self) -> tuple[DenseInput, ...]:

@@ -348,7 +348,9 @@ def bad_id(schema: Schema, inputs: Mapping[str, NDArray[Any]]) -> str | None:
         wrong = (ids < 0) | (ids >= rows)
         if wrong.any():
             item, look_up = divmod(int(wrong.argmax()), ids.shape[1])
-            where = f"input {schema.sender(i.name)!r}: item {item}, look-up {look_up}"
+            tensor, feed = schema.source(i.name)
+            at = f"column {feed.columns[look_up]}" if feed.columns else f"look-up {look_up}"
+            where = f"input {tensor.name!r}: item {item}, {at}"
             return f"{where}: expected an id in 0 … {rows - 1}, got {ids[item, look_up]}"
     return None
 

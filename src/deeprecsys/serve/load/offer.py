@@ -16,7 +16,7 @@ from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.serve.load.client import ConnectionPool, Response
 from deeprecsys.workload.stream import RandomStream, Stream, generator
-from deeprecsys.zoo.schema import DenseInput, Per, Schema, SparseInput, TensorSpec, put_ids
+from deeprecsys.zoo.schema import DenseInput, Per, Schema, TensorSpec, put_ids
 
 LEAD_S = 0.05
 """From the start to the first arrival at time 0."""
@@ -59,8 +59,12 @@ class Requests:
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The rows of each of the schema's inputs, by name: [rows, width]."""
-        given = {name: drawn for t, drawn in self._tensors for name in t.feeds}
-        return {i.name: given[i.name].reshape(self._rows, -1).astype(i.dtype) for i in self._schema.inputs}
+        given = {
+            feed.input: drawn.reshape(self._rows, -1)[:, feed.columns or slice(None)]
+            for t, drawn in self._tensors
+            for feed in t.feeds
+        }
+        return {i.name: given[i.name].astype(i.dtype) for i in self._schema.inputs}
 
     def body(self, size: int, handle: int) -> tuple[bytes, int]:
         """A query's body with binary data, and the length of its JSON part."""
@@ -79,15 +83,20 @@ class Requests:
 
     def _drawn(self, t: TensorSpec, rng: np.random.Generator) -> NDArray[Any]:
         """Rows of a tensor; its ids are within every table that it indexes."""
-        fed = [i for i in self._schema.inputs if i.name in t.feeds]
-        shape, first = (self._rows, fed[0].width), fed[0]
-        if isinstance(first, DenseInput):
-            drawn = rng.standard_normal(shape, np.float32)
-            put_ids(first.ids, drawn, lambda count, wanted: rng.integers(count, size=wanted))
-        else:
-            rows = min(self._schema.table(i.table).rows for i in fed if isinstance(i, SparseInput))
-            drawn = rng.integers(0, rows, shape, np.int32)
-        return drawn.astype(t.dtype).reshape(self._rows, *t.row)
+        inputs = {i.name: i for i in self._schema.inputs}
+        drawn, bounds = np.zeros((self._rows, t.width), t.dtype), {}  # type: tuple[NDArray[Any], dict[int, int]]
+        for feed in t.feeds:
+            i = inputs[feed.input]
+            if isinstance(i, DenseInput):
+                drawn[:, feed.columns or slice(None)] = rng.standard_normal((self._rows, i.width), np.float32)
+                put_ids(i.ids, drawn, lambda count, wanted: rng.integers(count, size=wanted))
+            else:
+                rows = self._schema.table(i.table).rows
+                bounds |= {c: min(rows, bounds.get(c, rows)) for c in feed.columns or range(t.width)}
+        for rows in sorted(set(bounds.values())):
+            columns = [c for c, bound in bounds.items() if bound == rows]
+            drawn[:, columns] = rng.integers(0, rows, (self._rows, len(columns)), np.int32)
+        return drawn.reshape(self._rows, *t.row)
 
 
 async def offer(

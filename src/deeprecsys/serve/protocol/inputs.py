@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.serve.protocol.errors import RequestError, shown
 from deeprecsys.serve.protocol.request import Request, Tensor, parse_head
-from deeprecsys.zoo.schema import Block, DenseInput, Input, Per, Schema, TensorSpec
+from deeprecsys.zoo.schema import Block, Input, Per, Schema, TensorSpec
 
 IDS: Mapping[str, np.dtype[Any]] = {"INT32": np.dtype("<i4"), "INT64": np.dtype("<i8")}
 REALS: Mapping[str, np.dtype[Any]] = {
@@ -46,7 +46,8 @@ class InputSpec:
     Attributes:
         row: its shape without the first dimension; width: numbers of a row.
         columns: the second of two dimensions; -1 where there are more.
-        feeds: the schema's inputs that are filled from it.
+        feeds: the schema's inputs that are filled from it, each with its columns.
+        whole: whether each takes all columns. dense: floating-point numbers.
         datatypes: accepted, with their layout in memory; stored: the one that can be read as it is.
     """
 
@@ -54,7 +55,8 @@ class InputSpec:
     row: tuple[int, ...]
     width: int
     columns: int
-    feeds: tuple[str, ...]
+    feeds: tuple[tuple[str, slice | list[int]], ...]
+    whole: bool
     per_query: bool
     dense: bool
     datatypes: Mapping[str, np.dtype[Any]]
@@ -134,7 +136,7 @@ class Inputs:
     def __init__(self, schema: Schema, max_items: int) -> None:
         self.schema, self.max_items = schema, max_items
         inputs, signature = {i.name: i for i in schema.inputs}, schema.signature
-        self.specs = {t.name: _spec(t, inputs[t.feeds[0]]) for t in signature.inputs}
+        self.specs = {t.name: _spec(t, inputs[t.feeds[0].input]) for t in signature.inputs}
         self.output = signature.output
         self.blocks = schema.blocks
         per_item = sum(s.width for s in self.specs.values() if not s.per_query)
@@ -200,7 +202,7 @@ class Inputs:
 
     def _jagged(self, spec: InputSpec, given: dict[str, Tensor]) -> InputTensor:
         values, lengths = given.pop(spec.name + VALUES, None), given.pop(spec.name + LENGTHS, None)
-        if spec.dense or (values is None and lengths is None):
+        if spec.dense or not spec.whole or (values is None and lengths is None):
             raise RequestError(f"input {spec.name!r}: expected a tensor of that name, got none")
         if values is None or lengths is None:
             missing = spec.name + (VALUES if values is None else LENGTHS)
@@ -243,11 +245,28 @@ class Inputs:
 
 
 def _spec(t: TensorSpec, first: Input) -> InputSpec:
-    """A tensor, and the first of the inputs that it feeds: all are of one type."""
-    dense, stored = isinstance(first, DenseInput), first.datatype if len(t.feeds) == 1 else ""
-    datatypes, width = REALS if dense else IDS, first.width
-    columns = width if len(t.row) <= 1 else -1
-    return InputSpec(t.name, t.row, width, columns, t.feeds, t.per is Per.QUERY, dense, datatypes, stored)
+    """A tensor, and the first of the inputs that it feeds."""
+    whole, dense = not any(feed.columns for feed in t.feeds), t.datatype in REALS
+    return InputSpec(
+        t.name,
+        t.row,
+        t.width,
+        t.width if len(t.row) <= 1 else -1,
+        tuple((feed.input, _columns(feed.columns)) for feed in t.feeds),
+        whole,
+        t.per is Per.QUERY,
+        dense,
+        REALS if dense else IDS,
+        first.datatype if whole and len(t.feeds) == 1 else "",
+    )
+
+
+def _columns(columns: tuple[int, ...]) -> slice | list[int]:
+    """Columns as an index, which copies nothing where they follow one another."""
+    if not columns:
+        return slice(None)
+    first, last = columns[0], columns[-1]
+    return slice(first, last + 1) if columns == tuple(range(first, last + 1)) else list(columns)
 
 
 def _contiguous(packed: Sequence[InputBlock]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain, groupby
-from math import isfinite
+from math import isfinite, prod
 from typing import Any
 
 import numpy as np
@@ -72,33 +72,32 @@ def fill(request: ValidatedRequest, data: Binary | BodyLayout, seat: Seat) -> No
     if request.packed is None:
         inputs = seat.inputs
         for p in request.tensors:
-            first, *others = p.spec.feeds
-            _fill_one(p, data, inputs[first])
-            for name in others:
-                inputs[name][...] = inputs[first]
+            _fill_inputs(p, data, inputs)
     else:
         for b in request.packed:
             b.copy(data, b.offset, blocks[b.block])
     check_finite(request, blocks)
 
 
-def _fill_one(p: InputTensor, binary: Binary, into: NDArray[Any]) -> None:
-    """Write one tensor's values."""
+def _fill_inputs(p: InputTensor, binary: Binary, inputs: Mapping[str, NDArray[Any]]) -> None:
+    """Write one tensor's values into the inputs that it feeds."""
     spec, tensor = p.spec, p.tensor
     if p.lengths is not None:
         _check_lengths(p, binary)
+    into = inputs[spec.feeds[0][0]]
     if tensor.datatype == spec.stored and tensor.size is not None and into.flags.c_contiguous:
         raw = binary[tensor.offset : tensor.offset + tensor.size] if tensor.data is None else tensor.data
         memoryview(into).cast("B")[:] = raw  # type: ignore[arg-type]
         return
-    source = _numbers(spec.datatypes, tensor, binary).reshape(into.shape)
-    if spec.dense:
-        with np.errstate(over="ignore"):
-            np.copyto(into, source, casting="unsafe")
-    else:
-        np.copyto(into, source, casting="unsafe")
-        if (into != source).any():  # the tables' sizes are checked as rows are gathered
-            raise RequestError(_out_of_range(tensor, into != source, source))
+    source = _numbers(spec.datatypes, tensor, binary).reshape(p.rows, spec.width)
+    for name, columns in spec.feeds:
+        into, part = inputs[name], source[:, columns]
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.copyto(into, part, casting="unsafe")
+        if (
+            into.dtype.kind == "i" and (into != part).any()
+        ):  # the tables' sizes are checked as rows are gathered
+            raise RequestError(_out_of_range(tensor, into != part, np.arange(spec.width)[columns], part))
 
 
 def http_reply(
@@ -138,7 +137,7 @@ def check_finite(request: ValidatedRequest, blocks: Sequence[NDArray[Any]]) -> N
         if block.dense:
             for name, one in zip(block.names, values, strict=True):
                 if not all_finite(one):
-                    spec = next(t.spec for t in request.tensors if name in t.spec.feeds)
+                    spec = next(t.spec for t in request.tensors if name in dict(t.spec.feeds))
                     shaped = one.reshape(-1, *spec.row)
                     raise RequestError(f"input {not_finite(repr(spec.name), shaped)}")
 
@@ -210,10 +209,12 @@ def _id_range() -> str:
     return f"ids from {_ID_RANGE.min} to {_ID_RANGE.max}"
 
 
-def _out_of_range(tensor: Tensor, wrong: NDArray[Any], ids: NDArray[Any]) -> str:
-    at = int(wrong.argmax())
-    place = [int(k) for k in np.unravel_index(at, tensor.shape)]
-    return f"input {shown(tensor.name)}: expected {_id_range()}, got {ids.reshape(-1)[at]} at {place}"
+def _out_of_range(tensor: Tensor, wrong: NDArray[Any], columns: NDArray[Any], ids: NDArray[Any]) -> str:
+    row, k = np.argwhere(wrong)[0]
+    at = np.unravel_index(row * prod(tensor.shape[1:]) + columns[k], tensor.shape)
+    got = f"{ids[row, k]} at {[int(n) for n in at]}"
+    whole = "whole numbers, " if ids.dtype.kind == "f" else ""
+    return f"input {shown(tensor.name)}: expected {whole}{_id_range()}, got {got}"
 
 
 def not_finite(name: str, values: NDArray[Any]) -> str:

@@ -18,12 +18,14 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.plugins import reason
+from deeprecsys.zoo.custom.columns import IDS, Reader, Row, find_ids, readers
 from deeprecsys.zoo.custom.stage import random_rows
 from deeprecsys.zoo.custom.weights import check_finite
 from deeprecsys.zoo.onnx_session import session
 from deeprecsys.zoo.schema import (
     SCORES,
     DenseInput,
+    Feed,
     Per,
     Pooling,
     Schema,
@@ -33,7 +35,6 @@ from deeprecsys.zoo.schema import (
     TensorSpec,
 )
 
-_IDS = (ir.DataType.INT64, ir.DataType.INT32)
 _DATATYPES = {ir.DataType.INT64: "INT64", ir.DataType.INT32: "INT32", ir.DataType.FLOAT: "FP32"}
 _RESERVED = {SCORES, "slice_of_item", "self"}
 """Names that the dense stage's inputs may not have: of its other tensors, and of a module's argument."""
@@ -88,58 +89,57 @@ class _Lifter:
         self._names = _RESERVED | {str(v.name) for v in _values(self.graph) if v not in self.given}
 
     def input(self, value: ir.Value) -> list[DenseInput | SparseInput]:
-        """What one graph input is to the schema: more than one where it indexes several tables."""
-        name = str(value.name)
-        sizes = list(value.shape or ())
+        """What one graph input is to the schema: an input for each table that it indexes, and its numbers."""
+        name, sizes, ids = str(value.name), list(value.shape or ()), value.dtype in IDS
         if not sizes:
             raise InputError(f"input {name!r}: expected a dimension of items, got a single number")
         per = _per(name, sizes[0])
         if value.dtype not in _DATATYPES:
             raise InputError(f"input {name!r}: expected float32, int64 or int32, got {value.dtype}")
-        made: list[DenseInput | SparseInput]
-        made = self._ids(value, name, sizes, per) if value.dtype in _IDS else [self._dense(value, sizes, per)]
-        row = tuple(int(n) for n in sizes[1:])  # type: ignore[arg-type]
-        feeds = tuple(i.name for i in made)
-        self.tensors.append(TensorSpec(name, _DATATYPES[value.dtype], row, per, feeds))
+        row = tuple(n for n in sizes[1:] if isinstance(n, int))
+        if len(row) < len(sizes) - 1 or (ids and len(row) > 1):
+            expected = "ids [n] or [n, look-ups]" if ids else "float32 [n, width]"
+            raise InputError(f"input {name!r}: expected {expected}, got {_shape(value)}")
+        columns, in_numbers = tuple(range(math.prod(row))), {}  # type: tuple[Row, dict[int, int]]
+        if not ids and len(row) <= 1:
+            find_ids(value, columns, in_numbers)
+        found = list(readers(value, columns, row))
+        lookups = [r for r in found if self._is_lookup(r.node)]
+        shapes = [r for r in found if r.node.op_type == "Shape"]
+        if ids:
+            self._check_ids(name, lookups, [r for r in found if r not in lookups and r not in shapes])
+        numbers = "" if ids else self._fresh(name)
+        lifted = [self._lift(r, sizes[0], per, self._fresh(name)) for r in lookups]
+        for r in shapes:
+            self._shape_of_rows(r, name if ids else "", [*zip(lookups, lifted, strict=True)])
+        made: list[DenseInput | SparseInput] = [made for _, made in lifted]
+        feeds = [Feed(i.name, r.columns * (r.columns != columns)) for r, i in zip(lookups, made, strict=True)]
+        if lookups:
+            RemoveUnusedNodesPass()(self.model)  # those between the input and its look-ups
+        if not lookups or (value.uses() and not ids):
+            self._keep(value, sizes[0], row, numbers)
+            made.append(DenseInput(numbers, len(columns), per, tuple(sorted(in_numbers.items()))))
+            feeds.append(Feed(numbers))
+        self.tensors.append(TensorSpec(name, _DATATYPES[value.dtype], row, per, tuple(feeds)))
         return made
 
-    def _dense(self, value: ir.Value, sizes: list[int | ir.SymbolicDim], per: Per) -> DenseInput:
-        """An input of numbers; the graph reads it as [n, width] and gives it its own rank."""
-        row = [n for n in sizes[1:] if isinstance(n, int)]
-        if len(row) < len(sizes) - 1:
-            raise InputError(f"input {value.name!r}: expected float32 [n, width], got {_shape(value)}")
-        width, ids = math.prod(row), {}  # type: tuple[int, dict[int, int]]
-        if len(row) <= 1:
-            _find_ids(value, tuple(range(width)), ids)
-        name = self._fresh(str(value.name))
+    def _keep(self, value: ir.Value, first: int | ir.SymbolicDim, row: Row, name: str) -> None:
+        """Leave numbers an input of the graph, [n, width]; what reads them gets them in their own rank."""
         if len(row) != 1:
-            flat = ir.Value(shape=ir.Shape([sizes[0], width]), type=value.type)
+            flat = ir.Value(shape=ir.Shape([first, math.prod(row)]), type=value.type)
             value.replace_all_uses_with(_reshape(self.graph, flat, [-1, *row], self._fresh("shape")))
             value = flat
         value.name = name
         self._lifted.append(value)
-        return DenseInput(name, width, per, tuple(sorted(ids.items())))
 
-    def _ids(
-        self, value: ir.Value, name: str, sizes: list[int | ir.SymbolicDim], per: Per
-    ) -> list[DenseInput | SparseInput]:
-        if len(sizes) > 2 or (len(sizes) == 2 and not isinstance(sizes[1], int)):
-            raise InputError(f"input {name!r}: expected ids [n] or [n, look-ups], got {_shape(value)}")
-        lookups = int(sizes[1]) if len(sizes) == 2 else 0  # type: ignore[arg-type]
-        readers = list(_readers(value))
-        gathers = [node for node in readers if self._is_lookup(node)]
-        shapes = [node for node in readers if node.op_type == "Shape"]
-        if odd := [n for n in readers if n not in gathers and n not in shapes]:
+    def _check_ids(self, name: str, lookups: list[Reader], others: list[Reader]) -> None:
+        if others:
             raise InputError(
                 f"input {name!r}: expected ids that index embedding tables and nothing else (Gather, axis 0, "
-                f"float32 table), got the operator {odd[0].op_type}; make it one input per table"
+                f"float32 table), got the operator {others[0].node.op_type}; make it one input per table"
             )
-        if not gathers:
+        if not lookups:
             raise InputError(f"input {name!r}: expected ids that index a table, got ones that nothing reads")
-        rows = [self._lift(value, gather, sizes, self._fresh(name)) for gather in gathers]
-        for node in shapes:
-            self._reshaped(name, node, rows[0][0], lookups, rows[0][1].pooling)
-        return [SparseInput(r.name, r.table, r.lookups, r.pooling, per) for _, r in rows]
 
     def _is_lookup(self, node: ir.Node) -> bool:
         table = node.inputs[0]
@@ -154,39 +154,56 @@ class _Lifter:
         )
 
     def _lift(
-        self, ids: ir.Value, gather: ir.Node, sizes: list[int | ir.SymbolicDim], name: str
+        self, ids: Reader, first: int | ir.SymbolicDim, per: Per, name: str
     ) -> tuple[ir.Value, SparseInput]:
         """Make what a Gather gives an input of the graph, pooled where a sum or a mean follows at once."""
-        table = gather.inputs[0]
+        table = ids.node.inputs[0]
         assert table is not None
         assert table.shape is not None
         key = str(table.name)
         count, dim = (int(d) for d in table.shape)  # type: ignore[arg-type]
         self.tables[key] = Table(key, count, dim)
-        at, pooling = gather.outputs[0], Pooling.SEQUENCE if len(sizes) == 2 else Pooling.SUM
-        shape = [*sizes, dim]
-        if len(sizes) == 2 and (reduce := _pooled(at)):
-            at, pooling, shape = reduce.outputs[0], _REDUCTIONS[reduce.op_type], [sizes[0], dim]
+        lookups = len(ids.columns)
+        at, pooling, shape = ids.node.outputs[0], Pooling.SEQUENCE, [first, lookups, dim]
+        if not ids.row:
+            pooling, shape = Pooling.SUM, [first, dim]
+        elif len(ids.row) == 1 and (reduce := _pooled(at)):
+            at, pooling, shape = reduce.outputs[0], _REDUCTIONS[reduce.op_type], [first, dim]
         if at.is_graph_output():
             raise InputError(f"input {name!r}: expected ids whose rows are scored, got them as the output")
         rows = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
-        at.replace_all_uses_with(rows)
         self._lifted.append(rows)
-        lookups = int(sizes[1]) if len(sizes) == 2 else 1  # type: ignore[arg-type]
-        return rows, SparseInput(name, key, lookups, pooling)
+        read = rows
+        if len(ids.row) > 1:
+            read = _reshape(self.graph, rows, [-1, *ids.row, dim], self._fresh("shape"))
+        at.replace_all_uses_with(read)
+        return rows, SparseInput(name, key, lookups, pooling, per)
 
-    def _reshaped(self, name: str, node: ir.Node, rows: ir.Value, lookups: int, pooling: Pooling) -> None:
-        """Let a Shape of the ids read the rows, whose first dimensions are the same."""
-        rank = 2 if lookups else 1
+    def _shape_of_rows(
+        self, asked: Reader, name: str, lifted: list[tuple[Reader, tuple[ir.Value, SparseInput]]]
+    ) -> None:
+        """Let a Shape of ids read rows, whose first dimensions are the same.
+
+        Args:
+            name: of an input of ids; one of numbers may be asked itself.
+        """
+        node, rank = asked.node, 1 + len(asked.row)
         start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", rank)
         start, end = (x + rank if x < 0 else x for x in (start, min(end, rank)))
-        if end > 1 and pooling is not Pooling.SEQUENCE:
+        alike = (
+            rows
+            for ids, (rows, made) in lifted
+            if end <= 1 or (ids.row == asked.row and made.pooling is Pooling.SEQUENCE and len(ids.row) == 1)
+        )
+        rows = next(alike, None)
+        if rows is not None:
+            node.attributes["start"] = ir.AttrInt64("start", start)
+            node.attributes["end"] = ir.AttrInt64("end", end)
+            node.replace_input_with(0, rows)
+        elif name:
             raise InputError(
                 f"input {name!r}: expected only its number of items to be asked for, got its shape"
             )
-        node.attributes["start"] = ir.AttrInt64("start", start)
-        node.attributes["end"] = ir.AttrInt64("end", end)
-        node.replace_input_with(0, rows)
 
     def _fresh(self, name: str) -> str:
         """The name, or a longer one if another tensor has it."""
@@ -231,59 +248,6 @@ def _reshape(graph: ir.Graph, value: ir.Value, sizes: list[int], name: str) -> i
     return node.outputs[0]
 
 
-def _find_ids(value: ir.Value, columns: tuple[int, ...], found: dict[int, int]) -> None:
-    """Find the columns of a float input that are cast to whole numbers and index a table.
-
-    Args:
-        columns: those of the input that `value` has, in order.
-        found: gets each column that indexes, and how many rows the smallest table has.
-    """
-    for node, at in value.uses():
-        if node.op_type == "Gather" and at == 1 and node.attributes.get_int("axis", 0) == 0:
-            table = node.inputs[0]
-            rows = table.shape[0] if table is not None and table.is_initializer() and table.shape else None
-            if isinstance(rows, int):
-                found.update((c, min(rows, found.get(c, rows))) for c in columns)
-        elif at == 0 and (parts := _parts(node, columns)):
-            for part, output in zip(parts, node.outputs, strict=False):
-                _find_ids(output, part, found)
-
-
-_KEEPING = {
-    "Cast", "Identity", "Floor", "Ceil", "Round", "Clip", "Abs", "Relu", "Squeeze", "Unsqueeze", "Reshape",
-    "Flatten", "Max", "Min",
-}  # fmt: skip
-"""Operators after which values come from the columns that they came from before."""
-
-
-def _parts(node: ir.Node, columns: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The columns that each output of a node has of those of its first input; none where that is unknown."""
-    if node.op_type in _KEEPING:
-        return [columns]
-    constants = [_constant(v) for v in node.inputs[1:]]
-    axis = node.attributes.get_int("axis", 0)
-    if node.op_type == "Gather" and axis in (1, -1) and constants[0] is not None:
-        return [tuple(columns[i] for i in constants[0] if -len(columns) <= i < len(columns))]
-    if node.op_type == "Split" and axis in (1, -1):
-        each = -(-len(columns) // len(node.outputs))
-        sizes = constants[0] if constants and constants[0] else [each] * len(node.outputs)
-        ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
-        return [columns[end - size : end] for size, end in zip(sizes, ends, strict=True)]
-    if node.op_type == "Slice" and len(constants) >= 3 and all(c is not None for c in constants):
-        starts, ends, axes, *steps = (c or [] for c in constants)
-        for k, sliced in enumerate(axes):
-            if sliced in (1, -1):
-                columns = columns[slice(starts[k], ends[k], steps[0][k] if steps else 1)]
-        return [columns]
-    return []
-
-
-def _constant(value: ir.Value | None) -> list[int] | None:
-    """A constant's numbers; None where a value is none."""
-    known = ir.convenience.get_const_tensor(value) if value is not None else None
-    return None if known is None else [int(i) for i in known.numpy().reshape(-1)]
-
-
 def _per(name: str, first: int | ir.SymbolicDim) -> Per:
     if not isinstance(first, int):
         return Per.ITEM
@@ -296,16 +260,6 @@ def _per(name: str, first: int | ir.SymbolicDim) -> Per:
 
 def _shape(value: ir.Value) -> str:
     return f"{value.dtype} [{', '.join(str(d) for d in value.shape or ())}]"
-
-
-def _readers(value: ir.Value) -> Iterator[ir.Node]:
-    """The nodes that read a value, past casts to another width of integer."""
-    for node, _ in value.uses():
-        to = node.attributes.get_int("to", 0) if node.op_type == "Cast" else 0
-        if node.op_type == "Identity" or to in [kind.value for kind in _IDS]:
-            yield from _readers(node.outputs[0])
-        else:
-            yield node
 
 
 def _pooled(rows: ir.Value) -> ir.Node | None:

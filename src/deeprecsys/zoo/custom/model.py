@@ -20,6 +20,7 @@ from deeprecsys.core.errors import InputError, positive
 from deeprecsys.zoo.model import scale_rows
 from deeprecsys.zoo.schema import (
     DenseInput,
+    Feed,
     Input,
     Per,
     Pooling,
@@ -264,8 +265,8 @@ def _signature(values: Mapping[str, Any]) -> Signature:
 
 
 def _tensor(values: Mapping[str, Any]) -> TensorSpec:
-    lists = {key: tuple(values[key]) for key in ("row", "feeds")}
-    return TensorSpec(**{**values, **lists, "per": Per(values["per"])})
+    feeds = tuple(Feed(f["input"], tuple(f["columns"])) for f in values["feeds"])
+    return TensorSpec(**{**values, "row": tuple(values["row"]), "feeds": feeds, "per": Per(values["per"])})
 
 
 def _input(values: dict[str, Any]) -> Input:
