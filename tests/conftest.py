@@ -23,6 +23,10 @@ STARTS_A_NODE = {"bench", "capacity", "profile", "quality", "serve", "tune"}
 settings.register_profile("deeprecsys", deadline=None, print_blob=True)
 settings.load_profile("deeprecsys")
 
+# Triton reads this as it is imported. Without a GPU its kernels are interpreted (tests/engine/cuda).
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 started: list[str] = []
 """Command lines of the worker processes, and of the commands that have some, started by this process."""
 

@@ -146,6 +146,9 @@ def disturbed_server(
             process.kill()
             process.wait()
         server.reader.join()
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                pipe.close()
 
 
 def memory_bytes(pids: Sequence[int]) -> int:

@@ -17,7 +17,6 @@ import torch
 
 if torch.cuda.is_available():
     pytest.skip("a CUDA device runs the kernel itself", allow_module_level=True)
-os.environ["TRITON_INTERPRET"] = "1"  # read as Triton is imported
 pytest.importorskip("triton", reason="Triton's compiler and interpreter are not installed")
 
 from deeprecsys.engine.cuda import programs
@@ -137,7 +136,7 @@ MUTANTS = {
     "a mask with one look-up too many": ("start + step < lookups", "start + step <= lookups"),
     "a step that leaves look-ups out": ("range(0, lookups, at_once)", "range(0, lookups - 1, at_once)"),
     "no mean": ("(total * scale)", "total"),
-    "rows one number apart": ("* dim + column[None, :]", "* (dim + 1) + column[None, :]"),
+    "rows from their ends": ("* dim + column[None, :]", "* dim + dim - 1 - column[None, :]"),
     "ids of another bag": ("ids + program * lookups", "ids + which * lookups"),
     "a flag that is never set": ("mask=bad > 0", "mask=bad > 1"),
 }
