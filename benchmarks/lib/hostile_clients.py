@@ -150,7 +150,7 @@ def streams(wave: Wave, channels: int, each: int) -> Ends:
 
 
 WAVES: dict[str, Callable[[Wave, float], Awaitable[Ends]]] = {
-    "idle": lambda w, share: _both(w, int(300 * share)),
+    "idle": lambda w, share: _both(w, int(1100 * share)),
     "half heads": lambda w, share: many(w, w.http, int(20 * share), half_head),
     "dripping heads": lambda w, share: many(w, w.http, int(20 * share), dripping),
     "half bodies": lambda w, share: many(w, w.http, int(20 * share), half_body),

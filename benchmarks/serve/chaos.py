@@ -43,7 +43,7 @@ from deeprecsys.node.runtime.cores import awake, realtime
 MODELS, TARGET, SHARE = ("wnd", "dlrm-rmc1"), dr.Target(latency_s=0.1), 0.6
 WORKERS, SPARES, SCALE, KINDS = 2, 1, 0.01, 8
 QUICK_QPS, TRIAL_S, STEPS = 20.0, 5.0, 5
-DESCRIPTORS = 256
+DESCRIPTORS = 1024
 QUEUE_MB = 128
 SIMULATION = 4
 """Descriptors of the simulation's process, which starts some seconds after the server."""

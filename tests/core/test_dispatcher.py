@@ -222,6 +222,18 @@ def test_a_batch_holds_at_most_as_many_slices_as_the_limit_says():
     assert [s.query.id for s in third.slices] == [4, 5]
 
 
+@pytest.mark.parametrize(("killed", "command"), [(False, Fail), (True, Shed)])
+def test_a_query_on_which_workers_die_fails_and_is_refused_if_they_were_killed(killed: bool, command: type):
+    d = Dispatcher(Static(100), {CPU: 1})
+    d.handle(Arrive(Query(0, 10, 0.0)), 0.0)
+    assert d.handle(Lost(CPU, 0, killed=killed), 1.0) == []
+    d.handle(Ready(CPU, 0), 2.0)
+    (found,) = d.handle(Lost(CPU, 0, killed=killed), 3.0)
+    assert isinstance(found, command)
+    d.check()
+    assert not d._kills
+
+
 def test_a_shared_batch_that_is_lost_runs_again_slice_by_slice_and_fails_the_bad_one_alone():
     d = Dispatcher(Coalescing(1000, 1), {CPU: 1})
     (first,) = start(d.handle(Arrive(Query(0, 1, 0.0)), 0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
@@ -296,10 +297,18 @@ def test_the_tail_of_a_head_that_was_read_before_is_no_head(client: wire.Client)
     assert b"secret" not in body
 
 
-def test_a_reply_to_a_connection_that_a_limit_has_ended_is_dropped() -> None:
-    """uvicorn would write to the closed transport, which raises."""
-    cycle = SimpleNamespace(transport=SimpleNamespace(is_closing=lambda: True), disconnected=False)
-    flow = SimpleNamespace(write_paused=False)
+@pytest.mark.parametrize("paused", [False, True], ids=["at once", "while it waited for its client to read"])
+def test_a_reply_to_a_connection_that_a_limit_has_ended_is_dropped(paused: bool) -> None:
+    """Writing to the closed transport would raise."""
+    ended = SimpleNamespace(closing=not paused)
+    transport = SimpleNamespace(is_closing=lambda: ended.closing)  # it has no `write`
+    cycle = SimpleNamespace(transport=transport, disconnected=False)
+    flow = SimpleNamespace(write_paused=paused)
+
+    async def drain() -> None:
+        flow.write_paused, ended.closing = False, True
+
+    flow.drain = drain
     handle = connection.RequestHandle(SimpleNamespace(flow=flow), cycle, None)  # type: ignore[arg-type]
-    assert not handle.reply(200, [], b"")
-    assert cycle.disconnected, "ASGI's send returns at once"
+    asyncio.run(handle.reply(200, [], b""))
+    assert cycle.disconnected, "uvicorn then adds no answer of its own"

@@ -33,7 +33,7 @@ from deeprecsys.core.policy.base import WHOLE
 from deeprecsys.core.query import Batch, Query, Slice, cut
 
 MAX_KILLS = 2
-"""A slice that was running on this many workers when they died fails."""
+"""A slice that was running on this many workers when they died fails, or is refused if they were killed."""
 
 
 class Dispatcher:
@@ -102,8 +102,8 @@ class Dispatcher:
                 return self._arrive(query, now_s)
             case Finish(batch, errors):
                 return self._finish(batch, errors, now_s)
-            case Lost(device, worker, begun):
-                return self._lost(device, worker, begun, now_s)
+            case Lost(device, worker, begun, killed):
+                return self._lost(device, worker, begun, killed, now_s)
             case Ready(device, worker):
                 return self._ready(device, worker, now_s)
             case Tick():
@@ -307,7 +307,7 @@ class Dispatcher:
         self._deadlines.retire(version)
         return []
 
-    def _lost(self, name: str, worker: int, begun: bool, now_s: float) -> list[Command]:
+    def _lost(self, name: str, worker: int, begun: bool, killed: bool, now_s: float) -> list[Command]:
         """Scoring is pure: what ran on the worker runs again, on the CPU if no other is left."""
         device = self._devices[name]
         device.lost(worker)
@@ -320,6 +320,10 @@ class Dispatcher:
             kills = self._kills[key] = self._kills.get(key, 0) + begun
             if kills < MAX_KILLS:
                 device.again.appendleft(part)
+            elif killed:  # the machine may be the cause, not the query
+                self._close(part.query)
+                self._forget(part.query.id)
+                commands += self._refuse(part.query, f"{kills} workers were lost while they scored it")
             else:
                 commands += self._fail(part.query, f"{kills} workers died while scoring it")
         if not device.alive and name != CPU:

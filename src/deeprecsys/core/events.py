@@ -24,11 +24,16 @@ class Finish(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """A worker died, with the batch that it was running; `begun`: whether it had begun to score it."""
+    """A worker died, with the batch that it was running.
+
+    `begun`: whether it had begun to score it; `killed`: whether it was ended from outside, or was not seen to
+    go on, so that the batch need not be the cause.
+    """
 
     device: str
     worker: int
     begun: bool = True
+    killed: bool = False
 
 
 class Ready(NamedTuple):

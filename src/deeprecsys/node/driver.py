@@ -133,10 +133,10 @@ class Driver:
                 self._queries.ran(batch, posted_s, started_s, ended_s, now_s)
                 errors = tuple((batch.slices[k].query.id, why) for k, why in reply.errors)
                 self.handle(Finish(batch, errors), now_s)
-            case Down(device, worker, _, begun):
+            case Down(device, worker, _, begun, killed):
                 self.lost += 1
                 self._running.pop((device, worker), None)
-                self.handle(Lost(device, worker, begun), now_s)
+                self.handle(Lost(device, worker, begun, killed), now_s)
             case Up(device, worker):
                 self.handle(Ready(device, worker), now_s)
         if self._in_use:

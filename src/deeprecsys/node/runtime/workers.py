@@ -55,13 +55,15 @@ class Up(NamedTuple):
 class Down(NamedTuple):
     """The process at a post died; `why` is its last line on standard error, and how it ended.
 
-    `begun`: whether it had begun the batch that it was handed; if not, the batch is not the cause.
+    `begun`: whether it had begun the batch that it was handed; if not, the batch is not the cause. `killed`:
+    whether it was ended from outside, or because it did not reply.
     """
 
     device: str
     worker: int
     why: str
     begun: bool
+    killed: bool
 
 
 News = Replied | Up | Down
@@ -270,7 +272,7 @@ class Workers:
         if process is None:
             return []
         log.warning("%s worker process %d is replaced: %s", device, process.pid, why)
-        down = Down(device, worker, why, process.begun)
+        down = Down(device, worker, why, process.begun, killed=True)
         self._end(process)
         self.deaths += 1
         return [down, *self.reconcile()]
@@ -337,14 +339,14 @@ class Workers:
         process = next(p for p in self._processes.values() if p.pidfd == pidfd)
         refused = process.box.state == mailbox.REFUSED
         why = process.box.message if refused else process.last_line()
-        post, begun = process.post, process.begun
+        post, begun, killed = process.post, process.begun, process.killed
         self._end(process)
         self.deaths += 1
         log.warning("%s worker process died: %s", process.home.device, why)
         if not process.ready:
             device = self._devices[process.home.device]
-            self._start_failed(device, why, refused, by_machine=process.killed and not refused)
-        return [Down(post.device, post.worker, why, begun)] if post else []
+            self._start_failed(device, why, refused, by_machine=killed and not refused)
+        return [Down(post.device, post.worker, why, begun, killed)] if post else []
 
     def _start_failed(self, device: _Device, why: str, final: bool = False, by_machine: bool = False) -> None:
         """Start no more processes of the device if it would be no use.

@@ -102,10 +102,10 @@ class HttpApp:
         headers.append((b"content-length", b"%d" % len(body)))
         if scope["method"] == "HEAD":
             body = b""
-        handle = handle_of(scope)
-        if handle is None or not handle.reply(status, headers, body):
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+        if handle := handle_of(scope):
+            return await handle.reply(status, headers, body)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         path: str = scope["path"]

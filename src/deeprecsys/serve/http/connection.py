@@ -83,17 +83,16 @@ class RequestHandle:
         if gone is not None and self._cycle.disconnected:
             gone()
 
-    def reply(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
-        """Answer with one write, for two are two system calls. The headers are not checked.
-
-        Returns:
-            whether it was done; else it is to be done by ASGI, which can wait for a slow client.
-        """
+    async def reply(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        """Answer with one write, for two are two system calls, as soon as the client reads. The headers are
+        not checked. Nothing is written to a connection that a limit has ended."""
         cycle, flow = self._cycle, self._connection.flow
-        if cycle.transport.is_closing():  # a limit has ended the connection: ASGI then writes nothing either
+        while flow.write_paused and not cycle.disconnected:
+            await flow.drain()
+        if cycle.transport.is_closing():  # uvicorn marks the last of several pipelined requests alone
             cycle.disconnected = True
-        if cycle.disconnected or flow.write_paused:
-            return False
+        if cycle.disconnected:
+            return
         if (b"connection", b"close") in headers:
             cycle.keep_alive = False
         elif not cycle.keep_alive:
@@ -106,7 +105,6 @@ class RequestHandle:
         if not cycle.keep_alive:
             cycle.transport.close()
         cycle.on_response()
-        return True
 
 
 def handle_of(scope: dict[str, Any]) -> RequestHandle | None:
