@@ -27,3 +27,9 @@ def test_changed_files_are_read_or_refused(kind: str, batches: dict[str, dict[st
     assert set(found["seen"]) <= {"read", "refused"}
     assert (found["descriptors"], found["children"]) == (0, 0)
     assert found["peak_mb"] < 2500
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("weights", 4537), ("onnx", 3674)])
+def test_changed_files_that_gave_a_traceback_once(kind: str, seed: int) -> None:
+    """An error without a message; a constant of no data type."""
+    assert batch({kind: 1}, seed)[kind]["seen"] == {"refused": 1}

@@ -54,7 +54,7 @@ def describe(name: str) -> Own:
     if spec.kind is FileKind.CLASS:
         return _class(spec)
     try:
-        lifted = lift(_onnx(spec) if spec.kind is FileKind.ONNX else _exported(spec))
+        lifted = _lifted(_onnx(spec) if spec.kind is FileKind.ONNX else _exported(spec))
         return Own(
             name=name,
             kind=spec.kind,
@@ -116,6 +116,15 @@ def _onnx(spec: CustomSpec) -> Any:
         return ir.load(os.path.abspath(spec.where))  # a folder, within which external data must lie
     except Exception as e:
         raise InputError(f"expected an ONNX file, got {reason(e)}") from e
+
+
+def _lifted(graph: Any) -> Any:
+    try:
+        return lift(graph)
+    except InputError:
+        raise
+    except Exception as e:  # onnx_ir reads constants when they are asked for: a damaged one raises only then
+        raise InputError(f"expected a whole graph, got {reason(e)}") from e
 
 
 def _exported(spec: CustomSpec) -> Any:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deeprecsys.core.errors import InputError
+from deeprecsys.files import first_line
 from deeprecsys.zoo.custom import archive
 from deeprecsys.zoo.custom.model import CustomSpec, FileKind, parse
 from deeprecsys.zoo.custom.prepare import child
@@ -56,7 +57,7 @@ def read(path: str) -> Mapping[str, Tensor]:
     except InputError:
         raise
     except Exception as e:
-        raise InputError(f"--weights {path}: expected a {suffix} file, got: {str(e).splitlines()[0]}") from e
+        raise InputError(f"--weights {path}: expected a {suffix} file, got: {first_line(e)}") from e
     raise InputError(f"--weights {path}: expected one of .safetensors, {', '.join(_TORCH)}, got {suffix!r}")
 
 
