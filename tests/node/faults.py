@@ -18,7 +18,7 @@ class DeadlyEngine(EagerEngine):
 
     def score(self, slices: Sequence[SliceView]) -> None:
         if any(s.stop - s.start == DEADLY_SIZE for s in slices):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGSEGV)
         super().score(slices)
 
 
@@ -27,7 +27,7 @@ class LonelyEngine(EagerEngine):
 
     def score(self, slices: Sequence[SliceView]) -> None:
         if len(slices) > 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGSEGV)
         super().score(slices)
 
 
