@@ -270,7 +270,7 @@ def named(models: tuple[str, ...], weights: str | Path | None) -> tuple[str, ...
 
 LONGEST_NAME = 200
 _NO_NAMES = (".", "..", "stats")
-"""Of the protocol's paths `models/NAME`, clients resolve two and one has another meaning."""
+"""Names that `models/NAME` cannot have: clients resolve the first two, `models/stats` is another path."""
 
 
 def client_names(models: Sequence[str], given: str | Sequence[str]) -> tuple[str, ...]:

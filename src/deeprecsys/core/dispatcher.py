@@ -208,10 +208,14 @@ class Dispatcher:
         if self.may_be_late(query, late_s):
             self._deadlines.tolerate_late(query)
             return []
+        why = f"it waited too long to meet its deadline: {1e3 * late_s:.0f} ms"
+        return self._drop(query, why, late=True)
+
+    def _drop(self, query: Query, reason: str, late: bool = False) -> list[Command]:
+        """Refuse an open query."""
         self._close(query)
         self._forget(query.id)
-        why = f"it waited too long to meet its deadline: {1e3 * late_s:.0f} ms"
-        return self._refuse(query, why, late=True)
+        return self._refuse(query, reason, late)
 
     def _finish(self, batch: Batch, errors: tuple[tuple[int, str], ...], now_s: float) -> list[Command]:
         key = (batch.device, batch.worker)
@@ -321,9 +325,7 @@ class Dispatcher:
             if kills < MAX_KILLS:
                 device.again.appendleft(part)
             elif killed:  # the machine may be the cause, not the query
-                self._close(part.query)
-                self._forget(part.query.id)
-                commands += self._refuse(part.query, f"{kills} workers were lost while they scored it")
+                commands += self._drop(part.query, f"{kills} workers were lost while they scored it")
             else:
                 commands += self._fail(part.query, f"{kills} workers died while scoring it")
         if not device.alive and name != CPU:

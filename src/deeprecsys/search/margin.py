@@ -81,7 +81,7 @@ class NearLimit:
     left out of what is predicted near it.
 
     Args:
-        path: a sample path on which batches take so many times as long as in the profile.
+        path: from a factor, the sample path on which batches take that many times as long as in the profile.
         hint_qps: about the capacity.
     """
 

@@ -26,7 +26,7 @@ PLANNED = 120.0
 """Relaxation times of a run that can decide: with fewer than 59 no interval lies below 5 %, as a run is worth
 no more independent queries than these."""
 CONFIDENCE = 0.9
-"""Of the interval of the miss rate, two-sided: its upper end is too low in 5 % of runs."""
+"""Confidence of the interval of the miss rate, two-sided: its upper end is too low in 5 % of runs."""
 PARTS = 50
 """Parts of a run over which the variability of the work that arrives is taken."""
 DISPERSION_BLOCKS, BLOCKS = 20, 10

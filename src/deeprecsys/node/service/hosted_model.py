@@ -195,7 +195,7 @@ class HostedModel:
     """Arrival and items of the latest valid queries, also refused and cancelled ones: what live retuning
     goes by. Malformed and failed ones do not count."""
     allowance: Allowance = NOTHING
-    """Of the load that is announced."""
+    """What the announced load leaves room for: the network face and a margin."""
     _described: tuple[tuple[bool, str, Policy], ServedModel] | None = None
 
     @classmethod

@@ -130,4 +130,4 @@ class WeightSwap:
 
 
 def _silent(_what: str, _share: float) -> None:
-    """Progress that nobody watches."""
+    """Progress is not reported."""
