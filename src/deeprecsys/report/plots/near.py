@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from deeprecsys.core.target import Target
 from deeprecsys.report import format as f
@@ -42,6 +43,7 @@ def near_the_limit(report: NearDocument, live: tuple[float, float] | None, targe
         ax.margins(x=0.05)
         ax.set_xlabel("offered rate, queries/s")
         ax.xaxis.set_major_formatter(thousands())
+        ax.xaxis.set_major_locator(MaxNLocator(6))
         ax.set_ylabel(f"{f.percentile(target.quantile) if target else 'latency'}, ms")
-        ax.legend(loc="lower right", frameon=False)
+        ax.legend(loc="center left", frameon=False)
         return fig
