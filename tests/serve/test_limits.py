@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from types import SimpleNamespace
 
 import orjson
 import pytest
+import uvloop
 
 from deeprecsys.serve.http import bodies, connection, limits
 from tests.serve import test_wire as wire
 from tests.serve.bodies import arrays, binary_body, json_body
-from tests.serve.conftest import Running
-from tests.serve.stand_in import FLAT
+from tests.serve.conftest import Running, start
+from tests.serve.stand_in import FLAT, StandIn
 from tests.serve.test_http import wait_for
 
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -160,6 +162,79 @@ def test_connections_without_a_whole_request_give_way_before_others(
         s.close()
 
 
+@contextmanager
+def busy(running: Running, seconds: float) -> Iterator[None]:
+    """The server's event loop does something else for a while."""
+    running.loop.call_soon_threadsafe(time.sleep, seconds)
+    time.sleep(0.1)
+    yield
+
+
+def asked_once(running: Running) -> wire.Client:
+    found = wire.connect(running)
+    found.sendall(LIVE)
+    assert found.answer()[0] == 200
+    return found
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    """A server on uvloop, whose timers go before what has come, with a short keep-alive."""
+    monkeypatch.setattr(connection, "KEEP_ALIVE_S", 0.8)
+    found = start(StandIn.of(), uvloop.run)
+    yield found
+    found.end()
+
+
+def test_a_connection_is_not_closed_on_a_request_that_was_not_read_yet(
+    impatient: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutdown = connection.Connection.shutdown
+
+    def late_shutdown(c: connection.Connection) -> None:
+        late.sendall(LIVE)
+        time.sleep(0.1)
+        shutdown(c)
+
+    with closing(asked_once(impatient)) as late:
+        with busy(impatient, 1.0):
+            late.sendall(LIVE)
+        assert late.answer()[0] == 200
+        monkeypatch.setattr(connection.Connection, "shutdown", late_shutdown)
+        impatient.end()
+        status, headers, _ = late.answer()
+        assert (status, headers.get("connection")) == (200, "close")
+        assert closed(late)
+
+
+def test_no_connection_gives_way_whose_request_was_not_read_yet(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = connection.Connection.connection_made
+
+    def late_made(c: connection.Connection, transport: asyncio.Transport) -> None:
+        longest.sendall(LIVE)
+        time.sleep(0.1)
+        made(c, transport)
+
+    monkeypatch.setattr(connection, "most_connections", lambda: 2)
+    with closing(asked_once(running)) as longest, closing(asked_once(running)) as other:
+        monkeypatch.setattr(connection.Connection, "connection_made", late_made)
+        with closing(wire.connect(running)):
+            assert longest.answer()[0] == 200
+            assert closed(other)
+
+
+def test_a_reply_reaches_a_client_that_is_still_sending(client: wire.Client) -> None:
+    length = 64 << 20
+    client.sendall(b"POST /v2/models/flat/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length)
+    for _ in range(20):
+        client.sendall(b"x" * (1 << 18))
+        time.sleep(0.005)
+    assert client.answer()[0] == 413
+    assert closed(client)
+
+
 def test_connections_that_are_all_busy_leave_room_for_health_checks(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,10 +328,17 @@ def test_what_frames_a_chunked_body_is_limited(
     client: wire.Client, running: Running, begin: bytes, more: bytes
 ) -> None:
     client.sendall(CHUNKED + begin)
+    for _ in range(20_000):
+        client.sendall(more)
+        if select.select([client.socket], [], [], 0)[0]:
+            break
+    else:
+        pytest.fail("all of it was taken")
+    assert client.answer()[0] == 400
     with suppress(ConnectionResetError, BrokenPipeError):
         for _ in range(20_000):
-            client.sendall(more)
-        pytest.fail("all of it was taken")
+            client.sendall(b"x" * 4000)
+        pytest.fail("all of it was dropped")
     wait_for(lambda: wire.asked(running) == 0)
     assert running.backend.open == 0
 
@@ -300,15 +382,14 @@ def test_the_tail_of_a_head_that_was_read_before_is_no_head(client: wire.Client)
 @pytest.mark.parametrize("paused", [False, True], ids=["at once", "while it waited for its client to read"])
 def test_a_reply_to_a_connection_that_a_limit_has_ended_is_dropped(paused: bool) -> None:
     """Writing to the closed transport would raise."""
-    ended = SimpleNamespace(closing=not paused)
-    transport = SimpleNamespace(is_closing=lambda: ended.closing)  # it has no `write`
-    cycle = SimpleNamespace(transport=transport, disconnected=False)
+    cycle = SimpleNamespace(disconnected=False)  # its transport has no `write`
     flow = SimpleNamespace(write_paused=paused)
+    ended = SimpleNamespace(flow=flow, ending=not paused)
 
     async def drain() -> None:
-        flow.write_paused, ended.closing = False, True
+        flow.write_paused, ended.ending = False, True
 
     flow.drain = drain
-    handle = connection.RequestHandle(SimpleNamespace(flow=flow), cycle, None)  # type: ignore[arg-type]
+    handle = connection.RequestHandle(ended, cycle, None)  # type: ignore[arg-type]
     asyncio.run(handle.reply(200, [], b""))
     assert cycle.disconnected, "uvicorn then adds no answer of its own"

@@ -14,8 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import functools
 import inspect
 import socket
+import struct
+import termios
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from typing import Any
@@ -31,6 +35,8 @@ from deeprecsys.serve.http.limits import (
     FIRST_S,
     HEAD_S,
     KEEP_ALIVE_S,
+    LINGER_S,
+    MOST_DROPPED,
     MOST_PIPELINED,
     RESERVED_CONNECTIONS,
     RESERVED_FOR,
@@ -89,7 +95,7 @@ class RequestHandle:
         cycle, flow = self._cycle, self._connection.flow
         while flow.write_paused and not cycle.disconnected:
             await flow.drain()
-        if cycle.transport.is_closing():  # uvicorn marks the last of several pipelined requests alone
+        if self._connection.ending:  # uvicorn marks the last of several pipelined requests alone
             cycle.disconnected = True
         if cycle.disconnected:
             return
@@ -103,7 +109,7 @@ class RequestHandle:
         cycle.waiting_for_100_continue = False
         cycle.message_event.set()
         if not cycle.keep_alive:
-            cycle.transport.close()
+            self._connection.end()
         cycle.on_response()
 
 
@@ -121,11 +127,10 @@ class Connection(HttpToolsProtocol):
     _large: LargeBody | None = None
     _diverted = False
     _low_water = 1
-    _socket: Any = None
-    _reserved = False
+    _reserved = _half_closed = _last = False
     _rest = b""  # unparsed
     _refusal: Refusal | None = None  # the last reply, after those to come
-    _received_s = 0.0
+    _received_s, _dropped = 0.0, 0
     _deadline_s = _write_deadline_s = inf  # by which the client is to send something, or to read its reply
 
     def connection_made(self, transport: Any) -> None:
@@ -136,9 +141,8 @@ class Connection(HttpToolsProtocol):
         self._deadline_s = self._received_s + FIRST_S
         if len(self.connections) > (most := most_connections()):
             others = (c for c in self.connections if isinstance(c, Connection) and c is not self)
-            idle = [c for c in others if c.idle and not c._reserved]
-            if idle:
-                evicted = min(idle, key=lambda c: (c._asked, c._received_s))
+            idle = sorted((c for c in others if c.idle and not c._reserved), key=Connection._precedence)
+            if evicted := next((c for c in idle if c._half_closed or not c._unread), None):
                 self.connections.discard(evicted)
                 evicted.transport.close()
             elif len(self.connections) > most + RESERVED_CONNECTIONS:
@@ -152,10 +156,39 @@ class Connection(HttpToolsProtocol):
         """Whether no request is in progress."""
         return self.cycle is None or self.cycle.response_complete
 
+    def _precedence(self) -> tuple[bool, bool, float]:
+        """Order in which idle connections give way: last those that have made a request, and are not within
+        the head of another."""
+        return not self._half_closed, self.cycle is not None and not self._meter.head_bytes, self._received_s
+
     @property
-    def _asked(self) -> bool:
-        """Whether it has made a request, and is not within the head of another."""
-        return self.cycle is not None and not self._meter.head_bytes
+    def _unread(self) -> bool:
+        """Whether something has come that was not read. A loop that was busy runs its timers before it reads,
+        and a connection that is closed then resets the request that it has just been sent."""
+        count = fcntl.ioctl(self._socket.fileno(), termios.FIONREAD, b"\0\0\0\0")
+        return bool(struct.unpack("i", count)[0])
+
+    @functools.cached_property
+    def _socket(self) -> Any:
+        return self.transport.get_extra_info("socket")  # the loop makes a new one each time that it is asked
+
+    @property
+    def ending(self) -> bool:
+        """Whether nothing may be written any more."""
+        return self._half_closed or self.transport.is_closing()
+
+    def end(self) -> None:
+        """Close the connection behind its last reply. What the client is still sending is dropped first,
+        up to `LINGER_S` and `MOST_DROPPED`: a reset would overtake the reply."""
+        if self.ending:
+            return
+        if self._meter.in_head and not self._meter.head_bytes and not self._rest and not self._unread:
+            return self.transport.close()
+        self._half_closed, self._deadline_s = True, self.loop.time() + LINGER_S
+        self.pipeline.clear()
+        self._rest = b""
+        self.transport.write_eof()
+        self.flow.resume_reading()
 
     # Parser callbacks.
     def on_headers_complete(self) -> None:
@@ -164,7 +197,7 @@ class Connection(HttpToolsProtocol):
         if self._reserved:
             self.app = self.config.loaded_app if self.url.startswith(RESERVED_FOR) else _full
         super().on_headers_complete()
-        if self._reserved:
+        if self._reserved or self._last:
             self.cycle.keep_alive = False
         length, self._deadline_s = _length(self.headers), inf
         self._meter.head_ended(length)
@@ -193,13 +226,15 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._large = None  # what was not read of a body is read by the parser, and dropped
+        if self._half_closed:
+            return
         super().on_response_complete()
         if self._rest or self._refusal or not self._meter.in_head:
             self._after_response()
 
     def _after_response(self) -> None:
         """Go on with what was held back behind a response."""
-        if self.transport.is_closing():
+        if self.ending:
             return
         if self._refusal and self.idle:
             return self._refuse(*self._refusal)
@@ -213,6 +248,11 @@ class Connection(HttpToolsProtocol):
     # What comes from the socket.
     def data_received(self, data: bytes | memoryview) -> None:
         """Parse in steps, as long as few requests wait."""
+        if self._half_closed:
+            self._dropped += len(data)
+            if self._dropped > MOST_DROPPED:
+                self.transport.abort()
+            return
         self._unset_keepalive_if_required()
         self._received_s = self.loop.time()
         if self._rest:
@@ -241,9 +281,9 @@ class Connection(HttpToolsProtocol):
                     meter.ended, meter.head_bytes = False, 0
                 elif meter.in_head or meter.chunked:
                     self._check(meter.parsed(count, len(self.url)))
-            if self._refusal or (at < end and self.transport.is_closing()):
+            if self._refusal or (at < end and self.ending):
                 return
-        if self._large is not None and not self.transport.is_closing():
+        if self._large is not None and not self.ending:
             self.flow.pause_reading()
 
     def _check(self, refusal: Refusal | None) -> None:
@@ -279,19 +319,30 @@ class Connection(HttpToolsProtocol):
             lines = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
             self.transport.write(STATUS_LINE[status] + lines % len(body) + body)
         if self.idle or within_body:
-            self.transport.close()
+            self.end()
 
     def check_deadlines(self, now_s: float) -> None:
         """Close the connection if its client is late."""
         if self.transport.is_closing():
             return
-        if now_s > self._write_deadline_s:
+        late = now_s > self._deadline_s
+        if now_s > self._write_deadline_s or (late and self._half_closed):
             self.transport.abort()
-        elif now_s > self._deadline_s and self.idle:
+        elif late and self.idle:
             if self._meter.in_head and self._meter.head_bytes:
                 self._refuse(408, f"headers: expected all of them within {HEAD_S:g} s")
-            else:
+            elif not self._meter.in_head or not self._unread:
                 self.transport.close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        if not self.transport.is_closing() and not self._unread:
+            super().timeout_keep_alive_handler()
+
+    def shutdown(self) -> None:
+        if self.idle and not self.ending and self._unread:
+            self._last = True
+        else:
+            super().shutdown()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -344,8 +395,6 @@ class Connection(HttpToolsProtocol):
     def _set_low_water(self, count: int) -> None:
         if count != self._low_water and not self.transport.is_closing():
             self._low_water = count
-            if self._socket is None:  # the loop makes a new one each time that it is asked
-                self._socket = self.transport.get_extra_info("socket")
             with contextlib.suppress(OSError):  # then the loop wakes more often
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
@@ -431,7 +480,8 @@ _CONNECTION_USES = (
     "_unset_keepalive_if_required", "app", "config", "connections", "cycle", "flow", "headers", "loop",
     "parser", "pipeline", "scope", "server_state", "transport", "connection_made", "connection_lost",
     "data_received", "eof_received", "on_body", "on_header", "on_headers_complete", "on_message_complete",
-    "on_response_complete", "on_url", "pause_writing", "resume_writing",
+    "on_response_complete", "on_url", "pause_writing", "resume_writing", "shutdown",
+    "timeout_keep_alive_handler",
 )  # fmt: skip
 _CYCLE_USES = (
     "body", "disconnected", "keep_alive", "message_event", "more_body", "on_response", "response_complete",

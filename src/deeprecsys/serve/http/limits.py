@@ -12,6 +12,8 @@ HEAD_S = 20.0
 """How long a head may take from its first byte; and the rest of a body whose request is answered already."""
 KEEP_ALIVE_S = 75
 """How long a connection may idle after a reply."""
+LINGER_S, MOST_DROPPED = 1.0, 1 << 24
+"""How long, and how many bytes, a connection drops of what its client still sends after its last reply."""
 WRITE_S = 30.0
 """How long a client may leave a reply unread."""
 MOST_CONNECTIONS, RESERVED_CONNECTIONS = 2048, 32
