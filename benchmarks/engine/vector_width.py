@@ -14,8 +14,8 @@ from typing import Any
 
 from benchmarks.harness import Benchmark, Result, Run, Tables, UnavailableError, markdown
 from benchmarks.lib.experiments import MODELS, experiment, ranking_of
-from deeprecsys.api.engines import sizes_of
 from deeprecsys.api.profiles import measure_profile, start
+from deeprecsys.api.virtual import NodeModel
 from deeprecsys.core.policy import CPU, DeepRecSched
 from deeprecsys.engine.isa import ISAS, cpu_flags, ignores_isa
 from deeprecsys.engine.spec import EngineSpec
@@ -37,7 +37,8 @@ def measure(name: str, engine: str, isa: str, profile_s: float, rows_scale: floa
     with start(job) as node:
         profile, workers = measure_profile(node, job, profile_s), node.workers
     ranking = ranking_of(job, profile, workers)
-    rates = {b: ranking.score(DeepRecSched(b), None).capacity_qps or 0.0 for b in sizes_of(job, workers)}
+    sizes = NodeModel.of(job, profile, workers).policies.batches
+    rates = {b: ranking.score(DeepRecSched(b), None).capacity_qps or 0.0 for b in sizes}
     best = max(rates, key=lambda b: rates[b])
     return {"workers": {CPU: workers}, "batch_size": best, "qps": rates[best], "qps_by_batch_size": rates,
             "ms": {p.batch: 1e3 * p.median_s for p in profile.curve(workers)}}  # fmt: skip

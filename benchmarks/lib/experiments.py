@@ -12,12 +12,11 @@ from typing import Any
 
 import deeprecsys as dr
 from benchmarks.harness import PROFILES
-from deeprecsys.api.profiles import sample_sizes
-from deeprecsys.api.tune import tune_settings
-from deeprecsys.api.virtual import sample_path
+from deeprecsys.api.methods import tune_settings
+from deeprecsys.api.virtual import NodeModel
 from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory
 from deeprecsys.paper.published import MODELS, SHORT
-from deeprecsys.search.rank import Ranking, saturation_qps
+from deeprecsys.search.rank import Ranking
 
 __all__ = ["MODELS", "SHORT", "experiment", "filled_memory", "kept_profile", "profile_file",
            "ranking_of", "tune_settings", "tuned"]  # fmt: skip
@@ -44,8 +43,8 @@ def kept_profile(name: str) -> dr.LatencyProfile:
 
 def ranking_of(job: dr.Experiment, profile: dr.LatencyProfile, workers: int) -> Ranking:
     """A ranking of policies in virtual time, from about the load that saturates the static baseline."""
-    hint = saturation_qps(profile, job.baseline(workers).batch_size, sample_sizes(job), workers)
-    return Ranking(sample_path(profile, job.workload, workers, job.target), job.target, hint)
+    node = NodeModel.of(job, profile, workers)
+    return Ranking(node.path(), job.target, node.saturation_qps())
 
 
 def filled_memory(

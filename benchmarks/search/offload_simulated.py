@@ -18,13 +18,12 @@ from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
 from benchmarks.lib.experiments import MODELS, experiment, kept_profile
 from benchmarks.lib.searches import Sweep
 from deeprecsys.api.predict import offloaded_share, two_pools_bound
-from deeprecsys.api.profiles import sample_sizes
-from deeprecsys.api.virtual import Accelerators, sample_path
+from deeprecsys.api.virtual import Accelerators, NodeModel
 from deeprecsys.core.target import LEVELS
 from deeprecsys.report import format as f
 from deeprecsys.search.climbs import HillClimb
-from deeprecsys.search.history import batch_sizes, thresholds
-from deeprecsys.search.rank import TOLERANCE, Ranking, saturation_qps
+from deeprecsys.search.history import batch_sizes
+from deeprecsys.search.rank import TOLERANCE, Ranking
 from deeprecsys.simulate.published import GTX_1080_TI, device_profile
 
 MACHINE, CORES, PROCESSES, QUERIES = "amd-avx2-2c", 2, 2, 20_000
@@ -53,9 +52,9 @@ def case(what: tuple[str, str, int]) -> dict[str, Any]:
     cpu = kept_profile(name)
     gpu = Accelerators(device_profile(cpu, GTX_1080_TI))
     cap, static = job.workload.sizes.cap, job.baseline(CORES).batch_size
-    hint, limits = saturation_qps(cpu, static, sample_sizes(job), CORES), thresholds(cap, sample_sizes(job))
-    path = sample_path(cpu, job.workload, CORES, job.target, queries, gpu)
-    ranking = Ranking(path, job.target, hint)
+    node = NodeModel.of(job, cpu, CORES, gpu)
+    limits = node.policies.thresholds
+    ranking = Ranking(node.path(queries), job.target, node.saturation_qps())
     climb = HillClimb(batch_sizes(cap, static), limits)
     ranking.finish(climb)
     found = {"model": name, "level": level, "target_ms": 1e3 * job.target.latency_s}
@@ -71,7 +70,7 @@ def case(what: tuple[str, str, int]) -> dict[str, Any]:
         k: swept(ranking, [make(size, n, DEVICE_QUERIES * cap) for n in limits]).best
         for k, make in BEYOND.items()
     }
-    stream = job.workload.stream(hint, queries=queries)
+    stream = job.workload.stream(node.saturation_qps(), queries=queries)
     largest = int(stream.size.max())
     alone, mixed = (two_pools_bound(cpu, CORES, gpu, stream, most, mixes).rate_qps
                     for most, mixes in ((largest, False), (DEVICE_QUERIES * cap, True)))  # fmt: skip

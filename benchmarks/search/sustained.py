@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
-from deeprecsys.api.virtual import sample_path, virtual_node
+from deeprecsys.api.virtual import NodeModel
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.search.confirm import confirm
 from deeprecsys.search.history import Evaluation, Score
-from deeprecsys.search.rank import capacity_on_path, saturation_qps
+from deeprecsys.search.rank import capacity_on_path
 from deeprecsys.search.sustain import LEAST_S, planned_s, sustained
 from deeprecsys.search.tuner import TuneSettings
 
@@ -51,6 +51,10 @@ class Queue(NamedTuple):
     def workload(self) -> dr.Workload:
         return dr.Workload.parse("poisson", self.sizes, seed=7)
 
+    @property
+    def node(self) -> NodeModel:
+        return NodeModel(self.profile, self.workload, self.workers, self.target)
+
 
 MG = ("production", 0.0005, 2e-5)
 QUEUES = (
@@ -65,16 +69,13 @@ QUEUES = (
 @cache
 def capacity_qps(queue: Queue, queries: int = PATH) -> float:
     """The highest rate at which a long path meets the target."""
-    path = sample_path(queue.profile, queue.workload, queue.workers, queue.target, queries)
-    sizes = queue.workload.stream(1.0, queries=4000).size
-    full = saturation_qps(queue.profile, 1 << 16, sizes, queue.workers)
+    path, full = queue.node.path(queries), queue.node.saturation_qps(1 << 16)
     return capacity_on_path(lambda rate: path(WHOLE, rate).meets(queue.target), 0.95 * full, tolerance=1e-3)
 
 
 def accepted(queue: Queue, rate_qps: float, seeds: range) -> dict[str, Any]:
     """How many runs at a rate the rule accepts, and how many the former one."""
-    node = virtual_node(queue.profile, queue.workload, queue.workers, queue.target)
-    plan = sample_path(queue.profile, queue.workload, queue.workers, queue.target)
+    node, plan = queue.node.trial(), queue.node.path()
     length_s = min(planned_s(plan(WHOLE, rate_qps)), MOST_S)
     runs, minute = (
         [sustained(node(WHOLE, rate_qps, s, seed), queue.target) for seed in seeds]

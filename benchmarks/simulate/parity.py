@@ -27,10 +27,9 @@ import numpy as np
 import deeprecsys as dr
 from benchmarks.harness import Benchmark, Result, Run, Tables, markdown, measured_on
 from benchmarks.lib.experiments import MODELS, experiment, ranking_of
-from deeprecsys.api.engines import sizes_of
 from deeprecsys.api.profiles import measure_profile
 from deeprecsys.api.trials import LiveTrials
-from deeprecsys.api.virtual import sample_path
+from deeprecsys.api.virtual import NodeModel
 from deeprecsys.core.profile import quantiles_of, slowdown
 from deeprecsys.core.runlog import RunLog, Status, summarise
 from deeprecsys.core.target import percentile
@@ -88,7 +87,7 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
     rates = [c.capacity_qps for c in found if c.capacity_qps]
     live_qps = float(np.median(rates))
     predicted = float(np.median([predict(p, job, workers, policy, live_qps) for p in pieces]))
-    paths = [sample_path(p, job.workload, workers, job.target)(policy, live_qps) for p in pieces]
+    paths = [NodeModel.of(job, p, workers).path()(policy, live_qps) for p in pieces]
     paces = [trials.pace_near(live_qps) / per_item(path) for path in paths]
     at_pace = [
         predict(p.slowed(pace * slowdown(p.host_s, live_qps, workers)), job, workers, policy, live_qps)
@@ -115,7 +114,7 @@ def predict(
     profile: dr.LatencyProfile, job: dr.Experiment, workers: int, policy: dr.Policy, hint_qps: float
 ) -> float:
     """The capacity by the simulator."""
-    path = sample_path(profile, job.workload, workers, job.target)
+    path = NodeModel.of(job, profile, workers).path()
     found = Ranking(path, job.target, hint_qps).score(policy, None).capacity_qps
     assert found is not None
     return found
@@ -123,7 +122,7 @@ def predict(
 
 def best_on(profile: dr.LatencyProfile, node: dr.Node, job: dr.Experiment) -> tuple[dr.Policy, float]:
     """The batch size that the simulator finds best, and about its capacity."""
-    search = HillClimb(sizes_of(job, node.workers))
+    search = HillClimb(NodeModel.of(job, profile, node.workers).policies.batches)
     ranking_of(job, profile, node.workers).finish(search)
     assert search.best is not None
     return search.best.policy, search.best.qps

@@ -81,7 +81,8 @@ def test_a_tuned_run(tuned: Path, tmp_path: Path) -> None:
     said = checked(page)
     assert page.count("<svg") == len(PLOTS)
     doc = run.result
-    for figure in (doc["static"]["qps"], doc["tuned"]["qps"], doc["tuned"]["p99_ms"]):
+    limits = [doc[role]["limit_today_qps"] for role in ("static", "tuned")]
+    for figure in (*limits, doc["tuned"]["qps"], doc["tuned"]["p99_ms"]):
         assert f"{figure:#.3g}".rstrip(".") in said
     words = ["dlrm-rmc1, p95 ≤ 100 ms", "100 %", "Why", "Xeon", "cores", "search", "zipf:0.9", "computing on"]
     for word in words:
@@ -107,7 +108,7 @@ def test_what_is_shown_is_what_was_measured(tuned: Path) -> None:
         assert 1e3 * sorted(curve.latency_s)[int(0.95 * len(curve.latency_s))] == pytest.approx(
             point["p95_ms"], rel=0.05
         )
-        assert seen.marks[curve.role] == (point["batch_size"], point["qps"])
+        assert seen.marks[curve.role] == (point["batch_size"], point["limit_today_qps"])
     assert len(seen.probes) == len(run.result["tuned"]["capacity"]["probes"])
 
 

@@ -60,13 +60,24 @@ def test_tune_says_four_things_first() -> None:
         "sustained for 60 s: 12,864 queries, 431 relaxation times of the queue, 2.1 % late"
     )
     assert "limit today 231 queries/s (222–240); batches may take 4.4 % longer" in sure
-    assert why.startswith("engine 1.60× (1.50× to 1.70×), scheduling 1.38× (1.31× to 1.45×), queries share")
+    gains = "engine 1.60× (1.50× to 1.70×), scheduling 1.38× (1.31× to 1.45×) by today's limits"
+    assert why.startswith(f"{gains}; queries share")
     assert command.startswith("deeprecsys serve dlrm-rmc1 --from ")
     assert not rest
     assert (
         text.next_command(TuneReport.from_json(SUSTAINED), "runs/a")
         == "deeprecsys serve dlrm-rmc1 --from runs/a"
     )
+
+
+def test_an_end_of_a_limit_that_is_open_or_cut_off_says_why() -> None:
+    open_end = {**SUSTAINED, "limit_interval_qps": [222.0, None]}
+    said = text.tune(TuneReport.from_json(open_end))
+    assert "limit today 231 queries/s (222 or more: the trials do not show its upper end);" in said
+    cut = {**SUSTAINED, "limit_interval_qps": [222.0, 231.0], "limit_bound_qps": 231.0}
+    said = text.tune(TuneReport.from_json(cut))
+    assert "limit today 231 queries/s (222–231, cut off at the bound);" in said
+    assert "∞" not in said
 
 
 def test_what_is_less_than_sustained_is_never_called_so() -> None:
@@ -85,8 +96,10 @@ def test_verbose_tune_has_all_points_and_what_lies_near_the_limit() -> None:
     said = text.tune_whole(TuneReport.from_json(SUSTAINED))
     rows = [line.split() for line in said.splitlines()]
     static, eager = (next(r for r in rows if r[:1] == [role]) for role in ("static", "eager"))
-    assert static[1] == "155"
-    assert eager[1] == "97.0"
+    tuned = next(r for r in rows if r[:1] == ["tuned"])
+    assert "155" in static
+    assert "97.0" in eager
+    assert tuned[1] == "231", "the limit comes before the rate that ran"
     assert ["+5", "%", "225", "180"] in rows
     assert ["+10", "%", "236", "no", "end"] in rows
     assert "search: 41 trials, 41,234 queries, 3 min 53 s" in said
@@ -185,7 +198,7 @@ def test_capacity_lists_the_rates_that_were_tried() -> None:
     ]
     doc = {**TUNE, "qps": 210.0, "interval_qps": [205.0, None], "confidence": 0.95, "probes": probes}
     said = text.capacity(CapacityReport.from_json(doc))
-    assert "210 queries/s, 205–∞ at 95 % confidence" in said
+    assert "210 queries/s, 205 or more at 95 % confidence" in said
     assert said.index("200") < said.index("failed")
     below = {**doc, "qps": None, "interval_qps": [0.0, 30.0]}
     assert "below 30.0 queries/s" in text.capacity(CapacityReport.from_json(below))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 
 from benchmarks.search.sustained import QUEUES, WHOLE, capacity_qps
-from deeprecsys.api.virtual import sample_path, virtual_node
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.target import Target
 from deeprecsys.search.confirm import Confirmed, ConfirmSettings, confirm
+from deeprecsys.search.events import Cost
 from deeprecsys.search.history import Evaluation, Score
 from deeprecsys.search.hold import ATTEMPTS, hold
 from deeprecsys.search.margin import LEAST, MOST, Drift, Margin, NearLimit, checked_margin
 from deeprecsys.search.sustain import Holding
-from deeprecsys.search.tuner import gain
+from deeprecsys.search.tuner import TuneResult, gain
 from tests.search.fakes import TARGET, Cliff, late
 
 QUEUE = QUEUES[2]
@@ -92,6 +93,27 @@ def test_a_limit_that_no_trial_came_near_is_not_extrapolated():
     assert found.limit.qps >= found.qps
 
 
+def test_a_limit_above_its_bound_is_cut_off_but_not_below_what_was_met():
+    found = point(Cliff(lambda p: 5000.0), 190.0)
+    assert found.limit.high_qps == inf, "nothing failed"
+    bound = 0.5 * (found.qps + found.limit.qps)
+    cut = found.within(bound).limit
+    assert cut == (bound, min(found.limit.low_qps, bound), bound, bound)
+    assert cut.to_json()["limit_bound_qps"] == bound
+    assert found.within(0.5 * found.qps).limit.qps == found.qps, "it met that"
+    known = found.limit._replace(high_qps=1e4)
+    assert known.within(2e4) is known
+    assert known.to_json()["limit_bound_qps"] is None
+
+
+def test_bounds_leave_a_static_point_that_was_kept_the_same():
+    one = point(Cliff(lambda p: 5000.0), 190.0)
+    kept = TuneResult(TARGET, one, one, (), True, Cost(), Cost(), eager=one).within(lambda p: p.qps)
+    assert kept.kept_static
+    assert kept.same_engine
+    assert kept.tuned.limit.qps == one.qps
+
+
 def test_drift_is_the_slowest_look_over_the_fastest():
     drift = Drift()
     assert drift.share is None
@@ -115,9 +137,7 @@ def test_a_margin_is_a_percentage(percent: float):
 @pytest.fixture(scope="module")
 def near() -> NearLimit:
     return NearLimit(
-        lambda slower: sample_path(
-            QUEUE.profile.slowed(slower), QUEUE.workload, QUEUE.workers, QUEUE.target, 200_000
-        ),
+        lambda slower: QUEUE.node.slowed(slower).path(200_000),
         WHOLE,
         QUEUE.target,
         500.0,
@@ -127,7 +147,7 @@ def near() -> NearLimit:
 def test_the_rate_below_the_margin_meets_the_target_when_batches_are_that_much_slower(near):
     share = near.share(Margin(0.1, None))
     assert 0.8 < share < 1 / 1.1, "slower batches also leave less of the target to wait"
-    slower = sample_path(QUEUE.profile.slowed(1.1), QUEUE.workload, QUEUE.workers, QUEUE.target, 200_000)
+    slower = QUEUE.node.slowed(1.1).path(200_000)
     assert slower(WHOLE, share * near.capacity_qps).meets(QUEUE.target)
     assert not slower(WHOLE, 1.02 * share * near.capacity_qps).meets(QUEUE.target)
     assert near.share(Margin(0.0, None, True)) == 1.0
@@ -146,7 +166,7 @@ def test_near_the_limit_latency_rises_and_beyond_the_workers_has_no_end(near):
 
 def test_the_limit_of_short_trials_is_that_of_the_long_run():
     """Each trial begins with an empty node: the highest rate that met is too high, the estimate is not."""
-    node = virtual_node(QUEUE.profile, QUEUE.workload, QUEUE.workers, QUEUE.target)
+    node = QUEUE.node.trial()
     full = capacity_qps(QUEUE, 500_000)
     settings = replace(ConfirmSettings(trial_s=2.0, upward=True, step=0.04, attempts=12), most_rounds=6)
     limits = [

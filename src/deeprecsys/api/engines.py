@@ -13,11 +13,10 @@ from deeprecsys.api.profiles import (
     measure_profile,
     measured_elsewhere,
     name_of,
-    sample_sizes,
     start,
 )
 from deeprecsys.api.progress import ProgressOption
-from deeprecsys.api.virtual import path_queries, sample_path
+from deeprecsys.api.virtual import NodeModel, Ranked
 from deeprecsys.core.errors import InputError, unknown
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
@@ -25,9 +24,6 @@ from deeprecsys.engine import FASTEST, PRECISIONS, EngineSpec
 from deeprecsys.engine.dense import installed
 from deeprecsys.engine.isa import cpu_flags
 from deeprecsys.node.node import default_workers
-from deeprecsys.search.climbs import model_search
-from deeprecsys.search.history import batch_sizes
-from deeprecsys.search.rank import Ranking, rank, saturation_qps
 from deeprecsys.zoo.custom import same_model
 
 ENGINES = {"fp32": ("eager", "compiled"), "bf16": ("compiled",), "int8": ("compiled",)}
@@ -51,11 +47,8 @@ class RankedEngine:
     """A choice with its batch times and its best policy in virtual time."""
 
     setup: EngineChoice
-    profile: LatencyProfile
-    workers: int
-    ranking: Ranking
-    policy: Policy | None
-    qps: float
+    node: NodeModel
+    found: Ranked
 
     def to_json(self) -> dict[str, Any]:
         node = self.setup.experiment.node
@@ -63,9 +56,9 @@ class RankedEngine:
             "engine": node.engine,
             "precision": node.precision,
             "threads": node.threads,
-            "workers": self.workers,
-            "simulated_qps": self.qps,
-            **(self.policy.describe() if self.policy else {}),
+            "workers": self.node.workers,
+            "simulated_qps": self.found.qps,
+            **(self.found.best.describe() if self.found.qps else {}),
         }
 
 
@@ -149,19 +142,5 @@ def ranked(
             workers = node.workers
     else:
         workers = experiment.node.workers or default_workers(experiment.node)
-    static = experiment.baseline(workers)
-    hint = saturation_qps(profile, static.batch_size, sample_sizes(experiment), workers)
-    path = sample_path(profile, experiment.workload, workers, experiment.target, path_queries(kinds))
-    ranking = Ranking(path, experiment.target, hint)
-    search = model_search(sizes_of(experiment, workers), kinds=kinds, latency_s=experiment.target.latency_s)
-    rank(ranking, search, static)
-    best = search.best
-    return RankedEngine(
-        setup, profile, workers, ranking, best.policy if best else None, best.qps if best else 0.0
-    )
-
-
-def sizes_of(experiment: Experiment, workers: int) -> tuple[int, ...]:
-    """The batch sizes to try."""
-    largest = experiment.workload.sizes.cap
-    return batch_sizes(largest, experiment.baseline(workers).batch_size) if experiment.splits else (largest,)
+    model = NodeModel.of(experiment, profile, workers)
+    return RankedEngine(setup, model, model.ranked(kinds))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from math import isnan
+from math import inf, isnan
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from deeprecsys.api.experiment import Experiment
-from deeprecsys.api.virtual import Accelerators, curve_of, pools
+from deeprecsys.api.virtual import Accelerators, NodeModel, pools
 from deeprecsys.bounds.bounds import Bound, BoundKind, two_pools
 from deeprecsys.bounds.path import bounds_of
 from deeprecsys.bounds.work import batch_times, coalesced_work, least_work, pmf_of
@@ -34,13 +33,7 @@ MOST_ITEMS = 1 << 13
 """Of a batch that bounds allow for; a cost per batch spread over more is next to nothing per item."""
 
 
-def prediction(
-    profile: LatencyProfile,
-    experiment: Experiment,
-    workers: int,
-    point: Confirmed,
-    gpu: Accelerators | None = None,
-) -> dict[str, Any]:
+def prediction(node: NodeModel, point: Confirmed) -> dict[str, Any]:
     """The parts of the JSON of `tune` that come from the profile.
 
     The simulator's error is that of the p95 of the very trials that were run live, their queries run again in
@@ -49,30 +42,26 @@ def prediction(
     these trials' batches took live over what they took simulated; and bounds are of batch times at that pace.
     With an accelerator it is not known. At that pace too: the capacity of every batch size (`batch_curve`).
     """
-    qps, policy = point.qps, point.policy
-    stream = experiment.workload.stream(qps, queries=int(min(SECONDS * qps, MOST_QUERIES)))
-    again = _Again(experiment, workers, point, gpu)
-    simulated = again.run(profile)
-    live_ms = point.probe.summary.p95_ms
-    pace = paced_error = None
-    as_then = profile
-    if not isnan(again.live_s) and gpu is None:
-        pace = again.live_s / simulated.busy_s
-        as_then = profile.slowed(pace * slowdown(profile.host_s, qps, workers))
-        paced_error = again.run(as_then).latency_ms["p95_ms"] / live_ms - 1
+    again, live_ms = _Again(node, point), point.probe.summary.p95_ms
+    simulated, pace = again.simulated, again.pace
     return {
-        **bounds_document(as_then, workers, experiment.target, stream, policy, qps, gpu),
-        "batch_curve": batch_curve(profile.slowed(pace or 1.0), experiment, workers) if gpu is None else [],
+        **again.bounds(),
+        "batch_curve": replace(node, profile=node.profile.slowed(pace or 1.0)).curve(),
         "simulated": simulated.latency_ms,
         "simulator_error": simulated.latency_ms["p95_ms"] / live_ms - 1,
         "pace": pace,
-        "paced_simulator_error": paced_error,
+        "paced_simulator_error": pace and again.run(again.profile).latency_ms["p95_ms"] / live_ms - 1,
     }
 
 
-def batch_curve(profile: LatencyProfile, experiment: Experiment, workers: int) -> list[dict[str, Any]]:
-    """The capacity of every batch size that cuts on arrival, in virtual time on one sample path."""
-    return curve_of(profile, experiment.workload, workers, experiment.target) if experiment.splits else []
+def bound_qps(node: NodeModel, point: Confirmed) -> float:
+    """What no policy of a point's kind exceeds at the pace of the point's own trials; infinite where no bound
+    is computed."""
+    found = _Again(node, point).bounds()
+    if not found:
+        return inf
+    rate: float = found["bounds"][f"{found['fraction_of_bound']['bound']}_qps"]
+    return rate
 
 
 class Simulated(NamedTuple):
@@ -83,26 +72,42 @@ class Simulated(NamedTuple):
 
 
 class _Again:
-    """The trials that confirmed a point, to be run again in virtual time."""
+    """The trials that confirmed a point, run again in virtual time.
 
-    def __init__(
-        self, experiment: Experiment, workers: int, point: Confirmed, gpu: Accelerators | None
-    ) -> None:
-        self._policy, self._workers, self._gpu = point.policy, workers, gpu
+    Attributes:
+        simulated: what they were by the profile as it was measured.
+        pace: their worker-seconds live over these; None where it is not known.
+        profile: the batch times at that pace.
+    """
+
+    def __init__(self, node: NodeModel, point: Confirmed) -> None:
+        self._node, self._point = node, point
         self._trials = [
-            (replace(experiment.workload, seed=r.seed).stream(point.qps, duration_s=r.offered_s), r)
+            (replace(node.workload, seed=r.seed).stream(point.qps, duration_s=r.offered_s), r)
             for r in point.probe.reruns
         ]
-        self.live_s = sum(int(stream.size.sum()) * r.seconds_per_item for stream, r in self._trials)
+        live_s = sum(int(stream.size.sum()) * r.seconds_per_item for stream, r in self._trials)
+        self.simulated = self.run(node.profile)
+        self.pace = None if isnan(live_s) or node.gpu else live_s / self.simulated.busy_s
+        host = slowdown(node.profile.host_s, point.qps, node.workers)
+        self.profile = node.profile.slowed(self.pace * host) if self.pace else node.profile
+
+    def bounds(self) -> dict[str, Any]:
+        """The bounds at that pace, and the share of its own that the point reached."""
+        node, qps = self._node, self._point.qps
+        stream = node.workload.stream(qps, queries=int(min(SECONDS * qps, MOST_QUERIES)))
+        return bounds_document(
+            self.profile, node.workers, node.target, stream, self._point.policy, qps, node.gpu
+        )
 
     def run(self, profile: LatencyProfile) -> Simulated:
         """By a profile's batch times: the median of several draws of them."""
-        services, counts = pools(profile, self._workers, self._gpu)
+        services, counts = pools(profile, self._node.workers, self._node.gpu)
         drawn, busy_s = [], []
         for draw in range(DRAWS):
             logs = [
                 run(
-                    self._policy, stream.arrival_s, stream.size, services, counts,
+                    self._point.policy, stream.arrival_s, stream.size, services, counts,
                     seed=DRAWS * k + draw, warmup_s=r.warmup_s, rate_qps=stream.rate_qps,
                 )
                 for k, (stream, r) in enumerate(self._trials)

@@ -5,6 +5,7 @@ from deeprecsys.api.profiles import load_profile as load_profile
 from deeprecsys.api.profiles import profile as profile
 from deeprecsys.api.progress import Interrupted as Interrupted
 from deeprecsys.api.progress import ProgressCallback as ProgressCallback
+from deeprecsys.api.quality import quality as quality
 from deeprecsys.api.runs import BenchRun as BenchRun
 from deeprecsys.api.runs import CapacityRun as CapacityRun
 from deeprecsys.api.runs import ProfileRun as ProfileRun
@@ -18,7 +19,6 @@ from deeprecsys.api.server_process import ServerProcess as ServerProcess
 from deeprecsys.api.simulate import simulate as simulate
 from deeprecsys.api.trials import bench as bench
 from deeprecsys.api.trials import capacity as capacity
-from deeprecsys.api.tune import quality as quality
 from deeprecsys.api.tune import tune as tune
 from deeprecsys.core.errors import InputError as InputError
 from deeprecsys.core.errors import NodeError as NodeError

@@ -16,22 +16,12 @@ from deeprecsys.api.experiment import (
     target_of,
 )
 from deeprecsys.api.from_run import GivenRun, TunedRun
-from deeprecsys.api.policies import policies_to_search, policy_of
+from deeprecsys.api.policies import policy_of
 from deeprecsys.api.predict import bounds_document, offloaded_share
 from deeprecsys.api.profiles import GivenProfile, given_profile
 from deeprecsys.api.runs import Record, SimulateRun
 from deeprecsys.api.trials import summary_document, trial_document
-from deeprecsys.api.virtual import (
-    SAMPLE,
-    Accelerators,
-    Ranked,
-    curve_of,
-    path_queries,
-    pools,
-    sample_path,
-    search_policies,
-    virtual_node,
-)
+from deeprecsys.api.virtual import Accelerators, NodeModel, Ranked, pools
 from deeprecsys.core.errors import InputError, at_most
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import MOST_BUSY, LatencyProfile
@@ -39,7 +29,6 @@ from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.report.documents import PointDocument
 from deeprecsys.search.capacity import capacity
-from deeprecsys.search.rank import saturation_qps
 from deeprecsys.search.result import Settings
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.trial import stable
@@ -110,10 +99,9 @@ def simulate(
         options.get("arrivals"), options.get("sizes"), trace=options.get("trace"), seed=seed
     )
     target = _target(measured, options, needed=rate is None)
-    ranked = None
-    if rate is None and (policy, batch_size, offload_above) == (None, None, None):
-        assert target is not None
-        ranked = _ranked(measured, workload, count, target, second)
+    node = NodeModel(measured, workload, count, target, second) if target else None
+    pinned = (policy, batch_size, offload_above) != (None, None, None)
+    ranked = None if pinned or rate is not None or node is None else node.ranked()
     chosen = ranked.best if ranked else policy_of(
         policy or "deeprecsched", batch_size, offload_above, largest=workload.sizes.cap, workers=count,
         target=target,
@@ -142,10 +130,10 @@ def simulate(
     }
     with Record({**case, "node": {"model": measured.model}, "seed": seed}, out) as record:
         if stream is None:
-            assert target is not None
-            found |= _search(measured, workload, count, chosen, target, seed, second)
+            assert node is not None
+            found |= _search(node, chosen, seed)
             if ranked:
-                found |= _beside(ranked, found, measured, workload, count, target, seed, second)
+                found |= _beside(ranked, found, node, seed)
         else:
             log = run(
                 chosen, stream.arrival_s, stream.size, *pools(measured, count, second),
@@ -214,63 +202,29 @@ def _met(found: dict[str, Any], target: Target) -> bool:
     return bool(found["served"] == 1 and target.allows(found["miss_rate"]))
 
 
-def _ranked(
-    profile: LatencyProfile,
-    workload: Workload,
-    workers: int,
-    target: Target,
-    gpu: Accelerators | None,
-) -> Ranked:
-    """All policies that are searched, on one path of the workload."""
-    path = sample_path(profile, workload, workers, target, path_queries(policies_to_search()), gpu)
-    sizes = workload.stream(1.0, queries=SAMPLE).size
-    return search_policies(path, target, profile, workers, workload.sizes.cap, sizes, gpu is not None)
-
-
-def _beside(
-    ranked: Ranked,
-    found: dict[str, Any],
-    profile: LatencyProfile,
-    workload: Workload,
-    workers: int,
-    target: Target,
-    seed: int,
-    gpu: Accelerators | None,
-) -> dict[str, Any]:
+def _beside(ranked: Ranked, found: dict[str, Any], node: NodeModel, seed: int) -> dict[str, Any]:
     """What is shown beside the best policy: the static baseline, all that was tried, every batch size."""
     static: dict[str, Any] = ranked.first.policy.describe()
     if ranked.first.qps:
         same = ranked.best == ranked.first.policy
-        static |= (
-            found if same else _search(profile, workload, workers, ranked.first.policy, target, seed, gpu)
-        )
+        static |= found if same else _search(node, ranked.first.policy, seed)
     point = {k: v for k, v in static.items() if k in PointDocument.types()}
     return {
         "static": point,
         "ratio": found["qps"] / static["qps"] if static.get("qps") else None,
         "candidates": [{**t.policy.describe(), **t.score.to_json()} for t in ranked.search.told],
-        "batch_curve": [] if gpu else curve_of(profile, workload, workers, target),
+        "batch_curve": node.curve(),
     }
 
 
-def _search(
-    profile: LatencyProfile,
-    workload: Workload,
-    workers: int,
-    policy: Policy,
-    target: Target,
-    seed: int,
-    gpu: Accelerators | None,
-) -> dict[str, Any]:
+def _search(node: NodeModel, policy: Policy, seed: int) -> dict[str, Any]:
     """The capacity in virtual time."""
-    sample = workload.stream(1.0, queries=SAMPLE).size
-    size = policy.batch_size or workload.sizes.cap
     found = capacity(
-        virtual_node(profile, workload, workers, target, gpu),
+        node.trial(),
         policy,
-        target,
-        hint_qps=0.8 * saturation_qps(profile, size, sample, workers),
-        settings=Settings.virtual(target),
+        node.target,
+        hint_qps=0.8 * node.saturation_qps(policy.batch_size or node.policies.largest),
+        settings=Settings.virtual(node.target),
         seed=seed,
     )
     point = summary_document(found.summary) if found.summary else {}

@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, NamedTuple
 
-from deeprecsys.api.experiment import Experiment
-from deeprecsys.api.virtual import Accelerators, sample_path
+from deeprecsys.api.virtual import NodeModel
 from deeprecsys.core.policy import Policy
-from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.target import Target
 from deeprecsys.node.node import Node
 from deeprecsys.search.confirm import Confirmed
@@ -74,28 +72,22 @@ class Sustaining:
     """Holds points at their limit less the margin.
 
     Attributes:
-        profile, workers, gpu: of the node, for what is predicted; queries: of a sample path.
+        node: what is predicted of it; queries: of a sample path.
     """
 
-    experiment: Experiment
-    profile: LatencyProfile
-    workers: int
+    node: NodeModel
     margin: Margin
     budget: Budget
     progress: Progress
     queries: int
-    gpu: Accelerators | None = None
 
     def near(self, policy: Policy, hint_qps: float) -> NearLimit:
         """A policy near its limit, in virtual time."""
-        e = self.experiment
 
         def path(slower: float) -> PathTrial:
-            gpu = self.gpu and self.gpu._replace(profile=slowed(self.gpu.profile, slower))
-            profile = slowed(self.profile, slower)
-            return sample_path(profile, e.workload, self.workers, e.target, self.queries, gpu)
+            return self.node.slowed(slower).path(self.queries)
 
-        return NearLimit(path, policy, e.target, hint_qps)
+        return NearLimit(path, policy, self.node.target, hint_qps)
 
     def held(self, trial: Trial, point: Confirmed, near: NearLimit) -> Confirmed:
         """A point as a run at its limit less the margin shows it, and at no rate that has failed."""
@@ -103,11 +95,11 @@ class Sustaining:
         longest_s = FULL_S if self.budget.full else self.budget.longest_s
 
         def length_s(rate_qps: float) -> float:
-            return bounded_s(planned_s(near.at(rate_qps / limit)), longest_s, self.experiment.target)
+            return bounded_s(planned_s(near.at(rate_qps / limit)), longest_s, self.node.target)
 
         return hold(
-            trial, point, self.experiment.target, min(share * limit, point.failed_qps),
-            length_s=length_s, step=self.margin.share or 0.03, seed=self.experiment.node.seed,
+            trial, point, self.node.target, min(share * limit, point.failed_qps),
+            length_s=length_s, step=self.margin.share or 0.03, seed=self.node.workload.seed,
             progress=self.progress,
         )  # fmt: skip
 
@@ -129,11 +121,6 @@ class Sustaining:
             # It has no profile of its own; relative to the limit its queue is that of the same policy.
             usual = self.held(eager, usual, self.near(usual.policy, usual.limit.qps))
         return replace(found, tuned=tuned, static=static, eager=usual)
-
-
-def slowed(profile: LatencyProfile, by: float) -> LatencyProfile:
-    """The profile of a machine on which everything takes `by` times as long, the node's own process too."""
-    return replace(profile.slowed(by), host_s=by * profile.host_s)
 
 
 def bounded_s(planned: float, longest_s: float, target: Target) -> float:

@@ -22,7 +22,7 @@ from deeprecsys.api.profiles import check_failures, measure_profile, quick_profi
 from deeprecsys.api.progress import Interrupted, ProgressOption, SearchProgress, TickHooks, stage
 from deeprecsys.api.runs import BenchRun, CapacityRun, Record
 from deeprecsys.api.sustaining import Budget, Reference, Sustaining, about
-from deeprecsys.api.virtual import path_queries
+from deeprecsys.api.virtual import NodeModel, path_queries
 from deeprecsys.core.errors import InputError, positive, shown
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
@@ -248,8 +248,9 @@ def capacity(
             )
             # The profile holds no accelerator's batches: near its limit the CPU's baseline stands for it.
             holding = Sustaining(
-                experiment, quick, node.workers, Margin.of(reference.drift, runs.margin_percent), runs,
-                listener, path_queries([type(chosen)]),
+                NodeModel.of(experiment, quick, node.workers),
+                Margin.of(reference.drift, runs.margin_percent), runs, listener,
+                path_queries([type(chosen)]),
             )  # fmt: skip
             near = holding.near(chosen if gpu is None else experiment.baseline(node.workers), hint)
             point = holding.held(live, limit_of(chosen, found), near)

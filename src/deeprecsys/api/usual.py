@@ -76,7 +76,7 @@ def usual_point(
     ranked = next((t for t in tried if is_usual(t.setup.experiment)), None)
     with start(usual, progress) as beside:
         if ranked:
-            about_qps = ranked.ranking.score(static).capacity_qps or 0.0
+            about_qps = ranked.found.ranking.score(static).capacity_qps or 0.0
         else:
             about_qps = 0.8 * quick_hint_qps(beside, usual, static.batch_size, budget_s)
         if not about_qps:

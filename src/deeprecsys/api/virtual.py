@@ -1,14 +1,16 @@
-"""A profile, a workload and a number of workers as what searches in virtual time ask for."""
+"""A node in virtual time: what profiles say of its devices, its load, and searches of its policies."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.policies import policies_to_search
 from deeprecsys.core.policy import CPU, GPU, DeepRecSched, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
@@ -25,8 +27,6 @@ SAMPLE = 4000
 """Query sizes that stand for their distribution in an expectation."""
 PATH_QUERIES = 40_000
 """Queries of the sample path that ranks candidates: 2,000 of them are above its 95th percentile."""
-
-
 FEWER_QUERIES = 10_000
 """Queries of the path of a curve, or where a policy is searched that the simulator does not compile."""
 
@@ -53,85 +53,158 @@ def pools(
     return services, counts
 
 
-def virtual_node(
-    profile: LatencyProfile,
-    workload: Workload,
-    workers: int,
-    target: Target | None,
-    gpu: Accelerators | None = None,
-) -> VirtualNode:
-    """The node that profiles describe, under a workload at a rate."""
-
-    def load(rate_qps: float, duration_s: float, seed: int) -> Load:
-        stream = replace(workload, seed=seed).stream(rate_qps, duration_s=duration_s)
-        return stream.arrival_s, stream.size
-
-    return VirtualNode(*pools(profile, workers, gpu), load, target)
-
-
 class Ranked(NamedTuple):
     """Policies that were searched in virtual time, and the baseline that is compared with them."""
 
     search: Search
     first: Evaluation
+    ranking: Ranking
 
     @property
     def best(self) -> Policy:
         """The policy that carries most; the baseline where none meets the target."""
         return self.search.best.policy if self.search.best else self.first.policy
 
+    @property
+    def qps(self) -> float:
+        """What it carries; 0 where none meets the target."""
+        return self.search.best.qps if self.search.best else 0.0
 
-def search_policies(
-    path: PathTrial,
-    target: Target,
-    profile: LatencyProfile,
-    workers: int,
-    largest: int,
-    sizes: NDArray[np.int32],
-    gpu: bool = False,
-    first: Policy | None = None,
-) -> Ranked:
-    """Search all policies that ask for it, on one sample path of a node that profiles describe.
 
-    Args:
+@dataclass(frozen=True)
+class Policies:
+    """The policies and knobs that a search may try, on a node.
+
+    Attributes:
         largest: items of the largest query; sizes: a sample of all sizes.
         gpu: whether there is an accelerator, whose threshold is then searched too.
-        first: compared with them; by default the static baseline.
+        splits: queries may be cut.
     """
-    static = Static.baseline(largest, workers)
-    hint = saturation_qps(profile, static.batch_size, sizes, workers)
-    limits = thresholds(largest, sizes) if gpu else ()
-    tried = batch_sizes(largest, static.batch_size)
-    search = model_search(tried, limits, kinds=policies_to_search(), latency_s=target.latency_s)
-    return Ranked(search, rank(Ranking(path, target, hint), search, first or static))
+
+    target: Target
+    workers: int
+    largest: int
+    sizes: NDArray[np.int32]
+    gpu: bool = False
+    splits: bool = True
+
+    @property
+    def static(self) -> Static:
+        """The static baseline."""
+        return Static.baseline(self.largest, self.workers if self.splits else 1)
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The batch sizes to try."""
+        return batch_sizes(self.largest, self.static.batch_size) if self.splits else (self.largest,)
+
+    @property
+    def thresholds(self) -> tuple[int, ...]:
+        """The offload thresholds to try; none where there is no accelerator."""
+        return thresholds(self.largest, self.sizes) if self.gpu else ()
+
+    def saturation_qps(self, profile: LatencyProfile, batch_size: int | None = None) -> float:
+        """The rate at which all workers would be busy, by default with the baseline's batches."""
+        return saturation_qps(profile, batch_size or self.static.batch_size, self.sizes, self.workers)
+
+    def search(self, kinds: Sequence[type[Policy]]) -> Search:
+        """A search of these policies and all values of their knobs."""
+        return model_search(self.batches, self.thresholds, kinds=kinds, latency_s=self.target.latency_s)
+
+    def ranked(
+        self,
+        path: PathTrial,
+        profile: LatencyProfile,
+        kinds: Sequence[type[Policy]] = (),
+        first: Policy | None = None,
+    ) -> Ranked:
+        """Search policies on one sample path of a node that a profile describes.
+
+        Args:
+            kinds: by default all that ask for it.
+            first: compared with them; by default the static baseline.
+        """
+        ranking = Ranking(path, self.target, self.saturation_qps(profile))
+        search = self.search(kinds or policies_to_search())
+        return Ranked(search, rank(ranking, search, first or self.static), ranking)
 
 
-def curve_of(
-    profile: LatencyProfile, workload: Workload, workers: int, target: Target
-) -> list[dict[str, Any]]:
-    """The capacity of every batch size, cut on arrival, on one sample path: the JSON of `batch_curve`."""
-    largest = workload.sizes.cap
-    static = Static.baseline(largest, workers).batch_size
-    hint = saturation_qps(profile, static, workload.stream(1.0, queries=SAMPLE).size, workers)
-    ranking = Ranking(sample_path(profile, workload, workers, target, FEWER_QUERIES), target, hint)
-    return [
-        {"batch_size": size, "qps": ranking.score(DeepRecSched(size)).capacity_qps}
-        for size in batch_sizes(largest, static)
-    ]
+@dataclass(frozen=True)
+class NodeModel:
+    """A node that profiles describe, under a workload.
 
+    Attributes:
+        workers: of the CPU; gpu: the second pool.
+        splits: queries may be cut.
+    """
 
-def sample_path(
-    profile: LatencyProfile,
-    workload: Workload,
-    workers: int,
-    target: Target,
-    queries: int = PATH_QUERIES,
-    gpu: Accelerators | None = None,
-) -> SamplePath:
-    """One path of the workload on the node that profiles describe."""
+    profile: LatencyProfile
+    workload: Workload
+    workers: int
+    target: Target
+    gpu: Accelerators | None = None
+    splits: bool = True
 
-    def load(rate_qps: float) -> Load:
-        stream = workload.stream(rate_qps, queries=queries)
-        return stream.arrival_s, stream.size
+    @classmethod
+    def of(
+        cls, experiment: Experiment, profile: LatencyProfile, workers: int, gpu: Accelerators | None = None
+    ) -> NodeModel:
+        """The node of an experiment."""
+        e = experiment
+        return cls(profile, e.workload, workers, e.target, gpu, e.splits)
 
-    return SamplePath(*pools(profile, workers, gpu), load, target, workload.seed)
+    @cached_property
+    def policies(self) -> Policies:
+        """What a search may try."""
+        largest, sizes = self.workload.sizes.cap, self.workload.stream(1.0, queries=SAMPLE).size
+        return Policies(self.target, self.workers, largest, sizes, self.gpu is not None, self.splits)
+
+    def slowed(self, by: float) -> NodeModel:
+        """The node when everything takes `by` times as long, its own process too."""
+
+        def slow(p: LatencyProfile) -> LatencyProfile:
+            return replace(p.slowed(by), host_s=by * p.host_s)
+
+        gpu = self.gpu and self.gpu._replace(profile=slow(self.gpu.profile))
+        return replace(self, profile=slow(self.profile), gpu=gpu)
+
+    def saturation_qps(self, batch_size: int | None = None) -> float:
+        """The rate at which all workers would be busy, by default with the baseline's batches."""
+        return self.policies.saturation_qps(self.profile, batch_size)
+
+    def trial(self) -> VirtualNode:
+        """Runs trials in virtual time."""
+
+        def load(rate_qps: float, duration_s: float, seed: int) -> Load:
+            stream = replace(self.workload, seed=seed).stream(rate_qps, duration_s=duration_s)
+            return stream.arrival_s, stream.size
+
+        return VirtualNode(*pools(self.profile, self.workers, self.gpu), load, self.target)
+
+    def path(self, queries: int = PATH_QUERIES) -> SamplePath:
+        """One path of the workload."""
+
+        def load(rate_qps: float) -> Load:
+            stream = self.workload.stream(rate_qps, queries=queries)
+            return stream.arrival_s, stream.size
+
+        node = pools(self.profile, self.workers, self.gpu)
+        return SamplePath(*node, load, self.target, self.workload.seed)
+
+    def ranked(self, kinds: Sequence[type[Policy]] = ()) -> Ranked:
+        """Search policies, by default all that ask for it, on one path."""
+        kinds = kinds or policies_to_search()
+        return self.policies.ranked(self.path(path_queries(kinds)), self.profile, kinds)
+
+    def curve(self) -> list[dict[str, Any]]:
+        """The capacity of every batch size, cut on arrival, on one path: the JSON of `batch_curve`.
+
+        Empty where queries are not cut, or there is an accelerator.
+        """
+        if self.gpu or not self.splits:
+            return []
+        ranking = Ranking(self.path(FEWER_QUERIES), self.target, self.saturation_qps())
+        return [
+            {"batch_size": size, "qps": ranking.score(DeepRecSched(size)).capacity_qps}
+            for size in self.policies.batches
+        ]

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from deeprecsys.api.profiles import profile as measure
-from deeprecsys.api.tune import METHODS, QUALITY_QUERIES, quality, tune
+from deeprecsys.api.quality import QUERIES, quality
+from deeprecsys.api.tune import METHODS, tune
 from deeprecsys.cli import options as opt
 from deeprecsys.cli.output import emit, emit_result, report_on, write_json
 from deeprecsys.report.text import tune as tune_text
@@ -81,7 +82,7 @@ def tune_command(json: str | None, out: Path | None, verbose: bool, **options: A
 @opt.workers
 @opt.data
 @opt.workload
-@opt.option("--queries", "N", "How many queries to score.", type=int, default=QUALITY_QUERIES)
+@opt.option("--queries", "N", "How many queries to score.", type=int, default=QUERIES)
 @opt.output
 def quality_command(json: str | None, **options: Any) -> None:
     """Score queries of MODEL at a lower precision and at fp32 by eager torch, and compare their order."""

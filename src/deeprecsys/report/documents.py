@@ -297,6 +297,7 @@ class LimitDocument(Document):
 
     limit_today_qps: float | None = None
     limit_interval_qps: Interval | None = None
+    limit_bound_qps: float | None = None
 
 
 class ReferenceDocument(Document):

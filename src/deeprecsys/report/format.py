@@ -91,10 +91,10 @@ def magnitude(value: Any) -> str:
 
 
 def interval(low: Any, high: Any) -> str:
-    """Two figures: 201–218; an open end is ∞."""
-    if number(low) is None and number(high) is None:
-        return NONE
-    return f"{figure(low)}–{'∞' if number(high) is None else figure(high)}"
+    """Two figures: 201–218; with an open end 201 or more, at most 218."""
+    if number(low) is None:
+        return NONE if number(high) is None else f"at most {figure(high)}"
+    return f"{figure(low)} or more" if number(high) in (None, math.inf) else f"{figure(low)}–{figure(high)}"
 
 
 def percentile(quantile: Any) -> str:

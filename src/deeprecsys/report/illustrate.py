@@ -22,7 +22,7 @@ def illustrations(view: RunView) -> Iterator[Illustration]:
     ran = view.report.basis
     candidates = view.candidates if view.searched == LIVE or not view.batch_curve else ()
     if candidates or view.batch_curve:
-        caption = "The large marks are the points as they ran live." if ran == LIVE else ""
+        caption = "The large marks are the points' limits, live." if ran == LIVE else ""
         if candidates:
             caption = f"Bars are the search's intervals. {caption}"
         tuned = view.report.tuned if isinstance(view.report, TuneReport) else None

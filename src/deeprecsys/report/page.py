@@ -131,20 +131,20 @@ def _headline(view: RunView) -> list[Card]:
 
 def _tuned_cards(report: docs.TuneReport, tuned: docs.PointDocument) -> list[Card]:
     static, (low, high) = report.static, text.ratio_interval(report)
-    between = f"between {f.ratio(low)} and {f.ratio(high)}" if low is not None else "tuned over static"
+    between = "tuned over static, limits" if low is None else f"between {f.ratio(low)} and {f.ratio(high)}"
     if report.kept_static:
         between = "nothing proved better than static"
-    knobs = f"queries/s, {text.knobs(static)}" if static else "misses at any rate"
-    cards = [
-        Card("static", f.figure(static.qps if static else None), knobs, "static"),
-        Card("tuned", f.figure(tuned.qps), f"queries/s, {text.knobs(tuned)}", "tuned"),
-        Card("scheduling", f.ratio(report.ratio), between),
-    ]
-    if report.engine_gain is not None:
-        cards.append(Card("engine", f.ratio(report.engine_gain), "over eager torch, the same batch"))
-    sure = how_sure(tuned.sustained)
+    verdict, _, figures = how_sure(tuned.sustained).partition(": ")
     p99 = f"{f.share(tuned.served)} of all queries served, p99 {f.figure(tuned.p99_ms)} ms"
-    return [*cards, Card("how sure", sure.partition(":")[0] or f.NONE, sure.partition(": ")[2] or p99)]
+    cards = [Card("tuned, with a margin", f.figure(tuned.qps), f"queries/s, {verdict or p99}", "tuned")]
+    for role, point in (("static", static), ("tuned", tuned)):
+        knobs = f"queries/s, {text.knobs(point)}" if point else "misses at any rate"
+        limit = point and (point.qps if point.limit_today_qps is None else point.limit_today_qps)
+        cards.append(Card(f"{role}, limit today", f.figure(limit), knobs, role))
+    cards.append(Card("scheduling", f.ratio(report.ratio), between))
+    if report.engine_gain is not None:
+        cards.append(Card("engine", f.ratio(report.engine_gain), "over eager torch, the same batch, limits"))
+    return [*cards, Card("late", f.share(tuned.miss_rate), figures)] if figures else cards
 
 
 def _best_cards(report: docs.SimulateReport, static: docs.PointDocument) -> list[Card]:

@@ -29,7 +29,10 @@ def margin_words(report: docs.NearDocument) -> str:
         return ""
     low, high = report.limit_interval_qps or (None, None)
     words = f"limit today {f.figure(report.limit_today_qps)} queries/s"
-    words += f" ({f.interval(low, high)})" if low is not None else ""
+    if low is not None:
+        cut = report.limit_bound_qps is not None
+        why = "" if high is not None else ": the trials do not show its upper end"
+        words += f" ({f.interval(low, high)}{why}{', cut off at the bound' * cut})"
     if report.margin_percent is None:
         return words
     whose = "as asked" if report.margin_chosen else "the machine's drift of " + drift(report)
@@ -42,7 +45,7 @@ def drift(report: docs.NearDocument) -> str:
 
 
 def gains(report: docs.TuneReport) -> list[str]:
-    """Both gains, with their intervals."""
+    """Both gains, of limits and not of the rates that ran, with their intervals."""
     found = []
     for name, value, interval in (
         ("engine", report.engine_gain, report.engine_gain_interval),
@@ -52,7 +55,7 @@ def gains(report: docs.TuneReport) -> list[str]:
             low, high = interval or (None, None)
             between = f" ({f.ratio(low)} to {f.ratio(high)})" if low and high and low < high else ""
             found.append(f"{name} {f.ratio(value)}{between}")
-    return found
+    return [*found[:-1], f"{found[-1]} by today's limits"] if found else []
 
 
 def why(report: docs.TuneReport) -> str:
@@ -75,7 +78,7 @@ def why(report: docs.TuneReport) -> str:
         how = f"queries are cut into batches of {f.count(tuned.batch_size)} items{usual}"
     else:
         how = f"the policy {tuned.policy}"
-    return ", ".join([*gains(report), how])
+    return "; ".join(filter(None, (", ".join(gains(report)), how)))
 
 
 def next_command(report: docs.TuneReport, folder: str = "") -> str:

@@ -10,6 +10,8 @@ from deeprecsys.report import documents as docs
 from deeprecsys.report import format as f
 
 GAP = "  "
+HALF = 56
+"""Characters of a table that half of a page holds."""
 T = TypeVar("T")
 Columns = Sequence[tuple[str, Callable[[T], str]]]
 """Names of columns, each with what makes the text of a cell."""
@@ -40,12 +42,21 @@ class TextTable:
     def __bool__(self) -> bool:
         return bool(self.rows)
 
+    @property
+    def widths(self) -> list[int]:
+        """Characters of each column."""
+        return [max(len(cell) for cell in column) for column in zip(self.header, *self.rows, strict=True)]
+
+    @property
+    def wide(self) -> bool:
+        """Whether it needs more than half of a page."""
+        return sum(self.widths) + len(GAP) * len(self.header) > HALF
+
     def __str__(self) -> str:
         """Aligned with spaces; empty where there are no rows."""
         if not self.rows:
             return ""
-        lines = (self.header, *self.rows)
-        width = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
+        lines, width = (self.header, *self.rows), self.widths
 
         def padded(line: tuple[str, ...]) -> str:
             names = (c.ljust(w) for c, w in zip(line[: self.left], width, strict=False))
@@ -82,8 +93,9 @@ def policy(point: docs.PolicyDocument) -> str:
 
 
 _POINT: Columns[docs.PointDocument] = (
-    ("QPS", lambda d: f.figure(d.qps)),
-    ("limit today", lambda d: f.figure(d.limit_today_qps)),
+    ("limit today QPS", lambda d: f.figure(d.limit_today_qps)),
+    ("its interval", lambda d: f.interval(*(d.limit_interval_qps or (None, None)))),
+    ("ran at QPS", lambda d: f.figure(d.qps)),
     ("verdict", lambda d: _verdict(d.sustained)),
     ("policy", policy),
     ("batch", lambda d: f.count(d.batch_size)),
@@ -99,7 +111,8 @@ _POINT: Columns[docs.PointDocument] = (
     ("served", lambda d: f.share(d.served)),
 )
 _OPTIONAL = (
-    "limit today",
+    "limit today QPS",
+    "its interval",
     "verdict",
     "policy",
     "finest",

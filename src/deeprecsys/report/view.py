@@ -36,7 +36,7 @@ class RunView:
         target: what was to be met.
         candidates: the operating points that were tried, by batch size.
         batch_curve: the capacity of every batch size in virtual time.
-        marks: batch size and rate of the static and the tuned point.
+        marks: batch size of the static and the tuned point, and today's limit; without one, the rate.
         best: the capacity search of the best point.
         probes: the rates that were tried in it.
         curves: latencies of static and tuned, or of the one trial.
@@ -192,7 +192,8 @@ def _batch_curve(report: docs.AnyReport) -> tuple[PlottedCandidate, ...]:
 def _marks(points: Mapping[str, docs.PointDocument]) -> dict[str, tuple[int, float]]:
     marks = {}
     for role, point in points.items():
-        size, qps = _drawable(point.batch_size), _drawable(point.qps)
+        limit = point.qps if point.limit_today_qps is None else point.limit_today_qps
+        size, qps = _drawable(point.batch_size), _drawable(limit)
         if size and qps is not None and point.offload_above is None:
             marks[role] = (int(size), qps)
     return marks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, log, sqrt
 from typing import Any, NamedTuple
 
@@ -35,11 +35,20 @@ MEASURED = (
 
 
 class Limit(NamedTuple):
-    """A rate and its interval, queries/s."""
+    """A rate and its interval, queries/s; `bound_qps`, where that cut one of them off, is what no policy
+    exceeds."""
 
     qps: float
     low_qps: float
     high_qps: float
+    bound_qps: float | None = None
+
+    def within(self, bound_qps: float) -> Limit:
+        """The limit with what lies above a bound cut off."""
+        if max(self.qps, self.high_qps) <= bound_qps:
+            return self
+        qps, low, high = (min(rate, bound_qps) for rate in self[:3])
+        return Limit(qps, low, high, bound_qps)
 
     @property
     def open(self) -> float:
@@ -48,7 +57,11 @@ class Limit(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         high = self.high_qps if self.high_qps < inf else None
-        return {"limit_today_qps": self.qps, "limit_interval_qps": [self.low_qps, high]}
+        return {
+            "limit_today_qps": self.qps,
+            "limit_interval_qps": [self.low_qps, high],
+            "limit_bound_qps": self.bound_qps,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +92,10 @@ class Confirmed:
     @property
     def qps(self) -> float:
         return self.probe.rate_qps
+
+    def within(self, bound_qps: float) -> Confirmed:
+        """The point with its limit below a bound, but not below what it met."""
+        return replace(self, limit=self.limit.within(max(bound_qps, self.qps if self.met else 0.0)))
 
     def to_json(self) -> dict[str, Any]:
         return {

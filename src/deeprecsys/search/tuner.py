@@ -8,6 +8,7 @@ search did not use.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from math import exp, hypot, inf, nan
 from typing import Any, NamedTuple
@@ -125,6 +126,17 @@ class TuneResult:
         """Whether nothing proved better than the static point."""
         return self.tuned is self.static
 
+    def within(self, bound_qps: Callable[[Confirmed], float]) -> TuneResult:
+        """The result with the limits of static and tuned below their bounds."""
+        static = self.static and self.static.within(bound_qps(self.static))
+        tuned = static if static and self.kept_static else self.tuned.within(bound_qps(self.tuned))
+        return replace(self, static=static, tuned=tuned, eager=static if self.same_engine else self.eager)
+
+    @property
+    def same_engine(self) -> bool:
+        """Whether the static point itself runs on eager torch."""
+        return self.eager is not None and self.eager is self.static
+
     @property
     def scheduling_gain(self) -> Gain | None:
         """Tuned over static on the same engine, of both limits."""
@@ -133,8 +145,7 @@ class TuneResult:
     @property
     def engine_gain(self) -> Gain | None:
         """Static over eager torch's, of both limits; None where eager torch was not run."""
-        same = self.eager is not None and self.eager is self.static
-        return Gain(1.0, 1.0, 1.0) if same else gain(self.static, self.eager)
+        return Gain(1.0, 1.0, 1.0) if self.same_engine else gain(self.static, self.eager)
 
     def to_json(self) -> dict[str, Any]:
         """The parts of the JSON of `tune` that come from the search."""

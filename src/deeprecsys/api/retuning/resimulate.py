@@ -96,9 +96,9 @@ class Question:
 
 def best_policy(q: Question) -> BestPolicy:
     """The policy with the highest capacity for a mix, by simulation of one path with Poisson arrivals."""
-    from deeprecsys.api.virtual import Accelerators, pools, search_policies
+    from deeprecsys.api.virtual import Accelerators, Policies, pools
     from deeprecsys.search.history import Evaluation
-    from deeprecsys.search.rank import Ranking, saturation_qps
+    from deeprecsys.search.rank import Ranking
     from deeprecsys.simulate.trial import SamplePath
 
     rng = np.random.default_rng(0)
@@ -108,21 +108,19 @@ def best_policy(q: Question) -> BestPolicy:
     profile, mix = allowed.profile(q.profile), np.asarray(q.sizes, np.int32)
     node = pools(profile, q.workers, Accelerators(allowed.profile(q.gpu), q.gpus) if q.gpu else None)
     path = SamplePath(*node, lambda rate: (unit_s / rate, sizes), target)
+    policies = Policies(target, q.workers, q.largest, mix, q.gpu is not None)
 
     def carried(found: Evaluation) -> float:
         return min(found.qps, allowed.most_qps)
 
     if q.present and not q.search:
-        hint = saturation_qps(profile, q.present.batch_size or q.largest, mix, q.workers)
+        hint = policies.saturation_qps(profile, q.present.batch_size or q.largest)
         qps = carried(Evaluation(q.present, Ranking(path, target, hint).score(q.present)))
         return BestPolicy(q.present, qps, qps)
-    search, present = search_policies(
-        path, target, profile, q.workers, q.largest, mix, q.gpu is not None, q.present
-    )
-    best = search.best
-    if not best:
-        return BestPolicy(present.policy, 0.0, 0.0)
-    return BestPolicy(best.policy, carried(best), carried(present))
+    found = policies.ranked(path, profile, first=q.present)
+    if not found.search.best:
+        return BestPolicy(found.first.policy, 0.0, 0.0)
+    return BestPolicy(found.best, carried(found.search.best), carried(found.first))
 
 
 class Resimulator:
