@@ -18,7 +18,7 @@ from deeprecsys.report import format as f
 
 EXCESS, LENGTHS_S = 3.0, (10.0, 60.0)
 JOB = {"rows_scale": 0.5, "sla_ms": 25.0}
-QUICK = {"rows_scale": 0.001, "sla_ms": 100.0, "engine": "wait:4", "workers": 1, "sizes": "fixed:20"}
+QUICK = {"rows_scale": 0.001, "sla_ms": 50.0, "engine": "wait:2", "workers": 1, "sizes": "fixed:20"}
 POLICIES = ("deeprecsched", "deadline")
 FIGURES = ("goodput_qps", "throughput_qps")
 
@@ -30,9 +30,14 @@ def agreement(short: list[float], long: list[float]) -> float:
 
 
 def measured(
-    model: str, job: dict[str, Any], rate: float, lengths: tuple[float, float], rounds: int
+    model: str,
+    job: dict[str, Any],
+    profile: dr.ProfileRun,
+    rate: float,
+    lengths: tuple[float, float],
+    rounds: int,
 ) -> list[Result]:
-    """Every case's figures in short and long runs, in turn."""
+    """Every case's figures in short and long runs, in turn. The servers start with a profile's batch times."""
     rows: list[Result] = [
         {"case": p, "voids": 0, **{x: {s: [] for s in lengths} for x in FIGURES}}
         for p in (*POLICIES, "server")
@@ -42,7 +47,9 @@ def measured(
             for row in rows[: len(POLICIES)]:
                 _keep(row, seconds, dr.bench(model, rate=rate, duration=seconds, policy=row["case"], seed=seed,
                                              abandon=False, progress=False, **job))  # fmt: skip
-            with dr.ServerProcess(model, batch_size=256, retune=False, spares=0, **job) as server:
+            with dr.ServerProcess(
+                model, batch_size=256, retune=False, spares=0, profile=profile, **job
+            ) as server:
                 own = {k: job[k] for k in ("sla_ms", "sizes") if k in job}
                 _keep(rows[-1], seconds, dr.bench(model, rate=rate, duration=seconds, url=server.url, seed=seed,
                                                   progress=False, **own))  # fmt: skip
@@ -62,10 +69,12 @@ def _keep(row: Result, seconds: float, found: dr.BenchRun) -> None:
 
 def run(run: Run) -> Result:
     model, job = ("ncf", QUICK) if run.quick else (run.options.model, JOB)
-    lengths, rounds = ((1.0, 2.0), 1) if run.quick else (LENGTHS_S, run.options.rounds)
-    found = dr.capacity(model, budget=2.0 if run.quick else None, progress=False, **job)
+    lengths, rounds = ((0.5, 1.0), 1) if run.quick else (LENGTHS_S, run.options.rounds)
+    node = {k: v for k, v in job.items() if k != "sla_ms"}
+    profile = dr.profile(model, budget=0.5 if run.quick else 20.0, progress=False, **node)
+    found = dr.capacity(model, budget=1.0 if run.quick else None, progress=False, **job)
     capacity_qps = found.qps or 0.0
-    rows = measured(model, job, EXCESS * capacity_qps, lengths, rounds)
+    rows = measured(model, job, profile, EXCESS * capacity_qps, lengths, rounds)
     return {"model": model, "capacity_qps": capacity_qps, "excess": EXCESS, "rounds": rounds, "rows": rows}
 
 

@@ -18,7 +18,7 @@ def test_short_and_long_runs_of_every_case_are_made(capsys: pytest.CaptureFixtur
     BENCHMARK.main(["--quick"])
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [row[0].strip("| ") for row in rows] == ["case", "deeprecsched", "deadline", "server"]
-    assert rows[0][1:3] == ["goodput in 1 s, QPS", "goodput in 2 s, QPS"]
+    assert rows[0][1:3] == ["goodput in 0.5 s, QPS", "goodput in 1 s, QPS"]
     in_order, late_last = ([float(x) for x in row[1:3]] for row in rows[1:3])
     assert in_order == [0, 0]
     assert min(late_last) > 0

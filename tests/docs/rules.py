@@ -47,6 +47,9 @@ FEW = "--rows-scale 0.001 --workers 1 --sizes fixed:20"
 WAIT = f"{FEW} --engine wait:1,0.05"
 WHOLE = "--workers 1 --sizes fixed:20 --engine wait:1,0.05"
 """Of a model that has weights: they fix its tables' rows."""
+SHORT = "--budget 0.5"
+"""Of a search: trials last some targets all the same, so the target is short too."""
+SOON = f"{SHORT} --sla-ms 50"
 EXPORTS = (("/tmp/ranker", "{exported}"),)
 SERVER = (("localhost:8000", "{server}"),)
 
@@ -61,13 +64,14 @@ RULES = (
     Rule("^deeprecsys bench .* --url ", "--queries 20 --sizes fixed:20", SERVER),
     Rule("^deeprecsys bench .*ranker", f"{WHOLE} --queries 40", EXPORTS),
     Rule("^deeprecsys bench ", f"{WAIT} --queries 40"),
-    Rule("^deeprecsys capacity ", f"{WAIT} --budget 1 --sla-ms 200"),
-    Rule("^deeprecsys profile .*ranker", f"{WHOLE} --budget 0.5", EXPORTS),
-    Rule("^deeprecsys profile ", f"{WAIT} --budget 0.5"),
-    Rule("^deeprecsys tune .*ranker", f"{WHOLE} --budget 1 --profile {{profile}}", EXPORTS),
-    Rule("^deeprecsys tune .*--precision", f"{FEW} --budget 1 --engine compiled"),
-    Rule("^deeprecsys tune .*--profile", f"{FEW} --budget 1"),
-    Rule("^deeprecsys tune ", f"{FEW} --budget 1 --profile {{profile}}", (("runs/", "{out}/"),)),
+    Rule("^deeprecsys capacity ", f"{WAIT} {SOON}"),
+    Rule("^deeprecsys profile .*ranker", f"{WHOLE} {SHORT}", EXPORTS),
+    Rule("^deeprecsys profile ", f"{WAIT} {SHORT}"),
+    Rule("^deeprecsys tune .*ranker", f"{WHOLE} {SOON} --profile {{profile}}", EXPORTS),
+    Rule("^deeprecsys tune .*--precision", f"{FEW} {SOON} --engine compiled"),
+    Rule("^deeprecsys tune .*--profile", f"{FEW} {SOON}"),
+    Rule("^deeprecsys tune .*--target", f"{FEW} {SHORT} --profile {{profile}}"),
+    Rule("^deeprecsys tune ", f"{FEW} {SOON} --profile {{profile}}", (("runs/", "{out}/"),)),
     Rule("^curl ", instead=SERVER, how=How.FOREIGN),
     Rule("^echo ", how=How.SHELL),
     Rule("^python examples/own_model/export.py ", how=How.EXPORT),
@@ -79,7 +83,7 @@ SMALL_WND = 'rows_scale=0.001, workers=1, sizes="fixed:20"'
 PYTHON: dict[str, tuple[tuple[str, str], ...]] = {
     "README.md": (
         ("sla_ms=25)", f"sla_ms=25, {SMALL_WND})"),
-        ('dr.tune("wnd",', 'dr.tune("wnd", budget=1, profile="{profile}",'),
+        ('dr.tune("wnd",', 'dr.tune("wnd", budget=0.5, profile="{profile}",'),
         ("workers=40", "workers=4"),
         ("rate=50)", 'rate=50, queries=20, sizes="fixed:20")'),
     ),
