@@ -22,7 +22,7 @@ def test_it_is_ten_lines_of_python() -> None:
 @pytest.mark.live
 def test_it_tunes_simulates_and_plots(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "ncf", "3"], cwd=tmp_path, capture_output=True, text=True, timeout=240
+        [sys.executable, str(SCRIPT), "ncf", "1"], cwd=tmp_path, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

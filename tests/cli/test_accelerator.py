@@ -53,7 +53,7 @@ def test_a_live_trial_is_labelled_and_says_what_the_accelerator_took(cpu: Path, 
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize(("method", "budget"), [("live", "3"), ("model", "4")])
+@pytest.mark.parametrize(("method", "budget"), [("live", "2"), ("model", "2")])
 def test_tune_with_an_emulated_accelerator_is_labelled_and_keeps_to_what_it_ran(
     tmp_path: Path, answered: Answered, method: str, budget: str
 ):

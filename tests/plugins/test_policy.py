@@ -149,7 +149,7 @@ def test_tune_searches_it_and_confirms_what_it_finds(
     profile = profile_file(tmp_path, 3.0, 0.1)
     given = ["tune", "ncf", "--rows-scale", "0.01", "--engine", "wait:3,0.1", "--workers", "1", "--sla-ms",
              "40", "--profile", profile, "--policy", TEXT, "--sizes", "normal:10,4,20"]  # fmt: skip
-    assert call(*given, "--budget", "4", "--json", "-") == 0
+    assert call(*given, "--budget", "1", "--json", "-") == 0
     doc = json.loads(capsys.readouterr().out)
     tried = [c for c in doc["candidates"] if c["policy"] == "shortest-first"]
     assert len({c["batch_size"] for c in tried}) > 1
