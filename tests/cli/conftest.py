@@ -35,7 +35,7 @@ def write_profile(file: Path, batch_s: float, item_s: float, model: str = "ncf",
     return file
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def job() -> Experiment:
     """One worker, small tables."""
     return Experiment.resolve(

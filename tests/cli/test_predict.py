@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deeprecsys.api import predict
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.predict import prediction
 from deeprecsys.core.policy import Static
@@ -41,13 +42,27 @@ def confirmed(job: Experiment, by: float, qps: float, trials: int = 3, says: boo
     return Confirmed(POLICY, found, probe, True, 1, Limit(qps, qps, qps), in_blocks(probe, True))
 
 
-def test_the_very_trials_run_again_are_what_they_were(job: Experiment) -> None:
-    found = prediction(PROFILE, job, 1, confirmed(job, 1.0, 800.0))
+@pytest.fixture(scope="module")
+def same_and_slower(job: Experiment) -> list[dict[str, Any]]:
+    """What the profile says of a node as fast as it states, and of one that takes 1.3 times as long."""
+    return [prediction(PROFILE, job, 1, confirmed(job, by, 600.0)) for by in (1.0, 1.3)]
+
+
+@pytest.fixture
+def trials_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither bounds nor the curve of batch sizes are computed, which take the most time."""
+    monkeypatch.setattr(predict, "bounds_document", lambda *args: {})
+    monkeypatch.setattr(predict, "batch_curve", lambda *args: [])
+
+
+def test_the_very_trials_run_again_are_what_they_were(same_and_slower: list[dict[str, Any]]) -> None:
+    found = same_and_slower[0]
     assert found["simulator_error"] == pytest.approx(0, abs=1e-9)
     assert found["pace"] == pytest.approx(1)
     assert found["paced_simulator_error"] == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.usefixtures("trials_alone")
 def test_a_machine_that_became_slower_is_told_from_a_wrong_simulator(job: Experiment) -> None:
     """Few short trials: what an item takes depends on the sizes that came, and that is no pace."""
     for qps in (150.0, 800.0):
@@ -57,26 +72,20 @@ def test_a_machine_that_became_slower_is_told_from_a_wrong_simulator(job: Experi
         assert found["paced_simulator_error"] == pytest.approx(0, abs=1e-9)
 
 
-def test_bounds_are_of_that_pace(job: Experiment) -> None:
-    same, slower = (prediction(PROFILE, job, 1, confirmed(job, by, 600.0)) for by in (1.0, 1.3))
-    at = [found["bounds"]["capacity_qps"] for found in (same, slower)]
+def test_bounds_are_of_that_pace(same_and_slower: list[dict[str, Any]]) -> None:
+    at = [found["bounds"]["capacity_qps"] for found in same_and_slower]
     assert at[0] / at[1] == pytest.approx(1.3, rel=0.02)
 
 
+@pytest.mark.usefixtures("trials_alone")
 def test_where_a_trial_does_not_say_what_items_took_there_is_no_pace(job: Experiment) -> None:
     found = prediction(PROFILE, job, 1, confirmed(job, 1.3, 600.0, says=False))
     assert found["pace"] is found["paced_simulator_error"] is None
     assert np.isfinite(found["simulator_error"])
 
 
-def test_the_curve_of_batch_sizes_is_whole_and_at_that_pace(job: Experiment) -> None:
-    same, slower = (
-        {
-            p["batch_size"]: p["qps"]
-            for p in prediction(PROFILE, job, 1, confirmed(job, by, 600.0))["batch_curve"]
-        }
-        for by in (1.0, 1.3)
-    )
+def test_the_curve_of_batch_sizes_is_whole_and_at_that_pace(same_and_slower: list[dict[str, Any]]) -> None:
+    same, slower = ({p["batch_size"]: p["qps"] for p in found["batch_curve"]} for found in same_and_slower)
     assert list(same) == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000]
     assert same[1000] > same[1] >= 0
     assert 1.2 < same[1000] / slower[1000] < 2.0, "slower by 1.3, and what is left of the target by more"

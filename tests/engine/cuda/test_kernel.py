@@ -104,7 +104,7 @@ def test_sums_are_those_of_double_precision(
     assert flag == 0
 
 
-@pytest.mark.parametrize("batch", [1, 2, 31, 257, 4096])
+@pytest.mark.parametrize("batch", [1, 2, 31, 257, 1000])
 def test_every_batch_size(interpreted: ModuleType, batch: int) -> None:
     block, schema = block_of(2, 4, Pooling.SUM, rows=(300,))
     tables, values = tables_of(schema, torch.float32)
