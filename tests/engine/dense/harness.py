@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from deeprecsys.engine.dense import DenseStage, Layout, build
+from deeprecsys.engine.dense import DenseStage, Layout, build, installed
 from deeprecsys.zoo import Model, model
 from deeprecsys.zoo.networks import dense_stage, weighted
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling
+
+ROUTES = len(installed())
+"""Stages that are kept, those of one model: of all models they take gigabytes."""
 
 
 @cache
@@ -20,17 +23,17 @@ def small(name: str) -> Model:
     return model(name).scaled(1e-4)
 
 
-@cache
+@lru_cache(1)
 def network(name: str) -> nn.Module:
     return weighted(small(name), seed=3)
 
 
-@cache
+@lru_cache(ROUTES)
 def stage(route: str, name: str) -> DenseStage:
     return build(route, small(name), network(name))
 
 
-@cache
+@lru_cache(1)
 def double(name: str) -> nn.Module:
     """The same weights in float64, what every route is an approximation of."""
     net = dense_stage(small(name))
