@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 GPU_PYTHON  ?= python3
 GPU_SECONDS ?= 480
 
-.PHONY: help install demo test beside fast lint format type check bench gpu clean
+.PHONY: help install demo test quick live fast lint format type check bench gpu clean
 .DEFAULT_GOAL := test
 
 help: ## these lines
@@ -39,13 +39,18 @@ type: install ## mypy, strict
 	$(BIN)/mypy
 
 test: install ## lint, types and all tests
-	@$(MAKE) --no-print-directory -j3 lint type beside
+	@$(MAKE) --no-print-directory -j4 lint type quick live
 	$(BIN)/pytest -m alone
 
-# A file's tests share what it starts. One that fails next to others, where tests that start nodes share two
-# cores, is run again by itself, and must pass.
-beside: install
-	$(BIN)/pytest -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder || $(BIN)/pytest --last-failed -m "not alone"
+# A file's tests share what it starts. Those that start nodes mostly wait: three files run at a time, and what
+# they leave of the cores goes to the other tests. One that fails is run again by itself, and must pass.
+BESIDE := --dist loadfile --no-loadscope-reorder -o cache_dir=.pytest_cache/
+
+quick: install
+	nice -n 10 $(BIN)/pytest -m "not live" -n 2 $(BESIDE)quick || $(BIN)/pytest --last-failed -m "not live" -o cache_dir=.pytest_cache/quick
+
+live: install
+	$(BIN)/pytest -m "live and not alone" -n 3 $(BESIDE)live || $(BIN)/pytest --last-failed -m "live and not alone" -o cache_dir=.pytest_cache/live
 
 fast: install ## tests of decisions, simulation, models and the network face: no node, under a minute
 	$(BIN)/pytest -m "not live" -n 2 $(addprefix tests/,core bounds workload zoo simulate serve)
