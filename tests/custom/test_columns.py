@@ -92,30 +92,29 @@ CASES = {
 }  # fmt: skip
 
 
-def export(name: str, form: str, folder: Path) -> tuple[str, str]:
-    """A module's file, and an ONNX file with the same weights."""
+@pytest.fixture(scope="module", params=CASES)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A case's name, and a folder with its module in every form, of the same weights."""
+    name, folder = request.param, tmp_path_factory.mktemp("columns")
     torch.manual_seed(0)
     module, given = CASES[name][0]().eval(), CASES[name][1]
     example = tuple(torch.zeros(5, *row, dtype=kind) for kind, row in given)
-    n, path, same = torch.export.Dim("n"), folder / f"m.{form.split()[0]}", folder / "same.onnx"
-    dynamic = tuple({0: n} for _ in example)
-    made = torch.onnx.export(module, example, dynamic_shapes=dynamic, dynamo=True, verbose=False)
-    made.save(same)
-    if form == "pt2":
-        torch.export.save(torch.export.export(module, example, dynamic_shapes=dynamic), path)
-    elif form == "onnx old":
-        names = [str(i.name) for i in made.model.graph.inputs]
-        axes = {name: {0: "n"} for name in names}
-        torch.onnx.export(module, example, path, dynamo=False, input_names=names, dynamic_axes=axes)
-    else:
-        path = same
-    return str(path), str(same)
+    n = torch.export.Dim("n")
+    program = torch.export.export(module, example, dynamic_shapes=tuple({0: n} for _ in example))
+    torch.export.save(program, folder / "m.pt2")
+    made = torch.onnx.export(program, dynamo=True, verbose=False)
+    made.save(folder / "m.onnx")
+    names = [str(i.name) for i in made.model.graph.inputs]
+    axes = {name: {0: "n"} for name in names}
+    old = folder / "old.onnx"
+    torch.onnx.export(module, example, old, dynamo=False, input_names=names, dynamic_axes=axes)
+    return name, folder
 
 
-@pytest.mark.parametrize("form", ["pt2", "onnx", "onnx old"])
-@pytest.mark.parametrize("name", CASES)
-def test_tables_are_found_behind_columns(name: str, form: str, tmp_path: Path) -> None:
-    path, same = export(name, form, tmp_path)
+@pytest.mark.parametrize("form", ["m.pt2", "m.onnx", "old.onnx"])
+def test_tables_are_found_behind_columns(exported: tuple[str, Path], form: str) -> None:
+    name, folder = exported
+    path, same = str(folder / form), folder / "m.onnx"
     own = describe(path)
     feeds = [feed for t in own.schema.signature.inputs for feed in t.feeds]
     sparse = {i.name for i in own.schema.sparse}

@@ -201,7 +201,7 @@ def test_both_knobs_are_tuned_live_against_an_emulated_accelerator(tmp_path: Pat
                 policy, replace(workload, seed=seed).stream(rate_qps, duration_s=duration_s), target
             )
 
-        settings = Settings(resolution=0.1, trial_s=0.6, budget_s=3.0)
+        settings = Settings(resolution=0.1, trial_s=0.4, budget_s=2.0)
         while (policy := climb.ask()) is not None:
             try:
                 found = capacity(trial, policy, target, hint_qps=80.0, settings=settings)

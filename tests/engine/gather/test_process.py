@@ -100,7 +100,7 @@ from deeprecsys.engine.protocol import SliceView
 from deeprecsys.zoo.schema import *
 rng = np.random.default_rng(0)
 sums = []
-order = [(d, f) for d in (8, 32) for f in (RowFormat.FP32, RowFormat.INT8)]
+order = [(8, RowFormat.FP32), (32, RowFormat.INT8)]
 for d, form in order if int(sys.argv[1]) % 2 else order[::-1]:
     s = Schema((Table("t", 50, d),), (SparseInput("x", "t", 5),))
     t = convert(np.arange(50 * d, dtype=np.float32).reshape(50, d) % 256, form)
@@ -124,7 +124,7 @@ def test_workers_that_start_at_once_on_an_empty_cache_all_compute_right(tmp_path
             _, errors = worker.communicate(timeout=200)
             assert worker.returncode == 0, errors
     names = [p.name.split("-")[0] for p in tmp_path.rglob("*.nbc")]
-    assert len(names) == len(set(names)) >= 5  # never a second file of one function's code
+    assert len(names) == len(set(names)) == 3  # never a second file of one function's code
 
 
 def test_without_a_place_for_a_cache_it_compiles_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
