@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import pytest
@@ -43,7 +43,14 @@ def at(about: Assembly, form: RowFormat) -> Assembly:
     return replace(about, tables=rows, precision=form.value)
 
 
-@cache
+@pytest.fixture(scope="module", params=MODELS)
+def name(request: pytest.FixtureRequest) -> str:
+    """A model's; all tests of one run before those of the next, whose engines take its engines' place."""
+    found: str = request.param
+    return found
+
+
+@lru_cache(1)
 def case(name: str) -> tuple[dict[str, Assembly], dict[str, Engine], FeatureLayout]:
     """By precision the assembly and the compiled engine; eager's by its name."""
     about, layout = assembly(name)
@@ -89,7 +96,6 @@ def by_eager(name: str, items: int) -> np.ndarray:
     return score(engines["eager"], abouts["fp32"], layout, items)
 
 
-@pytest.mark.parametrize("name", MODELS)
 def test_scores_from_ids_agree_with_eager_at_every_batch_size(name: str) -> None:
     abouts, engines, layout = case(name)
     about = abouts["fp32"]
@@ -102,7 +108,6 @@ def test_scores_from_ids_agree_with_eager_at_every_batch_size(name: str) -> None
 
 
 @pytest.mark.parametrize("form", LOWER)
-@pytest.mark.parametrize("name", MODELS)
 def test_lower_rows_are_the_only_thing_that_is_rounded(name: str, form: RowFormat) -> None:
     """With fp32 layers the scores are those of the rounded rows, to float32's own error."""
     abouts, engines, layout = case(name)
@@ -114,7 +119,6 @@ def test_lower_rows_are_the_only_thing_that_is_rounded(name: str, form: RowForma
 
 
 @pytest.mark.parametrize(("form", "share"), [(RowFormat.BF16, 0.02), (RowFormat.INT8, 0.05)])
-@pytest.mark.parametrize("name", MODELS)
 def test_lower_precision_stays_within_its_bound(name: str, form: RowFormat, share: float) -> None:
     """The bound, for the mean item: that share of the scores' standard deviation over items."""
     abouts, engines, layout = case(name)
