@@ -11,6 +11,7 @@ import pytest
 from deeprecsys.api import predict
 from deeprecsys.api.experiment import Experiment
 from deeprecsys.api.predict import prediction
+from deeprecsys.api.virtual import NodeModel
 from deeprecsys.core.policy import Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.runlog import RunLog, warmup_s
@@ -45,14 +46,14 @@ def confirmed(job: Experiment, by: float, qps: float, trials: int = 3, says: boo
 @pytest.fixture(scope="module")
 def same_and_slower(job: Experiment) -> list[dict[str, Any]]:
     """What the profile says of a node as fast as it states, and of one that takes 1.3 times as long."""
-    return [prediction(PROFILE, job, 1, confirmed(job, by, 600.0)) for by in (1.0, 1.3)]
+    return [prediction(NodeModel.of(job, PROFILE, 1), confirmed(job, by, 600.0)) for by in (1.0, 1.3)]
 
 
 @pytest.fixture
 def trials_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither bounds nor the curve of batch sizes are computed, which take the most time."""
     monkeypatch.setattr(predict, "bounds_document", lambda *args: {})
-    monkeypatch.setattr(predict, "batch_curve", lambda *args: [])
+    monkeypatch.setattr(NodeModel, "curve", lambda self: [])
 
 
 def test_the_very_trials_run_again_are_what_they_were(same_and_slower: list[dict[str, Any]]) -> None:
@@ -66,7 +67,7 @@ def test_the_very_trials_run_again_are_what_they_were(same_and_slower: list[dict
 def test_a_machine_that_became_slower_is_told_from_a_wrong_simulator(job: Experiment) -> None:
     """Few short trials: what an item takes depends on the sizes that came, and that is no pace."""
     for qps in (150.0, 800.0):
-        found = prediction(PROFILE, job, 1, confirmed(job, 1.3, qps, trials=1))
+        found = prediction(NodeModel.of(job, PROFILE, 1), confirmed(job, 1.3, qps, trials=1))
         assert found["simulator_error"] < -0.1
         assert found["pace"] == pytest.approx(1.3)
         assert found["paced_simulator_error"] == pytest.approx(0, abs=1e-9)
@@ -79,7 +80,7 @@ def test_bounds_are_of_that_pace(same_and_slower: list[dict[str, Any]]) -> None:
 
 @pytest.mark.usefixtures("trials_alone")
 def test_where_a_trial_does_not_say_what_items_took_there_is_no_pace(job: Experiment) -> None:
-    found = prediction(PROFILE, job, 1, confirmed(job, 1.3, 600.0, says=False))
+    found = prediction(NodeModel.of(job, PROFILE, 1), confirmed(job, 1.3, 600.0, says=False))
     assert found["pace"] is found["paced_simulator_error"] is None
     assert np.isfinite(found["simulator_error"])
 

@@ -124,7 +124,7 @@ def test_workers_that_start_at_once_on_an_empty_cache_all_compute_right(tmp_path
             _, errors = worker.communicate(timeout=200)
             assert worker.returncode == 0, errors
     names = [p.name.split("-")[0] for p in tmp_path.rglob("*.nbc")]
-    assert len(names) == len(set(names)) == 3  # never a second file of one function's code
+    assert len(names) == len(set(names)) >= 3  # never a second file of one function's code
 
 
 def test_without_a_place_for_a_cache_it_compiles_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
