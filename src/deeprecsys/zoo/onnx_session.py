@@ -28,3 +28,30 @@ def session(graph: bytes, threads: int = 1) -> Any:
         raise InputError(
             f"ONNX graph: expected one that ONNX Runtime {ort.__version__} runs, got: {said}"
         ) from e
+
+
+def without_weights(graph: bytes, other: bytes) -> bytes:
+    """A graph without the initialisers that another has under the same name."""
+    return _weights_of(graph, other, put=False)
+
+
+def with_weights(graph: bytes, other: bytes) -> bytes:
+    """A graph with the initialisers of another, of which `without_weights` took some."""
+    return _weights_of(graph, other, put=True)
+
+
+def _weights_of(graph: bytes, other: bytes, put: bool) -> bytes:
+    import onnx
+
+    model, theirs = (onnx.load_from_string(g) for g in (graph, other))
+    own = model.graph.initializer
+    if put:
+        used = {name for node in model.graph.node for name in node.input}
+        own.extend(w for w in theirs.graph.initializer if w.name in used)
+    else:
+        names = {w.name for w in theirs.graph.initializer}
+        kept = [w for w in own if w.name not in names]
+        del own[:]
+        own.extend(kept)
+    data: bytes = model.SerializeToString()
+    return data

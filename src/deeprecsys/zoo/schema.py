@@ -181,6 +181,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }  # fmt: skip
 SCORES = "scores"
 """The output's name where a model has none of its own."""
+SLICE_OF_ITEM = "slice_of_item"
+"""A dense stage's input besides the schema's: each item's slice, in a batch of several."""
 
 
 @dataclass(frozen=True, slots=True)

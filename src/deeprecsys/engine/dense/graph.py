@@ -18,13 +18,10 @@ from torch import Tensor, nn
 
 from deeprecsys.engine.dense.layout import Layout
 from deeprecsys.zoo.networks.layers import SplitLayer
-from deeprecsys.zoo.schema import Per
+from deeprecsys.zoo.schema import SCORES, SLICE_OF_ITEM, Per
 
 OPSET = 18
 IR_VERSION = 9
-
-SLICE_OF_ITEM = "slice_of_item"
-SCORES = "scores"
 
 
 class Graph:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deeprecsys.engine.dense import attention, recurrent
 from deeprecsys.engine.dense.attention import Attention
-from deeprecsys.engine.dense.graph import SCORES, Graph
+from deeprecsys.engine.dense.graph import Graph
 from deeprecsys.engine.dense.graphs.interest import attention_weights, click_head
 from deeprecsys.engine.dense.layout import Buffer, Layout, aligned
 from deeprecsys.engine.dense.ort import Bindings, only_fp32, run
@@ -20,7 +20,7 @@ from deeprecsys.zoo.interest import Dien, Din
 from deeprecsys.zoo.model import Model
 from deeprecsys.zoo.networks.interest import DienDense, DinDense
 from deeprecsys.zoo.onnx_session import session
-from deeprecsys.zoo.schema import Per
+from deeprecsys.zoo.schema import SCORES, Per
 
 
 def interest_stage(model: Model, threads: int) -> Callable[..., DenseStage] | None:

@@ -6,10 +6,10 @@ import openvino as ov
 from torch import nn
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.engine.dense.graph import SLICE_OF_ITEM
 from deeprecsys.engine.dense.graphs import GraphSet, block_items, merges
 from deeprecsys.engine.dense.stage import Arrays, BufferRows, DenseStage, Floats, SliceOfItem
 from deeprecsys.zoo.model import Model
+from deeprecsys.zoo.schema import SLICE_OF_ITEM
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -23,7 +23,7 @@ class OpenVinoStage(DenseStage):
     """
 
     def __init__(self, model: Model, network: nn.Module, threads: int = 1, precision: str = "fp32") -> None:
-        super().__init__(model, slice_by_slice=not merges(network), block=block_items(network))
+        super().__init__(model, slice_by_slice=not merges(model, network), block=block_items(network))
         core = ov.Core()
         if precision not in _HINTS:
             raise InputError(f"precision of dense route openvino: expected fp32 or bf16, got {precision}")

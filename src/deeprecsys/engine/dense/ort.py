@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.engine.dense.graph import SCORES, SLICE_OF_ITEM
 from deeprecsys.engine.dense.graphs import GraphSet, block_items, merges
 from deeprecsys.engine.dense.stage import Arrays, BufferRows, DenseStage, Floats, SliceOfItem
 from deeprecsys.zoo.model import Model
 from deeprecsys.zoo.onnx_session import session
+from deeprecsys.zoo.schema import SCORES, SLICE_OF_ITEM
 
 
 class OrtStage(DenseStage):
@@ -30,7 +30,7 @@ class OrtStage(DenseStage):
 
     def __init__(self, model: Model, network: nn.Module, threads: int = 1, precision: str = "fp32") -> None:
         only_fp32(precision)
-        super().__init__(model, slice_by_slice=not merges(network), block=block_items(network))
+        super().__init__(model, slice_by_slice=not merges(model, network), block=block_items(network))
         self._sessions = GraphSet(model, network, lambda graph: session(graph, threads))
         self._bindings = Bindings()
 

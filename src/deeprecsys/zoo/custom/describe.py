@@ -21,10 +21,13 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.plugins import RAISED, reason
 from deeprecsys.zoo.custom import archive, weights
 from deeprecsys.zoo.custom.graph import lift
+from deeprecsys.zoo.custom.merging import merged
 from deeprecsys.zoo.custom.model import CustomSpec, FileKind, Own, OwnModel, parse
 from deeprecsys.zoo.custom.prepare import child
 from deeprecsys.zoo.custom.stage import GraphStage, OwnDense, class_stage, own_class, random_rows
-from deeprecsys.zoo.schema import SCORES, Per, Schema
+from deeprecsys.zoo.custom.user_side import split_products
+from deeprecsys.zoo.onnx_session import with_weights
+from deeprecsys.zoo.schema import SCORES, SLICE_OF_ITEM, Per, Schema
 
 Rows = Mapping[str, NDArray[Any]]
 """Rows of the dense stage by input name."""
@@ -55,15 +58,19 @@ def describe(name: str) -> Own:
         return _class(spec)
     try:
         lifted = _lifted(_onnx(spec) if spec.kind is FileKind.ONNX else _exported(spec))
+        schema = lifted.schema
+        splits = _splittable(schema, GraphStage(lifted.graph))
+        graph = _with_user_apart(schema, lifted.graph)
         return Own(
             name=name,
             kind=spec.kind,
-            full=lifted.schema,
+            full=schema,
             dense_parameters=lifted.parameters,
             costs={Per.ITEM: lifted.flops, Per.QUERY: 0},
-            splittable=_splittable(lifted.schema, GraphStage(lifted.graph)),
+            splittable=splits,
             keys=lifted.keys,
-            graph=lifted.graph,
+            graph=graph,
+            merged=_of_several(schema, graph) if splits else b"",
         )
     except InputError as e:
         raise InputError(f"model {name}: {str(e).removeprefix(f'model {name}: ')}") from e
@@ -81,6 +88,8 @@ def _class(spec: CustomSpec) -> Own:
     except InputError as e:
         raise InputError(f"model {spec.text}: {e}") from e
     graph, error = _written(schema, module)
+    if graph:
+        graph = _with_user_apart(schema, graph)
     return Own(
         name=spec.text,
         kind=spec.kind,
@@ -91,6 +100,7 @@ def _class(spec: CustomSpec) -> Own:
         keys=keys,
         graph=graph,
         graph_error=error,
+        merged=_of_several(schema, graph) if graph and splits else b"",
     )
 
 
@@ -227,12 +237,49 @@ def _same(schema: Schema, module: nn.Module, graph: bytes) -> bool:
     written, stage = GraphStage(graph), OwnDense(module, schema)
     for items in (1, 3, 12):
         rows = _tensors(random_rows(schema, items))
-        wanted = stage(rows, None)
-        if not torch.allclose(
-            written(**rows), wanted, rtol=0, atol=1e-4 * max(1.0, float(wanted.abs().max()))
-        ):
+        if not _close(written(**rows), stage(rows, None)):
             return False
     return True
+
+
+def _close(found: Tensor, wanted: Tensor) -> bool:
+    limit = _TOLERANCE * max(1.0, float(wanted.abs().max()))
+    return found.shape == wanted.shape and torch.allclose(found, wanted, rtol=0, atol=limit, equal_nan=True)
+
+
+def _with_user_apart(schema: Schema, graph: bytes) -> bytes:
+    """The graph with what is computed of the query alone taken out of layers over both; as it is if it then
+    scored otherwise."""
+    users = {i.name for i in schema.inputs if i.per is Per.QUERY}
+    if not users:
+        return graph
+    cut = split_products(graph, users)
+    return cut if _same(schema, GraphStage(graph), cut) else graph
+
+
+@torch.inference_mode()
+def _of_several(schema: Schema, graph: bytes) -> bytes:
+    """The graph for items of several queries, if it scores each as alone; no bytes otherwise, or if items
+    need no query."""
+    if all(i.per is Per.ITEM for i in schema.inputs):
+        return b""
+    found = merged(graph, schema)
+    if found is None:
+        return b""
+    alone, together = OwnDense(GraphStage(graph), schema), GraphStage(with_weights(found, graph))
+    for sizes in ((1,), (5, 1, 7), (1, 1, 1, 1)):
+        for scale in _SCALES:
+            rows = [_tensors(random_rows(schema, n, scale, seed)) for seed, n in enumerate(sizes)]
+            wanted = torch.cat([alone(r, None) for r in rows])
+            joined = {name: torch.cat([r[name] for r in rows]) for name in rows[0]}
+            index = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+            try:
+                scores = together(**joined, **{SLICE_OF_ITEM: index})
+            except Exception:  # ONNX Runtime's own, of shapes that do not fit
+                return b""
+            if not _close(scores, wanted):
+                return b""
+    return found
 
 
 @torch.inference_mode()

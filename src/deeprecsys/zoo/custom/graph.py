@@ -24,6 +24,7 @@ from deeprecsys.zoo.custom.weights import check_finite
 from deeprecsys.zoo.onnx_session import session
 from deeprecsys.zoo.schema import (
     SCORES,
+    SLICE_OF_ITEM,
     DenseInput,
     Feed,
     Per,
@@ -36,7 +37,7 @@ from deeprecsys.zoo.schema import (
 )
 
 _DATATYPES = {ir.DataType.INT64: "INT64", ir.DataType.INT32: "INT32", ir.DataType.FLOAT: "FP32"}
-_RESERVED = {SCORES, "slice_of_item", "self"}
+_RESERVED = {SCORES, SLICE_OF_ITEM, "self"}
 """Names that the dense stage's inputs may not have: of its other tensors, and of a module's argument."""
 _REDUCTIONS = {"ReduceSum": Pooling.SUM, "ReduceMean": Pooling.MEAN}
 

@@ -185,7 +185,7 @@ class OwnModel:
         raise NotImplementedError
 
 
-_HEAD = struct.Struct("=qq")
+_HEAD = struct.Struct("=qqq")
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,9 @@ class Own:
         keys: by table name, where the weights have it; empty where tables are filled from a seed.
         graph: the dense stage as ONNX, its inputs the schema's, its output `scores`; empty where it could
             not be written, for the reason in `graph_error`.
+        merged: the same for items of several queries: a row per query of each input that is per query, and
+            `slice_of_item` [n] int64. Its weights are those of `graph` (`onnx_session.with_weights`). Empty
+            where the graph could not be rewritten, or need not be.
     """
 
     name: str
@@ -211,6 +214,7 @@ class Own:
     keys: Mapping[str, str] = field(default_factory=dict)
     graph: bytes = b""
     graph_error: str = ""
+    merged: bytes = b""
     rows_scale: float = 1.0
 
     @property
@@ -236,18 +240,19 @@ class Own:
 
     def pack(self) -> bytes:
         """The whole description as bytes, for other processes."""
-        values = {k: v for k, v in self.__dict__.items() if k not in ("schema", "graph", "full")}
+        values = {k: v for k, v in self.__dict__.items() if k not in ("schema", "graph", "merged", "full")}
         head = json.dumps({**values, "full": asdict(self.full)}).encode()
-        return _HEAD.pack(len(head), len(self.graph)) + head + self.graph
+        return _HEAD.pack(len(head), len(self.graph), len(self.merged)) + head + self.graph + self.merged
 
     @classmethod
     def unpack(cls, data: bytes) -> Own:
         """What `pack` packed; more may follow it."""
-        head, graph = _HEAD.unpack_from(data)
+        head, graph, merged = _HEAD.unpack_from(data)
         at = _HEAD.size + head
         values = json.loads(data[_HEAD.size : at])
         values |= {"kind": FileKind(values["kind"]), "full": schema_of(values["full"])}
-        return cls(**values, graph=data[at : at + graph])
+        end = at + graph
+        return cls(**values, graph=data[at:end], merged=data[end : end + merged])
 
 
 def schema_of(values: Mapping[str, Any]) -> Schema:

@@ -21,6 +21,7 @@ from deeprecsys.plugins import RAISED, import_module, reason
 from deeprecsys.zoo.custom import weights
 from deeprecsys.zoo.custom.model import CustomSpec, FileKind, Own, OwnModel, parse
 from deeprecsys.zoo.onnx_session import session as onnx_session
+from deeprecsys.zoo.onnx_session import with_weights
 from deeprecsys.zoo.schema import Per, Schema, put_ids
 
 
@@ -39,11 +40,16 @@ class OwnDense(nn.Module):
 
     Slices of several queries are scored one by one, unless nothing is per query and items are scored
     independently: then an item's score does not depend on the others.
+
+    Args:
+        several: the stage for items of several queries (`Own.merged`), where there is one.
     """
 
-    def __init__(self, inner: nn.Module, schema: Schema, splittable: bool = True) -> None:
+    def __init__(
+        self, inner: nn.Module, schema: Schema, splittable: bool = True, several: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.several = inner, several
         self._per = {i.name: i.per for i in schema.inputs}
         self._outputs = schema.outputs
         self._together = splittable and Per.QUERY not in self._per.values()
@@ -52,6 +58,9 @@ class OwnDense(nn.Module):
         """Rows by input name -> [n, outputs]."""
         if slice_of_item is None or self._together:
             return self._scores(x)
+        if self.several is not None:
+            found: Tensor = self.several(**{name: x[name] for name in self._per}, slice_of_item=slice_of_item)
+            return found
         sizes = torch.bincount(slice_of_item).tolist()
         starts = np.cumsum([0, *sizes]).tolist()
         parts = [
@@ -147,4 +156,7 @@ def custom_stage(own: Own) -> nn.Module:
         if spec.weights:
             found = weights.read(spec.weights)
             weights.load_dense(inner, found, f"--weights {spec.weights}", made.dense_prefix)
-    return OwnDense(inner, own.schema, own.splittable).eval()
+    several = None
+    if own.merged and own.kind is not FileKind.CLASS:
+        several = GraphStage(with_weights(own.merged, own.graph))
+    return OwnDense(inner, own.schema, own.splittable, several).eval()

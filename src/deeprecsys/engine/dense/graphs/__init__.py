@@ -13,12 +13,12 @@ from deeprecsys.engine.dense.graphs.feedforward import dlrm, mtwnd, mtwnd_artefa
 from deeprecsys.engine.dense.graphs.interest import dien, dien_artefact, din, din_artefact
 from deeprecsys.engine.dense.layout import Layout
 from deeprecsys.zoo.custom import Own
-from deeprecsys.zoo.custom.stage import OwnDense
 from deeprecsys.zoo.model import Model
 from deeprecsys.zoo.networks.dlrm import DlrmDense
 from deeprecsys.zoo.networks.interest import DienArtefactDense, DienDense, DinArtefactDense, DinDense
 from deeprecsys.zoo.networks.ncf import NcfArtefactDense, NcfDense
 from deeprecsys.zoo.networks.wnd import MtWndArtefactDense, MtWndDense, WndDense
+from deeprecsys.zoo.onnx_session import with_weights
 
 __all__ = ["GraphSet", "block_items", "merges", "onnx_model"]
 
@@ -38,20 +38,19 @@ _WRITERS: dict[type[nn.Module], Callable[[Graph, Any], str]] = {
 }
 """Dense stage -> what writes its nodes and names the scores."""
 
-_SLICE_BY_SLICE = (DinDense, OwnDense)
 # Measured at batches of 1024 against blocks of 16 to 512; what is made once per slice is made once per block.
 _BLOCKS: dict[type[nn.Module], int] = {DlrmDense: 256, DinDense: 256, DinArtefactDense: 64}
 # The most items for which the graph written for few is the faster.
 _FEW_ITEMS: dict[type[nn.Module], int] = {DinDense: 96}
 
 
-def merges(network: nn.Module) -> bool:
-    """Whether several slices can go through one graph.
+def merges(model: Model, network: nn.Module) -> bool:
+    """Whether several slices can go through one graph; else the caller loops.
 
     DIN multiplies with a matrix made of one slice's behaviours, so that its graph of several slices would
-    be a loop over them. A user's own graph takes one query at a time. For both the caller loops.
+    be a loop over them.
     """
-    return not isinstance(network, _SLICE_BY_SLICE)
+    return bool(model.merged) if isinstance(model, Own) else not isinstance(network, DinDense)
 
 
 def block_items(network: nn.Module) -> int:
@@ -73,7 +72,7 @@ def onnx_model(model: Model, network: nn.Module, *, merged: bool = False, few: b
         if not model.graph:
             raise InputError(f"engine compiled: expected a dense stage that torch.onnx can write, "
                              f"got {model.graph_error}; engine eager runs it")  # fmt: skip
-        return model.graph
+        return with_weights(model.merged, model.graph) if merged else model.graph
     graph = Graph(Layout.of(model), merged, few)
     return graph.model(_WRITERS[type(network)](graph, network), model.schema.outputs)
 
@@ -85,7 +84,7 @@ class GraphSet(Generic[Loaded]):
         self._few = _FEW_ITEMS.get(type(network), 0)
         self._many = load(onnx_model(model, network))
         self._small = load(onnx_model(model, network, few=True)) if self._few else self._many
-        per_query = Layout.of(model).per_query and merges(network)
+        per_query = Layout.of(model).per_query and merges(model, network)
         self._merged = load(onnx_model(model, network, merged=True)) if per_query else self._many
 
     def choose(self, items: int, merged: bool) -> Loaded:
