@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 GPU_PYTHON  ?= python3
 GPU_SECONDS ?= 480
 
-.PHONY: help install demo test quick live fast lint format type check bench gpu clean
+.PHONY: help install demo test quick live fast lint format type check docs bench gpu clean
 .DEFAULT_GOAL := test
 
 help: ## these lines
@@ -23,7 +23,8 @@ $(STAMP): pyproject.toml requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: install ## the main job: tune dlrm-rmc1 for p95 <= 100 ms on this machine
+demo: install ## the main job, for dlrm-rmc1 and p95 <= 100 ms: a prediction at once, then measured on this machine
+	$(BIN)/deeprecsys simulate --profile profiles/amd-avx2-2c-dlrm-rmc1.json --sla-ms 100
 	$(BIN)/deeprecsys tune dlrm-rmc1 --sla-ms 100 --rows-scale 0.5 --out runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 lint: install ## style, and which package may import which
@@ -56,6 +57,9 @@ fast: install ## tests of decisions, simulation, models and the network face: no
 	$(BIN)/pytest -m "not live" -n 2 $(addprefix tests/,core bounds workload zoo simulate serve)
 
 check: test
+
+docs: install ## the site, in build/site: links checked, nothing fetched
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
 
 bench: install ## every benchmark, one after the other; hours on two cores
 	$(BIN)/python -m benchmarks

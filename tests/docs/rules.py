@@ -26,6 +26,8 @@ class How(Enum):
     """`make -n`, as a recipe may run these tests; commands of `deeprecsys` in it are run by their rules."""
     FOREIGN = auto()
     """A program of others; the test is skipped, with that reason, where it is not installed."""
+    INSTALL = auto()
+    """`pip install` of this distribution: its extras are in pyproject.toml. Nothing is installed."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ SHORT = "--budget 0.5"
 """Of a search: trials last some targets all the same, so the target is short too."""
 SOON = f"{SHORT} --sla-ms 50"
 EXPORTS = (("/tmp/ranker", "{exported}"),)
-SERVER = (("localhost:8000", "{server}"),)
+SERVER = (("localhost:8000", "{server}"), ("/tmp/ranker/ranker.onnx", "ncf"), ("models/ranker", "models/ncf"))
+"""The server has built-in models in place of the exported one."""
 
 RULES = (
     Rule("^deeprecsys models$"),
@@ -60,36 +63,50 @@ RULES = (
     Rule("^deeprecsys paper ", "5 --profiles none"),
     Rule("^deeprecsys report ", "--out {out}"),
     Rule("^deeprecsys simulate .*constant.json"),
+    Rule("^deeprecsys simulate .*profiles/", "--queries 1000 --rate 50"),
     Rule("^deeprecsys simulate ", "--sizes fixed:20 --workers 4"),
     Rule("^deeprecsys bench .* --url ", "--queries 20 --sizes fixed:20", SERVER),
     Rule("^deeprecsys bench .*ranker", f"{WHOLE} --queries 40", EXPORTS),
+    Rule("^deeprecsys bench .*--trace", WAIT),
     Rule("^deeprecsys bench ", f"{WAIT} --queries 40"),
     Rule("^deeprecsys capacity ", f"{WAIT} {SOON}"),
     Rule("^deeprecsys profile .*ranker", f"{WHOLE} {SHORT}", EXPORTS),
     Rule("^deeprecsys profile ", f"{WAIT} {SHORT}"),
-    Rule("^deeprecsys tune .*ranker", f"{WHOLE} {SOON} --profile {{profile}}", EXPORTS),
+    Rule(
+        "^deeprecsys tune .*ranker",
+        f"{WHOLE} {SOON} --profile {{profile}}",
+        (*EXPORTS, ("runs/", "{out}/")),
+    ),
+    Rule("^deeprecsys tune .*--gpu", f"{WAIT} {SOON}"),
     Rule("^deeprecsys tune .*--precision", f"{FEW} {SOON} --engine compiled"),
     Rule("^deeprecsys tune .*--profile", f"{FEW} {SOON}"),
-    Rule("^deeprecsys tune .*--target", f"{FEW} {SHORT} --profile {{profile}}"),
     Rule("^deeprecsys tune ", f"{FEW} {SOON} --profile {{profile}}", (("runs/", "{out}/"),)),
     Rule("^curl ", instead=SERVER, how=How.FOREIGN),
     Rule("^echo ", how=How.SHELL),
     Rule("^python examples/own_model/export.py ", how=How.EXPORT),
     Rule(r"^make \w+$", how=How.DRY),
+    Rule("^pip install ", how=How.INSTALL),
     Rule("^perf_analyzer ", "--measurement-interval 1000", SERVER, How.FOREIGN),
 )
 
 SMALL_WND = 'rows_scale=0.001, workers=1, sizes="fixed:20"'
 PYTHON: dict[str, tuple[tuple[str, str], ...]] = {
-    "README.md": (
+    "docs/reference/python.md": (
         ("sla_ms=25)", f"sla_ms=25, {SMALL_WND})"),
         ('dr.tune("wnd",', 'dr.tune("wnd", budget=0.5, profile="{profile}",'),
         ("workers=40", "workers=4"),
         ("rate=50)", 'rate=50, queries=20, sizes="fixed:20")'),
     ),
     "docs/profile-format.md": (),
+    "docs/howto/clients.md": (("localhost:8000", "{server}"), ("timeout=5000", "timeout=1000000")),
 }
 """By document, what is replaced in its Python to shorten it. Its snippets run in order, as one program."""
+
+PRINTED = re.compile(r"<!-- printed-[\w-]+ -->\n```text\n.*?^```\n<!-- /printed", re.MULTILINE | re.DOTALL)
+"""What commands printed: `benchmarks/first_hour.py` writes these blocks, of language `text`."""
+
+SOURCES = {"java": ("Score.java", ("java",)), "go": ("score.go", ("go", "run"))}
+"""By language of a block, the file that it becomes and what runs it, where that is installed."""
 
 FIGURES = (("docs/architecture.md", "deeprecsys (command)"), ("docs/results.md", "$ perf_analyzer "))
 """Blocks that are not to be run, a map and what a benchmark printed: document, and the block's beginning."""

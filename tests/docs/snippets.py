@@ -51,7 +51,9 @@ def blocks() -> list[Block]:
     found = []
     for path in documents():
         text = path.read_text()
-        for m in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        for m in re.finditer(r"^```(\w*|\{.*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            if m[1].startswith("{"):  # a directive of the site
+                continue
             line = text.count("\n", 0, m.start(2)) + 1
             found.append(Block(path.relative_to(ROOT).as_posix(), line, m[1], m[2]))
     return found

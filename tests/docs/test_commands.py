@@ -23,8 +23,8 @@ pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 from deeprecsys.cli import cli
 from tests.cli.conftest import write_profile
-from tests.docs.rules import FIGURES, PYTHON, RULES, How, Rule, rule_of
-from tests.docs.snippets import ROOT, blocks, commands, inline
+from tests.docs.rules import FIGURES, PRINTED, PYTHON, RULES, SOURCES, How, Rule, rule_of
+from tests.docs.snippets import ROOT, Block, blocks, commands, inline
 from tests.fixtures.commands import RELEASE, server, status
 
 BLOCKS = blocks()
@@ -71,7 +71,8 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("world")
-    (folder / "examples").symlink_to(ROOT / "examples")
+    for name in ("examples", "profiles"):
+        (folder / name).symlink_to(ROOT / name)
     for file in exported.iterdir():
         shutil.copy(file, folder)
     shutil.copytree(RELEASE / "tune", folder / "runs" / "rmc2")
@@ -114,7 +115,14 @@ def run(text: str, world: World) -> None:
             fail = ["--fail"] if words[0] == "curl" else []
             done = subprocess.run([*words, *fail], capture_output=True, text=True, timeout=60)
             assert done.returncode == 0, done.stderr
-            assert words[0] != "curl" or json.loads(done.stdout)
+            assert words[0] != "curl" or done.stdout.startswith("# HELP") or json.loads(done.stdout)
+        case How.INSTALL:
+            asked = words[-1].partition("[")[2].rstrip("]")
+            assert set(filter(None, asked.split(","))) <= extras()
+
+
+def extras() -> set[str]:
+    return set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 
 
 def dry(words: list[str]) -> str:
@@ -148,8 +156,21 @@ def test_python_runs(file: str, world: World) -> None:
                 text = block.text
                 for old, new in PYTHON[file]:
                     assert old in text
+                    new = new.replace("{server}", world.url.removeprefix("http://"))
                     text = text.replace(old, new.replace("{profile}", world.profile("wnd")))
                 exec(compile(text, f"{file}, line {block.line}", "exec"), names)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language in SOURCES], ids=lambda b: b.language)
+def test_other_languages_run(block: Block, world: World, tmp_path: Path) -> None:
+    name, program = SOURCES[block.language]
+    if shutil.which(program[0]) is None:
+        pytest.skip(f"{program[0]} is not installed")
+    (tmp_path / name).write_text(block.text.replace("http://localhost:8000", world.url))
+    done = subprocess.run([*program, name], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["outputs"][0]["shape"] == [2, 1]
 
 
 @pytest.mark.parametrize("language", DATA)
@@ -160,12 +181,19 @@ def test_data_can_be_read(language: str) -> None:
 
 
 def test_no_block_is_left_out() -> None:
-    rest = [b for b in BLOCKS if not b.is_commands and b.language not in ("python", *DATA)]
+    known = {"python", "text", *DATA, *SOURCES}
+    rest = [b for b in BLOCKS if not b.is_commands and b.language not in known]
     assert len(rest) == len(FIGURES)
     for block in rest:
         assert any(block.file == file and block.text.strip().startswith(head) for file, head in FIGURES), (
             block
         )
+
+
+def test_printed_text_comes_from_a_run() -> None:
+    for file in {b.file for b in BLOCKS if b.language == "text"}:
+        texts = [b for b in BLOCKS if (b.file, b.language) == (file, "text")]
+        assert len(PRINTED.findall((ROOT / file).read_text())) == len(texts), file
 
 
 def test_every_rule_is_of_use() -> None:
@@ -196,7 +224,7 @@ def exists(code: str) -> bool:
             return path.with_suffix(".py").exists() or (path / "__main__.py").exists()
         case ["python", script, *_] if script.endswith(".py"):
             return (ROOT / script).exists()
-        case ["pip", "install", what] if found := re.search(r"deeprecsys\[(\w+)\]", what):
+        case ["pip", "install", what] if found := re.search(r"deeprecsys-serve\[(\w+)\]", what):
             project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
             return found[1] in project["optional-dependencies"]
         case [option, *_] if re.match("--[a-z]", option):

@@ -1,4 +1,4 @@
-"""The README's request is one that works."""
+"""The request of the documents is one that works."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.serve.stand_in import StandIn
 
 
 def test_the_curl_line() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    found = re.search(r"curl -s localhost:8000(\S+) -d '([^']+)'", readme)
+    text = (Path(__file__).parents[2] / "docs" / "howto" / "clients.md").read_text()
+    found = re.search(r"curl -s localhost:8000(\S+) -d '([^']+)'", text)
     assert found
     http = Direct(StandIn.of(ncf=model("ncf").schema))
     status, doc, _ = http.post(found[1], found[2].encode())
