@@ -146,7 +146,7 @@ CONSTANTS = {
     "zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "end": np.array([2**40]),
     "both": np.array([0, 1]), "last": np.array([-1]), "third": np.array(2), "pairs": np.array([-1, 2, 1]),
     "mixing": np.array([-1]), "backwards": np.array([3, 1, 0]), "lower": np.array([0, 1]),
-    "upper": np.array([2**40, 3]), "twos": np.array([2, 2]),
+    "upper": np.array([2**40, 3]), "twos": np.array([2, 2]), "added": np.zeros((3, 4), np.int64),
 }  # fmt: skip
 
 
@@ -173,19 +173,31 @@ def test_ways_to_choose_columns(nodes: list[onnx.NodeProto], columns, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "nodes",
+    ("nodes", "said"),
     [
-        [part("Gather", "third", axis=0)],  # of items
-        [part("Slice", "zero", "two", "zero")],
-        [part("Reshape", "mixing")],  # items and columns together
-        [part("Transpose", perm=[1, 0])],
-        [part("Add", "one")],
+        ([part("Reshape", "mixing")], "Reshape"),  # items and columns together
+        ([part("Transpose", perm=[1, 0])], "Transpose"),
+        ([part("Mul", "two")], "Mul"),
+        ([part("Add", "added")], "Add"),  # more than one row
     ],
 )
-def test_ids_that_are_not_columns_as_they_are_are_refused(nodes, tmp_path: Path) -> None:
-    op = nodes[0].op_type
-    with pytest.raises(InputError, match=f"nothing else .*got the operator {op}"):
-        describe(chosen(nodes, tmp_path))
+def test_ids_that_are_not_columns_as_they_are_go_to_the_dense_stage(nodes, said: str, tmp_path: Path) -> None:
+    rest = [
+        helper.make_node("Gather", ["t", "part"], ["rows"]),
+        helper.make_node("Reshape", ["rows", "mixing4"], ["flat"]),
+        helper.make_node("ReduceSum", ["flat", "axes"], ["y"]),
+    ]
+    constants = {"t": TABLE, **AXIS1, **CONSTANTS, "mixing4": np.array([-1, 16])}
+    path = onnx_file(tmp_path / "m.onnx", [*nodes, *rest], {"x": (IDS, ["n", 4])}, constants)
+    if said == "Add":
+        with pytest.raises(InputError, match="expected scores for"):
+            describe(path)
+        return
+    own = describe(path)
+    assert [type(i) for i in own.schema.inputs] == [DenseInput]
+    assert own.schema.signature.inputs[0].datatype == "INT64"
+    assert f"they go to {said}: the dense stage gets them as numbers" in own.notes[0]
+    assert f"table 't' FLOAT [40, 4]: indexed by what {said} gives" in own.notes[1]
 
 
 def chosen(nodes: list[onnx.NodeProto], folder: Path) -> str:

@@ -59,7 +59,7 @@ def assembly(own: Own) -> tuple[Assembly, FeatureLayout]:
     layout.fill(buffer, seed=2)
     offsets = np.cumsum([0, *(t.bytes for t in own.schema.tables)]).tolist()
     fd = os.memfd_create("tables")
-    os.ftruncate(fd, offsets[-1])
+    os.ftruncate(fd, max(offsets[-1], 64))
     wanted = {
         t.name: (o, t.rows, t.dim, own.keys[t.name]) for t, o in zip(own.schema.tables, offsets, strict=False)
     }
@@ -287,20 +287,17 @@ def test_look_ups_of_an_onnx_file_become_sparse_inputs_with_their_pooling(tmp_pa
     [
         ([GATHER, SUM], {"item": (IDS, [1])}, {"t": TABLE}, "expected one whose first dimension is symbolic"),
         ([GATHER, SUM], {"item": (IDS, [7])}, {"t": TABLE}, r"or 1 \(per query\), got 7"),
-        ([GATHER, SUM], {"item": (IDS, ["n", 2, 2])}, {"t": TABLE}, r"expected ids \[n\] or \[n, look-ups\]"),
-        ([GATHER, SUM], {"item": (IDS, ["n"])}, {"t": TABLE.astype(np.float16)}, "the operator Gather"),
         (
-            [helper.make_node("Cast", ["item"], ["x"], to=FLOAT),
-             helper.make_node("ReduceSum", ["x", "axes"], ["y"])],
-            {"item": (IDS, ["n", 2])},
-            {},
-            "expected ids that index embedding tables and nothing else",
+            [GATHER, SUM],
+            {"item": (IDS, ["n", "m"])},
+            {"t": TABLE},
+            r"expected ids \[n\] or \[n, look-ups\], got INT64 \[n, m\]",
         ),
         (
             [helper.make_node("ReduceSum", ["item", "axes"], ["y"])],
-            {"item": (TensorProto.DOUBLE, ["n", 2])},
+            {"item": (TensorProto.STRING, ["n", 2])},
             {},
-            "input 'item': expected float32, int64 or int32, got DOUBLE",
+            "input 'item': expected float32, float64, int64, int32 or bool, got STRING",
         ),
         (
             [helper.make_node("ReduceSum", ["item", "axes"], ["y"])],
@@ -319,14 +316,6 @@ def test_look_ups_of_an_onnx_file_become_sparse_inputs_with_their_pooling(tmp_pa
             {"item": (IDS, ["n"])},
             {"t": TABLE},
             "output: expected float32 scores",
-        ),
-        (
-            [GATHER, helper.make_node("MatMul", ["rows", "t2"], ["z"]),
-             helper.make_node("ReduceSum", ["t"], ["q"]),
-             helper.make_node("Add", ["z", "q"], ["y"])],
-            {"item": (IDS, ["n"])},
-            {"t": TABLE, "t2": TABLE[:4]},
-            "table 't': expected only look-ups by id, got the operator ReduceSum",
         ),
     ],
 )  # fmt: skip

@@ -212,7 +212,7 @@ def test_the_number_of_items_is_bounded(http: Direct, items: int) -> None:
         (b'{"inputs":[],"parameters":{"timeout":-1}}', "parameter timeout: expected a whole number"),
         (b'{"inputs":[],"parameters":{"priority":10}}', "parameter priority: expected at most 9, got 10"),
         (b'{"inputs":[],"parameters":{"sequence_id":3}}', "parameter sequence_id: expected none, got 3"),
-        (b'{"inputs":[],"outputs":[{"name":"x"}]}', "output 'x': expected 'scores', the only one"),
+        (b'{"inputs":[],"outputs":[{"name":"x"}]}', "output 'x': expected one of 'scores'"),
     ],
 )
 def test_a_body_that_is_no_request_is_explained(http: Direct, body: bytes, said: str) -> None:

@@ -30,6 +30,8 @@ from deeprecsys.search.profiler import ProfilePlan, ProfileStep, Ran, ratios
 from deeprecsys.search.profiler import profile as measure
 from deeprecsys.search.rank import saturation_qps
 from deeprecsys.simulate.fast import run
+from deeprecsys.zoo import model
+from deeprecsys.zoo.custom import Own
 
 log = logging.getLogger("deeprecsys.api")
 
@@ -85,6 +87,9 @@ def start(experiment: Experiment, progress: ProgressOption = True) -> Node:
     """The experiment's node; progress is that of filling its tables and starting its workers."""
     if not experiment.splits:
         log.warning("%s: %s", experiment.node.model, LISTWISE)
+    found = model(experiment.node.model)
+    for note in found.notes if isinstance(found, Own) else ():
+        log.warning("%s: %s", experiment.node.model, note)
     with stage(f"{experiment.node.model}: starting", progress) as report:
         return Node(experiment.node, lambda what, share: report(share, what))
 

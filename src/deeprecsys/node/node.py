@@ -34,6 +34,7 @@ from deeprecsys.node.runtime.cores import (
 )
 from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory, VersionSpec
 from deeprecsys.node.runtime.mailbox import MAX_SLICES
+from deeprecsys.node.runtime.tables import check_copies
 from deeprecsys.node.runtime.workers import Workers
 from deeprecsys.node.trial import Hooks, LiveTrial
 from deeprecsys.workload.stream import Stream
@@ -114,6 +115,7 @@ class Node:
         if config.accelerators:
             cores[GPU] = [usable_cores() for _ in config.accelerators]
         self._features = FeaturePool(config.max_query, locality=config.locality, llc_bytes=last_level_cache())
+        check_copies(config.model, count)
         layout = ModelLayout(config.model, config.rows_scale, config.precision, self._features)
         interleave_memory(numa_nodes())
         self.memory = ModelMemory.of_trials(layout, config.seed, progress)

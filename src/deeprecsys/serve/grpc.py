@@ -7,7 +7,7 @@ import logging
 import math
 import resource
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -31,6 +31,7 @@ from deeprecsys.serve.protocol.describe import (
 from deeprecsys.serve.protocol.errors import NotFoundError, RequestError, shown
 from deeprecsys.serve.protocol.request import Request
 from deeprecsys.serve.protocol.request_pb import request_of
+from deeprecsys.serve.protocol.values import asked_for
 from deeprecsys.zoo.schema import TensorSpec
 
 SERVICE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
@@ -159,7 +160,7 @@ class GrpcService:
                 scores = query.checked(await query.score())
             except RefusedError as e:
                 raise MissedError(e.reason, str(e), e.retry_after_s) from e
-            reply = _reply(request, model.name, query.seat.version, inputs.output, scores)
+            reply = _reply(request, model.name, query.seat.version, inputs.outputs, scores)
             query.answered()
             return reply
 
@@ -217,15 +218,21 @@ def _status(e: Exception) -> tuple[grpc.StatusCode, tuple[tuple[str, str], ...]]
     return grpc.StatusCode.INVALID_ARGUMENT, ()
 
 
-def _reply(request: Request, name: str, version: str, tensor: TensorSpec, scores: NDArray[Any]) -> Any:
-    shape = len(scores), *tensor.row
-    output = pb.ModelInferResponse.InferOutputTensor(name=tensor.name, datatype=tensor.datatype, shape=shape)
+def _reply(
+    request: Request, name: str, version: str, tensors: Sequence[TensorSpec], scores: NDArray[Any]
+) -> Any:
+    found = list(asked_for(request, tensors, scores))
     return pb.ModelInferResponse(
         model_name=name,
         model_version=version,
         id=request.id,
-        outputs=[output],
-        raw_output_contents=[scores.astype("<f4", copy=False).tobytes()],
+        outputs=[
+            pb.ModelInferResponse.InferOutputTensor(
+                name=t.name, datatype=t.datatype, shape=(len(scores), *t.row)
+            )
+            for t, _ in found
+        ],
+        raw_output_contents=[values.tobytes() for _, values in found],
     )
 
 

@@ -45,6 +45,7 @@ class PoolArray:
         table_rows: rows of that table, 0 for a dense input.
         span: first rows lie in 0 … span - 1.
         ids: columns of a dense input that hold ids (`DenseInput.ids`).
+        fields: of a sparse input's look-ups (`SparseInput.fields`).
     """
 
     name: str
@@ -55,6 +56,7 @@ class PoolArray:
     table_rows: int
     span: int
     ids: tuple[tuple[int, int], ...] = ()
+    fields: tuple[tuple[int, int], ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -170,6 +172,9 @@ class FeatureLayout:
             if array.table is None:
                 rng.standard_normal(dtype=np.float32, out=out)
                 put_ids(array.ids, rows, lambda count, wanted: law.ranks(rng, count, wanted))
+            elif array.fields:
+                for column, (first, count) in enumerate(array.fields):
+                    rows[:, column] = first + law.ranks(rng, count, len(rows))
             else:
                 out[:] = scatters[array.table](law.ranks(rng, array.table_rows, len(out)))
 
@@ -254,7 +259,8 @@ def _place(
         rows = index + (dense_rows if isinstance(i, DenseInput) else sparse_rows)
         span = rows - max_items + 1 if i.per is Per.ITEM else rows
         if isinstance(i, SparseInput):
-            return PoolArray(i.name, offset, rows, i.lookups, i.table, schema.table(i.table).rows, span)
+            table_rows = schema.table(i.table).rows
+            return PoolArray(i.name, offset, rows, i.lookups, i.table, table_rows, span, fields=i.fields)
         return PoolArray(i.name, offset, rows, i.width, None, 0, span, i.ids)
 
     arrays: list[PoolArray] = []

@@ -113,7 +113,12 @@ class DenseInput:
 
 @dataclass(frozen=True, slots=True)
 class SparseInput:
-    """`lookups` ids into one table, per item or per query, and how their rows are pooled."""
+    """`lookups` ids into one table, per item or per query, and how their rows are pooled.
+
+    Attributes:
+        fields: for each look-up, the part of the table that its ids count from: first row, rows. () where all
+            ids count from the first row of the table. Tables of several fields are fused so.
+    """
 
     dtype: ClassVar[np.dtype[Any]] = np.dtype("<i4")
     datatype: ClassVar[str] = "INT32"
@@ -123,10 +128,19 @@ class SparseInput:
     lookups: int = 1
     pooling: Pooling = Pooling.SUM
     per: Per = Per.ITEM
+    fields: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         _named("input", self.name)
         _count(f"input {self.name!r} lookups", self.lookups)
+        if self.fields and len(self.fields) != self.lookups:
+            raise InputError(
+                f"input {self.name!r} fields: expected one for each of {self.lookups} look-ups, "
+                f"got {len(self.fields)}"
+            )
+        for first, count in self.fields:
+            _count(f"input {self.name!r} fields: first row", first, MAX_ROWS, least=0)
+            _count(f"input {self.name!r} fields: rows", count, MAX_ROWS - first)
         _one_of(f"input {self.name!r} pooling", self.pooling, Pooling)
         _one_of(f"input {self.name!r} per", self.per, Per)
 
@@ -176,9 +190,11 @@ class Block:
         return (DenseInput if self.dense else SparseInput).dtype
 
 
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "FP32": np.dtype("<f4"), "INT32": np.dtype("<i4"), "INT64": np.dtype("<i8")
+DATATYPES: dict[str, np.dtype[Any]] = {
+    "FP16": np.dtype("<f2"), "FP32": np.dtype("<f4"), "FP64": np.dtype("<f8"),
+    "INT32": np.dtype("<i4"), "INT64": np.dtype("<i8"), "BOOL": np.dtype("?"),
 }  # fmt: skip
+"""Types of tensors that clients send or get, as the Open Inference Protocol names them."""
 SCORES = "scores"
 """The output's name where a model has none of its own."""
 SLICE_OF_ITEM = "slice_of_item"
@@ -220,15 +236,15 @@ class TensorSpec:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return _DTYPES[self.datatype]
+        return DATATYPES[self.datatype]
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The tensors of a model as clients know it."""
+    """The tensors of a model as clients know it. Each output's are some columns of the scores, in order."""
 
     inputs: tuple[TensorSpec, ...]
-    output: TensorSpec
+    outputs: tuple[TensorSpec, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +268,8 @@ class Schema:
         for i in self.sparse:
             if i.table not in tables:
                 raise ValueError(f"schema: input {i.name!r} names the unknown table {i.table!r}")
+            if max((first + count for first, count in i.fields), default=0) > self.table(i.table).rows:
+                raise ValueError(f"schema: input {i.name!r} has a field beyond its table {i.table!r}")
         _count("schema outputs", self.outputs)
         for each in self.inputs:
             _count(f"input {each.name!r}: numbers of one row", math.prod(self.row_shape(each)))
@@ -268,10 +286,11 @@ class Schema:
                 raise ValueError(f"schema: tensor {t.name!r} does not fit the inputs that it feeds")
         if len({t.name for t in signature.inputs}) < len(signature.inputs):
             raise ValueError("schema: two tensors of the signature share a name")
-        if math.prod(signature.output.row) != self.outputs:
-            raise ValueError(
-                f"schema: {signature.output.name!r} does not have {self.outputs} scores per item"
-            )
+        names = ", ".join(repr(t.name) for t in signature.outputs)
+        if len({t.name for t in signature.outputs}) < len(signature.outputs):
+            raise ValueError(f"schema: two outputs of the signature share a name: {names}")
+        if sum(t.width for t in signature.outputs) != self.outputs:
+            raise ValueError(f"schema: {names} do not have {self.outputs} scores per item")
 
     @property
     def signature(self) -> Signature:
@@ -279,7 +298,7 @@ class Schema:
         if self.given:
             return self.given
         inputs = (TensorSpec(i.name, i.datatype, (i.width,), i.per, (Feed(i.name),)) for i in self.inputs)
-        return Signature(tuple(inputs), TensorSpec(SCORES, DenseInput.datatype, (self.outputs,)))
+        return Signature(tuple(inputs), (TensorSpec(SCORES, DenseInput.datatype, (self.outputs,)),))
 
     def source(self, name: str) -> tuple[TensorSpec, Feed]:
         """The tensor that an input is filled from, and how."""

@@ -48,7 +48,7 @@ def table_offsets(schema: Schema, rows: str = RowFormat.FP32) -> dict[str, int]:
     for table in schema.tables:
         offsets[table.name] = at
         at = round_up(at + table.rows * row_bytes(RowFormat(rows), table.dim), ALIGN)
-    return {**offsets, "": at}
+    return {**offsets, "": max(at, ALIGN)}  # a segment is never empty
 
 
 def table_arrays(schema: Schema, segment: Segment, rows: str = RowFormat.FP32) -> dict[str, NDArray[Any]]:
@@ -97,6 +97,20 @@ def load_tables(
         segment.close()
         raise
     return segment
+
+
+def check_copies(name: str, workers: int) -> None:
+    """Raise InputError if an own model's dense stage, a copy for each worker, does not fit in memory."""
+    own = model(name)
+    if not isinstance(own, Own):
+        return
+    each, free = len(own.graph) * (2 if own.merged else 1), available_bytes()
+    need = workers * each
+    if need > FREE_SHARE * free:
+        raise InputError(
+            f"model {name}: {workers} workers, each with its own copy of {each / 2**30:.2f} GiB, "
+            f"do not fit in {free / 2**30:.1f} GiB free: expected fewer --workers"
+        )
 
 
 def _writer(

@@ -22,7 +22,7 @@ from deeprecsys.core.target import Target
 from deeprecsys.engine import EngineSpec
 from deeprecsys.node.runtime.layout import ModelLayout, QueryArena, VersionSpec
 from deeprecsys.node.runtime.segment import Segment
-from deeprecsys.node.runtime.tables import Progress, Weights
+from deeprecsys.node.runtime.tables import Progress, Weights, check_copies
 from deeprecsys.node.service.arena import Arena
 from deeprecsys.node.service.backend import OperatingPoint, RetiredError, ServedModel
 from deeprecsys.node.service.rows import Rows
@@ -214,6 +214,7 @@ class HostedModel:
             max_queries=config.max_queries,
             most_bytes=config.most_bytes,
         )
+        check_copies(config.known_as, workers)
         layout = ModelLayout(config.known_as, config.rows_scale, config.precision, inputs)
         weights = Weights(config.seed)
         budget, gpu = LateBudget(config.target.miss_rate, config.shed_late), None

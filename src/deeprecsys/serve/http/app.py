@@ -189,7 +189,7 @@ class HttpApp:
                 body.close()
                 scores = query.checked(await unless_gone(query.score(), body.watch))
                 version = query.seat.version
-                reply, json_length = http_reply(request, model.name, version, inputs.output, scores)
+                reply, json_length = http_reply(request, model.name, version, inputs.outputs, scores)
                 query.answered()
         except FullError as e:
             frontend.record_refused(model, arrival_s, e)

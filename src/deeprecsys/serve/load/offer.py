@@ -16,7 +16,7 @@ from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.serve.load.client import ConnectionPool, Response
 from deeprecsys.workload.stream import RandomStream, Stream, generator
-from deeprecsys.zoo.schema import DenseInput, Per, Schema, TensorSpec, put_ids
+from deeprecsys.zoo.schema import DenseInput, Per, Schema, TensorSpec
 
 LEAD_S = 0.05
 """From the start to the first arrival at time 0."""
@@ -64,7 +64,11 @@ class Requests:
             for t, drawn in self._tensors
             for feed in t.feeds
         }
-        return {i.name: given[i.name].astype(i.dtype) for i in self._schema.inputs}
+        firsts = {i.name: [first for first, _ in i.fields] for i in self._schema.sparse if i.fields}
+        return {
+            i.name: (given[i.name] + np.array(firsts.get(i.name, 0))).astype(i.dtype)
+            for i in self._schema.inputs
+        }
 
     def body(self, size: int, handle: int) -> tuple[bytes, int]:
         """A query's body with binary data, and the length of its JSON part."""
@@ -89,10 +93,12 @@ class Requests:
             i = inputs[feed.input]
             if isinstance(i, DenseInput):
                 drawn[:, feed.columns or slice(None)] = rng.standard_normal((self._rows, i.width), np.float32)
-                put_ids(i.ids, drawn, lambda count, wanted: rng.integers(count, size=wanted))
+                each = iter(i.ids)
             else:
                 rows = self._schema.table(i.table).rows
-                bounds |= {c: min(rows, bounds.get(c, rows)) for c in feed.columns or range(t.width)}
+                counts = [count for _, count in i.fields] or [rows] * i.width
+                each = zip(feed.columns or range(t.width), counts, strict=True)
+            bounds |= {c: min(count, bounds.get(c, count)) for c, count in each}
         for rows in sorted(set(bounds.values())):
             columns = [c for c, bound in bounds.items() if bound == rows]
             drawn[:, columns] = rng.integers(0, rows, (self._rows, len(columns)), np.int32)

@@ -35,7 +35,7 @@ def model_document(model: ServedModel) -> dict[str, Any]:
         "versions": [model.version],
         "platform": PLATFORM,
         "inputs": [_tensor(t) for t in signature.inputs],
-        "outputs": [_tensor(signature.output)],
+        "outputs": [_tensor(t) for t in signature.outputs],
     }
 
 
@@ -47,7 +47,7 @@ def config_document(model: ServedModel) -> dict[str, Any]:
     `max_batch_size` 0 says that shapes include the items; so it does where a tensor has no other dimension.
     """
     signature = model.schema.signature
-    batched = all(t.per is Per.ITEM and t.row for t in (*signature.inputs, signature.output))
+    batched = all(t.per is Per.ITEM and t.row for t in (*signature.inputs, *signature.outputs))
     return {
         "name": model.name,
         "platform": PLATFORM,
@@ -55,7 +55,7 @@ def config_document(model: ServedModel) -> dict[str, Any]:
         "version_policy": {"latest": {"num_versions": 1}},
         "max_batch_size": model.max_items if batched else 0,
         "input": [_config_tensor(t, batched) for t in signature.inputs],
-        "output": [_config_tensor(signature.output, batched)],
+        "output": [_config_tensor(t, batched) for t in signature.outputs],
         "dynamic_batching": {"priority_levels": PRIORITIES, "default_priority_level": DEFAULT_PRIORITY},
         "parameters": {key: {"string_value": value} for key, value in _parameters(model).items()},
     }

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.serve.protocol.errors import RequestError, shown
 from deeprecsys.serve.protocol.request import Request, Tensor, parse_head
-from deeprecsys.zoo.schema import Block, Input, Per, Schema, TensorSpec
+from deeprecsys.zoo.schema import Block, Input, Per, Schema, SparseInput, TensorSpec
 
 IDS: Mapping[str, np.dtype[Any]] = {"INT32": np.dtype("<i4"), "INT64": np.dtype("<i8")}
 REALS: Mapping[str, np.dtype[Any]] = {
@@ -26,6 +26,7 @@ REALS: Mapping[str, np.dtype[Any]] = {
     "FP64": np.dtype("<f8"),
     "FP16": np.dtype("<f2"),
 }
+FLAGS: Mapping[str, np.dtype[Any]] = {"BOOL": np.dtype("?")}
 Binary = bytes | bytearray | memoryview
 VALUES, LENGTHS = ".values", ".lengths"
 HEADS_KEPT, LONGEST_HEAD_BYTES = 1024, 1 << 15
@@ -47,6 +48,8 @@ class InputSpec:
         row: its shape without the first dimension; width: numbers of a row.
         columns: the second of two dimensions; -1 where there are more.
         feeds: the schema's inputs that are filled from it, each with its columns.
+        fields: of those whose ids count from within a table: first rows and rows by column
+            (`SparseInput.fields`).
         whole: whether each takes all columns. dense: floating-point numbers.
         datatypes: accepted, with their layout in memory; stored: the one that can be read as it is.
     """
@@ -56,6 +59,7 @@ class InputSpec:
     width: int
     columns: int
     feeds: tuple[tuple[str, slice | list[int]], ...]
+    fields: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
     whole: bool
     per_query: bool
     dense: bool
@@ -129,15 +133,15 @@ class Inputs:
     Attributes:
         body_limit: bytes of the largest body, one of text, that a query of `max_items` items can need;
         message_limit: of the largest gRPC message.
-        output: the tensor of scores.
+        outputs: the tensors of scores.
         item_bytes: the most binary bytes that an item takes; query_bytes: that come on top.
     """
 
     def __init__(self, schema: Schema, max_items: int) -> None:
         self.schema, self.max_items = schema, max_items
         inputs, signature = {i.name: i for i in schema.inputs}, schema.signature
-        self.specs = {t.name: _spec(t, inputs[t.feeds[0].input]) for t in signature.inputs}
-        self.output = signature.output
+        self.specs = {t.name: _spec(t, [inputs[f.input] for f in t.feeds]) for t in signature.inputs}
+        self.outputs = signature.outputs
         self.blocks = schema.blocks
         per_item = sum(s.width for s in self.specs.values() if not s.per_query)
         per_query = sum(s.width for s in self.specs.values() if s.per_query)
@@ -159,8 +163,9 @@ class Inputs:
                 shape or size; or there are no items, or too many.
         """
         for name in request.outputs:
-            if name != self.output.name:
-                raise RequestError(f"output {shown(name)}: expected {self.output.name!r}, the only one")
+            if all(name != t.name for t in self.outputs):
+                names = ", ".join(repr(t.name) for t in self.outputs)[:400]
+                raise RequestError(f"output {shown(name)}: expected one of {names}")
         given: dict[str, Tensor] = {}
         for tensor in request.inputs:
             if tensor.name in given:
@@ -244,20 +249,26 @@ class Inputs:
         return items
 
 
-def _spec(t: TensorSpec, first: Input) -> InputSpec:
-    """A tensor, and the first of the inputs that it feeds."""
+def _spec(t: TensorSpec, fed: Sequence[Input]) -> InputSpec:
+    """A tensor, and the inputs that it feeds."""
     whole, dense = not any(feed.columns for feed in t.feeds), t.datatype in REALS
+    fields = {
+        i.name: (np.array([first for first, _ in i.fields]), np.array([rows for _, rows in i.fields]))
+        for i in fed
+        if isinstance(i, SparseInput) and i.fields
+    }
     return InputSpec(
         t.name,
         t.row,
         t.width,
         t.width if len(t.row) <= 1 else -1,
         tuple((feed.input, _columns(feed.columns)) for feed in t.feeds),
+        fields,
         whole,
         t.per is Per.QUERY,
         dense,
-        REALS if dense else IDS,
-        first.datatype if whole and len(t.feeds) == 1 else "",
+        REALS if dense else FLAGS if t.datatype in FLAGS else IDS,
+        fed[0].datatype if whole and len(t.feeds) == 1 and not fields else "",
     )
 
 

@@ -9,6 +9,7 @@ from deeprecsys.serve.protocol.errors import RequestError, shown
 from deeprecsys.serve.protocol.request import Request, Tensor, checked_shape, refuse_sequence, set_schedule
 
 _CONTENTS = {
+    "BOOL": "bool_contents",
     "INT32": "int_contents",
     "INT64": "int64_contents",
     "FP32": "fp32_contents",

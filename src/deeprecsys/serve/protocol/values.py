@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from math import isfinite, prod
 from typing import Any
@@ -13,9 +13,17 @@ from numpy.typing import NDArray
 
 from deeprecsys.node.service.backend import Seat
 from deeprecsys.serve.protocol.errors import RequestError, shown
-from deeprecsys.serve.protocol.inputs import IDS, REALS, Binary, InputTensor, ValidatedRequest
+from deeprecsys.serve.protocol.inputs import (
+    FLAGS,
+    IDS,
+    REALS,
+    Binary,
+    InputSpec,
+    InputTensor,
+    ValidatedRequest,
+)
 from deeprecsys.serve.protocol.request import Request, Tensor
-from deeprecsys.zoo.schema import TensorSpec
+from deeprecsys.zoo.schema import MOST_ROW, TensorSpec
 
 _FEW = 4096  # beyond, BLAS may begin threads
 _ID_RANGE = np.iinfo(np.int32)
@@ -92,36 +100,64 @@ def _fill_inputs(p: InputTensor, binary: Binary, inputs: Mapping[str, NDArray[An
     source = _numbers(spec.datatypes, tensor, binary).reshape(p.rows, spec.width)
     for name, columns in spec.feeds:
         into, part = inputs[name], source[:, columns]
+        if name in spec.fields:
+            first, rows = spec.fields[name]
+            wrong = (part < 0) | (part >= rows) | (part != np.floor(part))
+            if wrong.any():
+                raise RequestError(_out_of_range(spec, tensor, wrong, columns, part, rows))
+            part = part + first
         with np.errstate(over="ignore", invalid="ignore"):
             np.copyto(into, part, casting="unsafe")
-        if (
-            into.dtype.kind == "i" and (into != part).any()
-        ):  # the tables' sizes are checked as rows are gathered
-            raise RequestError(_out_of_range(tensor, into != part, np.arange(spec.width)[columns], part))
+        if into.dtype.kind == "i":  # the tables' sizes are checked as rows are gathered
+            if (into != part).any():
+                raise RequestError(_out_of_range(spec, tensor, into != part, columns, part))
+        elif part.dtype.kind == "i" and (np.abs(part) > MOST_ROW).any():
+            raise RequestError(
+                f"input {shown(tensor.name)}: expected whole numbers within ±{MOST_ROW}, for they index no "
+                "table as they come, got a larger one"
+            )
+
+
+def asked_for(
+    request: Request, tensors: Sequence[TensorSpec], scores: NDArray[Any]
+) -> Iterator[tuple[TensorSpec, NDArray[Any]]]:
+    """The outputs that a request names, or all, each with its values: [items * width].
+
+    Args:
+        tensors: the model's outputs, each with its columns of the scores.
+        scores: float32 [items, outputs].
+    """
+    at = 0
+    for t in tensors:
+        values = scores[:, at : (at := at + t.width)]
+        if not request.outputs or t.name in request.outputs:
+            yield t, values.astype(t.dtype, copy=False).reshape(-1)
 
 
 def http_reply(
-    request: Request, model: str, version: str, tensor: TensorSpec, scores: NDArray[Any]
+    request: Request, model: str, version: str, tensors: Sequence[TensorSpec], scores: NDArray[Any]
 ) -> tuple[bytes, int | None]:
-    """The body of a reply, and the length of its JSON part where binary data follows.
+    """The body of a reply, and the length of its JSON part where binary data follow.
 
     Args:
-        tensor: the model's output.
+        tensors: the model's outputs.
         scores: float32 [items, outputs]; it is copied. JSON has null for those that are not finite.
     """
-    output: dict[str, Any] = {
-        "name": tensor.name, "datatype": tensor.datatype, "shape": (len(scores), *tensor.row)
-    }  # fmt: skip
-    doc = {"model_name": model, "model_version": version, "outputs": [output]}
+    outputs: list[dict[str, Any]] = []
+    binary: list[bytes] = []
+    for t, values in asked_for(request, tensors, scores):
+        output: dict[str, Any] = {"name": t.name, "datatype": t.datatype, "shape": (len(scores), *t.row)}
+        if request.outputs.get(t.name, request.binary_output):
+            binary.append(values.tobytes())
+            output["parameters"] = {"binary_data_size": len(binary[-1])}
+        else:
+            output["data"] = values
+        outputs.append(output)
+    doc = {"model_name": model, "model_version": version, "outputs": outputs}
     if request.id:
         doc["id"] = request.id
-    if request.outputs.get(tensor.name, request.binary_output):
-        raw = scores.astype("<f4", copy=False).tobytes()
-        output["parameters"] = {"binary_data_size": len(raw)}
-        head = orjson.dumps(doc)
-        return head + raw, len(head)
-    output["data"] = np.ascontiguousarray(scores).reshape(-1)
-    return orjson.dumps(doc, option=orjson.OPT_SERIALIZE_NUMPY), None
+    head = orjson.dumps(doc, option=orjson.OPT_SERIALIZE_NUMPY)
+    return (b"".join((head, *binary)), len(head)) if binary else (head, None)
 
 
 def check_finite(request: ValidatedRequest, blocks: Sequence[NDArray[Any]]) -> None:
@@ -158,7 +194,7 @@ def _numbers(datatypes: Mapping[str, np.dtype[Any]], tensor: Tensor, binary: Bin
         if tensor.data is not None:
             return np.frombuffer(tensor.data, dtype)
         return np.frombuffer(binary, dtype, tensor.size // dtype.itemsize, tensor.offset)
-    dense = datatypes is REALS
+    dense, flags = datatypes is REALS, datatypes is FLAGS
     flat = _flat(tensor)
     expected = int(np.prod(tensor.shape, dtype=np.int64))
     if len(flat) != expected:
@@ -166,13 +202,14 @@ def _numbers(datatypes: Mapping[str, np.dtype[Any]], tensor: Tensor, binary: Bin
             f"input {shown(tensor.name)}: expected {expected} values for shape "
             f"{list(tensor.shape)}, got {len(flat)}"
         )
-    kinds = set(map(type, flat))
-    if not kinds <= ({int, float} if dense else {int}):
-        wrong = next(v for v in flat if type(v) not in ((int, float) if dense else (int,)))
-        what = "numbers" if dense else "whole numbers"
+    allowed, what = (
+        ({int, float}, "numbers") if dense else ({bool}, "booleans") if flags else ({int}, "whole numbers")
+    )
+    if not set(map(type, flat)) <= allowed:
+        wrong = next(v for v in flat if type(v) not in allowed)
         raise RequestError(f"input {shown(tensor.name)}: expected {what}, got {shown(wrong)}")
     try:
-        return np.array(flat, np.float64 if dense else np.int64)
+        return np.array(flat, np.float64 if dense else np.bool_ if flags else np.int64)
     except OverflowError:
         raise RequestError(
             f"input {shown(tensor.name)}: expected {_id_range()}, got a larger number"
@@ -209,12 +246,21 @@ def _id_range() -> str:
     return f"ids from {_ID_RANGE.min} to {_ID_RANGE.max}"
 
 
-def _out_of_range(tensor: Tensor, wrong: NDArray[Any], columns: NDArray[Any], ids: NDArray[Any]) -> str:
+def _out_of_range(
+    spec: InputSpec,
+    tensor: Tensor,
+    wrong: NDArray[Any],
+    columns: slice | list[int],
+    ids: NDArray[Any],
+    rows: NDArray[np.int64] | None = None,
+) -> str:
+    """What is wrong with ids; `rows` is how many each column's field has, None where int32 is the limit."""
     row, k = np.argwhere(wrong)[0]
-    at = np.unravel_index(row * prod(tensor.shape[1:]) + columns[k], tensor.shape)
+    at = np.unravel_index(row * prod(tensor.shape[1:]) + np.arange(spec.width)[columns][k], tensor.shape)
     got = f"{ids[row, k]} at {[int(n) for n in at]}"
     whole = "whole numbers, " if ids.dtype.kind == "f" else ""
-    return f"input {shown(tensor.name)}: expected {whole}{_id_range()}, got {got}"
+    limits = _id_range() if rows is None else f"ids from 0 to {rows[k] - 1}"
+    return f"input {shown(tensor.name)}: expected {whole}{limits}, got {got}"
 
 
 def not_finite(name: str, values: NDArray[Any]) -> str:

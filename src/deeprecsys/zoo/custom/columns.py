@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 IDS = (ir.DataType.INT64, ir.DataType.INT32)
@@ -18,38 +19,74 @@ _WHOLE = 1 << 31
 
 @dataclass(frozen=True)
 class Reader:
-    """A node that reads some columns of an input, in their order, with `row` as their shape."""
+    """A node that reads some columns of an input, in their order, with `row` as their shape.
+
+    Attributes:
+        shifts: what is added to each of the columns before.
+    """
 
     node: ir.Node
     columns: Columns
     row: Row
+    shifts: tuple[int, ...]
 
 
-def readers(value: ir.Value, columns: Columns, row: Row) -> Iterator[Reader]:
-    """The nodes that read an input, past those that choose columns, shape them or make whole numbers of them.
+def readers(value: ir.Value, columns: Columns, row: Row, shifts: tuple[int, ...] = ()) -> Iterator[Reader]:
+    """The nodes that read an input, past those that choose columns, shape them, make whole numbers of them or
+    add constants to them.
 
     Args:
-        columns, row: of the value.
+        columns, row, shifts: of the value.
     """
+    shifts = shifts or (0,) * len(columns)
     for node, at in value.uses():
-        parts = _passed_on(node, columns, row) if at == 0 else []
+        parts = _passed_on(node, columns, row, shifts) if at == 0 or node.op_type == "Add" else []
         if not parts:
-            yield Reader(node, columns, row)
+            yield Reader(node, columns, row, shifts)
         for output, part in zip(node.outputs, parts, strict=False):
             yield from readers(output, *part)
 
 
-def _passed_on(node: ir.Node, columns: Columns, row: Row) -> list[tuple[Columns, Row]]:
-    """Columns and row of each output of a node that has nothing but those of its first input; else none."""
+_Part = tuple[Columns, Row, tuple[int, ...]]
+
+
+def _passed_on(node: ir.Node, columns: Columns, row: Row, shifts: tuple[int, ...]) -> list[_Part]:
+    """Columns, row and shifts of each output of a node that has nothing but those of an input; else none."""
     if node.op_type == "Identity":
-        return [(columns, row)]
+        return [(columns, row, shifts)]
     if node.op_type == "Cast":
-        return [(columns, row)] if node.attributes.get_int("to", 0) in [kind.value for kind in IDS] else []
-    if len(row) == 1 and (parts := _chosen(node, columns)):
+        whole = node.attributes.get_int("to", 0) in [kind.value for kind in IDS]
+        return [(columns, row, shifts)] if whole else []
+    if node.op_type in ("Add", "Sub"):
+        moved = _shifted(node, row, shifts)
+        return [] if moved is None else [(columns, row, moved)]
+    if len(row) == 1 and (parts := _chosen(node, tuple(range(len(columns))))):
         scalar = node.op_type == "Gather" and not len(_tensor(node.inputs[1]).shape)  # type: ignore[union-attr]
-        return [(part, () if scalar else (len(part),)) for part in parts]
+        return [
+            (
+                tuple(columns[k] for k in part),
+                () if scalar else (len(part),),
+                tuple(shifts[k] for k in part),
+            )
+            for part in parts
+        ]
     shaped = _shaped(node, row)
-    return [] if shaped is None else [(columns, shaped)]
+    return [] if shaped is None else [(columns, shaped, shifts)]
+
+
+def _shifted(node: ir.Node, row: Row, shifts: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shifts after constants are added to ids, one for each column or one for all; None of others."""
+    by = next((t for t in map(_tensor, node.inputs) if t is not None), None)
+    if by is None or by.dtype not in IDS or len(by.shape) > 1 + len(row):
+        return None
+    if len(by.shape) == 1 + len(row) and by.shape[0] != 1:
+        return None
+    try:
+        each = np.broadcast_to(by.numpy(), (1, *row)).reshape(-1).tolist()
+    except ValueError:
+        return None
+    sign = -1 if node.op_type == "Sub" else 1
+    return tuple(s + sign * int(e) for s, e in zip(shifts, each, strict=True))
 
 
 def _chosen(node: ir.Node, columns: Columns) -> list[Columns]:
@@ -60,7 +97,10 @@ def _chosen(node: ir.Node, columns: Columns) -> list[Columns]:
         return [tuple(columns[i] for i in constants[0] if -len(columns) <= i < len(columns))]
     if node.op_type == "Split" and axis in (1, -1):
         each = -(-len(columns) // len(node.outputs))
-        sizes = constants[0] if constants and constants[0] else [each] * len(node.outputs)
+        given = (
+            node.attributes["split"].as_ints() if "split" in node.attributes else constants and constants[0]
+        )
+        sizes = list(given or [each] * len(node.outputs))
         ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
         return [columns[end - size : end] for size, end in zip(sizes, ends, strict=True)]
     if node.op_type == "Slice" and len(constants) >= 3 and all(c is not None for c in constants):
@@ -102,23 +142,27 @@ def _shaped(node: ir.Node, row: Row) -> Row | None:
     return None
 
 
-def find_ids(value: ir.Value, columns: Columns, found: dict[int, int]) -> None:
-    """Find the columns of a float input that are cast to whole numbers and index a table.
+def find_ids(value: ir.Value, columns: Columns, found: dict[int, int], most: int = 0) -> None:
+    """Find the columns of an input that index a table, also after operators that change their values.
 
     Args:
         columns: those of the input that `value` has, in order.
         found: gets each column that indexes, and how many rows the smallest table has.
+        most: the largest number that was added to the columns.
     """
     for node, at in value.uses():
         if node.op_type == "Gather" and at == 1 and node.attributes.get_int("axis", 0) == 0:
             table = node.inputs[0]
             rows = table.shape[0] if table is not None and table.is_initializer() and table.shape else None
             if isinstance(rows, int):
-                found.update((c, min(rows, found.get(c, rows))) for c in columns)
+                left = max(1, rows - most)
+                found.update((c, min(left, found.get(c, left))) for c in columns)
+        elif node.op_type == "Add" and (by := next((t for t in map(_tensor, node.inputs) if t), None)):
+            find_ids(node.outputs[0], columns, found, most + max(0, int(np.max(by.numpy(), initial=0))))
         elif at == 0:
             parts = [columns] if node.op_type in _KEEPING else _chosen(node, columns)
             for part, output in zip(parts, node.outputs, strict=False):
-                find_ids(output, part, found)
+                find_ids(output, part, found, most)
 
 
 _KEEPING = {

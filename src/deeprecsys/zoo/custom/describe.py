@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from deeprecsys.zoo.custom import archive, weights
 from deeprecsys.zoo.custom.graph import lift
 from deeprecsys.zoo.custom.merging import merged
 from deeprecsys.zoo.custom.model import CustomSpec, FileKind, Own, OwnModel, parse
+from deeprecsys.zoo.custom.normal import normalised, read_onnx
 from deeprecsys.zoo.custom.prepare import child
 from deeprecsys.zoo.custom.stage import GraphStage, OwnDense, class_stage, own_class, random_rows
 from deeprecsys.zoo.custom.user_side import split_products
@@ -57,7 +57,7 @@ def describe(name: str) -> Own:
     if spec.kind is FileKind.CLASS:
         return _class(spec)
     try:
-        lifted = _lifted(_onnx(spec) if spec.kind is FileKind.ONNX else _exported(spec))
+        lifted = _lifted(read_onnx(spec.where) if spec.kind is FileKind.ONNX else _exported(spec))
         schema = lifted.schema
         splits = _splittable(schema, GraphStage(lifted.graph))
         graph = _with_user_apart(schema, lifted.graph)
@@ -71,6 +71,7 @@ def describe(name: str) -> Own:
             keys=lifted.keys,
             graph=graph,
             merged=_of_several(schema, graph) if splits else b"",
+            notes=lifted.notes,
         )
     except InputError as e:
         raise InputError(f"model {name}: {str(e).removeprefix(f'model {name}: ')}") from e
@@ -119,15 +120,6 @@ def _load(spec: CustomSpec, made: OwnModel, module: nn.Module, keys: dict[str, s
     weights.refuse_rest(found, used | set(keys.values()), where)
 
 
-def _onnx(spec: CustomSpec) -> Any:
-    import onnx_ir as ir
-
-    try:
-        return ir.load(os.path.abspath(spec.where))  # a folder, within which external data must lie
-    except Exception as e:
-        raise InputError(f"expected an ONNX file, got {reason(e)}") from e
-
-
 def _lifted(graph: Any) -> Any:
     try:
         return lift(graph)
@@ -146,7 +138,7 @@ def _exported(spec: CustomSpec) -> Any:
         assert made is not None
         for value, name in zip(made.model.graph.outputs, program.graph_signature.user_outputs, strict=True):
             value.name = name  # the exporter's own otherwise
-        return made.model
+        return normalised(made.model)
     except Exception as e:
         raise InputError(f"expected a program that torch.onnx can write, got {reason(e)}") from e
 

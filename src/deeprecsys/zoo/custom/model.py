@@ -199,10 +199,11 @@ class Own:
         costs: FLOPs by `Per`.
         keys: by table name, where the weights have it; empty where tables are filled from a seed.
         graph: the dense stage as ONNX, its inputs the schema's, its output `scores`; empty where it could
-            not be written, for the reason in `graph_error`.
+            not be written, for the reason in `graph_error`. Each worker has a copy of its weights.
         merged: the same for items of several queries: a row per query of each input that is per query, and
             `slice_of_item` [n] int64. Its weights are those of `graph` (`onnx_session.with_weights`). Empty
             where the graph could not be rewritten, or need not be.
+        notes: what was not recognised, and why.
     """
 
     name: str
@@ -215,6 +216,7 @@ class Own:
     graph: bytes = b""
     graph_error: str = ""
     merged: bytes = b""
+    notes: tuple[str, ...] = ()
     rows_scale: float = 1.0
 
     @property
@@ -251,6 +253,7 @@ class Own:
         at = _HEAD.size + head
         values = json.loads(data[_HEAD.size : at])
         values |= {"kind": FileKind(values["kind"]), "full": schema_of(values["full"])}
+        values["notes"] = tuple(values["notes"])
         end = at + graph
         return cls(**values, graph=data[at:end], merged=data[end : end + merged])
 
@@ -266,7 +269,7 @@ def schema_of(values: Mapping[str, Any]) -> Schema:
 
 
 def _signature(values: Mapping[str, Any]) -> Signature:
-    return Signature(tuple(_tensor(t) for t in values["inputs"]), _tensor(values["output"]))
+    return Signature(*(tuple(_tensor(t) for t in values[kind]) for kind in ("inputs", "outputs")))
 
 
 def _tensor(values: Mapping[str, Any]) -> TensorSpec:
@@ -278,4 +281,5 @@ def _input(values: dict[str, Any]) -> Input:
     values = {**values, "per": Per(values["per"])}
     if "table" not in values:
         return DenseInput(**{**values, "ids": tuple((c, n) for c, n in values["ids"])})
-    return SparseInput(**{**values, "pooling": Pooling(values["pooling"])})
+    fields = tuple((first, rows) for first, rows in values["fields"])
+    return SparseInput(**{**values, "pooling": Pooling(values["pooling"]), "fields": fields})

@@ -7,6 +7,7 @@ As a process, it writes a model's weights into shared tables:
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import pickle
@@ -84,6 +85,8 @@ def table(weights: Mapping[str, Tensor], where: str, name: str, key: str, shape:
     if key not in weights:
         raise InputError(f"{where}: table {name!r}: expected a key {key!r}, got {_some(weights)}")
     found = weights[key]
+    if found.ndim == 1 and shape[1] == 1:
+        found = found[:, None]
     if tuple(found.shape) != shape:
         raise InputError(f"{where}: table {name!r}: expected shape {list(shape)}, got {list(found.shape)}")
     if not found.dtype.is_floating_point:
@@ -169,16 +172,16 @@ def fill(name: str, fd: int, tables: Tables) -> None:
 def _source(spec: CustomSpec) -> Callable[[str, str, tuple[int, int]], NDArray[Any]]:
     """A function from a table's name, key and shape to its weights."""
     if spec.kind is FileKind.ONNX:
-        import onnx_ir as ir
+        from deeprecsys.zoo.custom.normal import read_onnx
 
-        initialisers = ir.load(os.path.abspath(spec.where)).graph.initializers
+        initialisers = read_onnx(spec.where).graph.initializers
 
         def from_graph(name: str, key: str, shape: tuple[int, int]) -> NDArray[Any]:
             held = initialisers[key].const_value if key in initialisers else None
-            if held is None or tuple(held.shape.numpy()) != shape:
+            if held is None or math.prod(held.shape.numpy()) != math.prod(shape):
                 raise InputError(f"model {spec.text}: table {name!r}: expected it unchanged, got another")
             try:
-                return held.numpy()
+                return held.numpy().reshape(shape)
             except (OSError, ValueError) as e:  # external data that is not there, or outside the folder
                 raise InputError(f"model {spec.text}: table {name!r}: expected its data, got: {e}") from e
 
