@@ -92,10 +92,8 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=CASES)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A case's name, and a folder with its module in every form, of the same weights."""
-    name, folder = request.param, tmp_path_factory.mktemp("columns")
+def export(name: str, folder: Path) -> None:
+    """Write a case's module in every form, of the same weights: `m.pt2`, `m.onnx` and `old.onnx`."""
     torch.manual_seed(0)
     module, given = CASES[name][0]().eval(), CASES[name][1]
     example = tuple(torch.zeros(5, *row, dtype=kind) for kind, row in given)
@@ -108,7 +106,14 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     axes = {name: {0: "n"} for name in names}
     old = folder / "old.onnx"
     torch.onnx.export(module, example, old, dynamo=False, input_names=names, dynamic_axes=axes)
-    return name, folder
+
+
+@pytest.fixture(scope="module", params=CASES)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A case's name, and the folder of its files."""
+    folder = tmp_path_factory.mktemp("columns")
+    export(request.param, folder)
+    return request.param, folder
 
 
 @pytest.mark.parametrize("form", ["m.pt2", "m.onnx", "old.onnx"])
