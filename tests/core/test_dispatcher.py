@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from deeprecsys.core.device import Limits
 from deeprecsys.core.dispatcher import MAX_KILLS, Dispatcher
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.events import Arrive, Complete, Fail, Finish, Lost, Ready, Shed, Start, Tick
-from deeprecsys.core.policy import CPU, GPU, Coalescing, DeepRecSched, Static
+from deeprecsys.core.events import Arrive, Cancel, Complete, Fail, Finish, Lost, Ready, Shed, Start, Tick
+from deeprecsys.core.policy import CPU, GPU, Coalescing, DeepRecSched, Static, UserFirst
 from deeprecsys.core.query import Batch, Query, Slice, cut
 from tests.core.policies import POLICIES
 
@@ -296,3 +296,48 @@ def test_workers_that_die_before_they_begin_a_slice_are_not_counted_against_it()
         d.check()
     (done,) = d.handle(Finish(batch), 9.0)
     assert isinstance(done, Complete)
+
+
+STAGED = UserFirst(10)
+
+
+def started(commands):
+    return [tuple(s[1:] for s in c.batch.slices) for c in commands if isinstance(c, Start)]
+
+
+def test_a_query_that_is_cut_has_its_user_stage_first_and_keeps_its_place():
+    driver = Driver(STAGED, {CPU: 2}, None)
+    for step in (("a", 25, 0), ("a", 10, 0), ("a", 20, 0)):
+        driver.step(*step)
+    assert started(driver.commands[0]) == [((0, 0, False),)], "its slices wait for it"
+    assert started(driver.commands[1]) == [((0, 10, False),)], "one that is a batch has no stage"
+    assert driver.dispatcher.line_items(0) == 45
+    driver.step("f", 0, 0)
+    assert started(driver.commands[3]) == [((0, 9, True),)], "before the third query, which came later"
+    driver.drain()
+    assert driver.dispatcher.completed == 3
+    stages = [part for commands in driver.commands for (part,) in started(commands) if part[0] == part[1]]
+    assert len(stages) == 2, "once for each"
+
+
+def test_a_user_stage_that_fails_fails_its_query_and_one_whose_worker_died_runs_again():
+    driver = Driver(STAGED, {CPU: 1}, None)
+    driver.step("a", 25, 0)
+    driver.step("e", 0, 0)
+    assert (driver.dispatcher.failed, driver.dispatcher.line_items(0)) == (1, 0)
+    driver.step("a", 25, 0)
+    driver.step("l", 0, 0)
+    driver.step("r", 0, 0)
+    assert started(driver.commands[-1]) == [((0, 0, False),)]
+    driver.do(Cancel(driver.queries[1]))
+    assert driver.dispatcher.line_items(0) == 0
+    driver.drain()
+    assert driver.dispatcher.cancelled == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.builds(UserFirst, st.integers(1, 40)), LIMITS, st.integers(1, 4), STEPS)
+def test_every_query_ends_exactly_once_with_user_stages(policy, limits, cpus, steps):
+    driver = world(policy, limits, cpus, steps)
+    driver.drain()
+    assert driver.ended == Counter({q.id: 1 for q in driver.queries})

@@ -26,6 +26,7 @@ from deeprecsys.core.policy import (
     Placement,
     Policy,
     Static,
+    UserFirst,
 )
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.query import Query
@@ -101,7 +102,10 @@ def trials(draw: st.DrawFn) -> dict[str, Any]:
         # Larger batches than the largest measured one would be extrapolated.
         coarsest, finest = min(batch_size, LARGEST), draw(st.integers(1, batch_size))
         late = [kind(coarsest, min(finest, coarsest)) for kind in (Adaptive, Coalescing)]
-        policy = draw(st.sampled_from([policy, Static(batch_size), *late]))
+        policy = draw(st.sampled_from([policy, Static(batch_size), UserFirst(batch_size), *late]))
+        if policy.user_first:
+            stage_s, staged_s = draw(GRID if ties else FREE), draw(st.just(0.0) | (GRID if ties else FREE))
+            service[CPU] = replace(service[CPU], stage_s=stage_s, staged_s=staged_s)
     else:
         merged = draw(st.integers(1, LARGEST))
         away = [kind(batch_size, threshold, merged) for kind in (Offload, Earliest)]
@@ -166,7 +170,7 @@ def test_late_cuts_are_equal_to_the_reference_on_a_long_heavy_trial(kind: type) 
 
 @pytest.mark.parametrize(
     "policy",
-    [DeepRecSched(32, 500), Offload(32, 200, 2000), Earliest(32, 100, 2000)],
+    [DeepRecSched(32, 500), Offload(32, 200, 2000), Earliest(32, 100, 2000), UserFirst(32)],
     ids=lambda p: p.describe()["policy"],
 )
 def test_equal_to_the_reference_on_a_long_heavy_trial(policy: Any) -> None:
@@ -177,7 +181,7 @@ def test_equal_to_the_reference_on_a_long_heavy_trial(policy: Any) -> None:
         for busy in (1, 4, 16)
         for batch in (1, 16, 256, 1024)
     )
-    profile = LatencyProfile("x", points)
+    profile = LatencyProfile("x", points, stage_s=2e-3, staged_s=9e-4)
     trial: dict[str, Any] = {
         "policy": policy,
         "arrival_s": np.cumsum(rng.exponential(1.6e-3, n)),

@@ -20,10 +20,10 @@ class Line:
     """The slices of one model version that wait for a device, by priority, due time and arrival.
 
     A heap of (priority, due, number, slice). With one priority and due time for all, numbers rise, and the
-    heap is a plain queue.
+    heap is a plain queue. Slices that wait for their query's user stage are kept apart, with their places.
     """
 
-    __slots__ = ("_heap", "_number", "device", "items", "newest_s", "version")
+    __slots__ = ("_behind", "_heap", "_number", "device", "items", "newest_s", "version")
 
     def __init__(self, device: str, version: int = 0) -> None:
         self.device = device
@@ -31,6 +31,7 @@ class Line:
         self.items = 0
         self.newest_s = 0.0
         self._heap: list[tuple[int, float, int, Slice]] = []
+        self._behind: dict[int, list[tuple[int, float, int, Slice]]] = {}  # by query
         self._number = 0
 
     def __bool__(self) -> bool:
@@ -64,6 +65,22 @@ class Line:
             self.items += part.stop - part.start
         self._number = number
         self.newest_s = slices[-1].query.arrival_s
+
+    def put_staged(self, slices: list[Slice], due_s: float) -> None:
+        """The user stage of one query, and its slices, which keep their places until `release`."""
+        query = slices[0].query
+        self.put([Slice(query, 0, 0)], due_s)
+        self._behind[query.id] = [
+            (query.priority, due_s, number, part._replace(staged=True))
+            for number, part in enumerate(slices, self._number)
+        ]
+        self._number += len(slices)
+        self.items += query.size
+
+    def release(self, query_id: int) -> None:
+        """A query's user stage has run: its slices are in the line now."""
+        for entry in self._behind.pop(query_id, ()):
+            heappush(self._heap, entry)
 
     def take(self, wanted: Take, most_slices: int) -> tuple[Slice, ...]:
         """Remove and return the slices of a batch, at most `most_slices`."""
@@ -106,20 +123,25 @@ class Line:
 
     def clear(self) -> list[tuple[float, Slice]]:
         """Remove all slices; in their order, with their due times."""
-        entries = sorted(self._heap, key=lambda entry: entry[:3])
+        entries = sorted(self._all(), key=lambda entry: entry[:3])
         self._heap, self.items = [], 0
+        self._behind.clear()
         return [(due_s, part) for _, due_s, _, part in entries]
 
     def drop(self, query_id: int) -> None:
         """Remove all slices of a query."""
+        behind = self._behind.pop(query_id, None)
         kept = [entry for entry in self._heap if entry[3].query.id != query_id]
-        if len(kept) < len(self._heap):
-            self.items = sum(part.items for *_, part in kept)
+        if behind or len(kept) < len(self._heap):
             heapify(kept)
             self._heap = kept
+            self.items = sum(part.items for part in self)
 
     def __iter__(self) -> Iterator[Slice]:
-        return (part for *_, part in self._heap)
+        return (part for *_, part in self._all())
+
+    def _all(self) -> list[tuple[int, float, int, Slice]]:
+        return [*self._heap, *(entry for behind in self._behind.values() for entry in behind)]
 
 
 @dataclass(frozen=True, slots=True)

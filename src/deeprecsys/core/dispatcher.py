@@ -136,7 +136,7 @@ class Dispatcher:
 
     def _arrive(self, query: Query, now_s: float) -> list[Command]:
         self.arrived += 1
-        place, batch_size, due_s = self._states[query.version].place(query, self, now_s)
+        place, batch_size, due_s, user_first = self._states[query.version].place(query, self, now_s)
         device = self._devices.get(place)
         if device is None or batch_size < 1:
             raise InputError(
@@ -155,7 +155,8 @@ class Dispatcher:
             self._deadlines.tolerate_late(query)
         self._open[query.id] = query.size
         self._deadlines.count(query, query.size)
-        device.lines[query.version].put(cut(query, batch_size), due_s)
+        line, slices = device.lines[query.version], cut(query, batch_size)
+        (line.put_staged if user_first and len(slices) > 1 else line.put)(slices, due_s)
         return self._start(device, now_s)
 
     def _refuse(self, query: Query, reason: str, late: bool = False) -> list[Command]:
@@ -229,6 +230,10 @@ class Dispatcher:
         if not errors:  # else it ran again slice by slice: its time says nothing about batches
             self._states[version].finished(batch, now_s - started_s)
             self._deadlines.learn(batch, now_s - started_s)
+        failed = {query_id for query_id, _ in errors}
+        for part in batch.slices:
+            if part.start == part.stop and part.query.id not in failed:
+                device.lines[version].release(part.query.id)
         commands = self._start(device, now_s)
         for query_id, reason in errors:
             query = next(s.query for s in batch.slices if s.query.id == query_id)

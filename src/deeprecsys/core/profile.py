@@ -19,7 +19,8 @@ MOST_HOST = 0.9
 FAR = 1.15
 """Ratio of batch times to those of a profile: outside [1 / FAR, FAR] the machine has another speed now."""
 KEYS = (
-    "format", "model", "engine", "precision", "threads", "machine", "detail", "host_s", "ranks", "points",
+    "format", "model", "engine", "precision", "threads", "machine", "detail", "host_s", "ranks", "stage_s",
+    "staged_s", "points",
 )  # fmt: skip
 MOST_ITEMS, MOST_BUSY, MOST_S, LEAST_S = (1 << 31) - 1, 1 << 16, 1e6, 1e-9
 """Bounds of a point: items, busy workers, and seconds of a batch."""
@@ -28,7 +29,11 @@ KINDS: Mapping[str, type] = {
     "points": list,
 }  # fmt: skip
 REQUIRED = ("model", "points")
+_TIMES = ("host_s", "stage_s", "staged_s")
 POINT_KEYS = ("busy", "batch", "seconds", "after_idle")
+
+LEAST_SHARE = 0.1
+"""The least of a batch's time that is left where its query's user stage has run, as a share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +82,17 @@ class LatencyProfile:
     ranks: tuple[float, ...] = ()
     """Ranks of the batch times of a trial within their spread, in order of start, each in [0, 1]: a machine
     is slow for a period, not for a single batch. Empty if unknown."""
+    stage_s: float = 0.0
+    """Seconds of a batch that runs one query's user stage; 0 where the model has none."""
+    staged_s: float = 0.0
+    """Seconds that a batch takes less where that has run."""
 
     def __post_init__(self) -> None:
-        if not_negative("profile host_s", self.host_s) > MOST_S:
-            raise InputError(f"profile host_s: expected at most {MOST_S:g}, got {self.host_s}")
+        for name in _TIMES:
+            if not_negative(f"profile {name}", value := getattr(self, name)) > MOST_S:
+                raise InputError(f"profile {name}: expected at most {MOST_S:g}, got {value}")
+        if self.staged_s and not self.stage_s:
+            raise InputError(f"profile staged_s: expected 0 without stage_s, got {self.staged_s}")
         wrong = next((u for u in self.ranks if not 0 <= u <= 1), None)
         if wrong is not None:
             raise InputError(f"profile ranks: expected numbers from 0 to 1, got {wrong}")
@@ -114,7 +126,8 @@ class LatencyProfile:
     def slowed(self, by: float) -> LatencyProfile:
         """The profile of workers on which everything takes `by` times as long, and `host_s` is no more."""
         points = tuple(replace(p, seconds=tuple(by * s for s in p.seconds)) for p in self.points)
-        return replace(self, points=points, host_s=0.0)
+        stage_s, staged_s = by * self.stage_s, by * self.staged_s
+        return replace(self, points=points, host_s=0.0, stage_s=stage_s, staged_s=staged_s)
 
     def ordered(self, ratios: ArrayLike) -> LatencyProfile:
         """The profile whose quick and slow batches follow each other as those of one trial did.
@@ -177,7 +190,7 @@ class LatencyProfile:
             "threads": self.threads,
             "machine": dict(self.machine),
             "detail": dict(self.detail),
-            **({"host_s": self.host_s} if self.host_s else {}),
+            **{name: value for name in _TIMES if (value := getattr(self, name))},
             **({"ranks": list(self.ranks)} if self.ranks else {}),
             "points": [
                 {"busy": p.busy, "batch": p.batch, "seconds": list(p.seconds)}
@@ -208,14 +221,14 @@ class LatencyProfile:
                 or (key in REQUIRED and key not in data)
             ):
                 raise InputError(f"profile {key}: expected a {kind.__name__}, got {shown(data.get(key))}")
-        host_s = data.get("host_s", 0.0)
-        if not _number(host_s):
-            raise InputError(f"profile host_s: expected a number, got {shown(host_s)}")
+        for name in _TIMES:
+            if not _number(data.get(name, 0.0)):
+                raise InputError(f"profile {name}: expected a number, got {shown(data[name])}")
         ranks = data.get("ranks", [])
         if not isinstance(ranks, list) or not all(_number(u) for u in ranks):
             raise InputError(f"profile ranks: expected a list of numbers, got {shown(ranks)}")
         points = tuple(_point(i, p) for i, p in enumerate(data["points"]))
-        names = ("engine", "precision", "threads", "machine", "detail", "host_s")
+        names = ("engine", "precision", "threads", "machine", "detail", *_TIMES)
         optional = {k: data[k] for k in names if k in data}
         return cls(model=data["model"], points=points, ranks=tuple(map(float, ranks)), **optional)
 
@@ -262,6 +275,11 @@ def quantiles_of(samples: NDArray[np.float64], count: int) -> tuple[float, ...]:
     top = 2 * (float(samples.mean()) * (count - 1) - inner)
     seconds[-1] = min(max(top, seconds[-2]), seconds[-1])
     return tuple(float(x) for x in seconds)
+
+
+def after_stage(batch_s: float, staged_s: float) -> float:
+    """Time of a batch whose query's user stage has run, from that of one that computes it."""
+    return max(batch_s - staged_s, LEAST_SHARE * batch_s)
 
 
 def slowdown(host_s: float, rate_qps: float, workers: int) -> float:

@@ -27,11 +27,13 @@ class Query(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """Items `start` (included) to `stop` (excluded) of one query."""
+    """Items `start` (included) to `stop` (excluded) of one query; without items, its user stage."""
 
     query: Query
     start: int
     stop: int
+    staged: bool = False
+    """Whether the query's user stage has run, and is read instead of being computed again."""
 
     @property
     def items(self) -> int:

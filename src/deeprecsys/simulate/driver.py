@@ -20,7 +20,7 @@ from deeprecsys.core.dispatcher import Dispatcher
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.events import Arrive, Command, Complete, Event, Fail, Finish, Shed, Start, Tick
 from deeprecsys.core.policy import CPU, Policy
-from deeprecsys.core.profile import LatencyProfile, slowdown
+from deeprecsys.core.profile import LatencyProfile, after_stage, slowdown
 from deeprecsys.core.query import Batch, Query
 from deeprecsys.core.runlog import RunLog, Status
 from deeprecsys.simulate.table import Tabulated
@@ -33,7 +33,8 @@ class ServiceTimes(Protocol):
     """How long a batch takes.
 
     The optional attribute `rested`, another service, has the times of a worker that was idle before; the
-    optional attribute `ranks` the order in which quick and slow batches follow each other.
+    optional attribute `ranks` the order in which quick and slow batches follow each other. User stages need
+    the attributes `stage_s` and `staged_s` of a `LatencyProfile`.
     """
 
     def __call__(self, batch_items: int, busy_workers: int, u: float, /) -> float:
@@ -159,6 +160,7 @@ def simulate(
     """
     trial = VirtualTrial.of(arrival_s, size, service, workers, rate_qps)
     dispatcher = Dispatcher(policy, trial.workers, limits)
+    check_stage(policy, trial.services)
     n = len(trial.arrivals)
     world = _World(n, trial.services, seed)
     times, items = trial.arrivals.tolist(), trial.sizes.tolist()
@@ -213,7 +215,7 @@ class _World:
                     busy = self._busy[batch.device] = self._busy[batch.device] + 1
                     rested = self._ended.get((batch.device, batch.worker)) != now_s
                     services = self._rested if rested else self._services
-                    took_s = services[batch.device](batch.items, busy, next(self._draws))
+                    took_s = _batch_s(services[batch.device], batch, busy, next(self._draws))
                     self.busy_s += took_s
                     heappush(self.running, (now_s + took_s, batch.id, batch))
                     for part in batch.slices:
@@ -247,6 +249,23 @@ class QuantileDraws:
         places = (self._next + np.arange(count)) % len(self._ranks)
         self._next = (self._next + count) % len(self._ranks)
         return self._ranks[places]
+
+
+def check_stage(policy: Policy, services: Mapping[str, Any]) -> None:
+    """Raise InputError if a policy runs user stages and nothing says how long these take."""
+    if policy.user_first and not getattr(services[CPU], "stage_s", 0.0):
+        raise InputError(
+            f"policy {policy.name}: expected a profile with stage_s, of a model with a user stage, got none"
+        )
+
+
+def _batch_s(service: Any, batch: Batch, busy: int, u: float) -> float:
+    """Seconds of a batch: of one query's user stage, of items after it, or of items that need none."""
+    first = batch.slices[0]
+    if first.start == first.stop:
+        return float(service.stage_s)
+    seconds: float = service(batch.items, busy, u)
+    return after_stage(seconds, service.staged_s) if first.staged else seconds
 
 
 def _slowed(service: Any, workers: Mapping[str, int], rate_qps: float) -> Any:

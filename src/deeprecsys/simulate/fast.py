@@ -20,10 +20,19 @@ from deeprecsys.core.policy import (
     Offload,
     Policy,
     Static,
+    UserFirst,
 )
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog
-from deeprecsys.simulate.driver import Observer, QuantileDraws, Services, VirtualTrial, ranks_of, simulate
+from deeprecsys.simulate.driver import (
+    Observer,
+    QuantileDraws,
+    Services,
+    VirtualTrial,
+    check_stage,
+    ranks_of,
+    simulate,
+)
 from deeprecsys.simulate.table import Tables, Tabulated, stack
 
 if TYPE_CHECKING:
@@ -35,7 +44,7 @@ _NEVER = int(np.iinfo(np.int32).max)
 _LONGEST_TABLE = 1 << 14
 """Items of the largest batch that is worth a table of times."""
 
-COMPILED = (Static, DeepRecSched, Offload, Earliest, Adaptive, Coalescing)
+COMPILED = (Static, DeepRecSched, Offload, Earliest, Adaptive, Coalescing, UserFirst)
 
 
 class CompiledTrial(NamedTuple):
@@ -45,8 +54,8 @@ class CompiledTrial(NamedTuple):
     tables: Tables
     most_batches: int
     """An upper limit of the number of batches."""
-    late: bool
-    """Whether queries are cut when a worker is free: by `kernel_late`."""
+    loop: str
+    """The module of the compiled loop."""
     knobs: tuple[Any, ...]
     """The policy's, and the limits, as the compiled loop takes them."""
 
@@ -62,10 +71,10 @@ class CompiledTrial(NamedTuple):
         from deeprecsys.simulate import kernel
 
         loop: Any = kernel.run
-        if self.late:
-            from deeprecsys.simulate.kernel_late import run_late
-
-            loop = run_late
+        if self.loop == "kernel_late":
+            from deeprecsys.simulate.kernel_late import run_late as loop
+        elif self.loop == "kernel_staged":
+            from deeprecsys.simulate.kernel_staged import run_staged as loop
         n = len(self.of.sizes)
         most = self.most_batches if self.tables.spread or keep else 0
         draws = QuantileDraws(seed, ranks_of(self.of.services)).take(most if self.tables.spread else 0)
@@ -118,6 +127,7 @@ def compiled_trial(policy: Policy, trial: VirtualTrial, limits: Limits | None = 
     if type(policy) not in COMPILED:
         return None
     bounds = Dispatcher(policy, trial.workers, limits).limits  # refuses what the reference refuses
+    check_stage(policy, trial.services)
     services = []
     for times in map(trial.services.__getitem__, policy.devices):
         if not isinstance(times, LatencyProfile | Tabulated):
@@ -125,6 +135,8 @@ def compiled_trial(policy: Policy, trial: VirtualTrial, limits: Limits | None = 
         services.append(times if isinstance(times, Tabulated) else Tabulated(times))
     if isinstance(policy, Adaptive | Coalescing):
         return _late(policy, trial, services[0], bounds)
+    if isinstance(policy, UserFirst):
+        return _staged(policy, trial, services[0], bounds)
     assert isinstance(policy, Static | DeepRecSched | Offload | Earliest)
     return _fixed(policy, trial, services, bounds)
 
@@ -154,7 +166,7 @@ def _fixed(
 
     most_batches = int((parts if predict else np.where(sizes > above, 1, parts)).sum())
     knobs = (used, batch_size, above, merged, predict, limits.slices, limits.queries, _most_items(limits))
-    return CompiledTrial(trial, tables, most_batches, False, knobs)
+    return CompiledTrial(trial, tables, most_batches, "kernel", knobs)
 
 
 def _late(
@@ -175,7 +187,20 @@ def _late(
 
     longest = max(coarsest, 1)
     knobs = (workers[CPU], longest, finest, merge, limits.slices, limits.queries, _most_items(limits))
-    return CompiledTrial(trial, tables, most_batches, True, knobs)
+    return CompiledTrial(trial, tables, most_batches, "kernel_late", knobs)
+
+
+def _staged(
+    policy: UserFirst, trial: VirtualTrial, service: Tabulated, limits: Limits
+) -> CompiledTrial | None:
+    sizes, workers = trial.sizes, trial.workers[CPU]
+    batch_size = min(policy.batch_size, _NEVER)
+    tables = stack([service], [workers], [min(int(sizes.max(initial=1)), batch_size)])
+    if not _covers(tables, _lengths(sizes, batch_size)):
+        return None
+    parts = -(-sizes // batch_size)
+    knobs = (workers, batch_size, service.stage_s, service.staged_s, limits.queries, _most_items(limits))
+    return CompiledTrial(trial, tables, int((parts + (parts > 1)).sum()), "kernel_staged", knobs)
 
 
 def _most_items(limits: Limits) -> int:

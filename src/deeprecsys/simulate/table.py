@@ -27,6 +27,7 @@ class Tabulated:
         self._rows: dict[tuple[int, int], list[float] | None] = {}  # by index of the level, and batch size
         self._quantiles: NDArray[np.float64] | None = None
         self.host_s, self.ranks = profile.host_s, np.array(profile.ranks)
+        self.stage_s, self.staged_s = profile.stage_s, profile.staged_s
         self._by, self._of = 1.0, self  # the factor of all times, and the owner of the table
         self.rested = self if profile.rested is profile else Tabulated(profile.rested)
 
@@ -55,6 +56,7 @@ class Tabulated:
         """These times multiplied by `by`, over the shared table."""
         other = copy(self)
         other._by, other.host_s = self._by * by, 0.0
+        other.stage_s, other.staged_s = self.stage_s * by, self.staged_s * by
         other.rested = other if self.rested is self else self.rested.slowed(by)
         return other
 

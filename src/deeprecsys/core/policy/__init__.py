@@ -31,3 +31,4 @@ from deeprecsys.core.policy.offload import Offload as Offload
 from deeprecsys.core.policy.static import Static as Static
 from deeprecsys.core.policy.tf_serving import TFServing as TFServing
 from deeprecsys.core.policy.triton import Triton as Triton
+from deeprecsys.core.policy.user_first import UserFirst as UserFirst

@@ -75,6 +75,9 @@ class Placement(NamedTuple):
     due_s: float = 0.0
     """Slices of one priority wait in rising order of this value, and of arrival where it is equal. The
     priority of a query (`Query.priority`) comes first."""
+    user_first: bool = False
+    """Whether a query of several slices has its user stage run first, and once: a slice without items, which
+    the others wait for. Only where `Policy.user_first` says that the policy may."""
 
 
 class Take(NamedTuple):
@@ -193,6 +196,7 @@ class Policy(PolicyState):
         searched: whether `tune` and live retuning try the policy.
         merges_queries: whether slices of several queries may share a batch: then other bounds hold.
         keeps_whole: whether no query is cut that has at most `batch_size` items.
+        user_first: whether queries may have a user stage, for which model and engine must have one.
     """
 
     __slots__ = ()
@@ -201,6 +205,7 @@ class Policy(PolicyState):
     searched: ClassVar[bool] = True
     merges_queries: ClassVar[bool] = False
     keeps_whole: ClassVar[bool] = False
+    user_first: ClassVar[bool] = False
 
     if TYPE_CHECKING:
 
