@@ -14,6 +14,7 @@ from deeprecsys.core.deadlines import (
     WINDOW,
     Forecast,
     LateBudget,
+    Readiness,
     batch_seconds,
 )
 from deeprecsys.core.dispatcher import Dispatcher
@@ -296,3 +297,13 @@ def test_a_query_that_is_offloaded_is_predicted_by_the_accelerators_times_and_li
     d.handle(Ready(GPU, 0), 0.04)
     assert d.late_by_s(query(3, size=80, at=0.04), 0.04) == pytest.approx(0.024 - 0.09)
     d.check()
+
+
+def test_a_node_is_ready_while_a_usual_query_is_in_time_and_again_when_it_is_early() -> None:
+    ready = Readiness()
+    assert ready.update(-0.001, 0.1), "hardly in time"
+    assert not ready.update(0.001, 0.1)
+    assert not ready.update(-0.02, 0.1), "not yet early enough"
+    assert ready.update(-0.025, 0.1)
+    assert ready.update(float("-inf"), 0.1)
+    assert not ready.update(float("inf"), 0.1), "no worker"

@@ -186,9 +186,19 @@ class _Context:
 
     def __init__(self) -> None:
         self.aborted: tuple[grpc.StatusCode, str] | None = None
+        self.trailing: Any = ()
 
     def time_remaining(self) -> float | None:
         return None
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+    def set_trailing_metadata(self, trailing: Any) -> None:
+        self.trailing = trailing
+
+    def trailing_metadata(self) -> Any:
+        return self.trailing
 
     async def abort(self, code: grpc.StatusCode, details: str, trailing: Any = ()) -> None:
         self.aborted = code, details
@@ -210,7 +220,7 @@ class DirectRpc:
 
     def check(self, raw: bytes) -> str:
         """Send one; returns its status. Raises AssertionError if it is not one that may be given."""
-        context = _Context()
+        context = self.context = _Context()
         call: Callable[..., Any] = self._handler.unary_unary
         try:
             message = self._handler.request_deserializer(raw)

@@ -17,6 +17,7 @@ from deeprecsys.core.target import Target
 from deeprecsys.node.service.backend import (
     BatchRecord,
     LateAnswers,
+    NodeLoad,
     OperatingPoint,
     QueryListener,
     QueryOutcome,
@@ -102,6 +103,7 @@ class StandIn:
         return made
 
     hung = 0
+    load = NodeLoad(0.25, 120.0)
 
     def waiting(self, model: str) -> tuple[int, int]:
         return self.open, 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import socket
+import struct
 import time
 import tracemalloc
 import zlib
@@ -334,3 +336,32 @@ def wait_for(condition: Any, seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("asked", ["text", "JSON", "bin", "xml"])
+@pytest.mark.parametrize("refuse", [None, Reason.LATE])
+def test_a_query_that_asks_for_a_load_report_gets_one(
+    http: Direct, asked: str, refuse: Reason | None
+) -> None:
+    http.backend.refuse = refuse
+    query = json_body(arrays(FLAT, 1))
+    status, _, headers = http.post("/v2/models/flat/infer", query, **{"endpoint-load-metrics-format": asked})
+    assert status == (503 if refuse else 200)
+    kind, _, rest = headers.get("endpoint-load-metrics", "").partition(" ")
+    assert kind == ("" if asked == "xml" else asked.upper())
+    if kind == "TEXT":
+        assert rest == "application_utilization=0.75, rps_fractional=120"
+    elif kind == "JSON":
+        assert orjson.loads(rest) == {"application_utilization": 0.75, "rps_fractional": 120.0}
+    elif kind == "BIN":
+        assert load_report(base64.b64decode(rest)) == {9: 0.75, 6: 120.0}
+    _, _, headers = http.post("/v2/models/flat/infer", query)
+    assert "endpoint-load-metrics" not in headers
+
+
+def load_report(raw: bytes) -> dict[int, float]:
+    """Field numbers and values of a message of doubles, read by hand."""
+    assert not len(raw) % 9
+    parts = [raw[i : i + 9] for i in range(0, len(raw), 9)]
+    assert all(part[0] & 7 == 1 for part in parts)
+    return {part[0] >> 3: struct.unpack("<d", part[1:])[0] for part in parts}

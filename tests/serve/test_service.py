@@ -151,7 +151,15 @@ def test_late_queries_are_answered_and_counted_unless_they_are_to_be_shed(shed_l
         )  # fmt: skip
         async with service(slow, workers=1) as s:
             full = s.late("dlrm-rmc1").left
-            answers = await asyncio.gather(*(ask_any(s) for _ in range(40)), return_exceptions=True)
+            assert s.ready
+            assert s.load == (1.0, 0.0)
+            asking = asyncio.gather(*(ask_any(s) for _ in range(40)), return_exceptions=True)
+            await asyncio.sleep(0.01)
+            assert not s.ready, "a query that comes now is late"
+            assert s.load.headroom < 0
+            assert s.load.rate_qps > 20
+            answers = await asking
+            assert s.ready
             refused = [a for a in answers if isinstance(a, RefusedError)]
             late = s.late("dlrm-rmc1")
             assert {r.reason for r in refused} == ({Reason.LATE} if shed_late else set())

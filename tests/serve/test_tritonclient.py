@@ -20,8 +20,9 @@ from tritonclient.utils import InferenceServerException
 from deeprecsys.node.service.backend import Reason
 from tests.serve.bodies import TYPES, arrays
 from tests.serve.conftest import Running, start
+from tests.serve.fuzz import DirectRpc
 from tests.serve.stand_in import FLAT, MAX_ITEMS, MIXED, StandIn, expected_scores
-from tests.serve.test_http import wait_for
+from tests.serve.test_http import load_report, wait_for
 
 
 @pytest.fixture(params=["http", "grpc"])
@@ -154,7 +155,7 @@ def test_typed_contents(infer: Any) -> None:
     assert np.frombuffer(response.raw_output_contents[0], "<f4").tolist() == [24.0]
 
 
-def code_of(call: Any, *args: Any, **kwargs: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
+def code_of(call: Any, *args: Any, **kwargs: Any) -> tuple[grpc.StatusCode, str, dict[str, Any]]:
     with pytest.raises(grpc.RpcError) as e:
         call(*args, **kwargs)
     trailing = dict(e.value.trailing_metadata() or ())
@@ -183,6 +184,23 @@ def test_a_refusal_says_when_to_come_again(infer: Any, running: Running) -> None
     code, _, trailing = code_of(infer, typed_request().SerializeToString())
     assert code is grpc.StatusCode.UNAVAILABLE
     assert (trailing["grpc-retry-pushback-ms"], trailing["retry-after"]) == ("250", "1")
+
+
+@pytest.mark.parametrize("refuse", [None, Reason.LATE])
+def test_the_load_comes_with_every_answer(infer: Any, running: Running, refuse: Reason | None) -> None:
+    """gRPC's own client keeps the binary report for its balancer."""
+    running.backend.refuse = refuse
+    asked, request = (("endpoint-load-metrics-format", "text"),), typed_request().SerializeToString()
+    if refuse:
+        trailing = code_of(infer, request, metadata=asked)[2]
+    else:
+        _, call = infer.with_call(request, metadata=asked)
+        trailing = dict(call.trailing_metadata())
+    assert trailing["endpoint-load-metrics"] == "TEXT application_utilization=0.75, rps_fractional=120"
+    direct = DirectRpc(StandIn.of())
+    direct.backend.refuse = refuse
+    direct.check(request)
+    assert load_report(dict(direct.context.trailing)["endpoint-load-metrics-bin"]) == {9: 0.75, 6: 120.0}
 
 
 def test_a_query_that_waited_too_long_exceeded_its_deadline(infer: Any, running: Running) -> None:

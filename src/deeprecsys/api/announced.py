@@ -45,7 +45,7 @@ async def measured_loads(
         face_s = None
         if seconds:
             face_s = await face_seconds(service, name, sizes[name], CONNECTIONS * workers, seconds)
-            served.offered.clear()  # live retuning is to see the clients' queries alone
+            served.forget_load()  # what follows from it is to follow from the clients' queries alone
         allowance = replace(config.allowance, face_s=face_s or 0.0, shared=shared)
         qps = None
         if served.policy.searched:  # of the others, a path takes seconds

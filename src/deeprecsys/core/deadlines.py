@@ -7,6 +7,7 @@ although it will be late follows from the target's quantile: p95 ≤ t leaves ro
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import inf
 
@@ -16,6 +17,8 @@ from deeprecsys.core.query import Batch, Query, Slice
 
 KEEP = 0.98
 """Weight of the past in the pace at each new batch, in [0, 1): about 50 batches count."""
+RATIOS, LEAST_RATIOS = 256, 32
+"""Latest batches whose times make the spread, and the least number that shows one."""
 WINDOW = 5_000
 """Queries whose allowed misses may be saved up for a burst: 250 late answers at p95."""
 SHED_LATE_SPARE = 10.0
@@ -36,6 +39,8 @@ WAY_S = 1e-3
 """Seconds that the answer takes to the client, which counts them: it must be ready that long before."""
 WAY_SHARE = 0.1
 """The most of the allowed time that `WAY_S` may be, as a share."""
+AGAIN = 0.25
+"""Share of the allowed time by which usual queries must be early again before the node is called ready."""
 CALM = 0.25
 """Share of the allowed time: while the predicted wait is below it, no query is refused. It is then not the
 line that makes a query late, and refusing it helps no other."""
@@ -119,6 +124,7 @@ class Forecast:
         self.budget = budget
         self.gpu = gpu
         self._took = self._predicted = 0.0
+        self._ratios: deque[float] = deque(maxlen=RATIOS)  # of the latest batches
         self.adopt(batch_size, merges_queries)
 
     def adopt(self, batch_size: int | None, merges_queries: bool, offload_above: int | None = None) -> None:
@@ -158,16 +164,59 @@ class Forecast:
         parts = -(-items // size)
         return parts * self.batch_s(-(-items // parts))
 
+    def parts(self, items: int) -> tuple[int, float]:
+        """The number of batches that a query is in, and the time of one, with the pace."""
+        size = self._batch_size
+        parts = 1 if size is None else -(-items // size)
+        merged = size is not None and self._merges_queries
+        return parts, self.pace * self.batch_s(size if size and merged else -(-items // parts))
+
     def alone_s(self, items: int, workers: int) -> float:
         """Seconds from start to end of a query on workers that have nothing else to do."""
         parts = 1 if self._batch_size is None else -(-items // self._batch_size)
         rounds = -(-parts // workers)
         return rounds * self.batch_s(-(-items // parts)) * self.pace
 
+    def spread(self, count: int) -> list[float]:
+        """Batch times over their mean: `count` equally probable values, rising, of the latest batches."""
+        if len(self._ratios) < LEAST_RATIOS:
+            return [1.0] * count
+        ratios = sorted(self._ratios)
+        chosen = [ratios[int((i + 0.5) / count * len(ratios))] for i in range(count)]
+        return [count * ratio / sum(chosen) for ratio in chosen]
+
     def learn(self, predicted_s: float, took_s: float) -> None:
         """A batch ended: the predicted time of its slices, and the measured one."""
         self._predicted = KEEP * self._predicted + predicted_s
         self._took = KEEP * self._took + took_s
+        if predicted_s > 0:
+            self._ratios.append(took_s / predicted_s)
+
+
+class Readiness:
+    """Whether a query that comes now is answered in time, by admission's own forecast, with hysteresis.
+
+    Attributes:
+        now: the answer at the last `update`.
+    """
+
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now = True
+
+    def update(self, late_s: float, allowed_s: float) -> bool:
+        """Whether queries are answered in time.
+
+        Args:
+            late_s: by how much a usual query would miss its deadline; below 0: it would not.
+            allowed_s: that it has.
+        """
+        if late_s > 0:
+            self.now = False
+        elif late_s <= -AGAIN * allowed_s:
+            self.now = True
+        return self.now
 
 
 class DeadlineTracker:

@@ -29,6 +29,7 @@ from deeprecsys.serve.protocol.describe import (
     server_document,
 )
 from deeprecsys.serve.protocol.errors import NotFoundError, RequestError, shown
+from deeprecsys.serve.protocol.orca import FORMAT, METRICS, METRICS_BIN, message, report
 from deeprecsys.serve.protocol.request import Request
 from deeprecsys.serve.protocol.request_pb import request_of
 from deeprecsys.serve.protocol.values import asked_for
@@ -147,6 +148,20 @@ class GrpcService:
         )
 
     async def ModelInfer(self, message: Any, context: _Context) -> Any:  # noqa: N802
+        try:
+            return await self._infer(message, context)
+        finally:
+            context.set_trailing_metadata(self._load_report(context))
+
+    def _load_report(self, context: _Context) -> tuple[tuple[str, str | bytes], ...]:
+        """The load report, in binary and in the format that is asked for."""
+        load = self.frontend.backend.load
+        found: list[tuple[str, str | bytes]] = [(METRICS_BIN, message(load))]
+        asked = next((value for key, value in context.invocation_metadata() or () if key == FORMAT), "")
+        text = report(str(asked).encode(), lambda: load) if asked else None
+        return (*found, (METRICS, text.decode())) if text else tuple(found)
+
+    async def _infer(self, message: Any, context: _Context) -> Any:
         frontend, arrival_s = self.frontend, time.monotonic()
         model = frontend.model(message.model_name, message.model_version)
         request = request_of(message)
@@ -190,7 +205,7 @@ class GrpcService:
                 return await call(_sound(message), context)
             except (RequestError, RefusedError, UnscoredError) as e:
                 status, trailing = _status(e)
-                await context.abort(status, str(e), trailing)
+                await context.abort(status, str(e), (*context.trailing_metadata(), *trailing))
             except Exception:
                 _log.exception("a call failed", extra={"call": call.__name__})
                 await context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says how")

@@ -59,6 +59,13 @@ class Admission:
             raise self._refused(served, query, Reason.OVERLOAD, why, served.config.target.latency_s)
         return query
 
+    def in_time(self, served: HostedModel) -> bool:
+        """Whether a usual query of a model that comes now would be answered in time."""
+        now_s, allowed_s = time.monotonic(), served.config.target.latency_s
+        items = min(max(round(served.mix.mean_items), 1), served.config.max_items)
+        query = Query(-1, items, now_s, 0, served.current.id, now_s + allowed_s)
+        return served.readiness.update(self._dispatcher.late_by_s(query, now_s), allowed_s)
+
     def _refused(
         self, served: HostedModel, query: Query, reason: Reason, why: str, again_s: float
     ) -> RefusedError:

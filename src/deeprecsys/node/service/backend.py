@@ -141,6 +141,18 @@ class LateAnswers(NamedTuple):
     left: float
 
 
+class NodeLoad(NamedTuple):
+    """How loaded a node is.
+
+    Attributes:
+        headroom: share of its capacity at its targets that is free, at most 1, below 0 above capacity
+            (`core.headroom`); rate_qps: queries per second that are offered, of all models.
+    """
+
+    headroom: float
+    rate_qps: float
+
+
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """A model as clients see it.
@@ -205,7 +217,8 @@ class Backend(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether every model takes queries; False as soon as draining begins."""
+        """Whether every model takes queries and answers them within its target; False as soon as draining
+        begins."""
 
     @property
     def workers(self) -> Mapping[str, int]:
@@ -214,6 +227,10 @@ class Backend(Protocol):
     @property
     def hung(self) -> int:
         """Workers that were replaced since they did not reply to a batch."""
+
+    @property
+    def load(self) -> NodeLoad:
+        """How loaded it is now; cheap enough for every answer."""
 
     def waiting(self, model: str) -> tuple[int, int]:
         """Queries that are open, and items of them that no worker has begun."""

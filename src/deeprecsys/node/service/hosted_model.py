@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from math import nan
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from deeprecsys.core.allowance import NOTHING, Allowance
-from deeprecsys.core.deadlines import Forecast, LateBudget, batch_seconds
+from deeprecsys.core.deadlines import Forecast, LateBudget, Readiness, batch_seconds
 from deeprecsys.core.errors import InputError
+from deeprecsys.core.headroom import Load, OfferedMix
 from deeprecsys.core.policy import GPU, Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.query import Query
@@ -194,6 +195,9 @@ class HostedModel:
     offered: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=KEPT))
     """Arrival and items of the latest valid queries, also refused and cancelled ones: what live retuning
     goes by. Malformed and failed ones do not count."""
+    mix: OfferedMix = field(default_factory=OfferedMix)
+    """The pace and sizes of valid queries, also refused ones: what headroom goes by."""
+    readiness: Readiness = field(default_factory=Readiness)
     allowance: Allowance = NOTHING
     """What the announced load leaves room for: the network face and a margin."""
     _described: tuple[tuple[bool, str, Policy], ServedModel] | None = None
@@ -238,6 +242,17 @@ class HostedModel:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def load(self) -> Load:
+        """What is offered, and what the target leaves for it beside the network face."""
+        allowed = replace(self.allowance, margin=0.0)
+        return Load(self.mix, self.forecast, allowed.target(self.config.target), allowed.most_qps)
+
+    def forget_load(self) -> None:
+        """Forget the queries that were offered."""
+        self.offered.clear()
+        self.mix = OfferedMix()
 
     def specs(self, device: str, worker: int, gpus: int) -> list[VersionSpec]:
         """The versions as a worker of a device needs them, which has `gpus` accelerators; none if unused."""

@@ -22,6 +22,7 @@ from deeprecsys.core.device import Limits
 from deeprecsys.core.dispatcher import Dispatcher
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.events import Adopt, Arrive, Cancel
+from deeprecsys.core.headroom import HeadroomMeter
 from deeprecsys.core.policy import CPU, GPU, Policy
 from deeprecsys.engine.isa import DEFAULT, environment
 from deeprecsys.node.runtime.cores import usable_cores
@@ -32,6 +33,7 @@ from deeprecsys.node.runtime.workers import Workers
 from deeprecsys.node.service.admission import Admission
 from deeprecsys.node.service.backend import (
     LateAnswers,
+    NodeLoad,
     OperatingPoint,
     QueryListener,
     QueryOutcome,
@@ -108,6 +110,7 @@ class Service:
         self._weight_swap = WeightSwap(
             self._dispatcher, self._workers, self._driver, self._happened, len(served)
         )
+        self._headroom = HeadroomMeter([s.load for s in self.hosted])
         self._closed = False
 
     @classmethod
@@ -154,7 +157,10 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        return self._admission.ready and CPU not in self._workers.problems
+        if not self._admission.ready or CPU in self._workers.problems:
+            return False
+        in_time = [self._admission.in_time(s) for s in self.hosted]  # of each, as each has its hysteresis
+        return all(in_time)
 
     @property
     def workers(self) -> Mapping[str, int]:
@@ -163,6 +169,12 @@ class Service:
     @property
     def hung(self) -> int:
         return self._driver.hung
+
+    @property
+    def load(self) -> NodeLoad:
+        now_s = time.monotonic()
+        free = self._headroom.headroom(self._workers.alive, now_s)
+        return NodeLoad(free, sum(self._headroom.rates(now_s)))
 
     def waiting(self, model: str) -> tuple[int, int]:
         s = self._served[model]
@@ -193,6 +205,7 @@ class Service:
             query = self._admission.admit(served, items, arrival_s, deadline_s, priority)
         except RefusedError:
             served.offered.append((arrival_s, items))
+            served.mix.add(items, time.monotonic())
             raise
         row, slot = served.take(items)
         place = Reservation(query._replace(features=row), served, row, slot, version)
@@ -208,6 +221,7 @@ class Service:
         answer = place.answer = loop.create_future()
         place.state = State.OPEN
         place.served.open += 1
+        place.served.mix.add(place.query.size, time.monotonic())
         timer, query = None, place.query
         if query.firm:
             timer = loop.call_later(max(query.deadline_s - time.monotonic(), 0), self._late, place)
@@ -271,6 +285,7 @@ class Service:
         s = self._served[model]
         s.allowance = allowance or s.allowance
         s.point = replace(s.point, capacity_qps=capacity_qps, allowance=s.allowance)
+        self._headroom = HeadroomMeter([s.load for s in self.hosted])
 
     def pin(self, model: str, pinned: bool = True) -> None:
         """Have live retuning leave a model's policy alone, or no longer."""

@@ -36,6 +36,7 @@ from deeprecsys.serve.protocol.errors import (
     TooLargeError,
     shown,
 )
+from deeprecsys.serve.protocol.orca import FORMAT, METRICS, report
 from deeprecsys.serve.protocol.request import check_binary
 from deeprecsys.serve.protocol.values import http_reply
 
@@ -50,6 +51,7 @@ Page = Callable[[], tuple[str, bytes]]
 MOST_READING = 8
 """Seats that are held at a time by queries whose bodies are being read: a slow client holds its seat for as
 long as it takes. Further bodies are read into memory of their own first."""
+_FORMAT = FORMAT.encode()
 _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
 _PAGE = [
@@ -99,6 +101,8 @@ class HttpApp:
         except Exception:
             _log.exception("a request failed", extra={"path": scope["path"]})
             status, headers, body = 500, [_JSON], _error("the server failed; its log says how")
+        if (found := _load_report(scope, self.frontend)) is not None:
+            headers.append((METRICS.encode(), found))
         headers.append((b"content-length", b"%d" % len(body)))
         if scope["method"] == "HEAD":
             body = b""
@@ -267,6 +271,15 @@ async def unless_gone(scores: Awaitable[T], watch: Callable[[Callable[[], None]]
         raise GoneError from None
     finally:
         unwatch()
+
+
+def _load_report(scope: Scope, frontend: Frontend) -> bytes | None:
+    """The load report that a query asks for."""
+    if scope["method"] == "POST":
+        for name, value in scope["headers"]:
+            if name == _FORMAT:
+                return report(value, lambda: frontend.backend.load)
+    return None
 
 
 def _whole(name: bytes, value: bytes) -> int:

@@ -42,15 +42,11 @@ def live_document(backend: Backend, counters: Counters, now_s: float | None = No
     return {
         "version": VERSION,
         "ready": backend.ready,
+        "headroom": backend.load.headroom,
         "workers": dict(backend.workers),
         "recent_s": RECENT_S,
         "models": [_model(backend, m, counters.of(m.name), now) for m in backend.models.values()],
     }
-
-
-def recent_quantile_s(w: ModelCounters, q: float, now_s: float) -> float | None:
-    """A quantile of the latencies of the last `RECENT_S` seconds; None if there were no queries."""
-    return quantile([s.latency_s for s in w.last(RECENT_S, now_s)], q)
 
 
 def offloaded_share(w: ModelCounters, now_s: float) -> float | None:

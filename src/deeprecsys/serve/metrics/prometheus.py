@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from deeprecsys.node.service.backend import Backend
 from deeprecsys.serve.memory import BufferPool
 from deeprecsys.serve.metrics.counters import Counters, ModelCounters
-from deeprecsys.serve.metrics.dashboard import offloaded_share, recent_quantile_s
+from deeprecsys.serve.metrics.dashboard import offloaded_share
 from deeprecsys.serve.metrics.histogram import Histogram
 
 _HISTOGRAMS = (
@@ -103,7 +103,11 @@ class _Collected(Collector):
         yield GaugeMetricFamily("deeprecsys_request_memory_bytes", held, value=self.pool.taken)
         most = "The most that requests which are being read may take, in bytes"
         yield GaugeMetricFamily("deeprecsys_request_memory_limit_bytes", most, value=self.pool.most)
-        yield GaugeMetricFamily("deeprecsys_ready", "Whether every model takes queries", value=backend.ready)
+        yield GaugeMetricFamily(
+            "deeprecsys_ready", "Whether queries are taken, and in time", value=backend.ready
+        )
+        free = "Share of the capacity at the targets that is free for the present mix; below 0 above capacity"
+        yield GaugeMetricFamily("deeprecsys_headroom_ratio", free, value=backend.load.headroom)
         found: dict[str, GaugeMetricFamily] = {}
 
         def gauge(name: str, text: str, model: str, value: float | None) -> None:
@@ -114,19 +118,11 @@ class _Collected(Collector):
         for model, w in models:
             served, point = backend.models[model], backend.point(model)
             queries, items = backend.waiting(model)
-            latency = recent_quantile_s(w, served.target.quantile, now)
             target = served.target.latency_s
             gauge("open_queries", "Queries that are open", model, queries)
             gauge("waiting_items", "Items that no worker has begun", model, items)
             gauge("target_seconds", "The target's latency", model, target)
             gauge("target_quantile", "The target's quantile", model, served.target.quantile)
-            headroom = None if latency is None else 1 - latency / target
-            gauge(
-                "headroom_ratio",
-                "How far recent latency is below the target, as a share of it",
-                model,
-                headroom,
-            )
             share = offloaded_share(w, now)
             gauge("offloaded_ratio", "Share of recent items that accelerators scored", model, share)
             gauge("batch_size", "The operating point's batch size in items", model, point.batch_size)
