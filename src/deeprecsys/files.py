@@ -8,7 +8,7 @@ import os
 import stat
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.profile import LatencyProfile
@@ -40,6 +40,50 @@ def regular(path: str | Path) -> int:
     if not stat.S_ISREG(found.st_mode):
         raise OSError(next((kind for test, kind in _KINDS if test(found.st_mode)), "Is no regular file"))
     return found.st_size
+
+
+class OpenFile(NamedTuple):
+    """A file that was opened by `open_within`; `identity` differs once its content does."""
+
+    fd: int
+    identity: tuple[int, ...]
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def open_within(folder: Path, path: str) -> OpenFile:
+    """Open a regular file that lies in a folder, for reading.
+
+    Links are followed as long as they stay in the folder. What is opened is what was checked, even if the
+    folder changes meanwhile: no component of the path that was found is a link.
+
+    Args:
+        path: relative to the folder, or absolute within it.
+
+    Raises:
+        OSError: it lies elsewhere, does not exist, cannot be read, or is no regular file.
+    """
+    if "\0" in path or ".." in Path(path).parts:
+        raise PermissionError(errno.EPERM, "a path with '..' or a NUL byte")
+    root = os.path.realpath(folder)
+    found = os.path.realpath(os.path.join(root, path))
+    if os.path.commonpath([root, found]) != root or found == root:
+        raise PermissionError(errno.EPERM, "a path that leads out of it")
+    fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    parts = Path(found).relative_to(root).parts
+    for part in parts:
+        kind = os.O_RDONLY | os.O_NONBLOCK if part is parts[-1] else os.O_PATH | os.O_DIRECTORY
+        try:
+            inner = os.open(part, kind | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = inner
+    stat_ = os.fstat(fd)
+    if not stat.S_ISREG(stat_.st_mode):
+        os.close(fd)
+        raise OSError(next((kind for test, kind in _KINDS if test(stat_.st_mode)), "Is no regular file"))
+    return OpenFile(fd, (stat_.st_dev, stat_.st_ino, stat_.st_size, stat_.st_mtime_ns))
 
 
 def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:

@@ -36,12 +36,20 @@ from deeprecsys.core.errors import InputError, at_least, at_most, not_negative, 
 from deeprecsys.core.policy import CPU, GPU, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.engine import FASTEST
+from deeprecsys.files import read_text
 from deeprecsys.memory import available_bytes
 from deeprecsys.node.node import default_workers, pinning
 from deeprecsys.node.runtime.cores import awake, interleave_memory, numa_nodes, realtime
 from deeprecsys.node.service.hosted_model import ModelConfig, check_scores
 from deeprecsys.node.service.service import Service, ServiceConfig
-from deeprecsys.serve.extra import authority, check_addresses, loopback, require_extra, without_fork_handlers
+from deeprecsys.serve.extra import (
+    Admin,
+    authority,
+    check_addresses,
+    loopback,
+    require_extra,
+    without_fork_handlers,
+)
 from deeprecsys.workload.trace import LARGEST
 from deeprecsys.zoo.custom import same_model, short_name, with_weights
 
@@ -92,6 +100,9 @@ def serve(
     host: str = "127.0.0.1",
     http_port: int = PORTS[0],
     grpc_port: int = PORTS[1],
+    admin: str | Path | None = None,
+    admin_token: str | Path | None = None,
+    watch: str | Path | None = None,
     drain: float = DRAIN_S,
     margin: float = 100 * MARGIN,
     face_test: float = FACE_TEST_S,
@@ -122,6 +133,10 @@ def serve(
         not_finite: what becomes of scores that are infinite or NaN.
         shed_late: refuse queries that would be late even while the target's quantile leaves room for them.
         http_port, grpc_port: 0 takes a free one.
+        admin: the directory of weights (safetensors) that requests may load; None lets none.
+        admin_token: a file with the token that such requests must carry; needed unless only this machine
+            reaches `host`.
+        watch: a directory laid out as MODEL/VERSION/weights.safetensors, whose new versions are loaded.
         drain: seconds to answer open queries in, after the signal.
         margin: by how many percent batches may take longer while the announced load still meets the target.
         face_test: seconds of load through the loopback socket before it serves, for each model, by which the
@@ -141,6 +156,7 @@ def serve(
     at_most(MOST_FACE_TEST_S, "--face-test", not_negative("--face-test", face_test), "ten minutes")
     check_processes("--spares", spares)
     check_addresses(host, http_port, grpc_port)
+    opened = administered(host, admin, admin_token, watch)
     given, why = (model,) if isinstance(model, str) else tuple(model), ""
     if from_run is not None:
         tuned = TunedRun(from_run)
@@ -169,6 +185,7 @@ def serve(
     import uvloop  # it comes with the extra
 
     from deeprecsys.serve.app import serve_forever
+    from deeprecsys.serve.repository import Repository
 
     def listening(started: Service, http: int, grpc: int) -> None:
         models, url = tuple(started.models), f"http://{authority(host, http)}"
@@ -189,6 +206,7 @@ def serve(
             await serve_forever(
                 started, host=host, http_port=http_port, grpc_port=grpc_port, stop=stop,
                 ready=lambda http, grpc: listening(started, http, grpc),
+                repository=(lambda counters: Repository(started, counters, opened)) if opened else None,
             )  # fmt: skip
 
         await _until_drained(started, retune, drain, face)
@@ -254,6 +272,47 @@ async def _until_drained(
         for task in draining:
             task.cancel()
         service.close()
+
+
+MOST_TOKEN_BYTES, LEAST_TOKEN = 4096, 16
+
+
+def administered(
+    host: str, admin: str | Path | None, token: str | Path | None, watch: str | Path | None
+) -> Admin | None:
+    """Whether and how weights may be changed, from the options of `serve`.
+
+    Raises:
+        InputError: no directory, no token, or one where nothing needs it.
+    """
+    if admin is None and token is not None:
+        raise InputError(f"--admin-token: expected --admin with it, got {token} without")
+    for field, folder in (("--admin", admin), ("--watch", watch)):
+        if folder is not None and not Path(folder).is_dir():
+            raise InputError(f"{field}: expected a directory, got {folder}")
+    if admin is not None and watch is not None and not Path(admin).samefile(watch):
+        raise InputError(f"--watch: expected the directory of --admin, {admin}, got {watch}")
+    if admin is not None and token is None and not loopback(host):
+        raise InputError(f"--admin-token: expected a file, as others reach --host {host}, got none")
+    folder = admin or watch
+    if folder is None:
+        return None
+    return Admin(
+        Path(folder).absolute(), admin is not None, token_of(token) if token else "", watch is not None
+    )
+
+
+def token_of(file: str | Path) -> str:
+    """The token in a file.
+
+    Raises:
+        InputError: it is no token.
+    """
+    field = f"token {file}"
+    token = read_text(field, file, "a file with a token", MOST_TOKEN_BYTES).strip()
+    if len(token) < LEAST_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
+        raise InputError(f"{field}: expected at least {LEAST_TOKEN} printable characters without a space")
+    return token
 
 
 def named(models: tuple[str, ...], weights: str | Path | None) -> tuple[str, ...]:

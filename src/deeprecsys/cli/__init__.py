@@ -8,6 +8,7 @@ import click
 
 from deeprecsys.cli import errors
 from deeprecsys.cli.bench import bench_command, capacity_command
+from deeprecsys.cli.load import load_command
 from deeprecsys.cli.models import models
 from deeprecsys.cli.paper import paper
 from deeprecsys.cli.report import report
@@ -51,6 +52,7 @@ for _command in (
     quality_command,
     simulate_command,
     serve_command,
+    load_command,
     paper,
     report,
 ):

@@ -89,6 +89,21 @@ _COUNT, _PORT = click.IntRange(1), click.IntRange(0, 65535)
     type=float,
     default=FACE_TEST_S,
 )
+@opt.option(
+    "--admin",
+    "DIR",
+    "Let requests load and unload weights (safetensors) of this directory, and write rows.  [default: off]",
+    type=opt.FILE,
+)
+@opt.option(
+    "--admin-token",
+    "FILE",
+    "Token that such requests must carry (Authorization: Bearer). Needed where other machines reach --host.",
+    type=opt.FILE,
+)
+@opt.option(
+    "--watch", "DIR", "Load new versions as they appear, MODEL/VERSION/weights.safetensors.", type=opt.FILE
+)
 @opt.option("--drain", "S", "Seconds to answer open queries in, after SIGTERM.", type=float, default=DRAIN_S)
 @opt.seed
 @opt.config

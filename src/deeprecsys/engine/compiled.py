@@ -35,9 +35,11 @@ class CompiledEngine:
         InputError: no such route.
     """
 
+    holds_reading = True
+
     def __init__(self, assembly: Assembly, route: str = ROUTE) -> None:
         model = assembly.model
-        network = weighted(model, assembly.seed)
+        network = weighted(model, assembly.seed, assembly.dense)
         self._assembly = assembly
         dense = lowest(route, assembly.precision)
         self._stage: DenseStage = build(route, model, network, assembly.threads, dense)
@@ -71,8 +73,7 @@ class CompiledEngine:
             self.sparse(slices)
             self.dense(slices[0])
             return
-        if faults := self._gather_all.gather(slices):
-            raise IndexError(str(faults[0]))
+        self._gather(self._gather_all, slices)
         scores = self._scores[:items]
         self._stage.run(items, slice_of_item, scores)
         at = 0
@@ -81,7 +82,12 @@ class CompiledEngine:
 
     def sparse(self, slices: Sequence[SliceView]) -> None:
         """The first half of scoring one slice: gather its rows into the dense stage's buffers."""
-        if faults := self._gather_one.gather(slices):
+        self._gather(self._gather_one, slices)
+
+    def _gather(self, gather: Gather, slices: Sequence[SliceView]) -> None:
+        with self._assembly.reading:
+            faults = gather.gather(slices)
+        if faults:
             raise IndexError(str(faults[0]))
 
     def dense(self, part: SliceView) -> None:

@@ -26,7 +26,7 @@ class EagerEngine:
         self._inputs = {name: torch.from_numpy(rows) for name, rows in assembly.inputs.items()}
         tables = {name: torch.from_numpy(rows) for name, rows in assembly.tables.items()}
         self._sparse = SparseStage(schema, tables)
-        self._dense = weighted(assembly.model, assembly.seed)
+        self._dense = weighted(assembly.model, assembly.seed, assembly.dense)
 
     @torch.inference_mode()
     def score(self, slices: Sequence[SliceView]) -> None:

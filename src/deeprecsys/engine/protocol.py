@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
 from deeprecsys.zoo.model import Model
+from deeprecsys.zoo.tensor_file import TensorFile
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,9 @@ class Assembly:
         seed: of the dense stage's weights.
         threads: compute threads that the engine may use.
         precision: "fp32", "bf16" or "int8": the lowest that may be computed in.
+        dense: the dense stage's weights, where they come neither from `seed` nor with the model.
+        reading: to be held while table rows are read, in a class whose attribute `holds_reading` is True;
+            around the whole of `score` otherwise, by the caller. Rows do not change meanwhile.
     """
 
     model: Model
@@ -31,6 +36,8 @@ class Assembly:
     seed: int = 0
     threads: int = 1
     precision: str = "fp32"
+    dense: TensorFile | None = None
+    reading: AbstractContextManager[Any] = field(default_factory=nullcontext)
 
 
 class SliceView(NamedTuple):

@@ -12,7 +12,18 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from deeprecsys.core.dispatcher import Dispatcher
-from deeprecsys.core.events import Command, Complete, Event, Fail, Finish, Lost, Ready, Shed, Start
+from deeprecsys.core.events import (
+    Command,
+    Complete,
+    Event,
+    Fail,
+    Finish,
+    Lost,
+    Ready,
+    Retire,
+    Shed,
+    Start,
+)
 from deeprecsys.core.query import Batch, Query
 from deeprecsys.node.runtime.mailbox import SliceAddress
 from deeprecsys.node.runtime.workers import Down, News, Replied, Up, Workers
@@ -100,6 +111,8 @@ class Driver:
     def handle(self, event: Event, now_s: float) -> None:
         """Have the dispatcher decide on an event, and carry out what it commands."""
         commands = self.dispatcher.handle(event, now_s)
+        if isinstance(event, Retire):
+            self._longest = {kind: s for kind, s in self._longest.items() if kind[1] != event.version}
         if self._recording:
             self._recording.events.append((now_s, event))
             self._recording.commands.append(commands)

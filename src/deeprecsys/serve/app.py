@@ -18,6 +18,7 @@ from deeprecsys.serve.grpc import grpc_server
 from deeprecsys.serve.http.app import HttpApp
 from deeprecsys.serve.http.connection import GRACE_S, http_server, missing
 from deeprecsys.serve.metrics.counters import Counters
+from deeprecsys.serve.repository import Repository
 
 PLAIN_ASGI = "DEEPRECSYS_PLAIN_ASGI"
 """Environment variable: 1 serves HTTP by uvicorn's own protocol, slower and without this package's limits."""
@@ -32,6 +33,7 @@ async def serve_forever(
     grpc_port: int,
     stop: asyncio.Event,
     ready: Callable[[int, int], None],
+    repository: Callable[[Counters], Repository] | None = None,
 ) -> None:
     """Serve a backend over HTTP and gRPC until `stop` is set, then let open requests end.
 
@@ -39,12 +41,14 @@ async def serve_forever(
         http_port, grpc_port: 0 takes a free one.
         stop: ends the serving. Readiness is the backend's: let it drain first.
         ready: called with both ports as soon as requests are taken.
+        repository: makes what changes weights; None where nothing may.
 
     Raises:
         InputError: an address cannot be listened on.
     """
     counters = Counters()
-    frontend = Frontend(backend, counters)
+    weights = repository(counters) if repository else None
+    frontend = Frontend(backend, counters, weights)
     for name in backend.models:
         counters.point_changed(name, backend.point(name))
     with contextlib.ExitStack() as stack:
@@ -56,6 +60,7 @@ async def serve_forever(
         await rpc.start()
         serving = asyncio.ensure_future(http.serve(sockets=[listening]))
         stopping = asyncio.ensure_future(stop.wait())
+        watching = asyncio.ensure_future(weights.watch()) if weights else None
         try:
             while not http.started and not serving.done():
                 await asyncio.sleep(0.005)
@@ -65,6 +70,8 @@ async def serve_forever(
             await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
+            if watching:
+                watching.cancel()
             _log.info("stopping", extra={"open_requests": len(http.server_state.tasks)})
             http.should_exit = frontend.stopping = True
             await asyncio.gather(serving, rpc.stop(GRACE_S))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import dataclass
 from importlib.util import find_spec
 from ipaddress import ip_address
+from pathlib import Path
 
 from deeprecsys.core.errors import InputError
 
@@ -29,6 +31,22 @@ def without_fork_handlers() -> None:
     that they were skipped.
     """
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+
+@dataclass(frozen=True)
+class Admin:
+    """Whether and how weights may be changed from outside.
+
+    Attributes:
+        directory: that all weights lie in.
+        verbs: whether requests may change them; token: that these must carry, "" for none.
+        watch: whether new versions in the directory are loaded as they appear.
+    """
+
+    directory: Path
+    verbs: bool = True
+    token: str = ""
+    watch: bool = False
 
 
 BACKLOG = 2048

@@ -20,10 +20,12 @@ from deeprecsys.node.service.backend import (
 )
 from deeprecsys.serve.memory import BufferPool
 from deeprecsys.serve.metrics.counters import Counters
-from deeprecsys.serve.protocol.errors import NotFoundError, shown
+from deeprecsys.serve.protocol.describe import index_document
+from deeprecsys.serve.protocol.errors import ForbiddenError, NotFoundError, shown
 from deeprecsys.serve.protocol.inputs import Binary, HeaderCache, Inputs, ValidatedRequest
 from deeprecsys.serve.protocol.request import Request
 from deeprecsys.serve.protocol.values import BodyLayout, all_finite, fill, not_finite
+from deeprecsys.serve.repository import OFF, Repository
 
 LARGE_BODY_BYTES = 1 << 16
 """A smaller body comes in one piece, and its query is only asked for by `reserve`."""
@@ -40,8 +42,8 @@ class Frontend:
 
     stopping = False
 
-    def __init__(self, backend: Backend, counters: Counters) -> None:
-        self.backend, self.counters = backend, counters
+    def __init__(self, backend: Backend, counters: Counters, repository: Repository | None = None) -> None:
+        self.backend, self.counters, self._repository = backend, counters, repository
         self._inputs: dict[str, Inputs] = {}
         self.heads, self.pool = HeaderCache(), BufferPool()
 
@@ -54,9 +56,29 @@ class Frontend:
         found = self.backend.models.get(name)
         if found is None:
             raise NotFoundError(f"model {shown(name)}: expected one of {', '.join(self.backend.models)}")
-        if version and version != found.version:
+        if version and version not in found.versions:
             raise NotFoundError(f"model {name!r}: expected version {found.version}, got {shown(version)}")
         return found
+
+    def repository(self, authorization: str, origin: str = "") -> Repository:
+        """What changes weights, for a request that may; arguments and errors are those of its `authorise`.
+
+        Raises:
+            ForbiddenError: nobody may.
+        """
+        if self._repository is None:
+            raise ForbiddenError(OFF)
+        self._repository.authorise(authorization, origin)
+        return self._repository
+
+    def index(self) -> list[dict[str, str]]:
+        """The versions of all models, as the repository extension lists them."""
+
+        def refused(model: str) -> tuple[str, str]:
+            last = self.counters.of(model).last_load
+            return (last.version, last.refused) if last else ("", "")
+
+        return index_document(self.backend.models, refused)
 
     def inputs(self, model: ServedModel) -> Inputs:
         """What the model's requests are checked against."""

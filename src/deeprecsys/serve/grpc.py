@@ -22,17 +22,20 @@ from deeprecsys.node.service.backend import Reason, RefusedError, RetiredError, 
 from deeprecsys.serve.frontend import Frontend
 from deeprecsys.serve.memory import BufferPool
 from deeprecsys.serve.metrics.statistics import statistics_document
-from deeprecsys.serve.protocol.describe import (
-    config_document,
-    index_document,
-    model_document,
-    server_document,
+from deeprecsys.serve.protocol.describe import config_document, model_document, server_document
+from deeprecsys.serve.protocol.errors import (
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    RequestError,
+    UnauthorizedError,
+    shown,
 )
-from deeprecsys.serve.protocol.errors import NotFoundError, RequestError, shown
 from deeprecsys.serve.protocol.orca import FORMAT, METRICS, METRICS_BIN, message, report
 from deeprecsys.serve.protocol.request import Request
-from deeprecsys.serve.protocol.request_pb import request_of
+from deeprecsys.serve.protocol.request_pb import parameter_values, request_of
 from deeprecsys.serve.protocol.values import asked_for
+from deeprecsys.serve.repository import Repository
 from deeprecsys.zoo.schema import TensorSpec
 
 SERVICE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
@@ -66,6 +69,8 @@ _CALLS = (
     "ModelConfig",
     "ModelStatistics",
     "RepositoryIndex",
+    "RepositoryModelLoad",
+    "RepositoryModelUnload",
     "ModelInfer",
 )
 _log = logging.getLogger(__name__)
@@ -143,9 +148,20 @@ class GrpcService:
         return ParseDict(statistics_document(frontend.counters, models), pb.ModelStatisticsResponse())
 
     async def RepositoryIndex(self, message: Any, context: _Context) -> Any:  # noqa: N802
-        return ParseDict(
-            {"models": index_document(self.frontend.backend.models)}, pb.RepositoryIndexResponse()
-        )
+        return ParseDict({"models": self.frontend.index()}, pb.RepositoryIndexResponse())
+
+    async def RepositoryModelLoad(self, message: Any, context: _Context) -> Any:  # noqa: N802
+        await self._repository(context).load(message.model_name, parameter_values(message.parameters))
+        return pb.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(self, message: Any, context: _Context) -> Any:  # noqa: N802
+        await self._repository(context).unload(message.model_name, parameter_values(message.parameters))
+        return pb.RepositoryModelUnloadResponse()
+
+    def _repository(self, context: _Context) -> Repository:
+        """What changes weights, for a call that may."""
+        sent = {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
+        return self.frontend.repository(sent.get("authorization", ""), sent.get("origin", ""))
 
     async def ModelInfer(self, message: Any, context: _Context) -> Any:  # noqa: N802
         try:
@@ -217,10 +233,20 @@ class MissedError(RefusedError):
     """A query was taken, but waited past its deadline."""
 
 
+_STATUSES: dict[type[Exception], grpc.StatusCode] = {
+    NotFoundError: grpc.StatusCode.NOT_FOUND,
+    RetiredError: grpc.StatusCode.NOT_FOUND,
+    UnauthorizedError: grpc.StatusCode.UNAUTHENTICATED,
+    ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
+    ConflictError: grpc.StatusCode.ABORTED,
+}
+
+
 def _status(e: Exception) -> tuple[grpc.StatusCode, tuple[tuple[str, str], ...]]:
     """The status of an error, and what is sent after it."""
-    if isinstance(e, NotFoundError | RetiredError):
-        return grpc.StatusCode.NOT_FOUND, ()
+    for kind, status in _STATUSES.items():
+        if isinstance(e, kind):
+            return status, ()
     if isinstance(e, RefusedError):
         if isinstance(e, MissedError) and e.reason is Reason.LATE:
             return grpc.StatusCode.DEADLINE_EXCEEDED, ()

@@ -108,7 +108,7 @@ class DeviceEngine:
         schema, dtype = assembly.model.schema, DTYPES[precision]
         self._schema, self._inputs = schema, assembly.inputs
         tables = DeviceTables(schema, assembly.tables, where, dtype, free or free_bytes(where))
-        dense = weighted(assembly.model, assembly.seed).to(device=where, dtype=dtype)
+        dense = weighted(assembly.model, assembly.seed, assembly.dense).to(device=where, dtype=dtype)
         if compiled:
             dense = torch.compile(dense, dynamic=True)  # type: ignore[assignment] # it is callable alike
         self._network = Network.of(schema, tables, dense, dtype)

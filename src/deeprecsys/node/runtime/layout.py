@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -25,7 +26,10 @@ from deeprecsys.workload.features import FeatureLayout
 from deeprecsys.zoo import Model, model
 from deeprecsys.zoo.custom import Own, register
 from deeprecsys.zoo.schema import Per, Schema
+from deeprecsys.zoo.tensor_file import TensorFile
 
+DENSE = "dense"
+"""Name of the segment with a dense stage's weights."""
 STEP = 16
 """Runs of an arena's rows begin and end at multiples of this: no two queries share a cache line of scores."""
 
@@ -275,7 +279,9 @@ class VersionSpec:
     """One version of one model, as a worker needs it; crosses as JSON.
 
     Attributes:
-        id: by which batches name it; fds: descriptors of the segments that `ModelLayout.sizes` names.
+        id: by which batches name it.
+        fds: descriptors of the segments that `ModelLayout.sizes` names, and `DENSE` of the dense stage's
+            weights (`zoo.tensor_file`) where they do not come from the seed.
         network: the model whose dense stage is taken; seed: of its weights.
     """
 
@@ -290,19 +296,27 @@ class VersionSpec:
     def from_json(cls, doc: dict[str, Any]) -> VersionSpec:
         return cls(**{**doc, "layout": ModelLayout.from_json(doc["layout"])})
 
-    def attach(self, threads: int, mapped: dict[int, Segment]) -> tuple[Assembly, Viewer]:
+    def attach(
+        self, threads: int, mapped: dict[int, Segment], reading: AbstractContextManager[Any]
+    ) -> tuple[Assembly, Viewer]:
         """What a worker's engine is built from, and what finds a slice's rows. Only scores can be written.
 
         Args:
             mapped: this process's maps by descriptor; what is missing is added.
+            reading: see `Assembly.reading`.
         """
         if described := self.fds.get("model"):
             register(os.pread(described, os.fstat(described).st_size, 0))
         for name, size in self.layout.sizes().items():
             fd = self.fds[name]
             mapped[fd] = mapped.get(fd) or Segment(fd, size, name == "scores")
-        memory = ModelMemory(self.layout, {name: mapped[fd] for name, fd in self.fds.items()})
+        memory = ModelMemory(
+            self.layout, {name: mapped[fd] for name, fd in self.fds.items() if name != DENSE}
+        )
         network = model(self.network).scaled(self.layout.rows_scale)
         precision = self.layout.precision
-        assembly = Assembly(network, memory.tables, memory.inputs, self.seed, threads, precision)
+        dense = TensorFile(self.fds[DENSE], "weights") if DENSE in self.fds else None
+        assembly = Assembly(
+            network, memory.tables, memory.inputs, self.seed, threads, precision, dense, reading
+        )
         return assembly, memory.viewer()

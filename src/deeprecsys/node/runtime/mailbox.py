@@ -17,6 +17,7 @@ MAX_ERROR_BYTES = 480
 _SEQ, _COUNT = 0, 1  # request: sequence number (0 = stop), number of slices (0 = drop the version)
 _VERSION = 2  # request: id of the model version
 _BEGUN = 3  # worker: sequence number of the request that it has begun
+_READING = 4  # worker: it reads table rows
 _DONE, _STARTED, _ENDED, _ERRORS = 8, 9, 10, 11  # reply: sequence done, worker's clock in ns, error count
 STATE, PID = 12, 13  # worker: 0 starting, 1 ready, 2 could not start
 _SLICES = 16
@@ -28,6 +29,18 @@ WORDS = _ERROR_AT + MAX_SLICES
 """64-bit words of one mailbox."""
 
 STARTING, READY, REFUSED = 0, 1, 2
+GATE_WORDS = 8
+"""Words behind all mailboxes, the first of which is the writer's for `row_gate`."""
+
+
+def mail_bytes(boxes: int) -> int:
+    """Bytes of the segment of some mailboxes."""
+    return 8 * (boxes * WORDS + GATE_WORDS)
+
+
+def writing_word(words: memoryview, boxes: int) -> memoryview:
+    """The writer's word of that segment."""
+    return words[boxes * WORDS : boxes * WORDS + 1]
 
 
 class SliceAddress(NamedTuple):
@@ -55,6 +68,11 @@ class Mailbox:
 
     def __init__(self, words: memoryview) -> None:
         self._words = words
+
+    @property
+    def reading(self) -> memoryview:
+        """The worker's word for `row_gate`."""
+        return self._words[_READING : _READING + 1]
 
     def clear(self) -> None:
         """Clear what an earlier worker left."""

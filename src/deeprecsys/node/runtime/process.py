@@ -140,5 +140,6 @@ class WorkerProcess:
     def end(self) -> None:
         """Kill and reap. Scoring is pure: there is nothing to save."""
         self._kill()
+        self.box.reading[0] = 0  # it may have died within
         os.close(self.pidfd)
         self._stderr.close()

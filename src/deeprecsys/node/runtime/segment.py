@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -48,6 +49,7 @@ class Segment:
         self._mapped = round_up(max(size, 1), HUGE)
         self._address = _map_aligned(fd, self._mapped, writable)
         self.writable = writable
+        self._holders, self._lock = 1, threading.Lock()
 
     @classmethod
     def create(cls, name: str, size: int) -> Segment:
@@ -96,9 +98,18 @@ class Segment:
         """Share of this map that sits on huge pages right now."""
         return huge_bytes(self._address, self._mapped) / self._mapped
 
+    def share(self) -> Segment:
+        """This segment for one holder more, each of which closes it."""
+        with self._lock:
+            self._holders += 1
+        return self
+
     def close(self) -> None:
-        """Drop the map and the descriptor. Views of the memory must not be used afterwards."""
-        if self._address:
+        """Drop the map and the descriptor, as the last holder. Views must not be used afterwards."""
+        with self._lock:
+            self._holders -= 1
+            last = self._holders <= 0
+        if last and self._address:
             _libc.munmap(self._address, self._mapped)
             os.close(self.fd)
             self._address = 0

@@ -35,11 +35,16 @@ class Weights:
         model: another model of the same schema, whose dense stage is taken; None for the served one's own.
         fill: writes the tables, float32 [rows, dim] by name; called in a thread of its own. None fills them
             from the seed.
+        dense: returns the dense stage's weights, a file of `zoo.tensor_file`; called in that thread. None
+            takes the model's.
+        keep_tables: the tables stay those of the version that serves.
     """
 
     seed: int = 0
     model: str | None = None
     fill: Callable[[Mapping[str, NDArray[Any]]], None] | None = None
+    dense: Callable[[], bytes] | None = None
+    keep_tables: bool = False
 
 
 def table_offsets(schema: Schema, rows: str = RowFormat.FP32) -> dict[str, int]:

@@ -15,8 +15,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from deeprecsys.node.runtime import mailbox
 from deeprecsys.node.runtime.cores import die_with_parent, go_first
 from deeprecsys.node.runtime.layout import VersionSpec, Viewer
 from deeprecsys.node.runtime.page_walk import PageWalker, resident
+from deeprecsys.node.runtime.row_gate import RowReader
 from deeprecsys.node.runtime.segment import Segment
 from deeprecsys.plugins import RAISED
 
@@ -80,11 +82,12 @@ def main() -> None:
     os.sched_setaffinity(0, spec.cores)
     if not spec.gentle:
         go_first()
-    mail = Segment(spec.mail, spec.boxes * mailbox.WORDS * 8, writable=True)
-    box = mailbox.Mailbox(mail.words()[spec.index * mailbox.WORDS : (spec.index + 1) * mailbox.WORDS])
+    words = Segment(spec.mail, mailbox.mail_bytes(spec.boxes), writable=True).words()
+    box = mailbox.Mailbox(words[spec.index * mailbox.WORDS : (spec.index + 1) * mailbox.WORDS])
+    reading = RowReader(box.reading, mailbox.writing_word(words, spec.boxes))
     mapped: dict[int, Segment] = {}
     try:
-        runners = {v.id: ModelRunner.of(v, spec.threads, mapped) for v in spec.versions}
+        runners = {v.id: ModelRunner.of(v, spec.threads, mapped, reading) for v in spec.versions}
     except RAISED as e:
         box.write_message(f"{type(e).__name__}: {e}")
         box.state = mailbox.REFUSED
@@ -98,7 +101,8 @@ def main() -> None:
         gc.unfreeze()
         gc.collect()  # engines hold themselves in circles
         gc.freeze()
-        if segment := mapped.pop(tables.pop(version, -1), None):
+        fd = tables.pop(version, -1)
+        if fd not in tables.values() and (segment := mapped.pop(fd, None)):
             if walker:
                 walker.forget()
             segment.close()
@@ -121,12 +125,17 @@ class ModelRunner(NamedTuple):
 
     engine: Engine
     view: Viewer
+    reading: AbstractContextManager[Any] = nullcontext()
+    """To be held around the engine's `score`."""
 
     @classmethod
-    def of(cls, version: VersionSpec, threads: int, mapped: dict[int, Segment]) -> ModelRunner:
+    def of(
+        cls, version: VersionSpec, threads: int, mapped: dict[int, Segment], reading: RowReader
+    ) -> ModelRunner:
         """Build the engine; `mapped` are this process's maps by descriptor, to which its own are added."""
-        assembly, view = version.attach(threads, mapped)
-        return cls(build(version.engine, assembly), view)
+        assembly, view = version.attach(threads, mapped, reading)
+        engine = build(version.engine, assembly)
+        return cls(engine, view, nullcontext() if getattr(engine, "holds_reading", False) else reading)
 
 
 def run_loop(
@@ -166,13 +175,14 @@ def run_loop(
         started = clock()
         errors: list[tuple[int, str]] = []
         if addresses:
-            engine, view = runners[box.version]
+            engine, view, reading = runners[box.version]
             slices = [view(a) for a in addresses]
-            try:
-                engine.score(slices)
-            except RAISED:
-                errors = one_by_one(engine, slices)
-            del engine, view, slices
+            with reading:
+                try:
+                    engine.score(slices)
+                except RAISED:
+                    errors = one_by_one(engine, slices)
+            del engine, view, reading, slices
         else:
             drop(box.version)
         box.answer(seq, started, clock(), errors)

@@ -22,14 +22,16 @@ from deeprecsys.node.runtime import mailbox
 from deeprecsys.node.runtime.layout import VersionSpec
 from deeprecsys.node.runtime.mailbox import WORDS, Mailbox, Reply, SliceAddress
 from deeprecsys.node.runtime.process import Post, Slot, WorkerProcess
+from deeprecsys.node.runtime.row_gate import RowWriter
 from deeprecsys.node.runtime.segment import Segment
 from deeprecsys.node.runtime.worker import WorkerSpec
 
 log = logging.getLogger("deeprecsys.node")
 log.addHandler(logging.NullHandler())  # silent unless the application configures logging
 
-MAX_FAILED_STARTS = 2
-"""After this many failed starts in a row no more processes of the device are started."""
+MAX_FAILED_STARTS, MAX_KILLED_STARTS = 2, 6
+"""After this many failed starts in a row no more processes of the device are started; the second number where
+the machine was the cause each time."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 """Before the next start where the machine, not the worker, was the cause of a failed one (no descriptor or
 memory left, killed by the kernel): it doubles with each in a row."""
@@ -114,6 +116,7 @@ class Workers:
         arithmetic: by device, what the engine computes in, in its own words.
         deaths: processes that ended by themselves.
         listen: descriptors that can be read when there is news.
+        rows: writes rows of tables that workers read.
     """
 
     def __init__(
@@ -130,12 +133,14 @@ class Workers:
         self._environment = environment or {}
         # One slot more than there are posts, to renew processes one by one.
         slots = {n: len(c) + max(spares if n == CPU else 0, 1) for n, c in cores.items()}
-        self._mail = Segment.create("mail", sum(slots.values()) * WORDS * 8)
+        self._mail = Segment.create("mail", mailbox.mail_bytes(sum(slots.values())))
         words = self._mail.words()
         self._slots = [
             Slot(i, Mailbox(words[i * WORDS : (i + 1) * WORDS]), os.eventfd(0))
             for i in range(sum(slots.values()))
         ]
+        writing = mailbox.writing_word(words, len(self._slots))
+        self.rows = RowWriter((slot.box.reading for slot in self._slots), writing)
         free = iter(self._slots)
         self._devices = {
             name: _Device(
@@ -359,8 +364,8 @@ class Workers:
         device.next_start_s = monotonic() + pause_s
         if by_machine and device.proven >= self._generation and not self._strict:
             log.warning("a %s worker was not started: %s; next try in %g s", device.name, why, pause_s)
-        elif final or device.failed >= MAX_FAILED_STARTS:
-            device.problem = why
+        elif final or device.failed >= (MAX_KILLED_STARTS if by_machine else MAX_FAILED_STARTS):
+            device.problem = why if device.failed == 1 else f"{why}, after {device.failed} starts"
             log.error("a %s worker cannot start: %s", device.name, why)
             if self._strict:
                 self.raise_problem()

@@ -12,8 +12,11 @@ from deeprecsys.core.policy import CPU
 from deeprecsys.core.query import Query
 from deeprecsys.node.runtime.workers import Workers
 from deeprecsys.node.service.backend import QueryOutcome, QueryRecord, Reason, RefusedError
-from deeprecsys.node.service.hosted_model import HostedModel, checked_items
+from deeprecsys.node.service.hosted_model import UNLOADED, HostedModel, checked_items
 from deeprecsys.node.service.open_queries import LATER_S, SOON_S, OpenQueries
+
+PROBE_PRIORITY = -5
+"""Before those of clients, which would keep a few probes waiting for as long as workers are busy."""
 
 
 class Admission:
@@ -50,6 +53,8 @@ class Admission:
         if not self._workers.alive[CPU]:
             why = self._workers.problems.get(CPU, "its workers are being started")
             raise self._refused(served, query, Reason.NOT_READY, f"{served.name}: {why}", LATER_S)
+        if not served.current.ready:
+            raise self._refused(served, query, Reason.NOT_READY, f"{served.name}: {UNLOADED}", LATER_S)
         late_s = self._dispatcher.late_by_s(query, time.monotonic())
         if late_s > 0 and not self._dispatcher.may_be_late(query, late_s):
             why = f"{served.name}: the query would miss its deadline by {1e3 * late_s:.0f} ms"
@@ -65,6 +70,10 @@ class Admission:
         items = min(max(round(served.mix.mean_items), 1), served.config.max_items)
         query = Query(-1, items, now_s, 0, served.current.id, now_s + allowed_s)
         return served.readiness.update(self._dispatcher.late_by_s(query, now_s), allowed_s)
+
+    def probe(self, items: int, version: int) -> Query:
+        """A query of the service's own, for a version that may not serve yet: it goes first."""
+        return Query(next(self._ids), items, time.monotonic(), version=version, priority=PROBE_PRIORITY)
 
     def _refused(
         self, served: HostedModel, query: Query, reason: Reason, why: str, again_s: float

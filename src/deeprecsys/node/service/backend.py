@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import nan
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
@@ -153,12 +154,26 @@ class NodeLoad(NamedTuple):
     rate_qps: float
 
 
+READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
+"""States of a version, in the words of the repository extension."""
+
+
+class HeldVersion(NamedTuple):
+    """A version of a model's weights that a server holds, or held last; `reason` says why it is not ready."""
+
+    version: str
+    state: str
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """A model as clients see it.
 
     Attributes:
         version: its weights' version, "1" at first; ready: whether queries are taken.
+        held: all versions that are held; () means that one alone.
+        since_s: when that began to serve, on the monotonic clock; nan if unknown.
         max_items: the most items of a query; engine: of the CPU workers; split: False where items are scored
             together.
         config: how it is served, for the protocol's `config` extension; plain JSON values.
@@ -175,6 +190,14 @@ class ServedModel:
     split: bool
     config: Mapping[str, Any]
     finite: bool = True
+    held: tuple[HeldVersion, ...] = ()
+    since_s: float = nan
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The versions that can score, the one that serves last."""
+        others = (v.version for v in self.held if v.state == READY and v.version != self.version)
+        return (*others, self.version)
 
 
 class Seat(Protocol):

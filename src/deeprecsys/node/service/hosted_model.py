@@ -21,15 +21,26 @@ from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.query import Query
 from deeprecsys.core.target import Target
 from deeprecsys.engine import EngineSpec
-from deeprecsys.node.runtime.layout import ModelLayout, QueryArena, VersionSpec
+from deeprecsys.node.runtime.layout import DENSE, ModelLayout, QueryArena, VersionSpec
 from deeprecsys.node.runtime.segment import Segment
 from deeprecsys.node.runtime.tables import Progress, Weights, check_copies
 from deeprecsys.node.service.arena import Arena
-from deeprecsys.node.service.backend import OperatingPoint, RetiredError, ServedModel
+from deeprecsys.node.service.backend import (
+    LOADING,
+    READY,
+    UNAVAILABLE,
+    HeldVersion,
+    OperatingPoint,
+    Reason,
+    RefusedError,
+    RetiredError,
+    ServedModel,
+)
 from deeprecsys.node.service.rows import Rows
 from deeprecsys.zoo import model
 from deeprecsys.zoo.schema import Schema, SparseInput
 
+UNLOADED = "the model is unloaded"
 KEPT = 20_000
 """Latest arrivals that are kept, for live retuning."""
 
@@ -97,14 +108,60 @@ class ModelVersion:
     """One version of a model's weights, with its tables.
 
     Attributes:
+        dense: the dense stage's weights (`zoo.tensor_file`); None for the seed's, or the model's own.
         ready: whether every worker holds it, so that it can score.
+        since_s: when it began to serve, on the monotonic clock.
     """
 
     id: int
     version: str
     weights: Weights
     tables: Segment
+    dense: Segment | None = None
     ready: bool = False
+    since_s: float = nan
+
+    @classmethod
+    def create(
+        cls,
+        id_: int,
+        version: str,
+        weights: Weights,
+        served: ModelVersion,
+        layout: ModelLayout,
+        progress: Progress,
+    ) -> ModelVersion:
+        """A version with its memory.
+
+        Args:
+            served: the one that serves now, whose tables may be kept.
+
+        Raises:
+            InputError: it does not fit in memory, or its weights are not the model's.
+        """
+        tables = served.tables.share() if weights.keep_tables else layout.load_tables(weights, progress)
+        try:
+            dense = None
+            if weights.dense:
+                content = weights.dense()
+                dense = Segment.create("dense", len(content))
+                dense.memory.raw = content
+            elif weights.keep_tables:
+                raise InputError(f"version {version}: expected weights of the dense stage, got none")
+        except BaseException:
+            tables.close()
+            raise
+        return cls(id_, version, weights, tables, dense)
+
+    @property
+    def fds(self) -> dict[str, int]:
+        return {"tables": self.tables.fd} | ({DENSE: self.dense.fd} if self.dense else {})
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.tables.close()
+        if self.dense:
+            self.dense.close()
 
 
 def check_scores(gpu: str | None) -> None:
@@ -135,6 +192,7 @@ class Reservation:
         version: the one that was asked for, or "", until `bind`.
         released: the client's side no longer needs it.
         valid: whether it was complete, and has not failed.
+        probe: no client's: it is in no record.
     """
 
     query: Query
@@ -149,6 +207,7 @@ class Reservation:
     start_s: float = nan
     compute_s: float = 0.0
     parts: int = 0
+    probe: bool = False
 
     @property
     def id(self) -> int:
@@ -200,7 +259,7 @@ class HostedModel:
     readiness: Readiness = field(default_factory=Readiness)
     allowance: Allowance = NOTHING
     """What the announced load leaves room for: the network face and a margin."""
-    _described: tuple[tuple[bool, str, Policy], ServedModel] | None = None
+    _described: tuple[tuple[bool, str, Policy, tuple[HeldVersion, ...]], ServedModel] | None = None
 
     @classmethod
     def create(
@@ -231,7 +290,8 @@ class HostedModel:
         slots = list(range(inputs.slots - 1, -1, -1))
         arena, rows = Arena.create(layout), Rows(inputs.rows)
         try:
-            first = ModelVersion(version_id, "1", weights, layout.load_tables(weights, progress), ready=True)
+            tables = layout.load_tables(weights, progress)
+            first = ModelVersion(version_id, "1", weights, tables, ready=True, since_s=now_s)
         except BaseException:
             arena.close()
             raise
@@ -268,7 +328,7 @@ class HostedModel:
                 version.weights.model or layout.model,
                 version.weights.seed,
                 engine,
-                {"tables": version.tables.fd, **self.arena.fds},
+                {**version.fds, **self.arena.fds},
             )
             for version in self.versions
         ]
@@ -277,11 +337,13 @@ class HostedModel:
         """The version of that name, if it can score; "" takes the current one.
 
         Raises:
-            RetiredError: it is not held.
+            RetiredError: it is not held. RefusedError: none is.
         """
         found = (v for v in self.versions if v.ready and v.version == named)
         if (version := next(found, None) if named else self.current) is None:
             raise RetiredError(self.name, named, self.current.version)
+        if not version.ready:
+            raise RefusedError(Reason.NOT_READY, f"{self.name}: {UNLOADED}", self.config.target.latency_s)
         return version
 
     def has_room(self, items: int) -> bool:
@@ -301,16 +363,20 @@ class HostedModel:
 
     def describe(self, ready: bool) -> ServedModel:
         """The model as clients see it; kept, as every request asks and little changes."""
-        state = ready, self.current.version, self.policy
+        held = tuple(HeldVersion(v.version, READY if v.ready else LOADING) for v in self.versions)
+        held = held or (HeldVersion(self.current.version, UNAVAILABLE, UNLOADED),)
+        state = ready and self.current.ready, self.current.version, self.policy, held
         if self._described is None or self._described[0] != state:
-            self._described = state, self._describe(ready)
+            self._described = state, self._describe(state[0], held)
         return self._described[1]
 
-    def _describe(self, ready: bool) -> ServedModel:
+    def _describe(self, ready: bool, held: tuple[HeldVersion, ...]) -> ServedModel:
         c, schema = self.config, self.arena.schema
         return ServedModel(
             name=self.name,
             version=self.current.version,
+            held=held,
+            since_s=self.current.since_s,
             schema=schema,
             target=c.target,
             max_items=c.max_items,
@@ -335,7 +401,7 @@ class HostedModel:
     def close(self) -> None:
         """Give the memory back."""
         for version in self.versions:
-            version.tables.close()
+            version.close()
         self.arena.close()
 
 

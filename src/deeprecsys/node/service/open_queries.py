@@ -75,7 +75,7 @@ class OpenQueries:
     def ran(self, batch: Batch, posted_s: float, started_s: float, ended_s: float, now_s: float) -> None:
         for query_id in {s.query.id for s in batch.slices}:
             self.places[query_id].compute_s += ended_s - started_s
-        if self._listeners:
+        if self._listeners and not all(self.places[s.query.id].probe for s in batch.slices):
             name, cut = self.places[batch.slices[0].query.id].served.name, len(batch.slices)
             record = BatchRecord(
                 name, batch.device, batch.worker, batch.items, cut, posted_s, started_s, ended_s
@@ -110,6 +110,8 @@ class OpenQueries:
         place.valid = outcome is not QueryOutcome.FAILED
         place.served.open -= 1
         query = place.query
+        if place.probe:
+            return
         self.record(
             QueryRecord(
                 query.id, place.served.name, query.size, query.arrival_s, place.start_s, time.monotonic(),

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import nan
 from typing import Any
 
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from deeprecsys.core.allowance import Allowance
 from deeprecsys.core.device import Limits
 from deeprecsys.core.dispatcher import Dispatcher
-from deeprecsys.core.errors import InputError
+from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.core.events import Adopt, Arrive, Cancel
 from deeprecsys.core.headroom import HeadroomMeter
 from deeprecsys.core.policy import CPU, GPU, Policy
@@ -41,11 +42,21 @@ from deeprecsys.node.service.backend import (
     RefusedError,
     Seat,
     ServedModel,
+    UnscoredError,
 )
 from deeprecsys.node.service.driver import EventLoopDriver
-from deeprecsys.node.service.hosted_model import HostedModel, ModelConfig, Reservation, State, point_of
+from deeprecsys.node.service.hosted_model import (
+    HostedModel,
+    ModelConfig,
+    ModelVersion,
+    Reservation,
+    State,
+    point_of,
+)
 from deeprecsys.node.service.loading import in_thread
 from deeprecsys.node.service.open_queries import OpenQueries, Signal
+from deeprecsys.node.service.probe import Inputs, Probed
+from deeprecsys.node.service.row_updates import NewRows, RowUpdates
 from deeprecsys.node.service.weight_swap import WeightSwap
 
 log = logging.getLogger("deeprecsys.serve")
@@ -108,9 +119,10 @@ class Service:
         self._admission = Admission(self._dispatcher, self._workers, self._queries)
         self._driver = EventLoopDriver(self._dispatcher, self._workers, self._queries)
         self._weight_swap = WeightSwap(
-            self._dispatcher, self._workers, self._driver, self._happened, len(served)
+            self._dispatcher, self._workers, self._driver, self._happened, len(served), self._probe
         )
         self._headroom = HeadroomMeter([s.load for s in self.hosted])
+        self._rows = RowUpdates(self._workers)
         self._closed = False
 
     @classmethod
@@ -217,6 +229,9 @@ class Service:
         if place is None or place.state is not State.RESERVED:
             raise ValueError(f"seat {seat.id}: expected one that was neither scored nor released")
         place.bind()
+        return await self._scored(place)
+
+    async def _scored(self, place: Reservation) -> NDArray[Any]:
         loop = asyncio.get_running_loop()
         answer = place.answer = loop.create_future()
         place.state = State.OPEN
@@ -253,7 +268,7 @@ class Service:
             return
         if place.state is State.OPEN:
             self._cancel(place, "released")
-        if place.valid and valid:
+        if place.valid and valid and not place.probe:
             place.served.offered.append((place.query.arrival_s, place.query.size))
         place.state = State.ENDED
         place.released = True
@@ -302,18 +317,70 @@ class Service:
         """The models whose policy live retuning may change."""
         return [s for s in self.hosted if s.config.split and not s.point.pinned]
 
-    async def swap(self, model: str, version: str, weights: Weights) -> None:
+    async def swap(self, model: str, version: str, weights: Weights, *, keep: bool = False) -> None:
         """Serve other weights, and free the old ones. No query is lost.
 
         Queries that are complete when the new weights take over are answered by the old ones. If it is
-        cancelled before that, nothing changes; if later, the old weights are freed all the same.
+        cancelled before that, nothing changes; if later, the old weights are freed all the same. Before the
+        new ones take over, workers score a few queries with them (`probe`).
+
+        Args:
+            keep: hold the old ones too.
 
         Raises:
             InputError: a version that is held already, tables that do not fit in memory next to the old ones,
-                or nothing writes them.
+                or nothing writes them; or what `probe.check_version` finds.
             NodeError: workers cannot start with them, and the old weights stay; or the service is closed.
         """
-        await self._weight_swap.swap(self._served[model], version, weights)
+        await self._weight_swap.swap(self._served[model], version, weights, keep)
+
+    async def serve_held(self, model: str, version: str, *, keep: bool = False) -> None:
+        """Serve a version that is held. Arguments and errors are those of `swap`."""
+        await self._weight_swap.serve_held(self._served[model], version, keep)
+
+    async def unload(self, model: str, version: str = "") -> None:
+        """Drop a version that is held and does not serve; or all, once complete queries are answered.
+
+        The model then refuses queries until a `swap`.
+
+        Raises:
+            InputError: it is not held, or serves. NodeError: the service is closed.
+        """
+        await self._weight_swap.unload(self._served[model], version)
+
+    async def write_rows(self, model: str, rows: Mapping[str, NewRows]) -> int:
+        """Write rows of the tables that serve, while they are read; returns how many.
+
+        Batches that start after the call has returned read them, and no batch reads half of a row. Of rows
+        with equal ids the last is kept.
+
+        Raises:
+            InputError: no such table, ids outside it, or values that are not finite or of another width; the
+                model has an accelerator, or the machine cannot do it.
+            RefusedError: other rows are being written and wait. NodeError: there was no moment to write them.
+        """
+        return await self._rows.write(self._served[model], rows)
+
+    async def _probe(self, version: ModelVersion, items: int, inputs: Inputs) -> Probed:
+        """See `probe.Score`."""
+        served = next(s for s in self._served.values() if version in s.versions)
+        while not served.has_room(items):
+            await self._happened.wait()
+        row, slot = served.take(items)
+        place = Reservation(
+            self._admission.probe(items, version.id), served, row, slot, version.version, probe=True
+        )
+        self._queries.places[place.id] = place
+        try:
+            for name, rows in place.inputs.items():
+                rows[...] = inputs[name]
+            place.scores[...] = nan
+            scores = await self._scored(place)
+            return Probed(scores.copy(), place.compute_s)
+        except (RefusedError, UnscoredError) as e:
+            raise NodeError(f"a probe of version {version.version} of {served.name}: {e}") from e
+        finally:
+            self.release(place)
 
     def _versions(self, device: str, worker: int) -> Sequence[VersionSpec]:
         """The model versions that a worker which is started now must hold."""
@@ -322,7 +389,7 @@ class Service:
     # How it ends.
     async def drain(self, timeout_s: float = 30.0) -> bool:
         """Take no new query and answer those that are open; returns whether all were, within the time."""
-        self._admission.draining = True
+        self._admission.draining = self._weight_swap.draining = True
         try:
             async with asyncio.timeout(timeout_s):
                 while self._queries.places:
@@ -340,6 +407,7 @@ class Service:
         self._driver.close()
         for place in self._queries.open:
             self._queries.refuse(place, Reason.DRAINING, "the server has stopped")
+        self._rows.close()
         self._workers.close()
         for s in self._served.values():
             s.close()

@@ -19,12 +19,7 @@ from deeprecsys.serve.memory import FullError
 from deeprecsys.serve.metrics.dashboard import CSP, live_document, page_html
 from deeprecsys.serve.metrics.prometheus import exposition
 from deeprecsys.serve.metrics.statistics import statistics_document
-from deeprecsys.serve.protocol.describe import (
-    config_document,
-    index_document,
-    model_document,
-    server_document,
-)
+from deeprecsys.serve.protocol.describe import config_document, model_document, server_document
 from deeprecsys.serve.protocol.errors import (
     EncodingError,
     ForbiddenError,
@@ -37,8 +32,10 @@ from deeprecsys.serve.protocol.errors import (
     shown,
 )
 from deeprecsys.serve.protocol.orca import FORMAT, METRICS, report
-from deeprecsys.serve.protocol.request import check_binary
+from deeprecsys.serve.protocol.request import check_binary, verb_parameters
+from deeprecsys.serve.protocol.row_tensors import rows_of
 from deeprecsys.serve.protocol.values import http_reply
+from deeprecsys.serve.repository import MOST_PARAMETERS_BYTES, MOST_ROWS_BYTES
 
 T = TypeVar("T")
 Scope = dict[str, Any]
@@ -123,13 +120,14 @@ class HttpApp:
             raise NotFoundError(f"path {shown(path)}: expected /, /metrics or /v2...")
         if len(parts) >= 3 and parts[1] == "models":
             return await self._model(scope, receive, parts[2], parts[3:])
+        if len(parts) == 5 and parts[1:3] == ["repository", "models"]:
+            return await self._repository(scope, receive, parts[3], parts[4])
         return self._server(scope, "/".join(parts[1:]))
 
     def _server(self, scope: Scope, what: str) -> Response:
-        models = self.frontend.backend.models
         if what == "repository/index":
             _method(scope, "POST", "GET")
-            return _document(index_document(models))
+            return _document(self.frontend.index())
         answers: dict[str, Callable[[], Response]] = {
             "": lambda: _document(server_document()),
             "health/live": lambda: _document({"live": True}),
@@ -139,6 +137,33 @@ class HttpApp:
             raise NotFoundError(f"path {shown('/v2/' + what)}: expected health, models or repository/index")
         _method(scope, "GET")
         return answers[what]()
+
+    async def _repository(self, scope: Scope, receive: Receive, name: str, verb: str) -> Response:
+        """The verbs that change weights."""
+        _method(scope, "POST")
+        named = dict(scope["headers"])
+        authorization, origin = (
+            named.get(key, b"").decode("latin-1") for key in (b"authorization", b"origin")
+        )
+        repository = self.frontend.repository(authorization, origin)
+        if verb not in ("load", "unload", "rows"):
+            raise NotFoundError(f"path {shown(scope['path'])}: expected load, unload or rows")
+        length, head_length, coding = self._headers(scope["headers"])
+        if coding:
+            raise EncodingError(f"Content-Encoding: expected none, got {shown(coding)}")
+        limit = MOST_ROWS_BYTES if verb == "rows" else MOST_PARAMETERS_BYTES
+        body = self._body(handle_of(scope), receive, limit, length)
+        try:
+            raw = await body.read_head(None)
+            if verb == "load":
+                return _document({"version": await repository.load(name, verb_parameters(raw))})
+            if verb == "unload":
+                await repository.unload(name, verb_parameters(raw))
+                return _document({})
+            arrays, file = rows_of(raw, head_length)
+            return _document({"rows": await repository.write_rows(name, arrays, file)})
+        finally:
+            body.close()
 
     async def _model(self, scope: Scope, receive: Receive, name: str, rest: list[str]) -> Response:
         counters = self.frontend.counters

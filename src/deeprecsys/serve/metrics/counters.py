@@ -6,7 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from deeprecsys.core.policy import GPU
 from deeprecsys.node.service.backend import BatchRecord, OperatingPoint, QueryOutcome, QueryRecord, Reason
@@ -30,6 +30,7 @@ class Second:
 
     Attributes:
         items: of served queries; scored: of batches; offloaded: of batches of accelerators.
+        rows: of tables, that were replaced.
     """
 
     at: int
@@ -41,6 +42,7 @@ class Second:
     latency_s: Histogram
     batch_items: Histogram
     not_served: Counter[str]
+    rows: int = 0
 
     @classmethod
     def empty(cls) -> Second:
@@ -49,9 +51,19 @@ class Second:
     def begin(self, at: int) -> None:
         """Clear all for the second that begins at `at`."""
         self.at, self.offered, self.items, self.batches, self.scored, self.offloaded = at, 0, 0, 0, 0, 0
+        self.rows = 0
         self.latency_s.clear()
         self.batch_items.clear()
         self.not_served.clear()
+
+
+class LoadRecord(NamedTuple):
+    """A load of weights: why it was refused, "" if it was not; when it ended, on the monotonic clock."""
+
+    version: str
+    refused: str
+    seconds: float
+    ended_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +106,9 @@ class ModelCounters:
         self.device_batches: Counter[str] = Counter()
         self.device_items: Counter[str] = Counter()
         self.items = self.not_finite = 0
+        self.loads: Counter[str] = Counter()  # by result
+        self.last_load: LoadRecord | None = None
+        self.rows_written = 0
         self.last_unix_s = 0.0
         self.points: deque[OperatingPoint] = deque(maxlen=POINTS_KEPT)
         self.point_changes = 0
@@ -205,6 +220,18 @@ class Counters:
     def not_finite(self, model: str) -> None:
         """A query's scores were refused, as they were not finite."""
         self._of(model).not_finite += 1
+
+    def load_ended(self, model: str, record: LoadRecord) -> None:
+        """Weights were loaded, or refused."""
+        found = self._of(model)
+        found.loads["refused" if record.refused else "loaded"] += 1
+        found.last_load = record
+
+    def rows_written(self, model: str, rows: int) -> None:
+        """Rows of tables were replaced."""
+        found = self._of(model)
+        found.rows_written += rows
+        found.second(time.monotonic()).rows += rows
 
     def _of(self, model: str) -> ModelCounters:
         found = self._models.get(model)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
+from math import isfinite
 from typing import Any
 
 from deeprecsys.node.service.backend import Backend, OperatingPoint, ServedModel
@@ -62,6 +63,7 @@ def _model(backend: Backend, m: ServedModel, w: ModelCounters, now: float) -> di
     return {
         "name": m.name,
         "version": m.version,
+        "versions": _versions(m, w, now),
         "engine": m.engine,
         "ready": m.ready,
         "target": {"quantile": m.target.quantile, "latency_ms": 1e3 * m.target.latency_s},
@@ -89,6 +91,23 @@ def _model(backend: Backend, m: ServedModel, w: ModelCounters, now: float) -> di
             }
             for s in reversed(w.samples)
         ],
+    }
+
+
+def _versions(m: ServedModel, w: ModelCounters, now: float) -> dict[str, Any]:
+    last = w.last_load
+    return {
+        "age_s": now - m.since_s if isfinite(m.since_s) else None,
+        "held": [v._asdict() for v in m.held],
+        "rows_written": w.rows_written,
+        "rows_per_s": sum(s.rows for s in w.last(RECENT_S, now)) / RECENT_S,
+        "last_load": last
+        and {
+            "version": last.version,
+            "refused": last.refused,
+            "seconds": last.seconds,
+            "ago_s": now - last.ended_s,
+        },
     }
 
 

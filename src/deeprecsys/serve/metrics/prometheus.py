@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from math import isfinite
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -11,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from deeprecsys.node.service.backend import Backend
+from deeprecsys.node.service.backend import READY, Backend, HeldVersion
 from deeprecsys.serve.memory import BufferPool
 from deeprecsys.serve.metrics.counters import Counters, ModelCounters
 from deeprecsys.serve.metrics.dashboard import offloaded_share
@@ -70,6 +71,10 @@ class _Collected(Collector):
         late = CounterMetricFamily(
             "deeprecsys_late_answers", "Queries that were answered later than the target", labels=["model"]
         )
+        rows = CounterMetricFamily("deeprecsys_rows_written", "Rows of tables replaced", labels=["model"])
+        loads = CounterMetricFamily(
+            "deeprecsys_loads", "Loads of weights, by result", labels=["model", "result"]
+        )
         by_device = ["model", "device"]
         batches = CounterMetricFamily("deeprecsys_batches", "Batches that workers ran", labels=by_device)
         scored = CounterMetricFamily("deeprecsys_device_items", "Items of batches", labels=by_device)
@@ -83,6 +88,11 @@ class _Collected(Collector):
             changes.add_metric([model], w.point_changes)
             for (outcome, reason), count in w.ended.items():
                 ended.add_metric([model, outcome, reason], count)
+            rows.add_metric([model], w.rows_written)
+            for result in ("loaded", "refused"):
+                loads.add_metric([model, result], w.loads[result])
+        yield rows
+        yield loads
         yield ended
         yield not_finite
         yield late
@@ -132,6 +142,12 @@ class _Collected(Collector):
                 model,
                 point.offload_above,
             )
+            if isfinite(served.since_s):
+                gauge("version_age_seconds", "Since when its weights serve", model, now - served.since_s)
+            last = w.last_load
+            gauge("last_load_seconds", "How long the last load of weights took", model, last and last.seconds)
+            ok = last and float(not last.refused)
+            gauge("last_load_ok", "Whether the last load of weights was not refused", model, ok)
             left = "Queries that may still be late before those that would be are refused"
             gauge("late_budget", left, model, backend.late(model).left)
             gauge("capacity_qps", "Queries/s that the operating point can carry", model, point.capacity_qps)
@@ -142,6 +158,16 @@ class _Collected(Collector):
             gauge("face_seconds", face, model, allowed.face_s or None)
             gauge("limited_by_face", "Whether the network face, not the workers, limits it", model, by_face)
         yield from found.values()
+        version = GaugeMetricFamily(
+            "deeprecsys_version",
+            "Versions of weights that are held, by state",
+            labels=["model", "version", "state"],
+        )
+        for model, _ in models:
+            served = backend.models[model]
+            for v in served.held or (HeldVersion(served.version, READY),):
+                version.add_metric([model, v.version, v.state], float(v.version == served.version))
+        yield version
 
 
 def _add(family: Any, model: str, histogram: Histogram) -> None:

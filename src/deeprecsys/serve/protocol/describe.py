@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from deeprecsys.node.service.backend import ServedModel
+from deeprecsys.node.service.backend import READY, UNAVAILABLE, HeldVersion, ServedModel
 from deeprecsys.serve.protocol.request import DEFAULT_PRIORITY, PRIORITIES
 from deeprecsys.version import VERSION
 from deeprecsys.zoo.schema import Per, TensorSpec
@@ -32,7 +32,7 @@ def model_document(model: ServedModel) -> dict[str, Any]:
     signature = model.schema.signature
     return {
         "name": model.name,
-        "versions": [model.version],
+        "versions": list(model.versions),
         "platform": PLATFORM,
         "inputs": [_tensor(t) for t in signature.inputs],
         "outputs": [_tensor(t) for t in signature.outputs],
@@ -72,12 +72,24 @@ def _parameters(model: ServedModel) -> Mapping[str, str]:
     return found | {k: v if isinstance(v, str) else f"{v}" for k, v in model.config.items()}
 
 
-def index_document(models: Mapping[str, ServedModel]) -> list[dict[str, str]]:
-    """The models, as the repository extension lists them."""
-    return [
-        {"name": m.name, "version": m.version, "state": "READY" if m.ready else "UNAVAILABLE", "reason": ""}
-        for m in models.values()
-    ]
+def index_document(
+    models: Mapping[str, ServedModel], refused: Callable[[str], tuple[str, str]] = lambda _: ("", "")
+) -> list[dict[str, str]]:
+    """The models' versions, as the repository extension lists them.
+
+    Args:
+        refused: by model, the version whose load was refused last, and why; "" for none.
+    """
+    found = []
+    for m in models.values():
+        held = m.held or (HeldVersion(m.version, READY if m.ready else UNAVAILABLE),)
+        last = HeldVersion(refused(m.name)[0], UNAVAILABLE, refused(m.name)[1])
+        if last.reason and last.version not in (v.version for v in held):
+            held = (*held, last)
+        for v in held:
+            state = v.state if m.ready or v.state != READY else UNAVAILABLE
+            found.append({"name": m.name, "version": v.version, "state": state, "reason": v.reason})
+    return found
 
 
 def _tensor(t: TensorSpec) -> dict[str, Any]:

@@ -20,9 +20,21 @@ class NotFoundError(RequestError):
 
 
 class ForbiddenError(RequestError):
-    """A request that a page of another site makes in a browser: 403."""
+    """A request that a page makes in a browser, or that is not granted: 403, PERMISSION_DENIED."""
 
     status = 403
+
+
+class UnauthorizedError(RequestError):
+    """A request without the token that it needs: 401, UNAUTHENTICATED."""
+
+    status = 401
+
+
+class ConflictError(RequestError):
+    """What is asked for does not go together with what is there, or goes on: 409, ABORTED."""
+
+    status = 409
 
 
 class MethodError(RequestError):

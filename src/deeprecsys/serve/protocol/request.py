@@ -103,6 +103,21 @@ def parse_head(head: bytes) -> Request:
     return request
 
 
+def verb_parameters(body: bytes) -> dict[str, Any]:
+    """The parameters of a request that is a JSON object with nothing else, or empty.
+
+    Raises:
+        RequestError: it is another.
+    """
+    try:
+        doc = orjson.loads(body) if body.strip() else {}
+    except orjson.JSONDecodeError as e:
+        raise RequestError(f"body: expected JSON, got an error at byte {e.pos}: {e.msg}") from None
+    if not isinstance(doc, dict) or set(doc) - {"parameters"}:
+        raise RequestError(f"body: expected a JSON object with parameters, got {shown(doc)}")
+    return _typed(doc, "parameters", dict, "an object", {})  # type: ignore[no-any-return]
+
+
 def check_binary(request: Request, size: int) -> None:
     """Raise RequestError unless its tensors add up to the `size` bytes after the JSON part."""
     if request.binary_size != size:

@@ -25,7 +25,7 @@ def request_of(message: Any) -> Request:
     """
     request = Request(id=message.id, outputs={o.name: True for o in message.outputs})
     if message.parameters:
-        parameters = _values(message.parameters)
+        parameters = parameter_values(message.parameters)
         refuse_sequence(parameters)
         set_schedule(request, parameters.get("timeout", 0), parameters.get("priority", 0))
     raw = message.raw_input_contents
@@ -57,7 +57,7 @@ def _contents(i: Any) -> Any:
     return list(getattr(i.contents, field)) if field else []
 
 
-def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def parameter_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as Python values."""
     found = {}
     for name, p in parameters.items():

@@ -28,6 +28,7 @@ from deeprecsys.zoo.custom.stage import GraphStage, OwnDense, class_stage, own_c
 from deeprecsys.zoo.custom.user_side import split_products
 from deeprecsys.zoo.onnx_session import with_weights
 from deeprecsys.zoo.schema import SCORES, SLICE_OF_ITEM, Per, Schema
+from deeprecsys.zoo.tensor_file import table_keys
 
 Rows = Mapping[str, NDArray[Any]]
 """Rows of the dense stage by input name."""
@@ -109,7 +110,7 @@ def _keys(spec: CustomSpec, made: OwnModel) -> dict[str, str]:
     if not spec.weights:
         return {}
     found = weights.read(spec.weights)
-    return {t.name: made.table_keys.get(t.name, weights.table_key(found, t.name)) for t in made.schema.tables}
+    return table_keys([t.name for t in made.schema.tables], found, made.table_keys)
 
 
 def _load(spec: CustomSpec, made: OwnModel, module: nn.Module, keys: dict[str, str]) -> None:

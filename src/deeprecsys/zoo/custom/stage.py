@@ -23,6 +23,7 @@ from deeprecsys.zoo.custom.model import CustomSpec, FileKind, Own, OwnModel, par
 from deeprecsys.zoo.onnx_session import session as onnx_session
 from deeprecsys.zoo.onnx_session import with_weights
 from deeprecsys.zoo.schema import Per, Schema, put_ids
+from deeprecsys.zoo.tensor_file import TensorFile
 
 
 def random_rows(schema: Schema, items: int, scale: float = 1.0, seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -146,16 +147,29 @@ def class_stage(spec: CustomSpec, made: OwnModel) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def custom_stage(own: Own) -> nn.Module:
-    """The dense stage of an own model, its weights in place."""
+def custom_stage(own: Own, dense: TensorFile | None = None) -> nn.Module:
+    """The dense stage of an own model, its weights in place.
+
+    Args:
+        dense: of a class, takes the place of its file of weights.
+
+    Raises:
+        InputError: a file's dense stage has no weights apart from the file.
+    """
     inner: nn.Module = GraphStage(own.graph)
     if own.kind is FileKind.CLASS:
         spec = parse(own.name)
         made = own_class(spec)
         inner = class_stage(spec, made)
-        if spec.weights:
+        if dense:
+            weights.load_all(inner, dense, made.dense_prefix)
+        elif spec.weights:
             found = weights.read(spec.weights)
             weights.load_dense(inner, found, f"--weights {spec.weights}", made.dense_prefix)
+    elif dense:
+        raise InputError(
+            f"{dense.where}: expected no weights of a dense stage, as {own.name} carries its own"
+        )
     several = None
     if own.merged and own.kind is not FileKind.CLASS:
         several = GraphStage(with_weights(own.merged, own.graph))

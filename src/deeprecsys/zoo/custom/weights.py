@@ -13,7 +13,7 @@ import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from deeprecsys.zoo.custom import archive
 from deeprecsys.zoo.custom.model import CustomSpec, FileKind, parse
 from deeprecsys.zoo.custom.prepare import child
 from deeprecsys.zoo.rows import not_finite
+from deeprecsys.zoo.tensor_file import TensorFile, listed
 
 Tables = dict[str, tuple[int, int, int, str]]
 """By table name: its offset in the memory, rows, dim, and its key in the weights."""
@@ -83,7 +84,7 @@ def table(weights: Mapping[str, Tensor], where: str, name: str, key: str, shape:
         InputError: no such key, another shape, another kind of number.
     """
     if key not in weights:
-        raise InputError(f"{where}: table {name!r}: expected a key {key!r}, got {_some(weights)}")
+        raise InputError(f"{where}: table {name!r}: expected a key {key!r}, got {listed(weights)}")
     found = weights[key]
     if found.ndim == 1 and shape[1] == 1:
         found = found[:, None]
@@ -92,17 +93,6 @@ def table(weights: Mapping[str, Tensor], where: str, name: str, key: str, shape:
     if not found.dtype.is_floating_point:
         raise InputError(f"{where}: table {name!r}: expected floating-point numbers, got {found.dtype}")
     return found
-
-
-def table_key(weights: Mapping[str, Tensor], name: str) -> str:
-    """The key under which a table's weights are looked for."""
-    return name if name in weights else f"{name}.weight"
-
-
-def _some(keys: Iterable[str]) -> str:
-    """The first of many keys, in words."""
-    names = sorted(keys)
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "no keys"
 
 
 def load_dense(stage: torch.nn.Module, weights: Mapping[str, Tensor], where: str, prefix: str) -> set[str]:
@@ -114,7 +104,7 @@ def load_dense(stage: torch.nn.Module, weights: Mapping[str, Tensor], where: str
     wanted = stage.state_dict()
     for key, value in wanted.items():
         if prefix + key not in weights:
-            raise InputError(f"{where}: dense stage: expected a key {prefix + key!r}, got {_some(weights)}")
+            raise InputError(f"{where}: dense stage: expected a key {prefix + key!r}, got {listed(weights)}")
         if weights[prefix + key].shape != value.shape:
             raise InputError(
                 f"{where}: dense stage: {prefix + key!r}: expected shape {list(value.shape)}, "
@@ -124,6 +114,16 @@ def load_dense(stage: torch.nn.Module, weights: Mapping[str, Tensor], where: str
     check_finite(used, [prefix + key for key, _ in stage.named_parameters()], f"{where}: dense stage")
     stage.load_state_dict({key: used[prefix + key] for key in wanted})
     return set(used)
+
+
+def load_all(stage: torch.nn.Module, file: TensorFile, prefix: str = "") -> None:
+    """Set a dense stage's weights to all that a file has.
+
+    Raises:
+        InputError: as `load_dense`, or it has others too.
+    """
+    found = {key: torch.from_numpy(values) for key, values in file.all_of().items()}
+    refuse_rest(found, load_dense(stage, found, file.where, prefix), file.where)
 
 
 def check_finite(tensors: Mapping[str, Tensor], parameters: Collection[str], where: str) -> None:
@@ -149,7 +149,7 @@ def refuse_rest(weights: Mapping[str, Tensor], used: set[str], where: str) -> No
     """Raise InputError if the file has weights that are not used: it may be another model's."""
     if rest := set(weights) - used:
         raise InputError(
-            f"{where}: expected no keys but those of tables and dense stage, got also {_some(rest)}"
+            f"{where}: expected no keys but those of tables and dense stage, got also {listed(rest)}"
         )
 
 

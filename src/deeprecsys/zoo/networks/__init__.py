@@ -9,6 +9,7 @@ from torch import nn
 
 from deeprecsys.zoo.custom.model import Own
 from deeprecsys.zoo.custom.stage import custom_stage
+from deeprecsys.zoo.custom.weights import load_all
 from deeprecsys.zoo.dlrm import Dlrm
 from deeprecsys.zoo.interest import Dien, DienArtefact, Din, DinArtefact
 from deeprecsys.zoo.model import Model
@@ -18,6 +19,7 @@ from deeprecsys.zoo.networks.interest import DienArtefactDense, DienDense, DinAr
 from deeprecsys.zoo.networks.layers import initialise
 from deeprecsys.zoo.networks.ncf import NcfArtefactDense, NcfDense
 from deeprecsys.zoo.networks.wnd import MtWndArtefactDense, MtWndDense, WndDense
+from deeprecsys.zoo.tensor_file import TensorFile
 from deeprecsys.zoo.wnd import MtWnd, MtWndArtefact, Wnd
 
 __all__ = ["dense_stage", "initialise", "weighted"]
@@ -43,10 +45,20 @@ def dense_stage(model: Model) -> nn.Module:
     return _STAGES[type(model)](model).eval()
 
 
-def weighted(model: Model, seed: int) -> nn.Module:
-    """A model's dense stage with its weights: drawn from `seed`, or its own where a user brought them."""
-    network = dense_stage(model)
+def weighted(model: Model, seed: int, dense: TensorFile | None = None) -> nn.Module:
+    """A model's dense stage with its weights: drawn from `seed`, or its own where a user brought them.
+
+    Args:
+        dense: takes the place of both: the tensors of its state dict, and no others.
+
+    Raises:
+        InputError: they are not the dense stage's.
+    """
     if isinstance(model, Own):
-        return network.requires_grad_(False)
-    initialise(network, seed)
-    return network
+        return custom_stage(model, dense).eval().requires_grad_(False)
+    network = dense_stage(model)
+    if dense:
+        load_all(network, dense)
+    else:
+        initialise(network, seed)
+    return network.requires_grad_(False)
