@@ -18,12 +18,12 @@ from deeprecsys.report.json_values import plain, restored
 
 Result = dict[str, Any]
 Tables = dict[str, str]
-"""Markdown by the marker that it goes to: `MARKER` of docs/results.md, or `PAGE#MARKER`."""
+"""Markdown by the marker that it goes to: `MARKER` of a page of results, or `PAGE#MARKER`."""
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PROFILES = ROOT / "profiles"
-PAGE = "docs/results.md"
+PAGES = "docs/results/*.md"
 SKIPPED = 3
 """Exit status of a script that cannot run here."""
 
@@ -81,11 +81,12 @@ def put(tables: Mapping[str, str], dry: bool = False) -> None:
     """
     for place, body in tables.items():
         page, _, marker = place.rpartition("#")
-        path = ROOT / (page or PAGE)
-        text = path.read_text()
         begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-        if begin not in text or end not in text:
-            raise SystemExit(f"{path}: expected the markers {begin} and {end}")
+        pages = ROOT.glob(page or PAGES)
+        path = next((p for p in sorted(pages) if begin in (text := p.read_text()) and end in text), None)
+        if path is None:
+            raise SystemExit(f"{page or PAGES}: expected the markers {begin} and {end}")
+        text = path.read_text()
         head, rest = text.split(begin, 1)
         if not dry:
             path.write_text(f"{head}{begin}\n{body.strip()}\n{end}{rest.split(end, 1)[1]}")

@@ -58,7 +58,7 @@ def tables(result: Result) -> Tables:
     )
     return {
         "engine-tune": markdown(header, rows),
-        "README.md#engine-tune": f"{markdown(usual_header, usual_rows)}\n\n{where}",
+        "engine-usual": f"{markdown(usual_header, usual_rows)}\n\n{where}",
     }
 
 

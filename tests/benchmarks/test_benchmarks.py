@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from benchmarks.harness import PAGE, RESULTS, ROOT, Benchmark, load, scripts
+from benchmarks.harness import PAGES, RESULTS, ROOT, Benchmark, load, scripts
 
 
 def benchmark(script: str) -> Benchmark:
@@ -45,7 +45,7 @@ def test_the_documents_show_what_is_saved(script: str) -> None:
     assert saved["commit"]
     for place, body in (one.tables(saved) if one.tables else {}).items():
         page, _, marker = place.rpartition("#")
-        text = (ROOT / (page or PAGE)).read_text()
+        text = "".join(p.read_text() for p in ROOT.glob(page or PAGES))
         shown = re.search(rf"<!-- {marker} -->\n(.*?)\n<!-- /{marker} -->", text, re.DOTALL)
         assert shown, place
         assert shown[1] == body.strip(), place

@@ -19,8 +19,8 @@ PAGE = "before\n<!-- rates -->\nold\n<!-- /rates -->\nafter\n"
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of one page."""
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "results.md").write_text(PAGE)
+    (tmp_path / "docs" / "results").mkdir(parents=True)
+    (tmp_path / "docs" / "results" / "page.md").write_text(PAGE)
     monkeypatch.setattr(harness, "ROOT", tmp_path)
     monkeypatch.setattr(harness, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(harness, "commit", lambda: "abc")
@@ -52,7 +52,7 @@ def saved(place: Path) -> Any:
 
 
 def page(place: Path) -> str:
-    return (place / "docs" / "results.md").read_text()
+    return (place / "docs" / "results" / "page.md").read_text()
 
 
 def test_a_run_saves_what_it_measured_and_writes_its_table(place: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_quick_run_writes_nothing_and_sees_that_the_markers_are_there(place: P
     one = rates(place, {"wnd": 2.0, "ncf": 3.0}, asked)
     one.main(["--quick"])
     assert (asked, page(place), (place / "results").exists()) == (["wnd"], PAGE, False)
-    (place / "docs" / "results.md").write_text("no markers")
+    (place / "docs" / "results" / "page.md").write_text("no markers")
     with pytest.raises(SystemExit, match="expected the markers <!-- rates --> and <!-- /rates -->"):
         one.main(["--quick"])
 
@@ -96,7 +96,7 @@ def test_tables_come_from_the_saved_result(place: Path) -> None:
     with pytest.raises(SystemExit, match="node_rates: no result is saved"):
         one.main(["--tables"])
     one.main([])
-    (place / "docs" / "results.md").write_text(PAGE)
+    (place / "docs" / "results" / "page.md").write_text(PAGE)
     one.main(["--tables"])
     assert len(asked) == 2
     assert "| ncf | 3.0 |" in page(place)

@@ -108,7 +108,7 @@ PRINTED = re.compile(r"<!-- printed-[\w-]+ -->\n```text\n.*?^```\n<!-- /printed"
 SOURCES = {"java": ("Score.java", ("java",)), "go": ("score.go", ("go", "run"))}
 """By language of a block, the file that it becomes and what runs it, where that is installed."""
 
-FIGURES = (("docs/architecture.md", "deeprecsys (command)"), ("docs/results.md", "$ perf_analyzer "))
+FIGURES = (("docs/architecture.md", "deeprecsys (command)"), ("docs/results/serving.md", "$ perf_analyzer "))
 """Blocks that are not to be run, a map and what a benchmark printed: document, and the block's beginning."""
 
 
