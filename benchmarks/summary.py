@@ -78,7 +78,7 @@ def gain_bars(result: Result) -> Bars:
     groups = [(model, (1.0, engine, tuned)) for model, engine, tuned in gains(result)]
     return Bars(
         "Queries per second at each model's p95 target, relative to the usual",
-        f"{machine(result)}; live trials of two seconds, so not a sustained rate",
+        f"{machine(result)}; trials of two seconds, not sustained",
         ("usual: eager, one batch size", "fastest engine", "tuned"),
         groups,
         lambda v: f"{v:.2f}×",
@@ -176,7 +176,7 @@ def sustained_bars(result: Result) -> Bars:
         return float(queue["at"]["1.03"][what] / queue["at"]["1.03"]["seeds"])
 
     groups = [
-        (q["queue"].split(",")[0], (share(q, "former"), share(q, "sustained"))) for q in result["queues"]
+        (q["queue"].removesuffix(" target"), (share(q, "former"), share(q, "sustained"))) for q in result["queues"]
     ]
     title = "Runs accepted at 3 % above the true capacity: none should be"
     return Bars(
