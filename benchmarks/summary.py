@@ -176,7 +176,8 @@ def sustained_bars(result: Result) -> Bars:
         return float(queue["at"]["1.03"][what] / queue["at"]["1.03"]["seeds"])
 
     groups = [
-        (q["queue"].removesuffix(" target"), (share(q, "former"), share(q, "sustained"))) for q in result["queues"]
+        (q["queue"].removesuffix(" target"), (share(q, "former"), share(q, "sustained")))
+        for q in result["queues"]
     ]
     title = "Runs accepted at 3 % above the true capacity: none should be"
     return Bars(
