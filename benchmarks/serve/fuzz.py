@@ -16,10 +16,18 @@ from benchmarks.harness import Benchmark, Result, Run, Tables
 from benchmarks.lib.live_server import Row, verdicts
 from tests.files.fuzz import left
 from tests.serve.asgi import Direct
-from tests.serve.fuzz import DirectRpc, check_http, grpc_requests, http_requests
+from tests.serve.fuzz import (
+    DirectRpc,
+    check_http,
+    check_jagged,
+    grpc_requests,
+    http_requests,
+    jagged_faults,
+)
 from tests.serve.stand_in import StandIn
 
 BODIES = 50_000
+JAGGED = 20_000
 
 
 def run(run: Run) -> Result:
@@ -46,9 +54,18 @@ def run(run: Run) -> Result:
         sent["grpc"] += 1
         seen["grpc"][rpc.check(raw)] += 1
 
+    seen["jagged"] = Counter()
+
+    @settings(many, max_examples=200 if run.quick else run.options.jagged)
+    @given(fault=jagged_faults(), form=st.sampled_from(["json", "binary", "grpc"]))
+    def faulty_lengths(fault: Any, form: str) -> None:
+        sent["jagged"] += 1
+        seen["jagged"][check_jagged(http, rpc, fault, form)] += 1
+
     before = left()
     over_http()
     over_grpc()
+    faulty_lengths()
     after = left()
     for face, counts in seen.items():
         print(f"{face}: {counts.total()} bodies,", ", ".join(f"{k} {n}" for k, n in counts.most_common()))
@@ -66,6 +83,8 @@ def rows(r: Result) -> list[Row]:
     bad = sum(n for k, n in seen["http"].items() if k.startswith("5") and k != "503")
     return [
         Row("bodies, HTTP and gRPC", f"{sent.total():,}", f"≥ {BODIES:,}", sent.total() >= BODIES),
+        Row("of them tensors of different lengths that do not fit, each answered with field, expected and got",
+            f"{sent['jagged']:,}", f"≥ {JAGGED:,}", sent["jagged"] >= JAGGED),
         Row("answered in time with scores, a refusal or what was wrong, every seat given back", f"{total:,}", "all",
             total == sent.total()),
         Row("answers 5xx but 503", f"{bad}", "0", bad == 0),
@@ -90,7 +109,10 @@ BENCHMARK = Benchmark(
     __doc__,
     run,
     tables,
-    options={"--bodies": {"type": int, "default": BODIES, "help": "how many in all, half over each face"}},
+    options={
+        "--bodies": {"type": int, "default": BODIES, "help": "how many of any kind, half over each face"},
+        "--jagged": {"type": int, "default": JAGGED, "help": "how many with lengths that do not fit"},
+    },
 )
 
 if __name__ == "__main__":

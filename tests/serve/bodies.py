@@ -16,13 +16,19 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def arrays(schema: Schema, items: int, seed: int = 0, ids: str = "i4") -> dict[str, NDArray[Any]]:
-    """Inputs of a query; ids within every table of the stand-in's schemas."""
+    """Tensors of a query; ids within every table of the stand-in's schemas."""
     rng = np.random.default_rng(seed)
     found: dict[str, NDArray[Any]] = {}
     for i in schema.inputs:
         rows = 1 if i.per is Per.QUERY else items
         if isinstance(i, DenseInput):
             found[i.name] = rng.standard_normal((rows, i.width)).astype("f4")
+        elif i.jagged:
+            lengths = rng.integers(0, i.lookups + 1, rows).astype(ids)
+            found[f"{i.name}.values"] = rng.integers(0, 100, lengths.sum()).astype(ids)
+            found[f"{i.name}.lengths"] = lengths
+            if i.weighted:
+                found[f"{i.name}.weights"] = rng.random(lengths.sum()).astype("f4")
         else:
             found[i.name] = rng.integers(0, 100, (rows, i.lookups)).astype(ids)
     return found

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+import numpy as np
 from google.protobuf.message import DecodeError
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
@@ -16,8 +17,8 @@ from deeprecsys.serve.frontend import Frontend
 from deeprecsys.serve.grpc import GrpcService
 from deeprecsys.serve.metrics.counters import Counters
 from tests.serve.asgi import Direct
-from tests.serve.bodies import arrays, binary_body, json_body
-from tests.serve.stand_in import MAX_ITEMS, SCHEMAS, StandIn
+from tests.serve.bodies import TYPES, arrays, binary_body, json_body
+from tests.serve.stand_in import JAGGED, MAX_ITEMS, SCHEMAS, StandIn
 
 ALLOWED = {200, 400, 404, 405, 413, 415, 503}
 STATUSES = {
@@ -31,6 +32,7 @@ OVERFLOW = "scores: expected finite numbers"
 HANG_S = 20.0
 
 NAMES = ["dense", "user", "ad", "ad.values", "ad.lengths", "user.values", "x", ""]
+NAMES += ["tags", "tags.values", "tags.lengths", "tags.weights", "history", "history.lengths"]
 DATATYPES = ["FP32", "FP64", "FP16", "INT32", "INT64", "BYTES", "BOOL", "fp32", ""]
 numbers = st.one_of(
     st.integers(-3, 1100), st.integers(), st.floats(), st.sampled_from([2**31, 2**63, 1e300, -1, 0.5])
@@ -109,6 +111,95 @@ headed = st.tuples(
 http_requests = st.one_of(spoilt(), spoilt(), any_json, any_json, any_bytes, headed)
 
 
+JaggedFault = tuple[dict[str, Any], str]
+"""Tensors of a request, one of which is wrong, and the name that the answer must have."""
+
+
+@st.composite
+def jagged_faults(draw: st.DrawFn) -> JaggedFault:
+    """A request whose lengths, values or weights do not fit each other, or the model."""
+    items = draw(st.integers(1, 6))
+    good = arrays(JAGGED, items, draw(st.integers(0, 999)), draw(st.sampled_from(["i4", "i8"])))
+    if draw(st.integers(0, 3)) == 0:
+        return draw(padded_faults(good, items))
+    name, most = draw(st.sampled_from([("tags", 6), ("history", 5)]))
+    values, lengths = good[f"{name}.values"], good[f"{name}.lengths"].astype("i8")
+    at = draw(st.integers(0, len(lengths) - 1))
+    kind = draw(
+        st.sampled_from(["sum", "negative", "beyond", "huge", "values", "offsets", "missing", "type"])
+    )
+    field = f"{name}.lengths"
+    if kind == "sum":
+        lengths[at] = draw(st.sampled_from([n for n in range(most + 1) if n != lengths[at]]))
+    elif kind in ("negative", "beyond", "huge"):
+        bad = {"negative": st.integers(-(2**63), -1), "beyond": st.integers(most + 1, 2**31),
+               "huge": st.sampled_from([2**63 - 1, 2**62, 2**32, 2**32 + 1])}  # fmt: skip
+        lengths[at] = draw(bad[kind])
+    elif kind == "values":
+        extra = draw(st.integers(1, 40))
+        good[f"{name}.values"] = np.append(values, np.full(extra, 3, values.dtype))
+        if name == "tags":
+            good["tags.weights"] = np.ones(len(values) + extra, "f4")
+        field = name  # of too many values the values are named, else the lengths
+    elif kind == "offsets":
+        lengths = np.concatenate(([0], np.cumsum(lengths)))[draw(st.integers(0, 1)) :]
+        good[f"{name}.values"] = np.append(values, np.full(7, 1, values.dtype)) if not values.size else values
+        if name == "tags":
+            good["tags.weights"] = np.ones(len(good["tags.values"]), "f4")
+        field = name if len(lengths) == good[f"{name}.lengths"].shape[0] else ""
+        if lengths.sum() == len(good[f"{name}.values"]) and lengths.max() <= most and field:
+            lengths[at] += 1
+    elif kind == "type":
+        field = draw(st.sampled_from([f"{name}.lengths", f"{name}.values"]))
+        good[field] = good[field].astype("f4")
+        return good, field
+    elif kind == "missing":
+        field = f"{name}.{draw(st.sampled_from(['lengths', 'values']))}"
+        del good[field]
+        return good, field
+    good[f"{name}.lengths"] = lengths
+    return good, field
+
+
+@st.composite
+def padded_faults(draw: st.DrawFn, good: dict[str, Any], items: int) -> JaggedFault:
+    """A padded input that is too wide, of one dimension, or whose weights do not fit it."""
+    for part in ("values", "lengths", "weights"):
+        del good[f"tags.{part}"]
+    kind = draw(st.sampled_from(["wide", "flat", "range", "weights", "infinite"]))
+    shape = {"wide": (items, draw(st.integers(7, 40))), "flat": (items,)}.get(kind, (items, 3))
+    good["tags"] = np.full(shape, 2**40 if kind == "range" else 1, "i8")
+    if kind in ("weights", "infinite"):
+        weights = np.ones((items, 4 if kind == "weights" else 3), "f8")
+        weights[0, 0] = 1e300 if kind == "infinite" else 1.0  # infinite as float32
+        good["tags.weights"] = weights
+        return good, "tags.weights"
+    return good, "tags"
+
+
+def check_jagged(http: Direct, rpc: DirectRpc, fault: JaggedFault, form: str) -> str:
+    """Send a faulty request; raises AssertionError unless the answer names field, expected and got."""
+    tensors, field = fault
+    if form == "grpc":
+        message = pb.ModelInferRequest(model_name="jagged")
+        for name, a in tensors.items():
+            message.inputs.add(name=name, datatype=TYPES[a.dtype.str[1:]], shape=a.shape)
+            message.raw_input_contents.append(a.tobytes())
+        status, said = rpc.answer(message.SerializeToString())
+    else:
+        head, raw = binary_body(tensors) if form == "binary" else (json_body(tensors), b"")
+        call = http.call("POST", "/v2/models/jagged/infer", [head + raw],
+                         {"inference-header-content-length": str(len(head))} if raw else {})  # fmt: skip
+        code, _, answer = asyncio.run(asyncio.wait_for(call, HANG_S))
+        status, said = str(code), answer.decode()
+    assert status in ("400", "INVALID_ARGUMENT"), (status, said)
+    assert field in said, (field, said)
+    assert "expected" in said, said
+    assert "got" in said, said
+    assert http.backend.open == rpc.backend.open == 0
+    return status
+
+
 def check_http(http: Direct, request: tuple[str, bytes, dict[str, str]], pieces: int) -> int:
     """Send one; returns its status. Raises AssertionError if the answer is not one that may be given."""
     model, body, headers = request
@@ -132,7 +223,7 @@ def check_http(http: Direct, request: tuple[str, bytes, dict[str, str]], pieces:
 def messages(draw: st.DrawFn) -> bytes:
     """A `ModelInferRequest` as bytes, seldom a good one."""
     message = pb.ModelInferRequest(
-        model_name=draw(st.sampled_from(["mixed", "flat", "flat", "none"])),
+        model_name=draw(st.sampled_from(["mixed", "flat", "jagged", "none"])),
         model_version=draw(st.sampled_from(["", "", "1", "2"])),
         id=draw(st.text(max_size=5)),
     )
@@ -220,6 +311,10 @@ class DirectRpc:
 
     def check(self, raw: bytes) -> str:
         """Send one; returns its status. Raises AssertionError if it is not one that may be given."""
+        return self.answer(raw)[0]
+
+    def answer(self, raw: bytes) -> tuple[str, str]:
+        """As `check`, with the answer's details."""
         context = self.context = _Context()
         call: Callable[..., Any] = self._handler.unary_unary
         try:
@@ -233,9 +328,9 @@ class DirectRpc:
             assert code in STATUSES or overflow, (code, details)
             assert details
             assert len(details) < 1000
-            return str(code.name)
+            return str(code.name), details
         except DecodeError as e:
             raise AssertionError("bytes that are no message must be answered") from e
         finally:
             assert self.backend.open == 0
-        return "OK"
+        return "OK", ""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from deeprecsys.core.allowance import Allowance
 from deeprecsys.core.target import Target
 from deeprecsys.node.service.backend import (
+    NO_IDS,
     BatchRecord,
     LateAnswers,
     NodeLoad,
@@ -28,7 +29,8 @@ from deeprecsys.node.service.backend import (
     ServedModel,
     UnscoredError,
 )
-from deeprecsys.zoo.schema import DenseInput, Per, Schema, SparseInput, Table
+from deeprecsys.zoo.jagged import Ids, InputRows, offsets_of
+from deeprecsys.zoo.schema import DenseInput, Per, Schema, SparseInput, Table, is_jagged
 
 MIXED = Schema(
     tables=(Table("users", 100, 4), Table("ads", 1000, 4)),
@@ -40,18 +42,44 @@ MIXED = Schema(
     outputs=2,
 )
 FLAT = Schema(tables=(Table("ads", 1000, 4),), inputs=(DenseInput("dense", 3), SparseInput("ad", "ads")))
-SCHEMAS = {"mixed": MIXED, "flat": FLAT}
+JAGGED = Schema(
+    tables=(Table("users", 100, 4), Table("ads", 1000, 4)),
+    inputs=(
+        DenseInput("dense", 2),
+        SparseInput("history", "users", lookups=5, per=Per.QUERY, expected=2.5),
+        SparseInput("tags", "ads", lookups=6, expected=2, weighted=True),
+        SparseInput("ad", "ads"),
+    ),
+)
+SCHEMAS = {"mixed": MIXED, "flat": FLAT, "jagged": JAGGED}
 MAX_ITEMS = 64
 
 
-def expected_scores(schema: Schema, inputs: Mapping[str, NDArray[Any]], items: int) -> NDArray[np.float32]:
+def expected_scores(schema: Schema, inputs: Mapping[str, Any], items: int) -> NDArray[np.float32]:
     """Every value of an item, and of its query, told apart by its column; [items, outputs]."""
     found = np.zeros(items, np.float64)
     for number, i in enumerate(schema.inputs):
+        if is_jagged(i):
+            ids = _ids(inputs, i.name)
+            weights = np.ones(len(ids.values)) if ids.weights is None else ids.weights.astype(np.float64)
+            sums = np.zeros(len(ids.begins) - 1)
+            weighted = ids.values * weights * (number + 1)
+            np.add.at(sums, np.repeat(np.arange(len(sums)), np.diff(ids.begins)), weighted)
+            found += sums
+            continue
         values = np.asarray(inputs[i.name], np.float64)
         found += (values * (number + 1 + np.arange(values.shape[1]))).sum(axis=1)
     with np.errstate(over="ignore"):
         return np.stack([found * (o + 1) for o in range(schema.outputs)], axis=1).astype(np.float32)
+
+
+def _ids(inputs: Mapping[str, Any], name: str) -> Ids:
+    """A jagged input as a seat has it, or as `bodies.arrays` makes it."""
+    if name in inputs:
+        whole: Ids = inputs[name]
+        return whole.rows(0, len(whole.begins) - 1)
+    lengths = inputs[f"{name}.lengths"]
+    return Ids(inputs[f"{name}.values"], offsets_of(lengths), inputs.get(f"{name}.weights"))
 
 
 @dataclass
@@ -62,7 +90,7 @@ class Place:
     arrival_s: float
     deadline_s: float | None
     priority: int
-    inputs: Mapping[str, NDArray[Any]]
+    inputs: Mapping[str, InputRows]
     blocks: Sequence[NDArray[Any]]
     version: str = ""
 
@@ -132,9 +160,10 @@ class StandIn:
         deadline_s: float | None = None,
         priority: int = 0,
         version: str = "",
+        ids: Mapping[str, int] = NO_IDS,
     ) -> Place:
         self._refused(model, items, arrival_s)
-        inputs: dict[str, NDArray[Any]] = {}
+        inputs: dict[str, Any] = {}
         together = []
         for block in self.models[model].schema.blocks:
             rows = 1 if block.per is Per.QUERY else items
@@ -142,6 +171,10 @@ class StandIn:
                 np.full((len(block.names), rows, block.width), np.nan if block.dense else -77, block.dtype)
             )
             inputs.update(zip(block.names, together[-1], strict=True))
+        for i in self.models[model].schema.jagged:  # room for as many ids as were asked for, and no more
+            room, rows = (ids[i.name], items) if i.per is Per.ITEM else (i.lookups, 1)
+            weights = np.full(room, np.nan, np.float32) if i.weighted else None
+            inputs[i.name] = Ids(np.full(room, -77, np.int32), np.full(rows + 1, -7, np.int64), weights, 9)
         self.ids += 1
         self.open += 1
         seat = Place(self.ids, model, items, arrival_s, deadline_s, priority, inputs, together, version)
@@ -172,7 +205,8 @@ class StandIn:
         schema = self.models[seat.model].schema
         for i in schema.sparse:
             rows = schema.table(i.table).rows
-            bad = (seat.inputs[i.name] < 0) | (seat.inputs[i.name] >= rows)
+            found: Any = _ids(seat.inputs, i.name).values if i.jagged else seat.inputs[i.name]
+            bad = (found < 0) | (found >= rows)
             if bad.any():
                 raise UnscoredError(f"input {i.name!r}: expected ids from 0 to {rows - 1}", bad_input=True)
         scores = expected_scores(schema, seat.inputs, seat.items)

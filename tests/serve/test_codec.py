@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from deeprecsys.zoo.schema import DenseInput, Per, Schema, SparseInput, Table
 from tests.serve.asgi import Direct
 from tests.serve.bodies import arrays, binary_body, json_body
-from tests.serve.stand_in import FLAT, MAX_ITEMS, MIXED, StandIn, expected_scores
+from tests.serve.stand_in import FLAT, JAGGED, MAX_ITEMS, MIXED, StandIn, expected_scores
 
 Inputs = dict[str, Any]
 ALIKE = Schema(
@@ -70,6 +70,47 @@ def test_every_form_of_a_request_scores_alike(items: int, seed: int, ids: str, f
     assert status == 200, doc
     np.testing.assert_allclose(scores_of(doc), want, rtol=1e-6)
     assert http.backend.open == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    items=st.integers(1, MAX_ITEMS),
+    seed=st.integers(0, 2**32 - 1),
+    ids=st.sampled_from(["i4", "i8"]),
+    form=st.sampled_from(["json", "binary", "padded", "padded json", "unweighted"]),
+)
+def test_every_form_of_rows_of_different_lengths_scores_alike(
+    items: int, seed: int, ids: str, form: str
+) -> None:
+    http = Direct(StandIn.of())
+    inputs = arrays(JAGGED, items, seed, ids)
+    if form == "unweighted":
+        del inputs["tags.weights"]
+    want = expected_scores(JAGGED, inputs, items)
+    if form.startswith("padded"):
+        for name in ("tags", "history"):
+            inputs |= padded(inputs, name, JAGGED)
+    if form.endswith("json"):
+        status, doc = http.infer("jagged", json_body(inputs))
+    else:
+        head, raw = binary_body(inputs)
+        status, doc = http.infer("jagged", head + raw, head=len(head))
+    assert status == 200, doc
+    np.testing.assert_allclose(scores_of(doc), want, rtol=1e-5)
+
+
+def padded(inputs: Inputs, name: str, schema: Schema) -> Inputs:
+    """A jagged input as [rows, most ids], -1 where there is none; its three tensors are taken out."""
+    most = next(i.lookups for i in schema.jagged if i.name == name)
+    values, lengths = inputs.pop(f"{name}.values"), inputs.pop(f"{name}.lengths")
+    rows = np.full((len(lengths), most), -1, values.dtype)
+    place = np.arange(most) < lengths[:, None]
+    rows[place] = values
+    found: Inputs = {name: rows}
+    if (weights := inputs.pop(f"{name}.weights", None)) is not None:
+        found[f"{name}.weights"] = np.zeros(rows.shape, "f4")
+        found[f"{name}.weights"][place] = weights
+    return found
 
 
 def test_binary_scores_come_back_as_binary(http: Direct) -> None:

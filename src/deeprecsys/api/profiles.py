@@ -157,6 +157,9 @@ def measure_profile(
             machine=machine_record(),
             progress=step,
         )
+    if node.work:
+        detail = {**measured.detail, "lookups": experiment.workload.lookups}
+        measured = replace(measured, lookup_share=node.lookup_share, detail=detail)
     return measured if alone else calibrated(node, experiment, measured, plan.budget_s)
 
 
@@ -275,7 +278,7 @@ def quick_profile(
     batches = sorted({1, min(batch_size, largest), largest})
     seconds = min(HINT_S, budget_s)
     plan = ProfilePlan(batches=tuple(batches), busy=(node.workers,), budget_s=seconds, rounds=2)
-    return measure(node.measure, experiment.node.model, plan)
+    return replace(measure(node.measure, experiment.node.model, plan), lookup_share=node.lookup_share)
 
 
 def quick_hint_qps(node: Node, experiment: Experiment, batch_size: int, budget_s: float = inf) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack, cast
 
@@ -27,13 +28,16 @@ from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import MOST_BUSY, LatencyProfile
 from deeprecsys.core.runlog import RunLog, warmup_s
 from deeprecsys.core.target import Target
+from deeprecsys.node.node import NodeConfig
 from deeprecsys.report.documents import PointDocument
 from deeprecsys.search.capacity import capacity
 from deeprecsys.search.result import Settings
 from deeprecsys.simulate.fast import run
 from deeprecsys.simulate.trial import stable
+from deeprecsys.workload.lengths import HEAVY
 from deeprecsys.workload.stream import Stream, Workload
 from deeprecsys.zoo import MODELS
+from deeprecsys.zoo import model as named_model
 from deeprecsys.zoo.custom import same_model
 
 QUERIES = 100_000
@@ -98,6 +102,7 @@ def simulate(
     workload = Workload.parse(
         options.get("arrivals"), options.get("sizes"), trace=options.get("trace"), seed=seed
     )
+    workload = _weighed(workload, measured)
     target = _target(measured, options, needed=rate is None)
     node = NodeModel(measured, workload, count, target, second) if target else None
     pinned = (policy, batch_size, offload_above) != (None, None, None)
@@ -179,6 +184,16 @@ def _accelerators(gpu: str | None, gpus: int, cpu: LatencyProfile) -> Accelerato
     if gpus < 1:
         raise InputError(f"--gpus: expected at least 1, got {gpus}")
     return Accelerators(found, gpus)
+
+
+def _weighed(workload: Workload, profile: LatencyProfile) -> Workload:
+    """The workload with what its queries count for, where the profile's model has jagged inputs."""
+    if not profile.lookup_share:
+        return workload
+    lookups = str(profile.detail.get("lookups", HEAVY))
+    node = NodeConfig(profile.model, max_query=workload.sizes.cap, seed=workload.seed, lookups=lookups)
+    weighed = replace(workload, lookups=lookups, work=node.work(named_model(profile.model).schema))
+    return weighed.at_share(profile.lookup_share)
 
 
 def _stream(workload: Workload, rate: float, queries: int | None, duration: float | None) -> Stream:

@@ -145,6 +145,10 @@ class NodeModel:
     gpu: Accelerators | None = None
     splits: bool = True
 
+    def __post_init__(self) -> None:
+        # What queries count for is the profile's to say, where their items are not alike.
+        object.__setattr__(self, "workload", self.workload.at_share(self.profile.lookup_share))
+
     @classmethod
     def of(
         cls, experiment: Experiment, profile: LatencyProfile, workers: int, gpu: Accelerators | None = None

@@ -18,6 +18,7 @@ from deeprecsys.core.target import LEVELS
 from deeprecsys.engine import FASTEST, PRECISIONS
 from deeprecsys.engine.isa import DEFAULT, NAMES
 from deeprecsys.files import check_place, first_line, read_text
+from deeprecsys.workload.lengths import HEAVY
 
 MOST_CONFIG_BYTES = 1 << 20
 _TAKEN = (bool, int, float, str)
@@ -55,6 +56,9 @@ seed = option("--seed", "N", "Seed of tables, weights, features, sizes and arriv
 data = group(
     option("--locality", "NAME[:S]", "How often the same embedding rows are asked for: uniform or zipf:S.",
            default=LOCALITY),
+    option("--lookups", "LAW[@ITEM,QUERY]", "How many ids the rows of jagged inputs have: lognormal:SIGMA, "
+           "geometric, equal or file:PATH; shares of its variance that an item's inputs, and a query's "
+           "items, have in common.", default=HEAVY),
     seed,
 )  # fmt: skip
 

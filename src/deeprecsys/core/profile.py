@@ -19,8 +19,8 @@ MOST_HOST = 0.9
 FAR = 1.15
 """Ratio of batch times to those of a profile: outside [1 / FAR, FAR] the machine has another speed now."""
 KEYS = (
-    "format", "model", "engine", "precision", "threads", "machine", "detail", "host_s", "ranks", "stage_s",
-    "staged_s", "points",
+    "format", "model", "engine", "precision", "threads", "machine", "detail", "host_s", "lookup_share",
+    "ranks", "stage_s", "staged_s", "points",
 )  # fmt: skip
 MOST_ITEMS, MOST_BUSY, MOST_S, LEAST_S = (1 << 31) - 1, 1 << 16, 1e6, 1e-9
 """Bounds of a point: items, busy workers, and seconds of a batch."""
@@ -29,7 +29,7 @@ KINDS: Mapping[str, type] = {
     "points": list,
 }  # fmt: skip
 REQUIRED = ("model", "points")
-_TIMES = ("host_s", "stage_s", "staged_s")
+_NUMBERS = ("host_s", "lookup_share", "stage_s", "staged_s")
 POINT_KEYS = ("busy", "batch", "seconds", "after_idle")
 
 LEAST_SHARE = 0.1
@@ -79,6 +79,9 @@ class LatencyProfile:
     host_s: float = 0.0
     """Seconds of the workers' cores that the node's own process uses for each query; the times of batches in
     a row do not contain them."""
+    lookup_share: float = 0.0
+    """The share of the time that an average item adds to a batch which its look-ups in jagged inputs take, in
+    [0, 1]: `batch` is in units of work then (`core.work`)."""
     ranks: tuple[float, ...] = ()
     """Ranks of the batch times of a trial within their spread, in order of start, each in [0, 1]: a machine
     is slow for a period, not for a single batch. Empty if unknown."""
@@ -88,11 +91,13 @@ class LatencyProfile:
     """Seconds that a batch takes less where that has run."""
 
     def __post_init__(self) -> None:
-        for name in _TIMES:
+        for name in _NUMBERS:
             if not_negative(f"profile {name}", value := getattr(self, name)) > MOST_S:
                 raise InputError(f"profile {name}: expected at most {MOST_S:g}, got {value}")
         if self.staged_s and not self.stage_s:
             raise InputError(f"profile staged_s: expected 0 without stage_s, got {self.staged_s}")
+        if self.lookup_share > 1:
+            raise InputError(f"profile lookup_share: expected at most 1, got {self.lookup_share}")
         wrong = next((u for u in self.ranks if not 0 <= u <= 1), None)
         if wrong is not None:
             raise InputError(f"profile ranks: expected numbers from 0 to 1, got {wrong}")
@@ -190,7 +195,7 @@ class LatencyProfile:
             "threads": self.threads,
             "machine": dict(self.machine),
             "detail": dict(self.detail),
-            **{name: value for name in _TIMES if (value := getattr(self, name))},
+            **{name: value for name in _NUMBERS if (value := getattr(self, name))},
             **({"ranks": list(self.ranks)} if self.ranks else {}),
             "points": [
                 {"busy": p.busy, "batch": p.batch, "seconds": list(p.seconds)}
@@ -221,14 +226,14 @@ class LatencyProfile:
                 or (key in REQUIRED and key not in data)
             ):
                 raise InputError(f"profile {key}: expected a {kind.__name__}, got {shown(data.get(key))}")
-        for name in _TIMES:
+        for name in _NUMBERS:
             if not _number(data.get(name, 0.0)):
                 raise InputError(f"profile {name}: expected a number, got {shown(data[name])}")
         ranks = data.get("ranks", [])
         if not isinstance(ranks, list) or not all(_number(u) for u in ranks):
             raise InputError(f"profile ranks: expected a list of numbers, got {shown(ranks)}")
         points = tuple(_point(i, p) for i, p in enumerate(data["points"]))
-        names = ("engine", "precision", "threads", "machine", "detail", *_TIMES)
+        names = ("engine", "precision", "threads", "machine", "detail", *_NUMBERS)
         optional = {k: data[k] for k in names if k in data}
         return cls(model=data["model"], points=points, ranks=tuple(map(float, ranks)), **optional)
 

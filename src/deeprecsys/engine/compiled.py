@@ -13,6 +13,7 @@ from deeprecsys.engine.dense.layout import aligned
 from deeprecsys.engine.dense.stage import Arrays
 from deeprecsys.engine.gather import Gather
 from deeprecsys.engine.protocol import Assembly, SliceView
+from deeprecsys.zoo.jagged import Ids
 from deeprecsys.zoo.model import splittable
 from deeprecsys.zoo.networks import weighted
 from deeprecsys.zoo.rows import format_of
@@ -51,7 +52,9 @@ class CompiledEngine:
         for b in self._stage.layout.buffers:
             if b.direct and b.per is Per.ITEM:
                 (name,) = b.places
-                self._direct.append((b.name, name, assembly.inputs[name]))
+                rows = assembly.inputs[name]
+                assert not isinstance(rows, Ids), "direct buffers hold dense inputs"
+                self._direct.append((b.name, name, rows))
         self._items = self._slices = 0
         self._grow(1024, 1)
 

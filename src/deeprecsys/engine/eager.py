@@ -8,6 +8,7 @@ import torch
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.protocol import Assembly, SliceView
+from deeprecsys.zoo.jagged import Ids
 from deeprecsys.zoo.networks import weighted
 from deeprecsys.zoo.networks.sparse import SparseStage
 from deeprecsys.zoo.schema import Per
@@ -23,15 +24,22 @@ class EagerEngine:
         self.arithmetic = "fp32 rows, fp32 dense (torch)"
         schema = assembly.model.schema
         self._schema = schema
-        self._inputs = {name: torch.from_numpy(rows) for name, rows in assembly.inputs.items()}
+        inputs = assembly.inputs.items()
+        self._inputs = {name: torch.from_numpy(r) for name, r in inputs if not isinstance(r, Ids)}
+        self._jagged = {name: rows for name, rows in inputs if isinstance(rows, Ids)}
         tables = {name: torch.from_numpy(rows) for name, rows in assembly.tables.items()}
         self._sparse = SparseStage(schema, tables)
         self._dense = weighted(assembly.model, assembly.seed, assembly.dense)
 
     @torch.inference_mode()
     def score(self, slices: Sequence[SliceView]) -> None:
-        rows = {i.name: self._rows(i.name, i.per, slices) for i in self._schema.inputs}
-        x = self._sparse({i.name: rows[i.name] for i in self._schema.sparse})
+        inputs = self._schema.inputs
+        rows = {i.name: self._rows(i.name, i.per, slices) for i in inputs if i.name not in self._jagged}
+        ids: dict[str, torch.Tensor | Ids] = {
+            i.name: self._ids(i.name, i.per, slices) if i.name in self._jagged else rows[i.name]
+            for i in self._schema.sparse
+        }
+        x = self._sparse(ids)
         x |= {i.name: rows[i.name] for i in self._schema.dense}
         items = [s.stop - s.start for s in slices]
         slice_of_item = None
@@ -49,3 +57,13 @@ class EagerEngine:
         else:
             views = [rows[s.first[name] + s.start : s.first[name] + s.stop] for s in slices]
         return views[0] if len(views) == 1 else torch.cat(views)
+
+    def _ids(self, name: str, per: Per, slices: Sequence[SliceView]) -> Ids:
+        """The batch's rows of a jagged input."""
+        ids, once = self._jagged[name], per is Per.QUERY
+        parts = [
+            ids.rows(first, first + 1) if once else ids.rows(first + s.start, first + s.stop)
+            for s in slices
+            for first in (s.first[name],)
+        ]
+        return Ids.joined(parts)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
+from deeprecsys.zoo.jagged import InputRows
 from deeprecsys.zoo.model import Model
 from deeprecsys.zoo.tensor_file import TensorFile
 
@@ -21,7 +22,7 @@ class Assembly:
         model: configuration, schema and dense stage.
         tables: by table name, rows in any format of `zoo.rows`; [rows, dim] float32 at fp32.
         inputs: by input name, the rows that slices point into: float32 [rows, width] of a dense
-            input, int32 [rows, lookups] of a sparse one.
+            input, int32 [rows, lookups] of a sparse one, `Ids` of a jagged one.
         seed: of the dense stage's weights.
         threads: compute threads that the engine may use.
         precision: "fp32", "bf16" or "int8": the lowest that may be computed in.
@@ -32,7 +33,7 @@ class Assembly:
 
     model: Model
     tables: Mapping[str, NDArray[Any]]
-    inputs: Mapping[str, NDArray[Any]]
+    inputs: Mapping[str, InputRows]
     seed: int = 0
     threads: int = 1
     precision: str = "fp32"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,13 @@ from deeprecsys.core.policy import CPU
 from deeprecsys.node.runtime.mailbox import SliceAddress
 from deeprecsys.node.runtime.workers import Down, Replied, Workers
 from deeprecsys.node.trial import no_collection
+from deeprecsys.workload.work import PoolWork
 
 PATIENCE_S = 60.0
 """The longest time that a batch may take."""
+SHARE_CHOICES, SHARE_BATCHES, SHARE_REPEATS = 256, 4, 5
+"""Places of the pool among which batches are chosen whose times tell what look-ups take; how many with the
+fewest and the most; how often each is timed."""
 
 
 def measure_batches(
@@ -27,6 +32,7 @@ def measure_batches(
     rest_s: float = 0.0,
     device: str = CPU,
     max_query: int | None = None,
+    work: PoolWork | None = None,
 ) -> NDArray[np.float64]:
     """Times of at least `repeats` batches of `batch` items, with `busy` workers of a device kept busy.
 
@@ -36,7 +42,8 @@ def measure_batches(
     With `rest_s` above 0, worker 0 rests before each of its batches for an exponential time of that mean, and
     only its batches are timed: what a batch takes after idleness, while the others are busy.
 
-    A batch of more than `max_query` items is of several queries, on slots that are not shared.
+    A batch of more than `max_query` items is of several queries, on slots that are not shared. With `work`,
+    `batch` are units of it, and a query has as many items as that takes.
 
     Raises:
         NodeError: a worker died, or a batch failed or took too long.
@@ -47,13 +54,15 @@ def measure_batches(
     fresh = set(range(busy))
     resting_until: float | None = None
     clock = time.monotonic
-    most = max_query or batch
+    most = most_items = max_query or batch
     sizes = [min(most, batch - at) for at in range(0, batch, most)]
 
     def post(worker: int) -> None:
-        parts = [
-            SliceAddress(worker + k * busy, int(rng.integers(0, 1 << 63)), 0, n) for k, n in enumerate(sizes)
-        ]
+        parts = []
+        for k, n in enumerate(sizes):
+            handle = int(rng.integers(0, 1 << 63))
+            items = n if work is None else work.items(handle, most_items, n)
+            parts.append(SliceAddress(worker + k * busy, handle, 0, items))
         posted[worker] = clock()
         workers.post(device, worker, parts)
 
@@ -82,6 +91,37 @@ def measure_batches(
                 post(0)
             _check_patience(deadline, f"a batch of {batch}")
     return np.asarray(times)
+
+
+def lookup_share(workers: Workers, work: PoolWork, items: int, seed: int) -> float:
+    """The share of the time that an average item adds to a batch which its look-ups take, in [0, 1].
+
+    Two slopes of one plane: times of batches with few and many items, each with few and many look-ups, taken
+    where the pool has such. Of each batch the least of `SHARE_REPEATS` times counts.
+
+    Args:
+        items: of the larger batches.
+    """
+    handles = np.random.default_rng((seed, items)).integers(0, 1 << 63, SHARE_CHOICES).tolist()
+    before = work.lookups
+    chosen: list[tuple[int, int, int]] = []  # handle, items, look-ups
+    for count in (max(1, items // 4), items):
+        found = [(int(before[(f := work.first(h)) + count] - before[f]), h) for h in handles]
+        found.sort()
+        chosen += [(h, count, n) for n, h in found[:SHARE_BATCHES] + found[-SHARE_BATCHES:]]
+    least = [inf] * len(chosen)
+    with no_collection(clean=False):
+        for _ in range(SHARE_REPEATS):
+            for k, (handle, count, _) in enumerate(chosen):
+                began = time.monotonic()
+                workers.post(CPU, 0, (SliceAddress(0, handle, 0, count),))
+                while not any(True for _ in _replies(workers, PATIENCE_S, f"a batch of {count}")):
+                    _check_patience(began + PATIENCE_S, f"a batch of {count}")
+                least[k] = min(least[k], time.monotonic() - began)
+    plane = np.array([(1.0, count, lookups) for _, count, lookups in chosen])
+    _, item_s, lookup_s = np.linalg.lstsq(plane, np.array(least), rcond=None)[0]
+    lookups_s = max(float(lookup_s) * work.item.expected, 0.0)
+    return lookups_s / (lookups_s + max(float(item_s), 0.0)) if lookups_s else 0.0
 
 
 def score_queries(

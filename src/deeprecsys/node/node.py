@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +21,7 @@ from deeprecsys.core.runlog import ABANDON_TARGETS, RunLog, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.engine.isa import DEFAULT, environment, ignores_isa
 from deeprecsys.engine.spec import FASTEST, EngineSpec
-from deeprecsys.node.closed import measure_batches, score_queries
+from deeprecsys.node.closed import lookup_share, measure_batches, score_queries
 from deeprecsys.node.driver import Recording
 from deeprecsys.node.runtime.cores import (
     awake,
@@ -37,10 +38,14 @@ from deeprecsys.node.runtime.mailbox import MAX_SLICES
 from deeprecsys.node.runtime.tables import check_copies
 from deeprecsys.node.runtime.workers import Workers
 from deeprecsys.node.trial import Hooks, LiveTrial
+from deeprecsys.workload.lengths import HEAVY
 from deeprecsys.workload.stream import Stream
-from deeprecsys.zoo.schema import Per
+from deeprecsys.workload.work import PoolWork
+from deeprecsys.zoo.schema import Per, Schema
 
 DEFAULT_LLC = 32 << 20
+SHARE_ITEMS = 256
+"""Items of the batches by whose times the share of look-ups is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class NodeConfig:
         seed: of tables, weights and features.
         max_query: the most items of one query.
         locality: of feature ids.
+        lookups: how many ids the rows of jagged inputs have (`workload.lengths`).
         isa: instructions that the workers' libraries are held to, `default` for all that there are.
         gpu: the engine of the `gpu` workers; None where the node has none.
         gpus: how many there are: one process for each accelerator.
@@ -69,6 +75,7 @@ class NodeConfig:
     seed: int = 0
     max_query: int = 1000
     locality: str = "zipf:0.9"
+    lookups: str = HEAVY
     limits: Limits | None = None
     isa: str = DEFAULT
     gpu: str | None = None
@@ -82,6 +89,17 @@ class NodeConfig:
         if self.gpus < 1:
             raise InputError(f"gpus: expected at least 1, got {self.gpus}")
         assert len(self.accelerators) == (self.gpus if self.gpu else 0)
+
+    @property
+    def pool(self) -> FeaturePool:
+        """The features that queries of trials read."""
+        return FeaturePool(
+            self.max_query, locality=self.locality, llc_bytes=last_level_cache(), lookups=self.lookups
+        )
+
+    def work(self, schema: Schema) -> PoolWork | None:
+        """What queries count for that read the pool; None where all items are alike."""
+        return self.pool.features(schema).work(schema, self.seed) if schema.item_lookups else None
 
     @property
     def accelerators(self) -> tuple[str, ...]:
@@ -114,7 +132,7 @@ class Node:
         cores = {CPU: self.pinning}
         if config.accelerators:
             cores[GPU] = [usable_cores() for _ in config.accelerators]
-        self._features = FeaturePool(config.max_query, locality=config.locality, llc_bytes=last_level_cache())
+        self._features = config.pool
         check_copies(config.model, count)
         layout = ModelLayout(config.model, config.rows_scale, config.precision, self._features)
         interleave_memory(numa_nodes())
@@ -148,6 +166,21 @@ class Node:
             pool.close()
         self.memory.close()
 
+    @cached_property
+    def work(self) -> PoolWork | None:
+        """What queries count for; None where all items are alike."""
+        return self.config.work(self.memory.schema)
+
+    @cached_property
+    def lookup_share(self) -> float:
+        """The share of an average item's time that its look-ups take, measured once; 0 where all items are
+        alike. What is set here instead is taken: 0 counts work in items."""
+        if self.work is None:
+            return 0.0
+        with realtime(), awake():
+            items = min(self.config.max_query, SHARE_ITEMS)
+            return lookup_share(self.pool, self.work, items, self.config.seed)
+
     @property
     def arithmetic(self) -> str:
         """What rows and layers are computed in, in the engine's words."""
@@ -167,7 +200,7 @@ class Node:
         recording: Recording | None = None,
         abandon: bool = True,
     ) -> RunLog:
-        """One live trial.
+        """One live trial. Of a model with jagged inputs, its sizes are work at the node's `lookup_share`.
 
         Args:
             policy: how queries become batches.
@@ -175,10 +208,12 @@ class Node:
             target: sets the warm-up, and after what wait the trial is given up.
             abandon: whether it is.
         """
-        if len(stream.size) and (largest := int(stream.size.max())) > self.config.max_query:
+        if len(stream.items) and (largest := int(stream.items.max())) > self.config.max_query:
             raise InputError(
                 f"size: expected queries of at most {self.config.max_query} items, got {largest}"
             )
+        if self.work is not None:
+            stream = stream.at_share(self.lookup_share)
         limits = self.config.limits or Limits(
             queries=self._features.max_open - len(self.pool),
             bytes_per_item=self.memory.schema.feature_bytes(Per.ITEM),
@@ -206,6 +241,7 @@ class Node:
             arrival_s=np.full(count, 1e-9),
             size=stream.size[:count],
             features=stream.features[:count],
+            counts=stream.items[:count],
         )
         log = self.run(policy, at_once)
         return count / log.duration_s
@@ -219,18 +255,19 @@ class Node:
         """
         with realtime(), awake():
             return measure_batches(
-                self.pool, batch, busy, repeats, self.config.seed, rest_s, device, self.config.max_query
-            )
+                self.pool, batch, busy, repeats, self.config.seed, rest_s, device, self.config.max_query,
+                self.work.at_share(self.lookup_share) if self.work else None,
+            )  # fmt: skip
 
     def score(self, stream: Stream) -> list[NDArray[np.float32]]:
         """The scores of a stream's queries, [size, outputs] each; when they arrive does not matter."""
         slots = self._features.slots(self.memory.scores)
-        return score_queries(self.pool, slots, stream.features.tolist(), stream.size.tolist())
+        return score_queries(self.pool, slots, stream.features.tolist(), stream.items.tolist())
 
     def touched(self, stream: Stream) -> dict[str, float]:
         """Embedding row bytes that a stream's queries look up at least once, and the cache's size."""
         memory, pool = self.memory, self.memory.segments["inputs"].memory
-        found = memory.features.touched(pool, memory.schema, stream.features, stream.size)
+        found = memory.features.touched(pool, memory.schema, stream.features, stream.items)
         llc_bytes = self._features.llc_bytes
         return {"bytes": found.bytes, "fraction_of_tables": found.fraction, "llc_bytes": llc_bytes}
 
@@ -260,6 +297,7 @@ class Node:
             "worker_nice": worker_nice(self.pool.pids),
             "rows_scale": self.config.rows_scale,
             "locality": self.config.locality,
+            **({"lookup_share": self.lookup_share} if self.work else {}),
             "gpu": EngineSpec.parse(self.config.gpu).name if self.config.gpu else None,
             "gpus": self.pool.counts.get(GPU, 0),
             **self.footprint(),

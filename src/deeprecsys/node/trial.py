@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from deeprecsys.core.dispatcher import Dispatcher
 from deeprecsys.core.events import Arrive, Tick
 from deeprecsys.core.policy import CPU
-from deeprecsys.core.query import Batch, Query
+from deeprecsys.core.query import Batch, Query, Slice
 from deeprecsys.core.runlog import RunLog, Status, stalled_s
+from deeprecsys.core.work import item_at
 from deeprecsys.node.driver import Driver, Recording
 from deeprecsys.node.runtime.mailbox import SliceAddress
 from deeprecsys.node.runtime.workers import Workers
 from deeprecsys.workload.stream import Stream
+from deeprecsys.workload.work import PoolWork
 
 TICK_S = 0.25
 ARRIVALS_PER_POLL = 16  # under overload, news from workers must not wait for all late arrivals
@@ -105,6 +107,7 @@ class LiveTrial:
         self._rate_qps = stream.rate_qps
         self._arrival = stream.arrival_s.tolist()
         self._size = stream.size.tolist()
+        self._items, self._work = stream.items.tolist(), stream.work
         self._features = stream.features.tolist()
         self._scores = slots
         self._free = list(range(len(slots) - 1, -1, -1))
@@ -233,7 +236,16 @@ class LiveTrial:
             i = part.query.id
             if part.start == 0 and isnan(start[i]):  # not when it runs again
                 start[i] = now_s
+        if self._work is not None:
+            return [self._address(s, self._work) for s in batch.slices]
         return [SliceAddress(slot[s.query.id], s.query.features, s.start, s.stop) for s in batch.slices]
+
+    def _address(self, s: Slice, work: PoolWork) -> SliceAddress:
+        """Where a slice lies whose bounds are units of work."""
+        query, first = s.query, work.first(s.query.features)
+        items = self._items[query.id]
+        start, stop = (item_at(work.before, first, items, at, query.size) for at in (s.start, s.stop))
+        return SliceAddress(self._slot[query.id], query.features, start, stop)
 
     def ran(self, batch: Batch, posted_s: float, started_s: float, ended_s: float, now_s: float) -> None:
         self._used[batch.device].add(batch, ended_s - started_s, now_s - posted_s)
@@ -242,7 +254,7 @@ class LiveTrial:
         slot = self._end(query, Status.SERVED)
         self._finish[query.id] = now_s
         if self._hooks:
-            self._hooks.scores(query, self._scores[slot, : query.size])
+            self._hooks.scores(query, self._scores[slot, : self._items[query.id]])
         self._free.append(slot)
 
     def shed(self, query: Query, reason: str, late: bool, now_s: float) -> None:

@@ -63,6 +63,7 @@ class WorkloadDocument(Document):
     arrivals: str | None = None
     sizes: SizesDocument | None = None
     locality: str | None = None
+    lookups: str | None = None
     seed: int | None = None
     trace: str | None = None
 
@@ -109,6 +110,7 @@ class NodeDocument(ScorerDocument):
     worker_nice: int | None = None
     rows_scale: float | None = None
     locality: str | None = None
+    lookup_share: float | None = None
     gpu: str | None = None
     gpus: int | None = None
     pss_bytes: int | None = None

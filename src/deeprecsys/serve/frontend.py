@@ -122,6 +122,7 @@ class Frontend:
             deadline_s=request.deadline_s(arrival_s),
             priority=request.priority,
             version=version,
+            ids=validated.ids,
         )
         return OpenQuery(self, model, validated, seat)
 
@@ -163,7 +164,9 @@ class OpenQuery:
         fill(validated, data, self.seat)
         if validated.packed is None:  # lists of numbers take many times as much as the text that they came as
             for t in validated.tensors:
-                t.tensor.data = None
+                for part in (t.tensor, t.lengths, t.weights):
+                    if part:
+                        part.data = None
         self._fill_s = time.monotonic() - begin
 
     def score(self) -> Awaitable[NDArray[Any]]:

@@ -20,9 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError
+from deeprecsys.core.work import ItemWork
+from deeprecsys.workload.lengths import ALIKE, HEAVY
+from deeprecsys.workload.lengths import parse as parse_lengths
 from deeprecsys.workload.locality import Locality, Scatter, parse
 from deeprecsys.workload.stream import RandomStream, generator
-from deeprecsys.zoo.schema import DenseInput, Input, Per, Schema, SparseInput, put_ids
+from deeprecsys.workload.work import ALL_LOOKUPS, PoolWork
+from deeprecsys.zoo.jagged import Ids, InputRows, offsets_of
+from deeprecsys.zoo.schema import DenseInput, Input, Per, Schema, SparseInput, is_jagged, put_ids
 
 ALIGN = 64
 LLC_FACTOR = 8
@@ -31,6 +36,10 @@ WHOLE = 0.98
 """The share of tables that counts as all of them: random ids touch the last rows only in the limit."""
 MARGIN = 1.01
 """Factor on the goal, so that chance does not leave a pool short of it."""
+SLACK = 1.5
+"""Ids of a jagged input in a pool for which there is room, over the number expected."""
+FEW = 8
+"""Rows of the greatest length for which there is room besides: in a small pool chance counts."""
 _BLOCK = 1 << 17  # elements drawn from one generator; part of what a seed means
 
 
@@ -46,6 +55,7 @@ class PoolArray:
         span: first rows lie in 0 … span - 1.
         ids: columns of a dense input that hold ids (`DenseInput.ids`).
         fields: of a sparse input's look-ups (`SparseInput.fields`).
+        jagged: the input, where its rows have different numbers of ids; `columns` are its `capacity` then.
     """
 
     name: str
@@ -57,10 +67,21 @@ class PoolArray:
     span: int
     ids: tuple[tuple[int, int], ...] = ()
     fields: tuple[tuple[int, int], ...] = ()
+    jagged: SparseInput | None = None
 
     @property
     def bytes(self) -> int:
-        return self.rows * self.columns * 4
+        if self.jagged is None:
+            return self.rows * self.columns * 4
+        return 8 * (self.rows + 1) + self.most_ids * 4 * (1 + self.jagged.weighted)
+
+    @property
+    def most_ids(self) -> int:
+        """Ids that all rows of a jagged input have at most: chance takes the mean of few rows above that of
+        many."""
+        if self.jagged is None:
+            return self.rows * self.columns
+        return int(SLACK * self.rows * self.columns) + FEW * self.jagged.lookups
 
     @property
     def dtype(self) -> type[np.float32] | type[np.int32]:
@@ -90,6 +111,7 @@ class FeatureLayout:
         max_items: the largest query that the pool can serve.
         size: bytes of the whole buffer.
         locality: `uniform` or `zipf:S`.
+        lookups: how many ids the rows of jagged inputs have (`lengths.parse`).
         goal_bytes: unique row bytes that were aimed at.
         expected_bytes: unique row bytes that the pool is expected to touch; less than the goal
             where `max_bytes` did not allow more rows.
@@ -101,6 +123,7 @@ class FeatureLayout:
     locality: str
     goal_bytes: int
     expected_bytes: int
+    lookups: str = HEAVY
 
     @classmethod
     def plan(
@@ -110,6 +133,7 @@ class FeatureLayout:
         llc_bytes: int,
         max_bytes: int = 512 << 20,
         locality: str = "zipf:0.9",
+        lookups: str = HEAVY,
     ) -> FeatureLayout:
         """The smallest pool whose ids touch 8 × `llc_bytes` of embedding rows, or the whole of the tables.
 
@@ -126,7 +150,7 @@ class FeatureLayout:
         # Spans differ from input to input, so an array has up to len(inputs) more rows than asked.
         slack = len(schema.inputs)
         most -= (dense_rows + slack) * dense_row
-        sparse_row = sum(i.bytes for i in schema.sparse)
+        sparse_row = sum(round(SLACK * i.bytes) if i.jagged else i.bytes for i in schema.sparse)
         limit = most // sparse_row - slack if sparse_row else fewest
         if limit < fewest or most < 0:
             least = (fewest + slack) * (dense_row + sparse_row) + slack * ALIGN
@@ -137,14 +161,44 @@ class FeatureLayout:
         goal = min(LLC_FACTOR * llc_bytes, int(WHOLE * schema.table_bytes))
         rows = _fewest_rows(schema, law, int(MARGIN * goal), fewest, limit)
         arrays, size = _place(schema, max_items, rows, dense_rows)
-        return cls(arrays, max_items, size, law.spec, goal, int(_expected_bytes(schema, law, rows)))
+        expected = int(_expected_bytes(schema, law, rows))
+        return cls(arrays, max_items, size, law.spec, goal, expected, parse_lengths(lookups).spec)
 
-    def views(self, buffer: Any) -> dict[str, NDArray[Any]]:
-        """The arrays in `buffer`, by input name: float32 [rows, width] or int32 [rows, lookups]."""
-        return {
-            a.name: np.frombuffer(buffer, a.dtype, a.rows * a.columns, a.offset).reshape(a.rows, a.columns)
-            for a in self.arrays
-        }
+    def views(self, buffer: Any) -> dict[str, InputRows]:
+        """The arrays in `buffer`, by input name: float32 [rows, width], int32 [rows, lookups], or `Ids`."""
+        return {a.name: _view(a, buffer) for a in self.arrays}
+
+    def lengths(self, seed: int) -> dict[str, NDArray[np.int32]]:
+        """[rows] ids of each row of the jagged inputs, by name: what `fill` writes for the same seed.
+
+        Raises:
+            InputError: the law's mean is far above an input's own, for which the pool has room.
+        """
+        law, jagged = parse_lengths(self.lookups), [a for a in self.arrays if a.jagged]
+        rows = max((a.rows for a in jagged), default=0)
+        draw = partial(generator, seed, RandomStream.POOL, 2)
+        item, query = draw(0).standard_normal(rows), draw(1).standard_normal(-(-rows // ALIKE))
+        found = {}
+        for a in jagged:
+            assert a.jagged is not None
+            own = draw(2, _key(a.name)).standard_normal(a.rows)
+            mean = a.jagged.mean_lookups
+            found[a.name] = lengths = law.of(own, item[: a.rows], query, mean, a.jagged.lookups)
+            if int(lengths.sum()) > a.most_ids:
+                raise InputError(
+                    f"lookups {law.spec[:80]}: expected a mean of at most {SLACK * mean:g} ids for input "
+                    f"{a.name!r}, whose own is {mean:g}, got {lengths.mean():g}"
+                )
+        return found
+
+    def work(self, schema: Schema, seed: int) -> PoolWork | None:
+        """The work of a pool that is filled from a seed; None where all items are alike."""
+        jagged = [a for a in self.arrays if a.jagged and a.jagged.per is Per.ITEM]
+        if not jagged:
+            return None
+        lengths = self.lengths(seed)
+        before = offsets_of(np.stack([lengths[a.name] for a in jagged]).sum(axis=0))
+        return PoolWork(before, jagged[0].span, ItemWork(schema.item_lookups, ALL_LOOKUPS))
 
     def fill(self, buffer: Any, seed: int, threads: int | None = None) -> None:
         """Write the features of `seed` into a buffer of `size` bytes.
@@ -164,9 +218,18 @@ class FeatureLayout:
             for t, rows in tables.items()
         }
 
+        for name, lengths in self.lengths(seed).items():
+            ids = views[name]
+            assert isinstance(ids, Ids)
+            ids.begins[:] = offsets_of(lengths)
+            if ids.weights is not None:
+                rng = generator(seed, RandomStream.POOL, 3, _key(name))
+                rng.random(dtype=np.float32, out=ids.weights)
+
         def block(job: tuple[PoolArray, int, int]) -> None:
             array, index, step = job
-            rows = views[array.name][index * step : (index + 1) * step]
+            whole = views[array.name]
+            rows = (whole.values if isinstance(whole, Ids) else whole)[index * step : (index + 1) * step]
             out = rows.reshape(-1)
             rng = generator(seed, RandomStream.POOL, 1, _key(array.name), index)
             if array.table is None:
@@ -213,13 +276,28 @@ class FeatureLayout:
         for a in self.arrays:
             if a.table is None:
                 continue
-            ids = views[a.name]
+            ids: Any = views[a.name]
             if features is not None and size is not None:
                 lengths = size if per[a.name] is Per.ITEM else np.ones_like(size)
-                ids = ids[_covered(features % np.uint64(a.span), lengths, a.rows)]
-            hit[a.table][ids.reshape(-1)] = True
+                covered = _covered(features % np.uint64(a.span), lengths, a.rows)
+                if isinstance(ids, Ids):
+                    covered = np.repeat(covered, np.diff(ids.begins))
+                    ids = ids.values[: len(covered)]
+                ids = ids[covered]
+            hit[a.table][(ids.values[: ids.begins[-1]] if isinstance(ids, Ids) else ids).reshape(-1)] = True
         rows = {name: int(marks.sum()) for name, marks in hit.items()}
         return Touched(sum(rows[t.name] * t.dim * 4 for t in schema.tables), schema.table_bytes, rows)
+
+
+def _view(a: PoolArray, buffer: Any) -> InputRows:
+    if a.jagged is None:
+        return np.frombuffer(buffer, a.dtype, a.rows * a.columns, a.offset).reshape(a.rows, a.columns)
+    offsets = np.frombuffer(buffer, np.int64, a.rows + 1, a.offset)
+    at = a.offset + offsets.nbytes
+    values = np.frombuffer(buffer, np.int32, a.most_ids, at)
+    if not a.jagged.weighted:
+        return Ids(values, offsets)
+    return Ids(values, offsets, np.frombuffer(buffer, np.float32, a.most_ids, at + values.nbytes))
 
 
 def _key(name: str) -> int:
@@ -237,7 +315,7 @@ def _expected_bytes(schema: Schema, law: Locality, rows: int) -> float:
     """Unique embedding row bytes that pool arrays of `rows` rows are expected to touch."""
     draws: Counter[str] = Counter()
     for i in schema.sparse:
-        draws[i.table] += i.lookups * rows
+        draws[i.table] += round(i.mean_lookups * rows)
     kinds = Counter((t.rows, t.dim, draws[t.name]) for t in schema.tables if draws[t.name])
     return sum(n * law.unique_rows(r, d) * dim * 4 for (r, dim, d), n in kinds.items())
 
@@ -255,12 +333,20 @@ def _place(
 ) -> tuple[tuple[PoolArray, ...], int]:
     """The arrays one after another, each on a boundary of 64 bytes, and the size of the whole."""
 
+    together = min((k for k, i in enumerate(schema.inputs) if is_jagged(i)), default=0)
+
     def place(index: int, i: Input, offset: int) -> PoolArray:
+        if is_jagged(i):
+            index = together  # what an item has in its inputs lies in one row of all: its work is one sum
         rows = index + (dense_rows if isinstance(i, DenseInput) else sparse_rows)
         span = rows - max_items + 1 if i.per is Per.ITEM else rows
         if isinstance(i, SparseInput):
+            jagged = i if i.jagged else None
+            columns = i.capacity if jagged else i.lookups
             table_rows = schema.table(i.table).rows
-            return PoolArray(i.name, offset, rows, i.lookups, i.table, table_rows, span, fields=i.fields)
+            return PoolArray(
+                i.name, offset, rows, columns, i.table, table_rows, span, fields=i.fields, jagged=jagged
+            )
         return PoolArray(i.name, offset, rows, i.width, None, 0, span, i.ids)
 
     arrays: list[PoolArray] = []
@@ -274,6 +360,6 @@ def _place(
 def _blocks(arrays: Iterable[PoolArray]) -> Iterable[tuple[PoolArray, int, int]]:
     """Blocks of rows, each filled by a generator of its own: array, index of the block, rows per block."""
     for a in arrays:
-        step = max(1, _BLOCK // a.columns)
-        for index in range(-(-a.rows // step)):
+        step = _BLOCK if a.jagged else max(1, _BLOCK // a.columns)
+        for index in range(-(-(a.most_ids if a.jagged else a.rows) // step)):
             yield a, index, step

@@ -5,7 +5,7 @@ Each part draws from a generator of its own, all from one seed, so that no part 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,15 @@ from deeprecsys.core.errors import InputError, at_most, positive
 from deeprecsys.core.query import Query
 from deeprecsys.memory import available_bytes
 from deeprecsys.workload import arrivals as arrivals_
+from deeprecsys.workload import lengths as lengths_
 from deeprecsys.workload import locality as locality_
 from deeprecsys.workload import sizes as sizes_
 from deeprecsys.workload.arrivals import Arrivals, Replay
+from deeprecsys.workload.lengths import HEAVY
 from deeprecsys.workload.sizes import Sizes
 from deeprecsys.workload.spec import whole
 from deeprecsys.workload.trace import read
+from deeprecsys.workload.work import PoolWork
 
 QUERY_BYTES, SHARE = 256, 0.5
 """Memory of one query of a trial, and the share of the free memory that all may take."""
@@ -63,14 +66,33 @@ class Stream:
     Attributes:
         rate_qps: the mean rate that was asked for, or that the trace was recorded at.
         arrival_s: [n] float64, intended arrivals on the trial's clock, above 0, never decreasing.
-        size: [n] int32 items, at least 1.
+        size: [n] int32 items, at least 1; their work where items have different numbers of ids (`core.work`).
         features: [n] uint64, uniform handles into a feature pool.
+        counts: [n] int32 items, where `size` is their work; work: how that is known.
     """
 
     rate_qps: float
     arrival_s: NDArray[np.float64]
     size: NDArray[np.int32]
     features: NDArray[np.uint64]
+    counts: NDArray[np.int32] | None = None
+    work: PoolWork | None = None
+
+    @property
+    def items(self) -> NDArray[np.int32]:
+        """[n] int32 items of the queries, at least 1."""
+        return self.size if self.counts is None else self.counts
+
+    def at_share(self, share: float) -> Stream:
+        """The stream where look-ups are another share of the work (`PoolWork.at_share`)."""
+        return self if self.work is None else self._weighed(self.work.at_share(share))
+
+    def _weighed(self, work: PoolWork | None) -> Stream:
+        """With sizes that are the work of the items."""
+        if work is None:
+            return self
+        size = work.units(self.features, self.items)
+        return replace(self, size=size, counts=self.items, work=work)
 
     def __len__(self) -> int:
         return len(self.size)
@@ -99,10 +121,19 @@ class Workload:
     locality: str = "zipf:0.9"
     trace: str | None = None
     """The trace's name, if arrivals or sizes come from one."""
+    lookups: str = HEAVY
+    """How many ids the rows of jagged inputs have (`lengths.parse`)."""
+    work: PoolWork | None = None
+    """What queries count for, where their items have different numbers of ids."""
 
     def __post_init__(self) -> None:
         generator(self.seed, RandomStream.ARRIVALS)
         locality_.parse(self.locality)
+        lengths_.parse(self.lookups)
+
+    def at_share(self, share: float) -> Workload:
+        """The workload where look-ups are another share of the work (`PoolWork.at_share`)."""
+        return self if self.work is None else replace(self, work=self.work.at_share(share))
 
     @classmethod
     def parse(
@@ -113,6 +144,7 @@ class Workload:
         trace: str | Path | None = None,
         seed: int = 0,
         locality: str = "zipf:0.9",
+        lookups: str = HEAVY,
     ) -> Workload:
         """The workload that the options of the command line name.
 
@@ -126,7 +158,9 @@ class Workload:
         a = arrivals if arrivals is not None else "trace" if recorded else "poisson"
         s = sizes if sizes is not None else "in-order" if recorded else "production"
         source = recorded.source if recorded else None
-        return cls(arrivals_.parse(a, recorded), sizes_.parse(s, recorded), seed, locality, source)
+        lookups = lengths_.parse(lookups).spec  # a file is read once
+        drawn = arrivals_.parse(a, recorded), sizes_.parse(s, recorded)
+        return cls(*drawn, seed, locality, source, lookups)
 
     def stream(
         self, rate_qps: float | None = None, *, queries: int | None = None, duration_s: float | None = None
@@ -157,7 +191,7 @@ class Workload:
         n = len(at_s)
         size = self.sizes.of(generator(self.seed, RandomStream.SIZES).random(n), at_s)
         handles = generator(self.seed, RandomStream.FEATURES).integers(0, 2**64, n, dtype=np.uint64)
-        return Stream(rate, at_s, size, handles)
+        return Stream(rate, at_s, size, handles)._weighed(self.work)
 
     def _rate(self, rate_qps: float | None) -> float:
         if rate_qps is not None:
@@ -174,4 +208,5 @@ class Workload:
             "locality": self.locality,
             "seed": self.seed,
             "trace": self.trace,
+            **({"lookups": self.lookups} if self.work else {}),
         }

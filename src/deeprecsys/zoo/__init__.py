@@ -1,4 +1,5 @@
-"""The zoo: the paper's eight models and, as `<model>-artefact`, what its published artefact builds.
+"""The zoo: the paper's eight models and, as `<model>-artefact`, what its published artefact builds;
+and one whose items have different numbers of ids.
 
 Importing this package does not load torch; `zoo.networks`, which builds the dense stages, does.
 """
@@ -33,8 +34,10 @@ _ARTEFACT: tuple[Model, ...] = (
     interest.DIEN_ARTEFACT,
 )
 
-MODELS: dict[str, Model] = {m.name: m for m in _PRIMARY + _ARTEFACT}
-"""All sixteen, by name."""
+_JAGGED: tuple[Model, ...] = (dlrm.RMC1_JAGGED,)
+
+MODELS: dict[str, Model] = {m.name: m for m in _PRIMARY + _ARTEFACT + _JAGGED}
+"""All, by name."""
 
 
 def model(name: str) -> Model:

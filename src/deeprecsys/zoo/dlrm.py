@@ -25,6 +25,7 @@ class Dlrm(PaperModel):
         tables, rows, dim, lookups: `tables` tables of `rows` x `dim`, each with `lookups` ids summed.
         interaction: `cat` concatenates bottom output and pooled features, as in the paper's artefact;
             `dot` is DLRM's own: the pairwise dot products next to the bottom output (1906.00091 §2.1).
+        expected: ids of an item and table on average, where they differ and `lookups` is the most.
     """
 
     bottom: tuple[int, ...]
@@ -34,10 +35,11 @@ class Dlrm(PaperModel):
     dim: int
     lookups: int
     interaction: Literal["cat", "dot"] = "cat"
+    expected: float | None = None
 
     @cached_property
     def schema(self) -> Schema:
-        tables, features = numbered((self.rows,) * self.tables, self.dim, self.lookups)
+        tables, features = numbered((self.rows,) * self.tables, self.dim, self.lookups, self.expected)
         return Schema(
             tables=scale_rows(tables, self.rows_scale),
             inputs=(DenseInput("dense", self.bottom[0]), *features),
@@ -82,6 +84,9 @@ RMC3 = Dlrm(
     name="dlrm-rmc3", bottom=(2560, 512, 32), top=(512, 128, 1), tables=10, rows=2_000_000, dim=32,
     lookups=20, medium_target_ms=100, bottleneck="MLP",
 )  # fmt: skip
+
+# Multi-hot features of production have different lengths: about 16 ids on average, with a heavy tail.
+RMC1_JAGGED = replace(RMC1, name="dlrm-rmc1-jagged", lookups=256, expected=16)
 
 RMC1_ARTEFACT = replace(RMC1, name="dlrm-rmc1-artefact", bottom=(128, 64, 32), tables=8)
 RMC2_ARTEFACT = replace(RMC2, name="dlrm-rmc2-artefact", bottom=(256, 128, 64), top=(128, 64, 1), tables=32,

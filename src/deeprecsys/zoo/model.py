@@ -132,11 +132,13 @@ def scale_rows(tables: Iterable[Table], rows_scale: float) -> tuple[Table, ...]:
 
 
 def numbered(
-    rows: Sequence[int], dim: int, lookups: int = 1
+    rows: Sequence[int], dim: int, lookups: int = 1, expected: float | None = None
 ) -> tuple[tuple[Table, ...], tuple[SparseInput, ...]]:
     """Tables `table_0`, `table_1`, … of these rows, and for each a per-item input `sparse_i`, summed."""
     tables = tuple(Table(f"table_{i}", r, dim) for i, r in enumerate(rows))
-    return tables, tuple(SparseInput(f"sparse_{i}", t.name, lookups) for i, t in enumerate(tables))
+    return tables, tuple(
+        SparseInput(f"sparse_{i}", t.name, lookups, expected=expected) for i, t in enumerate(tables)
+    )
 
 
 def chain(*widths: int) -> list[DenseLayer]:

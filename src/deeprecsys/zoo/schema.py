@@ -20,7 +20,7 @@ from deeprecsys.core.errors import InputError, shown
 
 FLOAT_BYTES = 4
 ID_BYTES = 4  # ids are 32-bit: no table has 2**31 rows
-
+OFFSET_BYTES = 8  # of a jagged input, for each row
 
 MAX_ROWS = 2**31 - 1
 """Rows of the largest table: ids are int32."""
@@ -32,6 +32,14 @@ def _count(field: str, value: object, most: int = MOST_ROW, least: int = 1) -> N
     """Raise InputError unless `value` is a whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise InputError(f"{field}: expected a whole number from {least} to {most}, got {shown(value)}")
+
+
+def _expected(name: str, value: object, most: int) -> None:
+    """Raise InputError unless `value` can be the mean number of ids of rows with at most `most`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise InputError(
+            f"input {name!r} expected: expected a number above 0, at most {most}, got {shown(value)}"
+        )
 
 
 def _named(kind: str, name: object) -> None:
@@ -116,8 +124,11 @@ class SparseInput:
     """`lookups` ids into one table, per item or per query, and how their rows are pooled.
 
     Attributes:
+        lookups: ids of a row; the most of them where the input is jagged.
         fields: for each look-up, the part of the table that its ids count from: first row, rows. () where all
             ids count from the first row of the table. Tables of several fields are fused so.
+        expected: jagged: rows have different numbers of ids, this many on average. None: all have `lookups`.
+        weighted: each id has a weight, by which its row of the table is multiplied; of a jagged input alone.
     """
 
     dtype: ClassVar[np.dtype[Any]] = np.dtype("<i4")
@@ -129,6 +140,8 @@ class SparseInput:
     pooling: Pooling = Pooling.SUM
     per: Per = Per.ITEM
     fields: tuple[tuple[int, int], ...] = ()
+    expected: float | None = None
+    weighted: bool = False
 
     def __post_init__(self) -> None:
         _named("input", self.name)
@@ -143,6 +156,30 @@ class SparseInput:
             _count(f"input {self.name!r} fields: rows", count, MAX_ROWS - first)
         _one_of(f"input {self.name!r} pooling", self.pooling, Pooling)
         _one_of(f"input {self.name!r} per", self.per, Per)
+        if self.fields and self.expected is not None:
+            raise InputError(f"input {self.name!r} fields: expected none, for it is jagged, got some")
+        if self.expected is not None:
+            _expected(self.name, self.expected, self.lookups)
+        if self.weighted and (self.expected is None or self.pooling is Pooling.MEAN):
+            raise InputError(
+                f"input {self.name!r} weighted: expected a jagged input that is not averaged, "
+                f"got pooling {self.pooling} and expected {self.expected}"
+            )
+
+    @property
+    def jagged(self) -> bool:
+        """Whether its rows have different numbers of ids."""
+        return self.expected is not None
+
+    @property
+    def mean_lookups(self) -> float:
+        """Ids of a row, on average."""
+        return self.lookups if self.expected is None else self.expected
+
+    @property
+    def capacity(self) -> int:
+        """Ids of a row for which memory is kept: a query with more per row takes more rows of memory."""
+        return math.ceil(self.mean_lookups)
 
     @property
     def width(self) -> int:
@@ -152,10 +189,21 @@ class SparseInput:
     @property
     def bytes(self) -> int:
         """Bytes of one row of this input (ids, not the embedding rows behind them)."""
-        return self.lookups * ID_BYTES
+        if not self.jagged:
+            return self.lookups * ID_BYTES
+        per_item = self.per is Per.ITEM
+        ids, offsets = (self.capacity, 1) if per_item else (self.lookups, 2)
+        return ids * (ID_BYTES + FLOAT_BYTES * self.weighted) + offsets * OFFSET_BYTES
 
 
 Input = DenseInput | SparseInput
+
+
+def is_jagged(i: Input) -> bool:
+    """Whether an input is sparse and its rows have different numbers of ids."""
+    return isinstance(i, SparseInput) and i.jagged
+
+
 IdDraw = Callable[[int, int], NDArray[Any]]
 """From how many ids there are, and how many are wanted, to [wanted] ids."""
 
@@ -314,9 +362,19 @@ class Schema:
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """The inputs in their order, runs of those that are alike together."""
-        runs = groupby(self.inputs, lambda i: (isinstance(i, DenseInput), i.width, i.per))
-        return tuple(Block(tuple(i.name for i in run), *alike) for alike, run in runs)
+        """The inputs of fixed length in their order, runs of those that are alike together."""
+        runs = groupby(self.inputs, lambda i: (is_jagged(i), isinstance(i, DenseInput), i.width, i.per))
+        return tuple(Block(tuple(i.name for i in run), *alike) for (apart, *alike), run in runs if not apart)
+
+    @property
+    def jagged(self) -> tuple[SparseInput, ...]:
+        """The inputs whose rows have different numbers of ids."""
+        return tuple(i for i in self.sparse if i.jagged)
+
+    @property
+    def item_lookups(self) -> float:
+        """Ids that an item has in the jagged inputs, on average."""
+        return sum(i.mean_lookups for i in self.jagged if i.per is Per.ITEM)
 
     def row_shape(self, i: Input) -> tuple[int, ...]:
         """Shape of one row of an input as the dense stage reads it: dense values or pooled rows."""
@@ -340,5 +398,6 @@ class Schema:
         return sum(i.bytes for i in self.inputs if i.per is per)
 
     def gathered_bytes(self, per: Per) -> int:
-        """Bytes of embedding rows that one item (or one query) gathers."""
-        return sum(i.lookups * self.table(i.table).dim * FLOAT_BYTES for i in self.sparse if i.per is per)
+        """Bytes of embedding rows that one item (or one query) gathers, on average."""
+        rows = (i.mean_lookups * self.table(i.table).dim * FLOAT_BYTES for i in self.sparse if i.per is per)
+        return round(sum(rows))

@@ -17,7 +17,7 @@ BOUND = {"fp32": 1e-5, "tf32": 5e-3, "bf16": 6e-2, "fp16": 1e-2}
 """Of a score's absolute error, scores being of order 1."""
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [n for n in MODELS if not n.endswith("-jagged")])
 def test_scores_equal_the_references_whatever_shares_the_batch(name: str, device: str) -> None:
     a = assembly(name)
     engine = DeviceEngine(a, device, precision="fp32", largest=32)

@@ -29,6 +29,7 @@ from deeprecsys.engine.cuda.queues import Mark, queues
 from deeprecsys.engine.cuda.tables import DeviceTables, free_bytes
 from deeprecsys.engine.protocol import Assembly, SliceView
 from deeprecsys.engine.spec import COMPILE
+from deeprecsys.zoo.jagged import Ids
 from deeprecsys.zoo.networks import weighted
 from deeprecsys.zoo.schema import Per
 
@@ -106,7 +107,12 @@ class DeviceEngine:
             torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
             torch.backends.cudnn.allow_tf32 = precision == "tf32"  # DIEN's recurrent layer is cuDNN's
         schema, dtype = assembly.model.schema, DTYPES[precision]
-        self._schema, self._inputs = schema, assembly.inputs
+        if schema.jagged:
+            raise InputError(
+                f"engine cuda: expected inputs of fixed length, got a jagged one, {schema.jagged[0].name!r}"
+            )
+        self._schema = schema
+        self._inputs = {n: rows for n, rows in assembly.inputs.items() if not isinstance(rows, Ids)}
         tables = DeviceTables(schema, assembly.tables, where, dtype, free or free_bytes(where))
         dense = weighted(assembly.model, assembly.seed, assembly.dense).to(device=where, dtype=dtype)
         if compiled:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deeprecsys.engine.gather.gather import Fault, Gather
-from deeprecsys.engine.gather.plan import Ids
+from deeprecsys.zoo.jagged import Ids
 from deeprecsys.zoo.rows import RowFormat, convert
 
 __all__ = ["Fault", "Gather", "Ids", "RowFormat", "convert"]

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.gather import control as f
 from deeprecsys.engine.gather.kernel import run
-from deeprecsys.engine.gather.plan import InputPlan, Pool, plan
+from deeprecsys.engine.gather.plan import InputPlan, plan
 from deeprecsys.engine.protocol import SliceView
+from deeprecsys.zoo.jagged import InputRows
 from deeprecsys.zoo.schema import Per, Schema
 
 DISTANCE = 16
@@ -64,7 +65,7 @@ class Gather:
         self,
         schema: Schema,
         tables: Mapping[str, NDArray[Any]],
-        inputs: Mapping[str, Pool],
+        inputs: Mapping[str, InputRows],
         outputs: Mapping[str, NDArray[np.float32]],
         *,
         distance: int = DISTANCE,

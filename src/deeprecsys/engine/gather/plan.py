@@ -12,29 +12,11 @@ from numpy.typing import NDArray
 from deeprecsys.core.errors import InputError
 from deeprecsys.engine.gather import control as f
 from deeprecsys.engine.gather.pool import BagKind, pooling
+from deeprecsys.zoo.jagged import Ids, InputRows
 from deeprecsys.zoo.rows import format_of, row_bytes
 from deeprecsys.zoo.schema import DenseInput, Input, Per, Pooling, Schema, SparseInput
 
 _APART = (Pooling.CONCAT, Pooling.SEQUENCE)
-
-
-@dataclass(frozen=True, eq=False)
-class Ids:
-    """The pool of a sparse input's ids; slices name rows of it.
-
-    Attributes:
-        values: int32 or int64 [rows, lookups]; jagged: [ids], all rows' one after another.
-        offsets: jagged: int64 [rows + 1], where each row's ids begin, and the end. None: as many in each row.
-            They are checked as slices read them.
-        weights: float32 of the shape of `values`: what each looked-up row is multiplied by. None: 1.
-    """
-
-    values: NDArray[Any]
-    offsets: NDArray[np.int64] | None = None
-    weights: NDArray[np.float32] | None = None
-
-
-Pool = Ids | NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -59,7 +41,7 @@ class InputPlan:
 def plan(
     schema: Schema,
     tables: Mapping[str, NDArray[Any]],
-    inputs: Mapping[str, Pool],
+    inputs: Mapping[str, InputRows],
     outputs: Mapping[str, NDArray[np.float32]],
 ) -> tuple[InputPlan, ...]:
     """A plan for each sparse input, and for each dense one that has an output, in the schema's order.
@@ -95,7 +77,11 @@ def _dense(i: DenseInput, pool: Any, out: NDArray[np.float32]) -> InputPlan:
 
 
 def _sparse(
-    i: SparseInput, schema: Schema, tables: Mapping[str, NDArray[Any]], pool: Pool, out: NDArray[np.float32]
+    i: SparseInput,
+    schema: Schema,
+    tables: Mapping[str, NDArray[Any]],
+    pool: InputRows,
+    out: NDArray[np.float32],
 ) -> InputPlan:
     table = schema.table(i.table)
     if i.table not in tables:

@@ -23,15 +23,20 @@ from deeprecsys.node.runtime.mailbox import SliceAddress
 from deeprecsys.node.runtime.segment import Segment, round_up
 from deeprecsys.node.runtime.tables import ALIGN, Progress, Weights, load_tables, table_arrays, table_offsets
 from deeprecsys.workload.features import FeatureLayout
+from deeprecsys.workload.lengths import HEAVY
 from deeprecsys.zoo import Model, model
 from deeprecsys.zoo.custom import Own, register
-from deeprecsys.zoo.schema import Per, Schema
+from deeprecsys.zoo.jagged import Ids, InputRows
+from deeprecsys.zoo.schema import Per, Schema, SparseInput, is_jagged
 from deeprecsys.zoo.tensor_file import TensorFile
 
 DENSE = "dense"
 """Name of the segment with a dense stage's weights."""
 STEP = 16
 """Runs of an arena's rows begin and end at multiples of this: no two queries share a cache line of scores."""
+
+OFFSETS, WEIGHTS = ".offsets", ".weights"
+"""Of a jagged input's arrays, after its name."""
 
 Viewer = Callable[[SliceAddress], SliceView]
 """Turns the address of a slice, as it stands in a mailbox, into the engine's view of it."""
@@ -45,6 +50,7 @@ class FeaturePool:
         max_query: the most items of one query.
         max_open: the most queries that can be open at once, each with a slot for its scores.
         locality: feature locality, `uniform` or `zipf:S`.
+        lookups: how many ids the rows of jagged inputs have (`workload.lengths`).
         llc_bytes: last-level cache; the pool touches at least eight times as much.
         pool_bytes: the most that the pool may take.
     """
@@ -54,18 +60,21 @@ class FeaturePool:
     locality: str = "zipf:0.9"
     llc_bytes: int = 32 << 20
     pool_bytes: int = 512 << 20
+    lookups: str = HEAVY
 
     @property
     def score_rows(self) -> int:
         return self.max_open * self.max_query
 
     def features(self, schema: Schema) -> FeatureLayout:
-        return FeatureLayout.plan(schema, self.max_query, self.llc_bytes, self.pool_bytes, self.locality)
+        return FeatureLayout.plan(
+            schema, self.max_query, self.llc_bytes, self.pool_bytes, self.locality, self.lookups
+        )
 
     def bytes(self, schema: Schema) -> int:
         return self.features(schema).size
 
-    def arrays(self, schema: Schema, segment: Segment) -> dict[str, NDArray[Any]]:
+    def arrays(self, schema: Schema, segment: Segment) -> dict[str, InputRows]:
         return self.features(schema).views(segment.memory)
 
     def slots(self, scores: NDArray[Any]) -> NDArray[Any]:
@@ -90,6 +99,10 @@ class QueryArena:
     a per-query input has one row per slot, and a query takes one slot. So two numbers say where all of a
     query is: its first row and its slot. They cross to a worker in the mailbox, and nothing is copied.
 
+    A jagged input has room for `SparseInput.capacity` ids per row. A query whose rows have more takes more
+    rows, and one more for the end of its offsets. Per query a slot has room for the longest row, and two
+    offsets.
+
     Attributes:
         rows: of every per-item input, and of the scores; slots: rows of every per-query input.
     """
@@ -108,12 +121,14 @@ class QueryArena:
         """
         per_row = schema.feature_bytes(Per.ITEM) + 4 * schema.outputs
         per_slot = schema.feature_bytes(Per.QUERY)
+        per_item = (i for i in schema.jagged if i.per is Per.ITEM)
+        least = max([max_items, *(1 + -(-max_items * i.lookups // i.capacity) for i in per_item)])
         left = most_bytes - max_queries * per_slot
-        rows = min(max_queries * round_up(max_items, STEP), left // per_row // STEP * STEP)
-        if rows < max_items:
+        rows = min(max_queries * round_up(least, STEP), left // per_row // STEP * STEP)
+        if rows < least:
             raise InputError(
                 f"{name}: expected a memory for queries that holds one of {max_items} items and "
-                f"{max_queries} slots, {round_up(max_items, STEP) * per_row + max_queries * per_slot} bytes, "
+                f"{max_queries} slots, {round_up(least, STEP) * per_row + max_queries * per_slot} bytes, "
                 f"got {most_bytes}"
             )
         return cls(rows, max_queries)
@@ -122,29 +137,58 @@ class QueryArena:
     def score_rows(self) -> int:
         return self.rows
 
-    def _places(self, schema: Schema) -> dict[str, tuple[int, tuple[int, int], type[np.generic]]]:
-        """Byte offset, shape and dtype of each input; the size of all under the name ""."""
-        found: dict[str, tuple[int, tuple[int, int], type[np.generic]]] = {}
+    def rows_of(self, schema: Schema, items: int, ids: Mapping[str, int]) -> int:
+        """Rows that a query takes.
+
+        Args:
+            ids: how many it has in each jagged per-item input, by name.
+        """
+        if not any(i.per is Per.ITEM for i in schema.jagged):
+            return items
+        capacity = {i.name: i.capacity for i in schema.jagged}
+        return max(items + 1, *(-(-count // capacity[name]) for name, count in ids.items()), 0)
+
+    def _places(self, schema: Schema) -> dict[str, tuple[int, tuple[int, ...], type[np.generic]]]:
+        """Byte offset, shape and dtype of each array; the size of all under the name ""."""
+        found: dict[str, tuple[int, tuple[int, ...], type[np.generic]]] = {}
         at = 0
+
+        def place(name: str, shape: tuple[int, ...], kind: type[np.generic]) -> None:
+            nonlocal at
+            found[name] = (at, shape, kind)
+            at = round_up(at + int(np.prod(shape)) * np.dtype(kind).itemsize, ALIGN)
+
         for i in schema.inputs:
             rows = self.rows if i.per is Per.ITEM else self.slots
-            found[i.name] = (at, (rows, i.width), i.dtype.type)
-            at = round_up(at + rows * i.bytes, ALIGN)
+            if not isinstance(i, SparseInput) or not i.jagged:
+                place(i.name, (rows, i.width), i.dtype.type)
+                continue
+            ids = rows * (i.capacity if i.per is Per.ITEM else i.lookups)
+            place(i.name, (ids,), i.dtype.type)
+            place(i.name + OFFSETS, (rows + 1 if i.per is Per.ITEM else 2 * rows,), np.int64)
+            if i.weighted:
+                place(i.name + WEIGHTS, (ids,), np.float32)
         return {**found, "": (at, (0, 0), np.float32)}
 
     def bytes(self, schema: Schema) -> int:
         return self._places(schema)[""][0]
 
-    def arrays(self, schema: Schema, segment: Segment) -> dict[str, NDArray[Any]]:
-        places = self._places(schema)
-        return {name: segment.array(kind, shape, at) for name, (at, shape, kind) in places.items() if name}
+    def arrays(self, schema: Schema, segment: Segment) -> dict[str, InputRows]:
+        places = self._places(schema).items()
+        found = {name: segment.array(kind, shape, at) for name, (at, shape, kind) in places if name}
+        return {
+            i.name: Ids(found[i.name], found[i.name + OFFSETS], found.get(i.name + WEIGHTS))
+            if is_jagged(i)
+            else found[i.name]
+            for i in schema.inputs
+        }
 
     def viewer(self, schema: Schema, scores: NDArray[Any]) -> Viewer:
-        per_item = [(i.name, i.per is Per.ITEM) for i in schema.inputs]
+        per_item = [(i.name, i.per is Per.ITEM, 1 + is_jagged(i)) for i in schema.inputs]
 
         def view(part: SliceAddress) -> SliceView:
             slot, row, start, stop = part
-            first = {name: row if item else slot for name, item in per_item}
+            first = {name: row if item else each * slot for name, item, each in per_item}
             return SliceView(first, start, stop, scores[row + start : row + stop])
 
         return view
@@ -207,7 +251,7 @@ class ModelMemory:
         self.tables: dict[str, NDArray[Any]] = (
             table_arrays(self.schema, segments["tables"], layout.precision) if "tables" in segments else {}
         )
-        self.inputs: dict[str, NDArray[Any]] = layout.inputs.arrays(self.schema, segments["inputs"])
+        self.inputs: dict[str, InputRows] = layout.inputs.arrays(self.schema, segments["inputs"])
         shape = (layout.inputs.score_rows, self.schema.outputs)
         self.scores: NDArray[Any] = segments["scores"].array(np.float32, shape)
 

@@ -179,7 +179,7 @@ def run_loop(
             slices = [view(a) for a in addresses]
             with reading:
                 try:
-                    engine.score(slices)
+                    score(engine, slices)
                 except RAISED:
                     errors = one_by_one(engine, slices)
             del engine, view, reading, slices
@@ -189,12 +189,18 @@ def run_loop(
         signal_reply(reply_event, 1)
 
 
+def score(engine: Engine, slices: Sequence[SliceView]) -> None:
+    """Score a batch; slices without items, which an item of much work leaves behind it, are left out."""
+    if some := [s for s in slices if s.stop > s.start or s.start == 0]:
+        engine.score(some)
+
+
 def one_by_one(engine: Engine, slices: Sequence[SliceView]) -> list[tuple[int, str]]:
     """Score the slices of a failed batch alone; the index and the reason of each that fails."""
     errors = []
     for i, part in enumerate(slices):
         try:
-            engine.score([part])
+            score(engine, [part])
         except RAISED as e:
             part.out[...] = np.nan
             errors.append((i, f"{type(e).__name__}: {e}".splitlines()[0]))

@@ -37,9 +37,16 @@ class Admission:
         return not self.draining and self._workers.alive[CPU] > 0
 
     def admit(
-        self, served: HostedModel, items: int, arrival_s: float, deadline_s: float | None, priority: int
+        self,
+        served: HostedModel,
+        items: int,
+        arrival_s: float,
+        deadline_s: float | None,
+        priority: int,
+        rows: int,
     ) -> Query:
-        """A query that would be taken now. Only one of which the head was read has a known number of items.
+        """A query that would be taken now. Only one of which the head was read has a known number of items,
+        and of the `rows` of memory that it takes.
 
         Raises:
             RefusedError: it would not; recorded as shed. InputError: it has too many items, or none.
@@ -59,7 +66,7 @@ class Admission:
         if late_s > 0 and not self._dispatcher.may_be_late(query, late_s):
             why = f"{served.name}: the query would miss its deadline by {1e3 * late_s:.0f} ms"
             raise self._refused(served, query, Reason.LATE, why, late_s)
-        if not served.has_room(items):
+        if not served.has_room(rows):
             why = f"{served.name}: {served.open} queries are open, no room for one of {items} items"
             raise self._refused(served, query, Reason.OVERLOAD, why, served.config.target.latency_s)
         return query

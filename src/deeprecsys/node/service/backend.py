@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.allowance import NOTHING, Allowance, Limit
 from deeprecsys.core.target import Target
+from deeprecsys.zoo.jagged import InputRows
 from deeprecsys.zoo.schema import Schema
 
 
@@ -200,6 +201,9 @@ class ServedModel:
         return (*others, self.version)
 
 
+NO_IDS: Mapping[str, int] = {}
+
+
 class Seat(Protocol):
     """A query's place in the node's memory, from `reserve` to `release`."""
 
@@ -212,9 +216,10 @@ class Seat(Protocol):
         """The version of the weights that scores it, from `score` on."""
 
     @property
-    def inputs(self) -> Mapping[str, NDArray[Any]]:
+    def inputs(self) -> Mapping[str, InputRows]:
         """By input name, where the features go, uninitialised: [items, width] float32 for a dense input,
-        [items, lookups] int32 for a sparse one; first dimension 1 for an input per query."""
+        [items, lookups] int32 for a sparse one, `Ids` for a jagged one, to be `put`; first dimension 1 for an
+        input per query."""
 
     @property
     def blocks(self) -> Sequence[NDArray[Any]]:
@@ -271,6 +276,7 @@ class Backend(Protocol):
         deadline_s: float | None = None,
         priority: int = 0,
         version: str = "",
+        ids: Mapping[str, int] = NO_IDS,
     ) -> Seat:
         """A place for a query of `items` items; it must be released, whatever happens.
 
@@ -279,6 +285,7 @@ class Backend(Protocol):
             deadline_s: monotonic time by which the answer must leave; None takes the model's target.
             priority: smaller goes first among what waits.
             version: of the weights that must score it; "" takes the one that is served when it is complete.
+            ids: how many it has in each jagged input, by name.
 
         Raises:
             RefusedError: the query cannot be taken, or would be late; counted as shed.

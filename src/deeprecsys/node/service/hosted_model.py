@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from functools import cached_property
 from math import nan
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.allowance import NOTHING, Allowance
@@ -20,6 +22,7 @@ from deeprecsys.core.policy import GPU, Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.query import Query
 from deeprecsys.core.target import Target
+from deeprecsys.core.work import ItemWork, units
 from deeprecsys.engine import EngineSpec
 from deeprecsys.node.runtime.layout import DENSE, ModelLayout, QueryArena, VersionSpec
 from deeprecsys.node.runtime.segment import Segment
@@ -38,6 +41,7 @@ from deeprecsys.node.service.backend import (
 )
 from deeprecsys.node.service.rows import Rows
 from deeprecsys.zoo import model
+from deeprecsys.zoo.jagged import Ids, InputRows
 from deeprecsys.zoo.schema import Schema, SparseInput
 
 UNLOADED = "the model is unloaded"
@@ -189,6 +193,8 @@ class Reservation:
     likes, and a version cannot be dropped before its last query has ended.
 
     Attributes:
+        items: of the query, whose `size` is its work from `bind` on; rows: that it takes.
+        work: of a query with jagged inputs, from `bind` on: [items + 1] the work before each item.
         version: the one that was asked for, or "", until `bind`.
         released: the client's side no longer needs it.
         valid: whether it was complete, and has not failed.
@@ -199,6 +205,8 @@ class Reservation:
     served: HostedModel
     row: int
     slot: int
+    items: int
+    rows: int
     version: str = ""
     state: State = State.RESERVED
     released: bool = False
@@ -208,6 +216,7 @@ class Reservation:
     compute_s: float = 0.0
     parts: int = 0
     probe: bool = False
+    work: NDArray[np.float64] | None = None
 
     @property
     def id(self) -> int:
@@ -221,19 +230,22 @@ class Reservation:
         """
         found = self.served.version(self.version)
         self.query, self.version = self.query._replace(version=found.id), found.version
+        if (lookups := self.served.arena.lookups(self.row, self.items)) is not None:
+            self.work = self.served.weight.before(lookups)
+            self.query = self.query._replace(size=units(self.work))
 
     @property
-    def inputs(self) -> Mapping[str, NDArray[Any]]:
-        return self.served.arena.seat(self.row, self.slot, self.query.size)
+    def inputs(self) -> Mapping[str, InputRows]:
+        return self.served.arena.seat(self.row, self.slot, self.items, self.rows)
 
     @property
     def blocks(self) -> Sequence[NDArray[Any]]:
-        return self.served.arena.seat_blocks(self.row, self.slot, self.query.size)
+        return self.served.arena.seat_blocks(self.row, self.slot, self.items)
 
     @property
     def scores(self) -> NDArray[Any]:
         """Where workers write: float32 [items, outputs]."""
-        return self.served.arena.scores[self.row : self.row + self.query.size]
+        return self.served.arena.scores[self.row : self.row + self.items]
 
 
 @dataclass(eq=False)
@@ -346,19 +358,29 @@ class HostedModel:
             raise RefusedError(Reason.NOT_READY, f"{self.name}: {UNLOADED}", self.config.target.latency_s)
         return version
 
-    def has_room(self, items: int) -> bool:
-        """Whether there is a place for a query of this many items."""
-        return bool(self.slots) and self.rows.fits(items)
+    @cached_property
+    def weight(self) -> ItemWork:
+        """What look-ups count for in the work of a query."""
+        return ItemWork(self.arena.schema.item_lookups, self.config.profile.lookup_share)
 
-    def take(self, items: int) -> tuple[int, int]:
+    def rows_of(self, items: int, ids: Mapping[str, int]) -> int:
+        """Rows that a query takes, with so many ids in its jagged per-item inputs."""
+        assert isinstance(self.arena.layout.inputs, QueryArena)
+        return self.arena.layout.inputs.rows_of(self.arena.schema, items, ids)
+
+    def has_room(self, rows: int) -> bool:
+        """Whether there is a place for a query that takes this many rows."""
+        return bool(self.slots) and self.rows.fits(rows)
+
+    def take(self, rows: int) -> tuple[int, int]:
         """A row and a slot for a query, where there is room."""
-        row = self.rows.take(items)
+        row = self.rows.take(rows)
         assert row is not None, "no room"
         return row, self.slots.pop()
 
     def give(self, place: Reservation) -> None:
         """Take back the place of a query that is no longer read or written."""
-        self.rows.give(place.row, place.query.size)
+        self.rows.give(place.row, place.rows)
         self.slots.append(place.slot)
 
     def describe(self, ready: bool) -> ServedModel:
@@ -421,18 +443,26 @@ def point_of(
     )
 
 
-def bad_id(schema: Schema, inputs: Mapping[str, NDArray[Any]]) -> str | None:
+def bad_id(schema: Schema, inputs: Mapping[str, InputRows]) -> str | None:
     """The first id of a query that is outside its table, in words; None if all are inside."""
     for i in schema.inputs:
         if not isinstance(i, SparseInput):
             continue
-        ids, rows = inputs[i.name], schema.table(i.table).rows
+        whole, rows = inputs[i.name], schema.table(i.table).rows
+        ids = whole.rows(0, len(whole.begins) - 1).values if isinstance(whole, Ids) else whole
         wrong = (ids < 0) | (ids >= rows)
         if wrong.any():
-            item, look_up = divmod(int(wrong.argmax()), ids.shape[1])
+            at = int(wrong.argmax())
+            if isinstance(whole, Ids):
+                item = int(np.searchsorted(whole.begins, whole.base + at, side="right")) - 1
+                return (
+                    f"input {i.name!r}: item {item}, look-up {at - int(whole.begins[item] - whole.base)}: "
+                    f"expected an id in 0 … {rows - 1}, got {ids[at]}"
+                )
+            item, look_up = divmod(at, ids.shape[1])
             tensor, feed = schema.source(i.name)
-            at = f"column {feed.columns[look_up]}" if feed.columns else f"look-up {look_up}"
-            where = f"input {tensor.name!r}: item {item}, {at}"
+            place = f"column {feed.columns[look_up]}" if feed.columns else f"look-up {look_up}"
+            where = f"input {tensor.name!r}: item {item}, {place}"
             return f"{where}: expected an id in 0 … {rows - 1}, got {ids[item, look_up]}"
     return None
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from math import isnan
 
 from deeprecsys.core.query import Batch, Query
+from deeprecsys.core.work import item_at
 from deeprecsys.node.runtime.mailbox import SliceAddress
 from deeprecsys.node.service.backend import (
     BatchRecord,
@@ -66,7 +67,10 @@ class OpenQueries:
         found = []
         for s in batch.slices:
             place = self.places[s.query.id]
-            found.append(SliceAddress(place.slot, place.row, s.start, s.stop))
+            start, stop = s.start, s.stop
+            if place.work is not None:
+                start, stop = (item_at(place.work, 0, place.items, at, s.query.size) for at in (start, stop))
+            found.append(SliceAddress(place.slot, place.row, start, stop))
             place.parts += 1
             if isnan(place.start_s):
                 place.start_s = now_s
@@ -114,7 +118,7 @@ class OpenQueries:
             return
         self.record(
             QueryRecord(
-                query.id, place.served.name, query.size, query.arrival_s, place.start_s, time.monotonic(),
+                query.id, place.served.name, place.items, query.arrival_s, place.start_s, time.monotonic(),
                 place.compute_s, place.parts, outcome, reason,
             )
         )  # fmt: skip

@@ -16,6 +16,7 @@ from functools import partial
 from math import nan
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.allowance import Allowance
@@ -33,6 +34,7 @@ from deeprecsys.node.runtime.tables import Weights
 from deeprecsys.node.runtime.workers import Workers
 from deeprecsys.node.service.admission import Admission
 from deeprecsys.node.service.backend import (
+    NO_IDS,
     LateAnswers,
     NodeLoad,
     OperatingPoint,
@@ -58,6 +60,8 @@ from deeprecsys.node.service.open_queries import OpenQueries, Signal
 from deeprecsys.node.service.probe import Inputs, Probed
 from deeprecsys.node.service.row_updates import NewRows, RowUpdates
 from deeprecsys.node.service.weight_swap import WeightSwap
+from deeprecsys.zoo.jagged import Ids
+from deeprecsys.zoo.schema import Per
 
 log = logging.getLogger("deeprecsys.serve")
 
@@ -200,7 +204,7 @@ class Service:
         return LateAnswers(budget.late, budget.left)
 
     def admit(self, model: str, items: int, *, arrival_s: float, deadline_s: float | None = None) -> None:
-        self._admission.admit(self._served[model], items, arrival_s, deadline_s, 0)
+        self._admission.admit(self._served[model], items, arrival_s, deadline_s, 0, items)
 
     def reserve(
         self,
@@ -211,16 +215,18 @@ class Service:
         deadline_s: float | None = None,
         priority: int = 0,
         version: str = "",
+        ids: Mapping[str, int] = NO_IDS,
     ) -> Reservation:
         served = self._served[model]
+        rows = served.rows_of(items, ids)
         try:
-            query = self._admission.admit(served, items, arrival_s, deadline_s, priority)
+            query = self._admission.admit(served, items, arrival_s, deadline_s, priority, rows)
         except RefusedError:
             served.offered.append((arrival_s, items))
             served.mix.add(items, time.monotonic())
             raise
-        row, slot = served.take(items)
-        place = Reservation(query._replace(features=row), served, row, slot, version)
+        row, slot = served.take(rows)
+        place = Reservation(query._replace(features=row), served, row, slot, items, rows, version)
         self._queries.places[place.id] = place
         return place
 
@@ -364,16 +370,21 @@ class Service:
     async def _probe(self, version: ModelVersion, items: int, inputs: Inputs) -> Probed:
         """See `probe.Score`."""
         served = next(s for s in self._served.values() if version in s.versions)
-        while not served.has_room(items):
+        jagged = {i.name: inputs[i.name].size for i in served.arena.schema.jagged if i.per is Per.ITEM}
+        taken = served.rows_of(items, jagged)
+        while not served.has_room(taken):
             await self._happened.wait()
-        row, slot = served.take(items)
-        place = Reservation(
-            self._admission.probe(items, version.id), served, row, slot, version.version, probe=True
-        )
+        row, slot = served.take(taken)
+        query = self._admission.probe(items, version.id)
+        place = Reservation(query, served, row, slot, items, taken, version.version, probe=True)
         self._queries.places[place.id] = place
         try:
-            for name, rows in place.inputs.items():
-                rows[...] = inputs[name]
+            for name, into in place.inputs.items():
+                rows = inputs[name]
+                if isinstance(into, Ids):  # as many ids in each row
+                    into.put(rows.reshape(-1), np.full(len(rows), rows.shape[1]))
+                else:
+                    into[...] = rows
             place.scores[...] = nan
             scores = await self._scored(place)
             return Probed(scores.copy(), place.compute_s)

@@ -61,7 +61,7 @@ def work_of(model: Model) -> Work:
     gathers = []
     for i in schema.sparse:
         table = schema.table(i.table)
-        gathers.append(GatherWork(i.lookups, table.dim * FLOAT_BYTES, table.rows, i.per))
+        gathers.append(GatherWork(round(i.mean_lookups), table.dim * FLOAT_BYTES, table.rows, i.per))
     operators = len(gathers) + sum(2 * x.steps for x in layers) + 1
     return Work(
         model.name, layers, tuple(gathers), operators, schema.table_bytes, schema.feature_bytes(Per.ITEM)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from deeprecsys.node.service.backend import READY, UNAVAILABLE, HeldVersion, ServedModel
+from deeprecsys.serve.protocol.inputs import LENGTHS, VALUES, WEIGHTS
 from deeprecsys.serve.protocol.request import DEFAULT_PRIORITY, PRIORITIES
 from deeprecsys.version import VERSION
-from deeprecsys.zoo.schema import Per, TensorSpec
+from deeprecsys.zoo.schema import DenseInput, Per, Schema, TensorSpec
 
 SERVER = "deeprecsys"
 PLATFORM = "deeprecsys"
@@ -34,7 +35,7 @@ def model_document(model: ServedModel) -> dict[str, Any]:
         "name": model.name,
         "versions": list(model.versions),
         "platform": PLATFORM,
-        "inputs": [_tensor(t) for t in signature.inputs],
+        "inputs": [_tensor(t) for t in _sent(model.schema)],
         "outputs": [_tensor(t) for t in signature.outputs],
     }
 
@@ -46,15 +47,15 @@ def config_document(model: ServedModel) -> dict[str, Any]:
     largest query and dimensions leave the items out. Otherwise the inputs share no first dimension, and
     `max_batch_size` 0 says that shapes include the items; so it does where a tensor has no other dimension.
     """
-    signature = model.schema.signature
-    batched = all(t.per is Per.ITEM and t.row for t in (*signature.inputs, *signature.outputs))
+    signature, sent = model.schema.signature, _sent(model.schema)
+    batched = all(t.per is Per.ITEM and t.row for t in (*sent, *signature.outputs))
     return {
         "name": model.name,
         "platform": PLATFORM,
         "backend": SERVER,
         "version_policy": {"latest": {"num_versions": 1}},
         "max_batch_size": model.max_items if batched else 0,
-        "input": [_config_tensor(t, batched) for t in signature.inputs],
+        "input": [_config_tensor(t, batched) for t in sent],
         "output": [_config_tensor(t, batched) for t in signature.outputs],
         "dynamic_batching": {"priority_levels": PRIORITIES, "default_priority_level": DEFAULT_PRIORITY},
         "parameters": {key: {"string_value": value} for key, value in _parameters(model).items()},
@@ -89,6 +90,19 @@ def index_document(
         for v in held:
             state = v.state if m.ready or v.state != READY else UNAVAILABLE
             found.append({"name": m.name, "version": v.version, "state": state, "reason": v.reason})
+    return found
+
+
+def _sent(schema: Schema) -> list[TensorSpec]:
+    """The tensors of a request; two or three of a jagged input, each of one dimension that is not fixed."""
+    jagged, found = {i.name: i for i in schema.jagged}, []
+    for t in schema.signature.inputs:
+        if (i := jagged.get(t.feeds[0].input)) is None:
+            found.append(t)
+            continue
+        kinds = [(VALUES, t.datatype), (LENGTHS, t.datatype)]
+        kinds += [(WEIGHTS, DenseInput.datatype)] if i.weighted else []
+        found += [TensorSpec(t.name + name, datatype, ()) for name, datatype in kinds]
     return found
 
 

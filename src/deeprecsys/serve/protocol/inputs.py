@@ -2,8 +2,9 @@
 
 Tensors are those of the model's signature. For a model of the zoo these are its inputs, `[items, width]`, or
 `[1, width]` where they are per query. A tensor `[items]` may come as `[items, 1]`, as Triton reads such a
-model. A sparse input may also come jagged, as `NAME.values` [all ids] and `NAME.lengths` [items]. Today's
-schemas are of fixed length, so each length must be the schema's number of look-ups.
+model. A jagged input comes as `NAME.values` [all ids] and `NAME.lengths` [items], with `NAME.weights` [all
+ids] where ids have weights; or padded, as `NAME` [items, most ids], with -1 where there is no id. A sparse
+input of fixed length may come as values and lengths too: each length is the schema's number of look-ups then.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,9 @@ REALS: Mapping[str, np.dtype[Any]] = {
 }
 FLAGS: Mapping[str, np.dtype[Any]] = {"BOOL": np.dtype("?")}
 Binary = bytes | bytearray | memoryview
-VALUES, LENGTHS = ".values", ".lengths"
+VALUES, LENGTHS, WEIGHTS = ".values", ".lengths", ".weights"
+PAD = -1
+"""In a jagged input that comes padded: no id."""
 HEADS_KEPT, LONGEST_HEAD_BYTES = 1024, 1 << 15
 """How many heads a `HeaderCache` keeps, and of which length at most."""
 LARGE_BYTES = 1 << 17
@@ -52,6 +56,7 @@ class InputSpec:
             (`SparseInput.fields`).
         whole: whether each takes all columns. dense: floating-point numbers.
         datatypes: accepted, with their layout in memory; stored: the one that can be read as it is.
+        jagged: rows have different numbers of ids, `width` at most; weighted: which have weights.
     """
 
     name: str
@@ -65,23 +70,35 @@ class InputSpec:
     dense: bool
     datatypes: Mapping[str, np.dtype[Any]]
     stored: str
+    jagged: bool = False
+    weighted: bool = False
+
+    @property
+    def numbers(self) -> int:
+        """The most numbers of a row, lengths and weights included."""
+        return self.width * (1 + self.weighted) + self.jagged
 
 
 @dataclass(frozen=True, slots=True)
 class InputTensor:
-    """A tensor that fits an input: `rows` rows of it; `lengths` where it came jagged."""
+    """A tensor that fits an input: `rows` rows of it; `lengths` where it came jagged, `weights` if any."""
 
     spec: InputSpec
     tensor: Tensor
     rows: int
     lengths: Tensor | None = None
+    weights: Tensor | None = None
 
     @property
     def plain(self) -> bool:
         """Whether its data are bytes of the body that need no conversion."""
         t = self.tensor
         return (
-            self.lengths is None and t.size is not None and t.data is None and t.datatype == self.spec.stored
+            not self.spec.jagged
+            and self.lengths is None
+            and t.size is not None
+            and t.data is None
+            and t.datatype == self.spec.stored
         )
 
 
@@ -115,6 +132,7 @@ class ValidatedRequest:
 
     Attributes:
         blocks: of the model.
+        ids: how many it has at most in each jagged per-item input, by name.
         packed: the tensors by blocks, in the order of the body, where all of them are plain; else None.
         in_body_order: whether it pays to read the body straight into a seat: a tensor is large, and the
             blocks of the seat hold the body's data one after the other.
@@ -123,6 +141,7 @@ class ValidatedRequest:
     items: int
     tensors: Sequence[InputTensor]
     blocks: Sequence[Block]
+    ids: Mapping[str, int]
     packed: Sequence[InputBlock] | None
     in_body_order: bool
 
@@ -143,11 +162,11 @@ class Inputs:
         self.specs = {t.name: _spec(t, [inputs[f.input] for f in t.feeds]) for t in signature.inputs}
         self.outputs = signature.outputs
         self.blocks = schema.blocks
-        per_item = sum(s.width for s in self.specs.values() if not s.per_query)
-        per_query = sum(s.width for s in self.specs.values() if s.per_query)
+        per_item = sum(s.numbers for s in self.specs.values() if not s.per_query)
+        per_query = sum(s.numbers for s in self.specs.values() if s.per_query)
         self.item_bytes, self.query_bytes = 8 * per_item, 8 * per_query + _HEAD_BYTES
         numbers = max_items * (per_item + len(self.specs)) + per_query
-        heads = _HEAD_BYTES + 2 * _INPUT_HEAD_BYTES * len(self.specs)
+        heads = _HEAD_BYTES + 3 * _INPUT_HEAD_BYTES * len(self.specs)
         self.body_limit = heads + _JSON_NUMBER_BYTES * numbers
         self.message_limit = heads + _MESSAGE_NUMBER_BYTES * numbers
 
@@ -178,7 +197,12 @@ class Inputs:
             )
         packed = self._pack(tensors)
         in_order = packed is not None and any(b.large for b in packed) and _contiguous(packed)
-        return ValidatedRequest(self._items(tensors), tensors, self.blocks, packed, in_order)
+        ids = {
+            p.spec.feeds[0][0]: p.tensor.shape[0] if p.lengths else prod(p.tensor.shape)
+            for p in tensors
+            if p.spec.jagged and not p.spec.per_query
+        }
+        return ValidatedRequest(self._items(tensors), tensors, self.blocks, ids, packed, in_order)
 
     def _pack(self, given: Sequence[InputTensor]) -> Sequence[InputBlock] | None:
         """The tensors by blocks, if those of each lie together and all are stored as they come."""
@@ -199,14 +223,48 @@ class Inputs:
         if tensor is None:
             return self._jagged(spec, given)
         shape = tensor.shape
+        if spec.jagged:
+            return self._padded(spec, tensor, given.pop(spec.name + WEIGHTS, None))
         if (len(shape) != 2 or shape[1] != spec.columns) and (not shape or shape[1:] != spec.row):
             row = ", ".join(map(str, ("1" if spec.per_query else "items", *spec.row)))
             raise RequestError(f"input {spec.name!r}: expected shape [{row}], got {shown(list(shape))}")
         _check_type(spec.datatypes, tensor, spec.width * shape[0])
         return InputTensor(spec, tensor, shape[0])
 
+    def _padded(self, spec: InputSpec, tensor: Tensor, weights: Tensor | None) -> InputTensor:
+        shape = tensor.shape
+        if len(shape) != 2 or shape[1] > spec.width:
+            rows = "1" if spec.per_query else "items"
+            raise RequestError(
+                f"input {spec.name!r}: expected shape [{rows}, at most {spec.width}], padded with {PAD}, or "
+                f"{spec.name + VALUES!r} and {spec.name + LENGTHS!r}, got shape {shown(list(shape))}"
+            )
+        _check_type(IDS, tensor, prod(shape))
+        return InputTensor(spec, tensor, shape[0], None, self._weights(spec, weights, tensor))
+
+    def _weights(self, spec: InputSpec, weights: Tensor | None, ids: Tensor) -> Tensor | None:
+        """The weights of an input's ids, of the ids' shape."""
+        if weights is None:
+            return None
+        if not spec.weighted:
+            raise RequestError(
+                f"input {weights.name!r}: expected none, for the model weighs no ids, got some"
+            )
+        if weights.shape != ids.shape:
+            raise RequestError(
+                f"input {weights.name!r}: expected shape {list(ids.shape)}, that of {ids.name!r}, "
+                f"got {shown(list(weights.shape))}"
+            )
+        _check_type(REALS, weights, prod(weights.shape))
+        return weights
+
     def _jagged(self, spec: InputSpec, given: dict[str, Tensor]) -> InputTensor:
         values, lengths = given.pop(spec.name + VALUES, None), given.pop(spec.name + LENGTHS, None)
+        if spec.jagged and values is None and lengths is None:
+            raise RequestError(
+                f"input {spec.name!r}: expected {spec.name + VALUES!r} and {spec.name + LENGTHS!r}, or a "
+                f"tensor of that name, padded with {PAD}, got none"
+            )
         if spec.dense or not spec.whole or (values is None and lengths is None):
             raise RequestError(f"input {spec.name!r}: expected a tensor of that name, got none")
         if values is None or lengths is None:
@@ -218,7 +276,14 @@ class Inputs:
                     f"input {tensor.name!r}: expected one dimension, got shape {shown(list(tensor.shape))}"
                 )
             _check_type(IDS, tensor, tensor.shape[0])
-        rows = lengths.shape[0]
+        rows, most = lengths.shape[0], lengths.shape[0] * spec.width
+        if spec.jagged:
+            if (count := values.shape[0]) > most:
+                raise RequestError(
+                    f"input {values.name!r}: expected at most {rows} × {spec.width} ids, got {count}"
+                )
+            weights = self._weights(spec, given.pop(spec.name + WEIGHTS, None), values)
+            return InputTensor(spec, values, rows, lengths, weights)
         if values.shape[0] != rows * spec.width:
             raise RequestError(
                 f"input {values.name!r}: expected {rows} × {spec.width} ids ({spec.width} per row, "
@@ -257,6 +322,7 @@ def _spec(t: TensorSpec, fed: Sequence[Input]) -> InputSpec:
         for i in fed
         if isinstance(i, SparseInput) and i.fields
     }
+    sparse = fed[0] if isinstance(fed[0], SparseInput) else None
     return InputSpec(
         t.name,
         t.row,
@@ -269,6 +335,8 @@ def _spec(t: TensorSpec, fed: Sequence[Input]) -> InputSpec:
         dense,
         REALS if dense else FLAGS if t.datatype in FLAGS else IDS,
         fed[0].datatype if whole and len(t.feeds) == 1 and not fields else "",
+        sparse is not None and sparse.jagged,
+        sparse is not None and sparse.weighted,
     )
 
 

@@ -16,6 +16,7 @@ from deeprecsys.serve.protocol.errors import RequestError, shown
 from deeprecsys.serve.protocol.inputs import (
     FLAGS,
     IDS,
+    PAD,
     REALS,
     Binary,
     InputSpec,
@@ -23,6 +24,7 @@ from deeprecsys.serve.protocol.inputs import (
     ValidatedRequest,
 )
 from deeprecsys.serve.protocol.request import Request, Tensor
+from deeprecsys.zoo.jagged import Ids, InputRows
 from deeprecsys.zoo.schema import MOST_ROW, TensorSpec
 
 _FEW = 4096  # beyond, BLAS may begin threads
@@ -87,19 +89,23 @@ def fill(request: ValidatedRequest, data: Binary | BodyLayout, seat: Seat) -> No
     check_finite(request, blocks)
 
 
-def _fill_inputs(p: InputTensor, binary: Binary, inputs: Mapping[str, NDArray[Any]]) -> None:
+def _fill_inputs(p: InputTensor, binary: Binary, inputs: Mapping[str, InputRows]) -> None:
     """Write one tensor's values into the inputs that it feeds."""
     spec, tensor = p.spec, p.tensor
+    if isinstance(jagged := inputs[spec.feeds[0][0]], Ids):
+        return _fill_jagged(p, binary, jagged)
     if p.lengths is not None:
         _check_lengths(p, binary)
-    into = inputs[spec.feeds[0][0]]
+    into = jagged
     if tensor.datatype == spec.stored and tensor.size is not None and into.flags.c_contiguous:
         raw = binary[tensor.offset : tensor.offset + tensor.size] if tensor.data is None else tensor.data
         memoryview(into).cast("B")[:] = raw  # type: ignore[arg-type]
         return
     source = _numbers(spec.datatypes, tensor, binary).reshape(p.rows, spec.width)
     for name, columns in spec.feeds:
-        into, part = inputs[name], source[:, columns]
+        whole, part = inputs[name], source[:, columns]
+        assert not isinstance(whole, Ids)
+        into = whole
         if name in spec.fields:
             first, rows = spec.fields[name]
             wrong = (part < 0) | (part >= rows) | (part != np.floor(part))
@@ -132,6 +138,46 @@ def asked_for(
         values = scores[:, at : (at := at + t.width)]
         if not request.outputs or t.name in request.outputs:
             yield t, values.astype(t.dtype, copy=False).reshape(-1)
+
+
+def _fill_jagged(p: InputTensor, binary: Binary, into: Ids) -> None:
+    """Write the ids of a jagged input, with their lengths and weights."""
+    spec, tensor = p.spec, p.tensor
+    values = _numbers(IDS, tensor, binary)
+    weights = None if p.weights is None else _numbers(REALS, p.weights, binary)
+    if p.lengths is None:
+        kept = values.reshape(tensor.shape) != PAD
+        lengths, values = kept.sum(axis=1), values[kept.reshape(-1)]
+        weights = weights if weights is None else weights[kept.reshape(-1)]
+    else:
+        lengths = _numbers(IDS, p.lengths, binary)
+        _check_jagged(p.lengths, lengths, spec.width, len(values))
+    if len(values) and not _ID_RANGE.min <= values.min() <= values.max() <= _ID_RANGE.max:
+        wrong = (values < _ID_RANGE.min) | (values > _ID_RANGE.max)
+        raise RequestError(
+            f"input {shown(tensor.name)}: expected {_id_range()}, got {values[wrong.argmax()]}"
+        )
+    with np.errstate(over="ignore"):
+        weights = weights if weights is None else weights.astype(np.float32)
+    if p.weights is not None and weights is not None and not all_finite(weights):
+        raise RequestError(f"input {not_finite(repr(p.weights.name), weights)}")
+    into.put(values, lengths, weights)
+
+
+def _check_jagged(tensor: Tensor, lengths: NDArray[Any], most: int, count: int) -> None:
+    """Raise RequestError unless lengths, of at most `most` each, add up to `count`."""
+    name = f"input {shown(tensor.name)}"
+    wrong = (lengths < 0) | (lengths > most)
+    total = None if wrong.any() else int(lengths.sum(dtype=np.int64))
+    if total == count:
+        return
+    offsets = ""
+    if len(lengths) > 1 and lengths[0] == 0 and lengths[-1] <= count and (np.diff(lengths) >= 0).all():
+        offsets = "; they look like offsets, lengths are their differences"
+    if total is None:
+        at = int(wrong.argmax())
+        raise RequestError(f"{name}: expected lengths from 0 to {most}, got {lengths[at]} at [{at}]{offsets}")
+    raise RequestError(f"{name}: expected lengths that add up to the {count} values, got {total}{offsets}")
 
 
 def http_reply(

@@ -46,8 +46,8 @@ def input_std(schema: Schema, name: str) -> float:
     if isinstance(found, DenseInput):
         return 1.0
     if found.pooling is Pooling.SUM:
-        return math.sqrt(found.lookups / 3)
-    return math.sqrt(1 / (3 * found.lookups if found.pooling is Pooling.MEAN else 3))
+        return math.sqrt(found.mean_lookups / 3)
+    return math.sqrt(1 / (3 * found.mean_lookups if found.pooling is Pooling.MEAN else 3))
 
 
 def columns(*parts: tuple[int, float]) -> Tensor:
