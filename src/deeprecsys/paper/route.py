@@ -1,11 +1,16 @@
-"""Routing by the work that a router has sent, compiled. Imports numba."""
+"""Routing by the work that a router has sent (`core.routing`), compiled. Imports numba."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprecsys.jit import compiled
+from deeprecsys.core import routing
+from deeprecsys.jit import compiled, inner
+
+choose: Any = inner(routing.choose)
 
 
 @compiled
@@ -23,14 +28,15 @@ def least_loaded(
         speed: [machines].
         first, second: [n] the machines to choose from.
     """
-    left, since = np.zeros(len(speed)), np.zeros(len(speed))
-    chosen = np.empty(len(at), np.int64)
+    ahead, since = np.zeros(len(speed)), np.zeros(len(speed))
+    chosen, pair = np.empty(len(at), np.int64), np.empty(2, np.int64)
+    alike, alone = np.zeros(len(speed), np.int64), np.zeros(1)
     for i in range(len(at)):
-        a, b = first[i], second[i]
-        for m in (a, b):
-            left[m] = max(0.0, left[m] - (at[i] - since[m]))
-            since[m] = at[i]
-        m = b if left[b] < left[a] else a
-        left[m] += work[i] / speed[m]
+        pair[0], pair[1] = first[i], second[i]
+        for one in pair:  # what it can have done since
+            ahead[one] = max(0.0, ahead[one] - (at[i] - since[one]) * speed[one])
+            since[one] = at[i]
+        m = choose(pair, 2, alike, ahead, speed, alone, np.inf)
+        ahead[m] += work[i]
         chosen[i] = m
     return chosen
