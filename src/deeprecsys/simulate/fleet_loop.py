@@ -34,7 +34,7 @@ class Costs(NamedTuple):
     part_s: Reals
 
 
-class Account(NamedTuple):
+class SentWork(NamedTuple):
     """The router's: [machines, room] ends and work of open queries; [machines] number and work of all."""
 
     end_s: Reals
@@ -44,7 +44,7 @@ class Account(NamedTuple):
 
 
 @inner
-def forget(a: Account, m: int, now_s: float) -> None:
+def forget(a: SentWork, m: int, now_s: float) -> None:
     """Take off what a machine has completed."""
     i = 0
     while i < a.open[m]:
@@ -59,7 +59,7 @@ def forget(a: Account, m: int, now_s: float) -> None:
 @inner
 def routed(
     machines: Machines,
-    a: Account,
+    a: SentWork,
     alone_s: Reals,
     draw: Reals,
     i: int,
@@ -105,7 +105,7 @@ def run(
     """
     count, most = len(machines.kind), int(machines.workers.max())
     room = 64
-    account = Account(
+    account = SentWork(
         np.zeros((count, room)), np.zeros((count, room)), np.zeros(count, np.int64), np.zeros(count)
     )
     free_s = np.zeros((count, most))
@@ -127,7 +127,7 @@ def run(
             wider[:, :room] = account.end_s
             heavier = np.zeros((count, 2 * room))
             heavier[:, :room] = account.work_s
-            account = Account(wider, heavier, account.open, account.ahead_s)
+            account = SentWork(wider, heavier, account.open, account.ahead_s)
             room *= 2
         account.end_s[m, account.open[m]] = last_s
         account.work_s[m, account.open[m]] = costs.work_s[row, kind]
