@@ -5,16 +5,18 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 import deeprecsys as dr
 from deeprecsys.cli import cli
+from deeprecsys.cli.help import EXAMPLES, GROUPS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 COMMANDS = ["profile", "bench", "capacity", "tune", "quality", "simulate", "serve"]
-RENAMED = {"json", "trace_out", "config_file", "help", "verbose"}
+RENAMED = {"json", "trace_out", "config_file", "help", "verbose", "save"}
 """Options of the command line alone."""
 
 
@@ -22,7 +24,7 @@ RENAMED = {"json", "trace_out", "config_file", "help", "verbose"}
 def test_a_function_takes_the_options_of_its_command(name: str) -> None:
     options = {p.name for p in cli.commands[name].params} - RENAMED
     parameters = set(inspect.signature(getattr(dr, name)).parameters)
-    # `profile --profile FILE` says where to write; the function returns the profile.
+    # `profile --profile FILE`, hidden, is `--save FILE`; the function returns the profile.
     assert options - parameters == ({"profile"} if name == "profile" else set())
 
 
@@ -35,6 +37,34 @@ def test_defaults_are_those_of_the_command_line(name: str) -> None:
     assert len(compared) > 8
     for option in compared:
         assert defaults[option] == parameters[option].default or not defaults[option], option
+
+
+@pytest.mark.parametrize("name", cli.commands)
+def test_help_shows_examples_that_parse_and_a_whole_summary(name: str) -> None:
+    assert len(EXAMPLES[name]) in (1, 2, 3)
+    for example in EXAMPLES[name]:
+        program, command, *arguments = shlex.split(example)
+        assert (program, command) == ("deeprecsys", name)
+        cli.commands[name].make_context(name, arguments)
+    assert not cli.commands[name].get_short_help_str().endswith("...")
+
+
+def test_each_option_stands_under_one_heading() -> None:
+    headings = [option for options in GROUPS.values() for option in options]
+    assert len(headings) == len(set(headings))
+    assert set(headings) <= {p.name for command in cli.commands.values() for p in command.params}
+
+
+def test_options_come_from_the_environment_unless_the_command_line_has_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DEEPRECSYS_TUNE_SLA_MS", "7")
+    prefix = "DEEPRECSYS_TUNE"
+    tune = cli.commands["tune"]
+    assert tune.make_context("tune", ["wnd"], auto_envvar_prefix=prefix).params["sla_ms"] == 7
+    given = tune.make_context("tune", ["wnd", "--sla-ms", "9"], auto_envvar_prefix=prefix).params
+    assert given["sla_ms"] == 9
+    assert cli.context_settings["auto_envvar_prefix"] == "DEEPRECSYS"
 
 
 def test_the_containers_command_is_one_that_serve_takes() -> None:

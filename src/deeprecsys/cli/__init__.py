@@ -34,12 +34,26 @@ class _Group(click.Group):
         return list(self.commands)  # in the order of a first use, not of the alphabet
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(VERSION, prog_name="deeprecsys")
+_SETTINGS = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 100,
+    "auto_envvar_prefix": "DEEPRECSYS",
+}
+
+
+@click.group(cls=_Group, context_settings=_SETTINGS)
+@click.version_option(VERSION, prog_name="deeprecsys", allow_from_autoenv=False)
 def cli() -> None:
     """Serve recommendation models at the highest load a tail-latency target allows, and see why.
 
-    Start with `deeprecsys models`, then `deeprecsys tune dlrm-rmc1 --sla-ms 100`.
+    Start with `deeprecsys models`, then `deeprecsys tune wnd --sla-ms 25`.
+
+    An option may also come from a TOML file (--config), or from the environment: DEEPRECSYS_SERVE_SLA_MS is
+    --sla-ms of `serve`. The command line wins, then the environment.
+
+    \b
+    Completion in bash; zsh_source and fish_source in other shells:
+      eval "$(_DEEPRECSYS_COMPLETE=bash_source deeprecsys)"
     """
 
 

@@ -11,12 +11,13 @@ from deeprecsys.api.progress import Interrupted
 from deeprecsys.api.runs import BenchRun
 from deeprecsys.api.trials import bench, capacity
 from deeprecsys.cli import options as opt
+from deeprecsys.cli.help import command
 from deeprecsys.cli.output import emit_result, report_on, write_json
 from deeprecsys.core.errors import InputError
 from deeprecsys.report.timeline import trace_events
 
 
-@click.command("bench")
+@command("bench")
 @click.argument("model", metavar="[MODEL]", required=False)
 @opt.from_run
 @opt.weights
@@ -66,7 +67,7 @@ def _show(result: BenchRun, trace_out: str | None, json: str | None, out: Path |
     report_on(out)
 
 
-@click.command("capacity")
+@command("capacity")
 @opt.model
 @opt.policy
 @opt.target

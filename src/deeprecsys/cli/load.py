@@ -8,9 +8,10 @@ import click
 
 from deeprecsys.api.load import load
 from deeprecsys.cli import options as opt
+from deeprecsys.cli.help import command
 
 
-@click.command("load")
+@command("load")
 @click.argument("model", metavar="MODEL")
 @opt.option("--url", "URL", "Of the server: http://HOST:PORT.", default="http://localhost:8000")
 @opt.option("--weights", "FILE", "A .safetensors file in the server's --admin directory, by its path there.")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from deeprecsys.cli import options as opt
+from deeprecsys.cli.help import command
 from deeprecsys.cli.output import emit
 from deeprecsys.report import tables
 from deeprecsys.report.documents import ModelDocument
@@ -14,7 +13,7 @@ from deeprecsys.zoo import MODELS, Model
 from deeprecsys.zoo.schema import Per
 
 
-@click.command("models")
+@command("models")
 @opt.json_file
 def models(json: str | None) -> None:
     """List the zoo: sizes, FLOPs and bytes per item, the paper's medium target."""

@@ -147,11 +147,12 @@ length = group(
 )
 
 
-def written_file(name: str, text: str, dash: bool = False) -> Option:
+def written_file(name: str, text: str, dash: bool = False, hidden: bool = False) -> Option:
     """An option that names a file to write, which is checked before anything else is done.
 
     Args:
         dash: whether - stands for standard output.
+        hidden: whether help leaves it out.
     """
 
     def check(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
@@ -159,7 +160,7 @@ def written_file(name: str, text: str, dash: bool = False) -> Option:
             check_place(f"{name} {value}", Path(value))
         return value
 
-    return option(name, "FILE", text, callback=check, is_eager=True)
+    return option(name, "FILE", text, callback=check, is_eager=True, hidden=hidden)
 
 
 json_file = written_file("--json", "Write the result as JSON; - for standard output.", dash=True)

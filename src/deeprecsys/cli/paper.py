@@ -11,13 +11,14 @@ import click
 
 from deeprecsys.api.progress import StageReport, stage
 from deeprecsys.cli import options as opt
+from deeprecsys.cli.help import command
 from deeprecsys.cli.output import emit
 from deeprecsys.core.errors import InputError
 from deeprecsys.files import check_folder
 from deeprecsys.report import format as f
 
 
-@click.command("paper")
+@command("paper")
 @click.argument("figures", nargs=-1, metavar="[FIGURE]...")
 @click.option(
     "--quick", is_flag=True, help="Shorter paths, fewer batch sizes and machines: under two minutes."

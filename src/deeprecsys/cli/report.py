@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from deeprecsys.cli import options as opt
+from deeprecsys.cli.help import command
 from deeprecsys.core.errors import InputError
 from deeprecsys.files import first_line
 from deeprecsys.report.rundir import read_run
 
 
-@click.command("report")
+@command("report")
 @click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=opt.FILE)
 @opt.option(
     "--out",

@@ -8,13 +8,14 @@ import click
 
 from deeprecsys.api.serve import DRAIN_S, FACE_TEST_S, PORTS, serve
 from deeprecsys.cli import options as opt
+from deeprecsys.cli.help import command
 from deeprecsys.core.allowance import MARGIN
 from deeprecsys.serve.metrics.logs import log_as_json
 
 _COUNT, _PORT = click.IntRange(1), click.IntRange(0, 65535)
 
 
-@click.command("serve")
+@command("serve")
 @click.argument("model", metavar="[MODEL]...", nargs=-1)
 @opt.from_run
 @opt.weights

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
-
 from deeprecsys.api.simulate import simulate
 from deeprecsys.cli import options as opt
+from deeprecsys.cli.help import command
 from deeprecsys.cli.output import emit_result, report_on
 
 
-@click.command("simulate")
+@command("simulate")
 @opt.from_run
 @opt.option(
     "--profile",

@@ -11,27 +11,30 @@ from deeprecsys.api.profiles import profile as measure
 from deeprecsys.api.quality import QUERIES, quality
 from deeprecsys.api.tune import METHODS, tune
 from deeprecsys.cli import options as opt
+from deeprecsys.cli.help import command
 from deeprecsys.cli.output import emit, emit_result, report_on, write_json
 from deeprecsys.report.text import tune as tune_text
 from deeprecsys.report.text import tune_whole
 
 
-@click.command("profile")
+@command("profile")
 @opt.model
 @opt.node
 @opt.sizes
 @opt.option("--budget", "S", "Seconds to measure for.", type=float, default=20.0)
-@opt.written_file("--profile", "Where to write the profile, for `tune` and `simulate` to read.")
+@opt.written_file("--save", "Write the profile here, for --profile of `tune`, `simulate` and `serve`.")
+@opt.written_file("--profile", "Former name of --save.", hidden=True)
 @opt.output
-def profile_command(profile: str | None, json: str | None, **options: Any) -> None:
+def profile_command(save: str | None, profile: str | None, json: str | None, **options: Any) -> None:
     """Measure batch times s(b) of MODEL on this machine, with 1 to all workers busy."""
     found = measure(**options)
-    if profile:
-        write_json("--profile", profile, found.to_json())
+    for name, file in (("--save", save), ("--profile", profile)):
+        if file:
+            write_json(name, file, found.to_json())
     emit_result(found, json)
 
 
-@click.command("tune")
+@command("tune")
 @opt.model
 @opt.target
 @opt.workload
@@ -75,7 +78,7 @@ def tune_command(json: str | None, out: Path | None, verbose: bool, **options: A
     report_on(out)
 
 
-@click.command("quality")
+@command("quality")
 @opt.model
 @opt.engine
 @opt.precision("bf16")
