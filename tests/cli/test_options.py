@@ -72,7 +72,7 @@ def test_the_containers_command_is_one_that_serve_takes() -> None:
     entry, command = (
         json.loads(re.findall(rf"^{k} (.*)", text, re.MULTILINE)[0]) for k in ("ENTRYPOINT", "CMD")
     )
-    manifest = json.loads(re.findall(r"args: (.*)", (DEPLOY / "kubernetes.yaml").read_text())[0])
+    manifest = json.loads(re.findall(r"args: (.*)", (DEPLOY / "kubernetes/node.yaml").read_text())[0])
     assert entry[:2] == ["deeprecsys", "serve"]
     for arguments in (command, manifest):
         found = cli.commands["serve"].make_context("serve", [*entry[2:], *arguments]).params
