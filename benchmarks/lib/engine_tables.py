@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import markdown
+from deeprecsys.paper.platforms.anchors import CAFFE2_BATCHES, CAFFE2_GFLOPS, CAFFE2_MS, CAFFE2_ROW_NS
 from deeprecsys.zoo import MODELS
 from deeprecsys.zoo.schema import Per
 
@@ -15,22 +16,6 @@ PARTS = {"one": "one core", "all": "all cores", "zipf": "one core, ids by Zipf's
 GOALS = {"dlrm-rmc1": 0.8, "dlrm-rmc2": 0.8, "dlrm-rmc3": 0.8, "wnd": 0.8, "mt-wnd": 0.8, "ncf": 0.6, "din": 0.6,
          "dien": 0.6}  # fmt: skip
 """Share of the floor that is aimed at from 64 items on."""
-
-CAFFE2_MS: Mapping[str, tuple[float, ...]] = {
-    "dlrm-rmc1-artefact": (0.039, 0.283, 1.03, 4.09, 12.6),
-    "dlrm-rmc2-artefact": (0.201, 2.24, 7.02, 15.0, 43.7),
-    "dlrm-rmc3-artefact": (0.206, 1.05, 2.86, 9.60, 32.1),
-    "ncf-artefact": (0.018, 0.058, 0.121, 0.360, 1.41),
-    "wnd-artefact": (0.128, 0.589, 1.47, 5.18, 19.2),
-    "mt-wnd-artefact": (0.168, 0.746, 1.86, 6.65, 24.5),
-    "din-artefact": (0.997, 2.08, 5.36, 11.1, 27.7),
-    "dien-artefact": (0.466, 0.803, 1.77, 6.23, 23.2),
-}
-"""The artefact's own code (Caffe2) at its best on one core of an AMD Zen 5 with AVX-512, at 1, 16, 64, 256, 1024."""
-CAFFE2_BATCHES = (1, 16, 64, 256, 1024)
-CAFFE2_GFLOPS, CAFFE2_ROW_NS = 235.0, 3.5
-"""That core's limits: best fp32 product, a random row of 128 B on huge pages read by a good loop."""
-
 
 def sections(models: Mapping[str, Any], limits: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
     """Limits, shares of floors by part, and the artefact's own code."""

@@ -1,186 +1,111 @@
-"""The analytic model of a CPU held against measurements: this machine described by it, beside its measured profiles.
+"""Modelled platforms held against machines whose batches were measured: predicted from another machine, nothing fitted.
 
-The model's constants are measured one by one, on one thread; none is fitted to a profile:
-
-- product: GFLOP/s of a large fp32 matrix product (torch), against its batch size;
-- stream: GB/s at which weights are read again from L2, L3 and memory;
-- gather: ns per 128 B row, 80 per bag, from tables of 512 MB and of 8 MB (torch's `embedding_bag`);
-- operator: µs of a torch operator on next to nothing: what each launch costs.
-
-They are kept from run to run. Compared are times of batches while the other cores are idle: two cores say nothing about
-how forty share memory. A minute; keep the machine idle.
+Every pair of machine kinds: batches by part from one, limits of a core of the other, whole batches of the other. Of the
+machine with profiles in `profiles/` both levels are compared, one and two busy workers. Beside them what data sheets alone
+say of that machine, and the analytic roofline. Nothing is measured here: `python -m benchmarks.paper.anchor` measures, with
+`--isa avx2` a second kind.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.harness import Benchmark, Result, Run, Tables, markdown
-from benchmarks.lib.experiments import kept_profile
-from benchmarks.lib.machine_limits import in_turn
-from deeprecsys.paper.platforms import SKYLAKE, CpuSpec, batch_time, work_of
-from deeprecsys.paper.published import CLASS, MODELS, SHORT
+from benchmarks.harness import PROFILES, Benchmark, Result, Run, Tables, markdown
+from deeprecsys.files import read_profile
+from deeprecsys.paper.platforms import EPYC_7003, Anchor, batch_time, work_of
+from deeprecsys.paper.platforms.anchors import EAGER_FILE, epyc_7003_limits
+from deeprecsys.paper.platforms.limits import CoreLimits, limits_of
+from deeprecsys.paper.published import MODELS, SHORT
 from deeprecsys.zoo import MODELS as ZOO
 
-Times = dict[str, tuple[float, float]]
-"""Batch, as JSON has it → measured and modelled seconds."""
-BATCHES = (1, 8, 32, 128, 512, 1000)
-SMALL, LARGE = 32, 512
-"""The gain from larger batches is what the paper's ratios are made of: time per item at one, over that at the other."""
-IN_FLIGHT = 12
-"""Lines. Only their ratio to the latency counts, and that is measured."""
-LAYER = (1024, 512)
-TABLE_ROWS, DIM, BAG = {"memory": 4_000_000, "l3": 65_536}, 32, 80
-CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+CHECKED = "amd-25-1-avx2"
+SHOWN = (1, 8, 32, 128, 512, 1000)
+SMALL = 32
+Times = Mapping[str, Mapping[int, float]]
+"""Model → batch → seconds."""
 
 
-def best_s(work: Callable[[], Any], seconds: float) -> float:
-    """The median time of a call, over about `seconds` seconds."""
-    work()
-    times = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 5:
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+def kind(file: Path) -> str:
+    return file.stem.removeprefix("eager-")
 
 
-def products(seconds: float) -> dict[str, float]:
-    weights, bias = torch.randn(LAYER[1], LAYER[0]), torch.zeros(LAYER[1])
-    found = {}
-    for batch in (1, 4, 16, 64, 256, 1024):
-        x = torch.randn(batch, LAYER[0])
-        took = best_s(lambda x=x: torch.nn.functional.linear(x, weights, bias), seconds)
-        found[str(batch)] = 2e-9 * batch * LAYER[0] * LAYER[1] / took
-    return found
-
-
-def streams(seconds: float) -> dict[str, float]:
-    found = {}
-    for name, size in (("l2", 256 << 10), ("l3", 8 << 20), ("memory", 512 << 20)):
-        x = torch.ones(size // 4)
-        found[name] = 1e-9 * size / best_s(lambda x=x: x.sum(), seconds)
-    return found
-
-
-def gather_ns(rows: int, seconds: float) -> float:
-    table = torch.zeros(rows, DIM).add_(1.0)
-    generator = torch.Generator().manual_seed(0)
-    batches = [torch.randint(rows, (256, BAG), generator=generator) for _ in range(16)]
-    once = in_turn(batches, lambda ids: torch.nn.functional.embedding_bag(ids, table, mode="sum"))
-    return 1e9 * best_s(once, 2 * seconds) / (256 * BAG)
-
-
-def cache_bytes() -> dict[str, int]:
-    """Sizes of a core's L2 and of its L3, as the kernel reports them."""
-    found = {}
-    for index in CACHES.glob("index*"):
-        level = (index / "level").read_text().strip()
-        found[f"l{level}"] = int((index / "size").read_text().strip().removesuffix("K")) << 10
-    return {level: found[level] for level in ("l2", "l3")}
-
-
-def operator_us(seconds: float) -> float:
-    x, many = torch.zeros(1, 8), 100
-
-    def chain() -> None:
-        for _ in range(many):
-            torch.relu(x)
-
-    return 1e6 * best_s(chain, seconds) / many
-
-
-def limits_of_machine(seconds: float) -> dict[str, Any]:
-    """All limits; each takes about `seconds` for each of its points."""
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        return {
-            "product_gflops_by_batch": products(seconds),
-            "stream_gb_per_s": streams(seconds),
-            "gather_ns_per_row": {where: gather_ns(n, seconds) for where, n in TABLE_ROWS.items()},
-            "operator_us": operator_us(seconds),
-            "cache_bytes": cache_bytes(),
-        }
-
-
-def described(limits: dict[str, Any]) -> CpuSpec:
-    """This machine in the model's terms. Rates are per cycle of a clock of 1 GHz: only products of the two count."""
-    lanes, ports = 8, 2
-    line_ns = {where: ns / 2 for where, ns in limits["gather_ns_per_row"].items()}  # rows of two lines
-    stream = limits["stream_gb_per_s"]
-    memory_ns = IN_FLIGHT * line_ns["memory"]
-    return SKYLAKE.but(
-        name="this machine", cores=1, sockets=1, ghz=1.0, lanes=lanes, fma_ports=ports,
-        efficiency=max(limits["product_gflops_by_batch"].values()) / (2 * lanes * ports),
-        l2_bytes=limits["cache_bytes"]["l2"], l3_bytes=limits["cache_bytes"]["l3"], inclusive=False,
-        l2_bytes_per_cycle=stream["l2"], l3_bytes_per_cycle=stream["l3"],
-        fill_buffers=IN_FLIGHT, l3_ns=IN_FLIGHT * line_ns["l3"], memory_ns=memory_ns,
-        stream_buffers=stream["memory"] * memory_ns / 64,
-        operator_us=limits["operator_us"], batch_us=0.0,  # profiles count from the worker's start
-        memory_gb_per_s=1e6,  # one core does not share
-    )  # fmt: skip
-
-
-def measured(model: str) -> dict[int, float]:
-    """Batch → median seconds of a worker that had no rest, the others being idle."""
-    profile = kept_profile(model)
-    return {p.batch: p.median_s for p in profile.curve(min(profile.busy_levels))}
-
-
-def compare(spec: CpuSpec) -> dict[str, dict[int, tuple[float, float]]]:
-    """Model → batch → (measured, modelled) seconds."""
+def measured(busy: int) -> Times:
+    """Medians of the checked machine's profiles, with so many busy workers."""
     found = {}
     for m in MODELS:
-        times, work = measured(m), work_of(ZOO[m])
-        found[m] = {b: (times[b], batch_time(spec, work, b).total) for b in BATCHES if b in times}
+        profile = read_profile("--profiles", PROFILES / CHECKED / f"{m}.json")
+        found[m] = {p.batch: p.median_s for p in profile.curve(busy)}
     return found
 
 
-def gain(times: Times, which: int) -> float:
-    """Time per item in small batches over that in large ones."""
-    return (times[str(SMALL)][which] / SMALL) / (times[str(LARGE)][which] / LARGE)
+def own(anchor: Anchor) -> Times:
+    """An anchor's own whole batches."""
+    return {m: {b.items: b.seconds for b in anchor.batches(m)} for m in MODELS}
 
 
-def tables(result: Result) -> Tables:
-    """The comparison in words, and as tables."""
-    found: dict[str, Times] = result["measured_and_modelled_s"]
-    rows = [
-        (SHORT[m], CLASS[m], *(f"{1e3 * a:.3g} / {1e3 * b:.3g} ({b / a:.2f}×)" for a, b in times.values()),
-         f"{gain(times, 0):.2f} / {gain(times, 1):.2f}")
-        for m, times in found.items()
-    ]  # fmt: skip
-    header = ("model", "bound by", *(f"batch {b}" for b in BATCHES), f"gain, {SMALL} to {LARGE}")
-    errors = {b: np.array([t[str(b)][1] / t[str(b)][0] for t in found.values()]) for b in BATCHES}
-    every = np.concatenate(list(errors.values()))
-    summary = [
-        (name, f"{np.exp(np.log(x).mean()):.2f}×", f"{np.exp(np.abs(np.log(x)).mean()):.2f}×",
-         f"{x.min():.2f}× to {x.max():.2f}×", f"{np.mean(np.abs(np.log2(x)) <= 1):.0%}")
-        for name, x in (*((f"batch {b}", x) for b, x in errors.items()), ("all", every))
-    ]  # fmt: skip
-    head = ("", "bias, geometric mean", "typical factor off", "range", "within a factor of 2")
-    return {
-        "docs/paper.md#platform-check": "Measured / modelled ms of a batch on one core (modelled over measured):\n\n"
-        f"{markdown(header, rows)}\n\nModelled over measured:\n\n{markdown(head, summary)}"
-    }
+def predicted(anchor: Anchor, limits: CoreLimits, model: str, batch: int) -> float:
+    return anchor.parts(work_of(ZOO[model]), batch, limits).total
+
+
+def pairs() -> dict[str, tuple[Times, Callable[[str, int], float]]]:
+    """What is predicted, and by what, by name."""
+    anchors = {kind(f): Anchor.read(f) for f in sorted(EAGER_FILE.parent.glob("eager-*.json"))}
+    found: dict[str, tuple[Times, Callable[[str, int], float]]] = {}
+    for a, anchor in anchors.items():
+        for b, other in anchors.items():
+            if a != b:
+                found[f"{a} → {b}"] = own(other), partial(predicted, anchor, other.limits)
+        for busy in (1, 2):
+            found[f"{a} → {CHECKED}, {busy} busy"] = measured(busy), partial(predicted, anchor, epyc_7003_limits())
+    anchor = anchors[kind(EAGER_FILE)]
+    found[f"{kind(EAGER_FILE)} → {CHECKED}, by data sheets"] = (
+        measured(1), partial(predicted, anchor, limits_of(EPYC_7003, anchor.limits)),
+    )  # fmt: skip
+    found[f"roofline of data sheets → {CHECKED}"] = (
+        measured(1), lambda model, batch: batch_time(EPYC_7003, work_of(ZOO[model]), batch).total,
+    )  # fmt: skip
+    return found
 
 
 def run(run: Run) -> Result:
-    limits = None if run.quick or run.options.limits else run.result.get("limits")
-    limits = limits or limits_of_machine(0.1 if run.quick else 1.5)
-    return {"limits": limits, "measured_and_modelled_s": compare(described(limits))}
+    found: Result = {}
+    for name, (times, predict) in pairs().items():
+        models = MODELS[3:4] if run.quick else MODELS
+        found[name] = {m: {str(b): (s, predict(m, b)) for b, s in times[m].items()} for m in models}
+    return {"measured_and_predicted_s": found}
 
 
-BENCHMARK = Benchmark(
-    __file__, __doc__, run, tables,
-    options={"--limits": {"action": "store_true", "help": "measure the machine's limits anew"}},
-)  # fmt: skip
+def off(ratios: list[float]) -> str:
+    """Typical factor off, and bias."""
+    x = np.log(ratios)
+    return f"{np.exp(np.abs(x).mean()):.2f} ({100 * np.exp(x.mean()) - 100:+.0f} %)"
+
+
+def tables(result: Result) -> Tables:
+    rows, found = [], result["measured_and_predicted_s"]
+    for name, models in found.items():
+        ratios = [(int(b), p / m) for times in models.values() for b, (m, p) in times.items()]
+        at = (off([r for b, r in ratios if b == size]) for size in SHOWN if any(b == size for b, _ in ratios))
+        rows.append((name, off([r for _, r in ratios]), off([r for b, r in ratios if b <= SMALL]), *at))
+    sizes = {int(b) for models in found.values() for times in models.values() for b in times}
+    header = ("from → to", "all batches", f"up to {SMALL}", *(f"batch {b}" for b in SHOWN if b in sizes))
+    by_model = next(m for name, m in found.items() if name.endswith(f"{CHECKED}, 1 busy") and kind(EAGER_FILE) in name)
+    each = [
+        (SHORT[m], *(f"{1e3 * a:.3g} / {1e3 * b:.3g}" for size, (a, b) in times.items() if int(size) in SHOWN))
+        for m, times in by_model.items()
+    ]  # fmt: skip
+    return {
+        "docs/paper.md#platform-check": "Typical factor off, and bias:\n\n"
+        f"{markdown(header, rows)}\n\nMeasured / predicted ms of a batch, {kind(EAGER_FILE)} → {CHECKED}:\n\n"
+        f"{markdown(('model', *(f'batch {b}' for b in SHOWN if b in sizes)), each)}"
+    }
+
+
+BENCHMARK = Benchmark(__file__, __doc__, run, tables)
 
 if __name__ == "__main__":
     BENCHMARK.main()

@@ -34,7 +34,7 @@ def paper(figures: tuple[str, ...], quick: bool, profiles: Path, json: str | Non
     accelerator are modelled from published constants; the operator breakdown is measured here. Data
     files, plots and a page go to --out DIR, by default ./paper.
     """
-    from deeprecsys.paper import constants, recipes, sensitivity
+    from deeprecsys.paper import constants, recipes, sensitivity, uncertainty
     from deeprecsys.paper.page import page
     from deeprecsys.paper.parallel import parallel
     from deeprecsys.paper.study import Study
@@ -45,7 +45,7 @@ def paper(figures: tuple[str, ...], quick: bool, profiles: Path, json: str | Non
     study = Study(quick=quick, profiles=profiles)
     results, seconds = [], {}
     begun = time.monotonic()
-    steps = len(numbers) + (0 if figures else 1)
+    steps = len(numbers) + (0 if figures else 2)
     with stage("paper", True) as report, parallel(study) as members:
         for i, n in enumerate(numbers):
             report(i / steps, f"figure {n}")
@@ -59,16 +59,19 @@ def paper(figures: tuple[str, ...], quick: bool, profiles: Path, json: str | Non
             "seconds": seconds,
         }
         if not figures:
-            varied = members.vary(quick, lambda share, what: report((steps - 1 + share) / steps, what))
-            after.insert(0, sensitivity.table(varied))
+            varied = members.vary(quick, lambda share, what: report((steps - 2 + share) / steps, what))
+            drawn = members.draw(quick, lambda share, what: report((steps - 1 + share) / steps, f"draw {what}"))
+            after = [*uncertainty.tables(drawn), *sensitivity.tables(varied), *after]
             document["sensitivity"] = sensitivity.document(varied)
+            document["draws"] = uncertainty.document(drawn)
     took = time.monotonic() - begun
     document["total_seconds"] = took
     subtitle = f"{'quick, ' if quick else ''}{len(results)} figures"
     html = page(results, after, subtitle, f"deeprecsys paper, {f.seconds(took)}")
     _written(folder, lambda: (folder / "index.html").write_text(html))
     if not figures:
-        _written(folder, lambda: recipes.save(folder / "sensitivity.json", document["sensitivity"]))
+        for name in ("sensitivity", "draws"):
+            _written(folder, lambda name=name: recipes.save(folder / f"{name}.json", document[name]))
     lines = [
         f"figure {r.number:>2}  {c.verdict.value:<15} {c.what}: {c.ours} (paper: {c.paper})"
         for r in results

@@ -29,7 +29,7 @@ class EagerEngine:
         self._jagged = {name: rows for name, rows in inputs if isinstance(rows, Ids)}
         tables = {name: torch.from_numpy(rows) for name, rows in assembly.tables.items()}
         self._sparse = SparseStage(schema, tables)
-        self._dense = weighted(assembly.model, assembly.seed, assembly.dense)
+        self.network = weighted(assembly.model, assembly.seed, assembly.dense)
 
     @torch.inference_mode()
     def score(self, slices: Sequence[SliceView]) -> None:
@@ -45,7 +45,7 @@ class EagerEngine:
         slice_of_item = None
         if len(slices) > 1:
             slice_of_item = torch.repeat_interleave(torch.arange(len(slices)), torch.tensor(items))
-        scores = self._dense(x, slice_of_item)
+        scores = self.network(x, slice_of_item)
         for part, y in zip(slices, scores.split(items), strict=True):
             torch.from_numpy(part.out).copy_(y)
 

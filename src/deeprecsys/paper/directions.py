@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from deeprecsys.paper.figures import figure10, figure12, figure14
 from deeprecsys.paper.result import ClaimVerdict, Result, TextTable
+from deeprecsys.paper.study import Study
 
 OF = {12: (0, 1, 2), 14: (0,), 10: (0, 1, 2)}
 """Figure → which of its claims are directions."""
@@ -26,3 +28,8 @@ def table(results: Mapping[int, Result]) -> TextTable:
         for c in (results[n].claims[i] for i in which)
     )
     return TextTable(("direction", "verdict", "evidence", "from"), rows, title="Directions")
+
+
+def verdicts(study: Study) -> dict[str, ClaimVerdict]:
+    """Every direction's verdict on a study."""
+    return {**figure12.verdicts(study), **figure14.verdicts(study), **figure10.verdicts(study)}

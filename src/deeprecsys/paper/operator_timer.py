@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
+@dataclass(frozen=True, slots=True)
+class OperatorCall:
+    """One operator that ran.
+
+    Attributes:
+        name: torch's, as `aten.relu.default`.
+        recurrent: whether a recurrent layer ran it.
+        shapes: of the tensors among its arguments, in order; of a list of tensors, of each.
+        seconds: from its call to its return, torch's dispatch included.
+    """
+
+    name: str
+    recurrent: bool
+    shapes: tuple[tuple[int, ...], ...]
+    seconds: float
+
+
 class OperatorTimer(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
-    """While entered, adds up the time within operators, by name and by whether a recurrent layer ran them.
+    """While entered, notes every operator that runs, in order, in `calls`.
 
     Torch's own profiler writes to standard output.
 
@@ -21,7 +40,7 @@ class OperatorTimer(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch's own
-        self.spent_s: dict[tuple[str, bool], float] = {}
+        self.calls: list[OperatorCall] = []
         self._recurrent = 0
         for layer in module.modules():
             if isinstance(layer, nn.RNNBase) or type(layer).__name__ == "Augru":
@@ -43,6 +62,16 @@ class OperatorTimer(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch
     ) -> Any:
         start = time.perf_counter()
         result = func(*args, **(kwargs or {}))
-        key = str(func), self._recurrent > 0
-        self.spent_s[key] = self.spent_s.get(key, 0.0) + time.perf_counter() - start
+        took = time.perf_counter() - start
+        self.calls.append(OperatorCall(str(func), self._recurrent > 0, tuple(_shapes(args)), took))
         return result
+
+
+def _shapes(args: Sequence[Any]) -> list[tuple[int, ...]]:
+    found = []
+    for a in args:
+        if isinstance(a, torch.Tensor):
+            found.append(tuple(a.shape))
+        elif isinstance(a, list | tuple):
+            found += [tuple(x.shape) for x in a if isinstance(x, torch.Tensor)]
+    return found

@@ -5,18 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from deeprecsys.paper import sensitivity
+from deeprecsys.paper import sensitivity, uncertainty
 from deeprecsys.paper.published import MODELS
 from deeprecsys.paper.recipes import ASKS, RECIPES
 from deeprecsys.paper.result import Result
 from deeprecsys.paper.study import Memo, Study
 
+K, V = TypeVar("K"), TypeVar("V")
 FigureProgress = Callable[[float, str], None]
 """Called with the share of a step that is done, in [0, 1], and what is being done."""
 
@@ -48,14 +49,25 @@ class FigureRunner:
         self.prepare(figure, progress)
         return RECIPES[figure](self._study), time.monotonic() - start
 
-    def vary(self, quick: bool, progress: FigureProgress) -> dict[str, dict[str, tuple[float, float]]]:
+    def vary(self, quick: bool, progress: FigureProgress) -> dict[str, sensitivity.Varied]:
         """The sensitivity to each part, in the order of the variants."""
+        return self._each(sensitivity.one, sensitivity.names(quick), progress)
+
+    def draw(self, quick: bool, progress: FigureProgress) -> list[uncertainty.Drawn]:
+        """The draws of how far off platforms may be, in order."""
+        return list(self._each(uncertainty.one, uncertainty.numbers(quick), progress).values())
+
+    def _each(self, make: Callable[[K], V], keys: Sequence[K], progress: FigureProgress) -> dict[K, V]:
+        """What a function makes of each key, in their order."""
         if self._pool is None:
-            return sensitivity.vary(quick, progress)
-        names = sensitivity.names(quick)
-        jobs = {self._pool.submit(_vary, n): n for n in names}
-        found = dict(_done(jobs, progress))
-        return {n: found[n] for n in names}
+            found = {}
+            for i, key in enumerate(keys):
+                progress(i / len(keys), str(key))
+                found[key] = make(key)
+            return found
+        jobs = {self._pool.submit(_made, make, key): str(key) for key in keys}
+        done = dict(_done(jobs, progress))
+        return {key: done[key] for key in keys}
 
 
 @contextmanager
@@ -94,5 +106,5 @@ def _ask(figure: int, model: str, memo: Memo) -> Memo:
     return {asked: found for asked, found in study.memo.items() if asked not in memo}
 
 
-def _vary(name: str) -> tuple[str, dict[str, tuple[float, float]]]:
-    return name, sensitivity.one(name)
+def _made(make: Callable[[K], V], key: K) -> tuple[K, V]:
+    return key, make(key)

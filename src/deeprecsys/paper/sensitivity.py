@@ -1,16 +1,33 @@
-"""What the ratios over static become when one modelled part is varied."""
+"""What the ratios over static, and the directions, become when one modelled part is varied."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from deeprecsys.paper.figures.figure11 import mean, ratios
-from deeprecsys.paper.result import TextTable
+from deeprecsys.paper import directions
+from deeprecsys.paper.figures.figure11 import Ratios, mean, ratios
+from deeprecsys.paper.published import LEVELS, MODELS, RATIOS, SHORT
+from deeprecsys.paper.result import ClaimVerdict, TextTable
 from deeprecsys.paper.study import SPECS
 from deeprecsys.paper.variants import VARIANTS
 
-QUICK = ("as it is", "launch of an operator × 10", "speed-ups over 40 cores (the node)")
+QUICK = ("as it is", "launches × 5", "speed-ups over 40 cores (the node)")
+MEDIUM = LEVELS.index("medium")
+
+
+@dataclass(frozen=True, slots=True)
+class Varied:
+    """One variation.
+
+    Attributes:
+        ratios: platform → (CPU, CPU and accelerator) over static by model, medium target.
+        verdicts: direction → whether it is seen.
+    """
+
+    ratios: Mapping[str, Ratios]
+    verdicts: Mapping[str, ClaimVerdict]
 
 
 def names(quick: bool) -> tuple[str, ...]:
@@ -18,29 +35,32 @@ def names(quick: bool) -> tuple[str, ...]:
     return QUICK if quick else tuple(VARIANTS)
 
 
-def one(name: str) -> dict[str, tuple[float, float]]:
-    """(CPU, CPU and accelerator) over static, geometric means at the medium target, by platform."""
+def one(name: str) -> Varied:
+    """The ratios and directions of one variation."""
     study = VARIANTS[name]()
-    return {p: mean(ratios(study, p, "medium")) for p in SPECS}
+    return Varied({p: ratios(study, p, "medium") for p in SPECS}, directions.verdicts(study))
 
 
-def vary(quick: bool, progress: Callable[[float, str], None]) -> dict[str, dict[str, tuple[float, float]]]:
-    """The ratios by variant."""
-    found = {}
-    for i, name in enumerate(names(quick)):
-        progress(i / len(names(quick)), name)
-        found[name] = one(name)
-    return found
-
-
-def table(found: dict[str, dict[str, tuple[float, float]]]) -> TextTable:
-    """The ratios as a table."""
+def tables(found: Mapping[str, Varied]) -> tuple[TextTable, TextTable, TextTable]:
+    """Means by platform; each model's ratio beside the paper's; what changes each direction."""
     header = ("varied", *(f"{p}: {what}" for p in SPECS for what in ("CPU", "CPU+GPU")))
-    rows = tuple((n, *(f"{x:.2f}" for p in SPECS for x in by[p])) for n, by in found.items())
-    return TextTable(
-        header, rows, title="Throughput over static, medium target, geometric means, one part varied"
-    )
+    rows = tuple((n, *(f"{x:.2f}" for p in SPECS for x in mean(v.ratios[p]))) for n, v in found.items())
+    paper = ("the paper", *(f"{RATIOS[m][MEDIUM][0]:g}" for m in MODELS))
+    models = [(n, *(f"{v.ratios['Skylake'][m][0]:.2f}" for m in MODELS)) for n, v in found.items()]
+    first = next(iter(found.values()))
+    changes = []
+    for what, usual in first.verdicts.items():
+        others = [f"{n}: {directions.WORDS[v.verdicts[what]]}" for n, v in found.items() if v.verdicts[what] is not usual]
+        changes.append((what, directions.WORDS[usual], "; ".join(others) or "nothing that was varied"))
+    return (
+        TextTable(header, rows, title="Throughput over static, medium target, geometric means, one part varied"),
+        TextTable(("varied", *(SHORT[m] for m in MODELS)), (paper, *models), title="CPU over static by model, Skylake, medium target"),
+        TextTable(("direction", "as it is", "what changes it"), tuple(changes), title="What would decide a direction"),
+    )  # fmt: skip
 
 
-def document(found: dict[str, dict[str, tuple[float, float]]]) -> dict[str, Any]:
-    return {n: {p: {"cpu": v[0], "cpu_gpu": v[1]} for p, v in by.items()} for n, by in found.items()}
+def document(found: Mapping[str, Varied]) -> dict[str, Any]:
+    return {
+        n: {p: dict(zip(("cpu", "cpu_gpu"), mean(v.ratios[p]), strict=True)) for p in SPECS} | {"by_model": asdict(v)}
+        for n, v in found.items()
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache, wraps
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from deeprecsys.core.policy import DeepRecSched, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.target import LEVELS, Target
-from deeprecsys.paper.platforms import CpuSpec, gtx_1080_ti, modelled, work_of
+from deeprecsys.paper.platforms import Anchor, CpuSpec, eager, gtx_1080_ti, modelled, work_of
 from deeprecsys.paper.platforms.accelerator import TRANSFER_SHARE
 from deeprecsys.paper.platforms.known import BROADWELL, SKYLAKE
 from deeprecsys.paper.trial import FigureCapacity, FigureTrial
@@ -94,6 +94,9 @@ class Study:
         quick: fewer queries and batch sizes.
         profiles: where the measured profiles of this machine lie.
         specs: the platforms' constants, by name.
+        anchor: measured batches that the platforms' times are scaled from, by platform; None is the analytic
+            roofline. By default eager torch's.
+        batches: sizes that are tried.
         model_of: the zoo's name for a figure's: its artefact variant, say.
         spread: of modelled batch times.
         transfer_share: of the accelerator's time.
@@ -106,6 +109,8 @@ class Study:
         quick: bool = False,
         profiles: Path | None = None,
         specs: Mapping[str, CpuSpec] = SPECS,
+        anchor: Callable[[str], Anchor | None] = lambda platform: eager(),
+        batches: Sequence[int] | None = None,
         model_of: Callable[[str], str] = str,
         spread: float = 0.0,
         transfer_share: float | None = None,
@@ -113,7 +118,8 @@ class Study:
     ) -> None:
         self.memo: Memo = {}
         self.quick, self.profiles, self.specs = quick, profiles, specs
-        self._model_of, self._spread = model_of, spread
+        self.batches = tuple(batches or (FEW_BATCHES if quick else BATCHES))
+        self._anchor, self._model_of, self._spread = anchor, model_of, spread
         self._transfer_share = TRANSFER_SHARE if transfer_share is None else transfer_share
         self.gpu_reference = gpu_reference
         self._cpu = cache(self._cpu_profile)
@@ -128,7 +134,7 @@ class Study:
         return other
 
     def cpu(self, model: str, platform: str) -> LatencyProfile:
-        """The modelled profile of a model on a platform."""
+        """The profile of a model on a platform."""
         return self._cpu(model, platform)[0]
 
     def table(self, model: str, platform: str) -> Tabulated:
@@ -149,7 +155,7 @@ class Study:
     @memoised("curve")
     def curve(self, case: Case) -> tuple[FigureCapacity, ...]:
         """Every batch size on the CPU alone."""
-        sizes = sorted({*(FEW_BATCHES if self.quick else BATCHES), self.static_batch(case), 1000})
+        sizes = sorted({*self.batches, self.static_batch(case), 1000})
         return tuple(self.score(case, b) for b in sizes)
 
     def static(self, case: Case) -> FigureCapacity:
@@ -245,13 +251,18 @@ class Study:
         return stream.arrival_s, stream.size
 
     def _cpu_profile(self, model: str, platform: str) -> tuple[LatencyProfile, Tabulated]:
-        work = work_of(ZOO[self._model_of(model)])
-        profile = replace(modelled(self.specs[platform], work, spread=self._spread), model=model)
+        profile = self._core(model, platform, self.specs[platform], None)
         return profile, Tabulated(profile)
 
+    def _core(self, model: str, platform: str, spec: CpuSpec, cores: int | None) -> LatencyProfile:
+        """The profile of a model on some cores of a machine."""
+        work, anchor = work_of(ZOO[self._model_of(model)]), self._anchor(platform)
+        profile_of = anchor.profile if anchor else modelled
+        return replace(profile_of(spec, work, cores=cores, spread=self._spread), model=model)
+
     def _gpu_profile(self, model: str, transfer: bool) -> tuple[LatencyProfile, Tabulated]:
-        """Over the Skylake of the facts, whatever is varied: the card does not change with our constants."""
-        skylake = replace(modelled(SKYLAKE, work_of(ZOO[self._model_of(model)]), cores=1), model=model)
+        """Over the Skylake of the facts, whatever constant is varied: the card does not change with it."""
+        skylake = self._core(model, SKYLAKE.name, SKYLAKE, 1)
         share, cores = self._transfer_share, self.gpu_reference
         profile = gtx_1080_ti(skylake, transfer=transfer, transfer_share=share, reference_cores=cores)
         return profile, Tabulated(profile)

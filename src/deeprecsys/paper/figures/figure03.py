@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from deeprecsys.paper import charts
-from deeprecsys.paper.operators import BATCH, shares
 from deeprecsys.paper.platforms import SKYLAKE, batch_time, work_of
 from deeprecsys.paper.published import MODELS, SHARES, SHORT
 from deeprecsys.paper.result import Claim, Illustration, Result, TextTable, seen
@@ -15,6 +14,8 @@ KINDS = ("fc", "embedding", "recurrent", "softmax", "concat", "other")
 
 
 def make(study: Study) -> Result:
+    from deeprecsys.paper.operators import BATCH, shares  # imports torch
+
     names = QUICK if study.quick else MODELS
     measured = {m: shares(f"{m}-artefact", rounds=2 if study.quick else 8) for m in names}
     claims, rows = [], []

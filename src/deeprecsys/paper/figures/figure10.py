@@ -26,30 +26,55 @@ def ask(study: Study, model: str) -> None:
             s.by_threshold(Case(model, transfer=transfer))
 
 
+INSIDE = "the best threshold lies inside: large queries go away, small ones stay"
+LOWER = "without transfer the best threshold is lower"
+MORE = "without transfer there is more throughput"
+
+
+def inside(study: Study) -> int:
+    """For how many models some queries go to the accelerator and others do not, by more than a tie."""
+    best = {m: study.with_gpu(Case(m)) for m in MODELS}
+    return sum(b.qps > (1 + WITHIN) * study.tuned(Case(m)).qps and b.offload_above != 0 for m, b in best.items())
+
+
+def lower(study: Study) -> dict[str, tuple[int, int]]:
+    """Reading → for how many models the threshold is lower without transfer, and higher."""
+    found = {}
+    for n, s in readings(study).items():
+        moves = [s.threshold_rises(Case(m), Case(m, transfer=False)) for m in MODELS]
+        found[n] = moves.count(-1), moves.count(1)
+    return found
+
+
+def more(study: Study) -> dict[str, int]:
+    """Reading → for how many models there is more throughput without transfer."""
+    return {
+        n: sum(s.with_gpu(Case(m, transfer=False)).qps > (1 + WITHIN) * s.with_gpu(Case(m)).qps for m in MODELS)
+        for n, s in readings(study).items()
+    }
+
+
+def verdicts(study: Study) -> dict[str, ClaimVerdict]:
+    """Direction → whether it is seen."""
+    return {
+        INSIDE: direction(inside(study), 0, 8),
+        LOWER: both([direction(a, b, 8) for a, b in lower(study).values()]),
+        MORE: both([direction(k, 0, 8) for k in more(study).values()]),
+    }
+
+
 def make(study: Study) -> Result:
-    of = readings(study)
+    of, found = readings(study), verdicts(study)
     wide = of[READINGS[1]]
     best = {
         m: tuple(s.with_gpu(Case(m, transfer=t)) for s in of.values() for t in (True, False)) for m in MODELS
     }
-    inner = sum(b[0].qps > (1 + WITHIN) * study.tuned(Case(m)).qps and b[0].offload_above != 0
-                for m, b in best.items())  # fmt: skip
-    moves = {n: [s.threshold_rises(Case(m), Case(m, transfer=False)) for m in MODELS] for n, s in of.items()}
-    more = {
-        n: sum(b[2 * i + 1].qps > (1 + WITHIN) * b[2 * i].qps for b in best.values())
-        for i, n in enumerate(of)
-    }
-    lower = {n: (v.count(-1), v.count(1)) for n, v in moves.items()}
     claims = (
-        Claim("the best threshold lies inside: large queries go away, small ones stay", "all models",
-              f"{inner} of 8 models, by more than {100 * WITHIN:.0f} %; the rest keep all on the CPU, or may as well",
-              direction(inner, 0, 8), "a card worth 1 to 5 cores takes only what is largest"),
-        Claim("without transfer the best threshold is lower", "lower",
-              "; ".join(f"{n}: lower for {a}, higher for {b} of 8" for n, (a, b) in lower.items()),
-              both([direction(a, b, 8) for a, b in lower.values()]), "the card takes more once inputs cost nothing"),
-        Claim("without transfer there is more throughput", "more",
-              "; ".join(f"{n}: {k} of 8" for n, k in more.items()),
-              both([direction(k, 0, 8) for k in more.values()])),
+        Claim(INSIDE, "all models", f"{inside(study)} of 8 models, by more than {100 * WITHIN:.0f} %; the rest keep all "
+              "on the CPU, or may as well", found[INSIDE], "a card worth 1 to 5 cores takes only what is largest"),
+        Claim(LOWER, "lower", "; ".join(f"{n}: lower for {a}, higher for {b} of 8" for n, (a, b) in lower(study).items()),
+              found[LOWER], "the card takes more once inputs cost nothing"),
+        Claim(MORE, "more", "; ".join(f"{n}: {k} of 8" for n, k in more(study).items()), found[MORE]),
     )  # fmt: skip
     header = ("model", "over one core: with transfer", "without", "over the node: with transfer", "without")
     rows = tuple(

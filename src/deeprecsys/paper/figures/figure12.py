@@ -12,6 +12,7 @@ from deeprecsys.paper.published import CLASS, LEVELS, MODELS, OPTIMAL_BATCH, SHO
 from deeprecsys.paper.result import Claim, ClaimVerdict, Illustration, Result, TextTable, direction
 from deeprecsys.paper.study import Case, Study
 
+Counts = tuple[int, int, int]
 SIZES = ("production", "lognormal", "normal", "mlperf")
 
 
@@ -39,6 +40,26 @@ def ask(study: Study, model: str) -> None:
         study.curve(Case(model, sizes=s))
 
 
+CLASSES = "embedding models want larger batches than MLP models, and those than attention models"
+MACHINES = "Broadwell wants larger batches than Skylake"
+TARGETS = "a looser target wants larger batches"
+
+
+def rises(study: Study) -> dict[str, Counts]:
+    """Direction → for how many pairs the second wants larger batches, smaller ones; of how many."""
+    return {
+        CLASSES: _pairs(study, [(Case(a), Case(b)) for few, many in pairwise(reversed(OPTIMAL_BATCH))
+                                for a in MODELS for b in MODELS if CLASS[a] == few and CLASS[b] == many]),
+        MACHINES: _pairs(study, [(Case(m, lv, "Skylake"), Case(m, lv, "Broadwell")) for m in MODELS for lv in LEVELS]),
+        TARGETS: _pairs(study, [(Case(m, LEVELS[0], p), Case(m, LEVELS[-1], p)) for m in MODELS for p in study.specs]),
+    }  # fmt: skip
+
+
+def verdicts(study: Study) -> dict[str, ClaimVerdict]:
+    """Direction → whether it is seen."""
+    return {what: direction(*pairs) for what, pairs in rises(study).items()}
+
+
 def make(study: Study) -> Result:
     least = {
         p: {lv: {m: enough(study, Case(m, lv, p)) for m in MODELS} for lv in LEVELS} for p in study.specs
@@ -50,24 +71,15 @@ def make(study: Study) -> Result:
     }
     machine = {p: typical([v for lv in LEVELS for v in least[p][lv].values()]) for p in least}
     target = {lv: typical([v for p in least for v in least[p][lv].values()]) for lv in LEVELS}
-    by_machine = _pairs(study, [(Case(m, lv, a), Case(m, lv, b)) for m in MODELS for lv in LEVELS
-                                for a, b in [("Skylake", "Broadwell")]])  # fmt: skip
-    by_target = _pairs(
-        study, [(Case(m, LEVELS[0], p), Case(m, LEVELS[-1], p)) for m in MODELS for p in study.specs]
-    )
-    by_kind = _pairs(study, [(Case(a), Case(b)) for few, many in pairwise(reversed(OPTIMAL_BATCH))
-                             for a in MODELS for b in MODELS if CLASS[a] == few and CLASS[b] == many])  # fmt: skip
+    found = rises(study)
     moved = _pairs(study, [(Case(m), Case(m, sizes=s)) for m in some for s in SIZES[1:]])
     claims = (
-        Claim("embedding models want larger batches than MLP models, and those than attention models",
-              "1024, 128, 64", f"{_counts(by_kind)}; least, {_list(by_class)}", direction(*by_kind),
+        Claim(CLASSES, "1024, 128, 64", f"{_counts(found[CLASSES])}; least, {_list(by_class)}", direction(*found[CLASSES]),
               "look-ups have hardly a cost per batch to spread, so the top of their curve is flat from small "
               "sizes on; recurrent models pay hundreds of launches per batch"),
-        Claim("Broadwell wants larger batches than Skylake", "larger",
-              f"{_counts(by_machine)}; least, {_list(machine)}", direction(*by_machine),
+        Claim(MACHINES, "larger", f"{_counts(found[MACHINES])}; least, {_list(machine)}", direction(*found[MACHINES]),
               "wider vectors need larger batches to be filled, which speaks for Skylake; fewer cores for Broadwell"),
-        Claim("a looser target wants larger batches", "larger",
-              f"{_counts(by_target)}; least, {_list(target)}", direction(*by_target),
+        Claim(TARGETS, "larger", f"{_counts(found[TARGETS])}; least, {_list(target)}", direction(*found[TARGETS]),
               "targets are many batches long already at their low level"),
         Claim("the size distribution moves the optimum", "differs by distribution",
               f"{_counts(moved)}; least, {_list({s: typical(list(v.values())) for s, v in by_sizes.items()})}",
@@ -94,14 +106,14 @@ def make(study: Study) -> Result:
     )  # fmt: skip
 
 
-def _pairs(study: Study, pairs: list[tuple[Case, Case]]) -> tuple[int, int, int]:
+def _pairs(study: Study, pairs: list[tuple[Case, Case]]) -> Counts:
     """For how many pairs the second wants larger batches, smaller ones; of how many. It does where no size is
     within 2 % of the best for both."""
     moves = [study.batch_rises(a, b) for a, b in pairs]
     return moves.count(1), moves.count(-1), len(pairs)
 
 
-def _counts(pairs: tuple[int, int, int]) -> str:
+def _counts(pairs: Counts) -> str:
     up, down, of = pairs
     return f"larger in {up}, smaller in {down} of {of} pairs, one size fits both in {of - up - down}"
 

@@ -6,7 +6,7 @@ from deeprecsys.paper import charts
 from deeprecsys.paper.figures.figure10 import both, readings
 from deeprecsys.paper.figures.figure11 import mean, per_watt, ratios
 from deeprecsys.paper.published import LEVELS, MODELS, SHORT
-from deeprecsys.paper.result import Claim, Illustration, Result, TextTable, direction
+from deeprecsys.paper.result import Claim, ClaimVerdict, Illustration, Result, TextTable, direction
 from deeprecsys.paper.study import Case, Study
 
 
@@ -21,16 +21,27 @@ def ask(study: Study, model: str) -> None:
         s.with_gpu(Case(model))
 
 
+SHARE = "the accelerator's share of the work falls as the target loosens"
+
+
+def moves(study: Study) -> dict[str, list[int]]:
+    """Reading → by model, 1 where the share falls, -1 where it rises."""
+    return {n: [s.threshold_rises(*_ends(m)) for m in MODELS] for n, s in readings(study).items()}
+
+
+def verdicts(study: Study) -> dict[str, ClaimVerdict]:
+    """Direction → whether it is seen."""
+    return {SHARE: both([direction(v.count(1), v.count(-1), 8) for v in moves(study).values()])}
+
+
 def make(study: Study) -> Result:
     of = readings(study)
     share = {
         n: {m: [s.with_gpu(Case(m, lv)).gpu_share for lv in LEVELS] for m in MODELS} for n, s in of.items()
     }
-    moves = {n: [s.threshold_rises(*_ends(m)) for m in MODELS] for n, s in of.items()}
     claims = (
-        Claim("the accelerator's share of the work falls as the target loosens", "falls",
-              "; ".join(f"{n}: falls for {v.count(1)}, rises for {v.count(-1)} of 8 models" for n, v in moves.items()),
-              both([direction(v.count(1), v.count(-1), 8) for v in moves.values()]),
+        Claim(SHARE, "falls", "; ".join(f"{n}: falls for {v.count(1)}, rises for {v.count(-1)} of 8 models"
+                                        for n, v in moves(study).items()), verdicts(study)[SHARE],
               "the CPU meets these targets with whole queries per core even at the low level, so a looser one does not "
               "change what it can take; the share is set by where both devices are full"),
     )  # fmt: skip

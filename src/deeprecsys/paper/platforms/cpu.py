@@ -16,7 +16,7 @@ last-level cache likewise; an inclusive one takes them out of L2 with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil
@@ -46,6 +46,7 @@ class CpuSpec:
         memory_gb_per_s: per socket; `memory_efficiency` is the share that random rows reach.
         zipf: exponent of the popularity of rows.
         operator_us, batch_us: launch of an operator; hand-over of a batch to a worker and back.
+        instructions: per cycle, of code that branches and waits, over Skylake's.
         copies: "shared" or "private": whether workers share tables and weights.
         watts: thermal design power, per socket.
         sources: field → source.
@@ -73,6 +74,7 @@ class CpuSpec:
     memory_efficiency: float = 0.8
     zipf: float = 0.9
     operator_us: float = 3.0
+    instructions: float = 1.0
     batch_us: float = 27.0
     copies: str = "shared"
 
@@ -104,38 +106,72 @@ class Parts:
         return self.products + self.activations + self.gathers + self.launches
 
 
-def batch_time(spec: CpuSpec, work: Work, items: int, busy: int = 1) -> Parts:
-    """Seconds of a batch on one core while `busy` cores, itself included, each score such a batch."""
-    gathered = work.gathered_bytes(items)
-    weights = work.weight_bytes
-    activations = work.activation_bytes(items)
-    here = ceil(busy / spec.sockets)
+BatchTime = Callable[[CpuSpec, Work, int, int], Parts]
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a batch moves through the caches while other cores are busy too, as on an idle machine.
+
+    Attributes:
+        cached_s: weights, from L2 and L3; `weights_s`: those that come from memory.
+        hit_s, miss_s: rows, from the L3 and from memory.
+        missed: bytes of rows and weights that come from memory.
+    """
+
+    cached_s: float
+    weights_s: float
+    hit_s: float
+    miss_s: float
+    missed: float
+
+
+def traffic(spec: CpuSpec, work: Work, items: int, busy: int = 1) -> Traffic:
+    """A batch's traffic while `busy` cores, itself included, each score such a batch."""
+    gathered, weights = work.gathered_bytes(items), work.weight_bytes
     cycle_s = 1e-9 / spec.ghz
-    in_l3 = _in_l3(spec, weights, gathered, here)
-    in_l2 = min(1.0, spec.l2_bytes / (weights + gathered + activations)) * (in_l3 if spec.inclusive else 1.0)
+    in_l3 = _in_l3(spec, weights, gathered, ceil(busy / spec.sockets))
+    in_l2 = min(1.0, spec.l2_bytes / (weights + gathered + work.activation_bytes(items)))
+    in_l2 *= in_l3 if spec.inclusive else 1.0
     l2_s, l3_s = cycle_s / spec.l2_bytes_per_cycle, cycle_s / spec.l3_bytes_per_cycle
     memory_s = 1e-9 * spec.memory_ns / (spec.stream_buffers * LINE)
     streamed = sum(x.weight_bytes * x.steps for x in work.layers)  # again in every step of a recurrent layer
-    compute_s = work.flops(items) / (spec.peak_flops * spec.efficiency)
-    cached_s = streamed * (in_l2 * l2_s + (1 - in_l2) * in_l3 * l3_s)
     from_memory = (1 - in_l2) * (1 - in_l3) * streamed
+    hit_s, miss_s, missed = _gathers(spec, work, items, weights)
+    cached_s = streamed * (in_l2 * l2_s + (1 - in_l2) * in_l3 * l3_s)
+    return Traffic(cached_s, from_memory * memory_s, hit_s, miss_s, missed + from_memory)
+
+
+def stretch(spec: CpuSpec, busy: int, missed: float, fixed_s: float, waits_s: float) -> float:
+    """How much longer misses take than on an idle machine: the demand of all busy cores, if they took no longer,
+    against the bandwidth of the sockets.
+
+    Args:
+        missed: bytes from memory, of a batch.
+        fixed_s: its time beside misses; waits_s: in misses, on an idle machine.
+    """
+    bandwidth = 1e9 * spec.memory_gb_per_s * spec.memory_efficiency * spec.sockets
+    return max(1.0, (busy * missed / bandwidth - fixed_s) / waits_s) if waits_s else 1.0
+
+
+def batch_time(spec: CpuSpec, work: Work, items: int, busy: int = 1) -> Parts:
+    """Seconds of a batch on one core while `busy` cores, itself included, each score such a batch."""
+    moved = traffic(spec, work, items, busy)
+    cycle_s = 1e-9 / spec.ghz
+    compute_s = work.flops(items) / (spec.peak_flops * spec.efficiency)
     widest = max((x.activation_bytes * (items if x.per is Per.ITEM else 1) for x in work.layers), default=0)
     fits = min(1.0, spec.l2_bytes / max(widest, 1))
-    activations_s = activations * (fits * l2_s + (1 - fits) * l3_s)
-    hit_s, miss_s, missed = _gathers(spec, work, items, weights)
+    near_s, far_s = cycle_s / spec.l2_bytes_per_cycle, cycle_s / spec.l3_bytes_per_cycle
+    activations_s = work.activation_bytes(items) * (fits * near_s + (1 - fits) * far_s)
     launch_s = 1e-6 * (work.operators * spec.operator_us + spec.batch_us)
-    # The demand of all cores, if misses took no longer than alone, against the bandwidth of the sockets.
-    waits_s = miss_s + from_memory * memory_s
-    bandwidth = 1e9 * spec.memory_gb_per_s * spec.memory_efficiency * spec.sockets
-    share_s = busy * (missed + from_memory) / bandwidth
-    fixed_s = compute_s + cached_s + activations_s + hit_s + launch_s
-    stretch = max(1.0, (share_s - fixed_s) / waits_s) if waits_s else 1.0
+    fixed_s = compute_s + moved.cached_s + activations_s + moved.hit_s + launch_s
+    longer = stretch(spec, busy, moved.missed, fixed_s, moved.miss_s + moved.weights_s)
     return Parts(
-        products=compute_s + cached_s + stretch * from_memory * memory_s,
+        products=compute_s + moved.cached_s + longer * moved.weights_s,
         activations=activations_s,
-        gathers=hit_s + stretch * miss_s,
+        gathers=moved.hit_s + longer * moved.miss_s,
         launches=launch_s,
-        stretch=stretch,
+        stretch=longer,
     )
 
 
@@ -173,25 +209,37 @@ def hot_share(kept: float, rows: int, s: float) -> float:
     return 1.0 if kept >= rows else mass(max(kept, 1.0)) / mass(rows)
 
 
-def modelled(spec: CpuSpec, work: Work, *, cores: int | None = None, spread: float = 0.0) -> LatencyProfile:
+def modelled(
+    spec: CpuSpec,
+    work: Work,
+    *,
+    cores: int | None = None,
+    spread: float = 0.0,
+    time: BatchTime = batch_time,
+    batches: Sequence[int] = BATCHES,
+    method: str = "roofline, caches, shared bandwidth",
+) -> LatencyProfile:
     """The profile of a model on a machine. Its engine is "modelled", and `detail` says from what.
 
     Args:
         cores: workers; by default all.
         spread: relative half-width of the spread of times, evenly distributed; 0 is a constant.
+        time: of a batch, by machine, work, items and busy cores.
+        batches: sizes that it is asked for.
+        method: what `time` goes by, in words.
     """
     k = cores or spec.cores
     points = []
     for busy in levels(k):
-        for b in BATCHES:
-            t = batch_time(spec, work, b, busy).total
+        for b in batches:
+            t = time(spec, work, b, busy).total
             points.append(Point(busy, b, (t * (1 - spread), t, t * (1 + spread)) if spread else (t,)))
     return LatencyProfile(
         model=work.name,
         points=tuple(points),
         engine="modelled",
         machine={"name": spec.name, "cores": k, "modelled": True},
-        detail={"modelled": True, "method": "roofline, caches, shared bandwidth", "spread": spread},
+        detail={"modelled": True, "method": method, "spread": spread},
     )
 
 
