@@ -17,6 +17,7 @@ GOALS = {"dlrm-rmc1": 0.8, "dlrm-rmc2": 0.8, "dlrm-rmc3": 0.8, "wnd": 0.8, "mt-w
          "dien": 0.6}  # fmt: skip
 """Share of the floor that is aimed at from 64 items on."""
 
+
 def sections(models: Mapping[str, Any], limits: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
     """Limits, shares of floors by part, and the artefact's own code."""
     blocks = [_limits(limits, machine)]

@@ -29,8 +29,7 @@ def experiment(name: str, **changes: Any) -> dr.Experiment:
 
 def profile_file(name: str) -> Path | None:
     """The file of a model's profile in `profiles/`; of several machines' the first."""
-    # Vendor, vector width and cores stand before the model's name, which may hold a dash itself.
-    return next((f for f in sorted(PROFILES.glob("*.json")) if f.stem.split("-", 3)[3:] == [name]), None)
+    return next(iter(sorted(PROFILES.glob(f"*/{name}.json"))), None)
 
 
 def kept_profile(name: str) -> dr.LatencyProfile:

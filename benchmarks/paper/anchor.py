@@ -47,7 +47,14 @@ def kind() -> str:
     record = machine_record()
     cpu = record["cpu"].split()[0].lower()
     family = record["cpu_family_model"].replace("/", "-")
-    held = next((n for n in isas.ISAS if os.environ.get("ATEN_CPU_CAPABILITY") == isas.ISAS[n].environment["ATEN_CPU_CAPABILITY"]), None)
+    held = next(
+        (
+            n
+            for n in isas.ISAS
+            if os.environ.get("ATEN_CPU_CAPABILITY") == isas.ISAS[n].environment["ATEN_CPU_CAPABILITY"]
+        ),
+        None,
+    )
     widest = "avx512" if "avx512f" in record["isa"] else "avx2"
     return f"{cpu}-{family}-{held or widest}"
 
@@ -110,7 +117,9 @@ def batches(name: str, scale: float, sizes: tuple[int, ...], seconds: float) -> 
         yield {
             "items": items,
             "seconds": float(np.median(whole)),
-            "operators": [{"kind": k, "rows": r, "count": n, "seconds": s} for (k, r), (n, s) in spent.items()],
+            "operators": [
+                {"kind": k, "rows": r, "count": n, "seconds": s} for (k, r), (n, s) in spent.items()
+            ],
         }
     memory.close()
 
@@ -158,7 +167,7 @@ def _rounded(value: Any) -> Any:
 BENCHMARK = Benchmark(
     __file__, __doc__, run,
     options={
-        "--isa": {"choices": [n for n in isas.ISAS], "help": "hold the libraries to an instruction set"},
+        "--isa": {"choices": list(isas.ISAS), "help": "hold the libraries to an instruction set"},
         "--instructions": {"type": float, "default": ZEN_5_INSTRUCTIONS, "help": "of this core per cycle, over Skylake's"},
         "--rows-scale": {"type": float, "default": 1.0, "help": "of the tables"},
     },

@@ -60,7 +60,10 @@ def pairs() -> dict[str, tuple[Times, Callable[[str, int], float]]]:
             if a != b:
                 found[f"{a} → {b}"] = own(other), partial(predicted, anchor, other.limits)
         for busy in (1, 2):
-            found[f"{a} → {CHECKED}, {busy} busy"] = measured(busy), partial(predicted, anchor, epyc_7003_limits())
+            found[f"{a} → {CHECKED}, {busy} busy"] = (
+                measured(busy),
+                partial(predicted, anchor, epyc_7003_limits()),
+            )
     anchor = anchors[kind(EAGER_FILE)]
     found[f"{kind(EAGER_FILE)} → {CHECKED}, by data sheets"] = (
         measured(1), partial(predicted, anchor, limits_of(EPYC_7003, anchor.limits)),
@@ -93,7 +96,9 @@ def tables(result: Result) -> Tables:
         rows.append((name, off([r for _, r in ratios]), off([r for b, r in ratios if b <= SMALL]), *at))
     sizes = {int(b) for models in found.values() for times in models.values() for b in times}
     header = ("from → to", "all batches", f"up to {SMALL}", *(f"batch {b}" for b in SHOWN if b in sizes))
-    by_model = next(m for name, m in found.items() if name.endswith(f"{CHECKED}, 1 busy") and kind(EAGER_FILE) in name)
+    by_model = next(
+        m for name, m in found.items() if name.endswith(f"{CHECKED}, 1 busy") and kind(EAGER_FILE) in name
+    )
     each = [
         (SHORT[m], *(f"{1e3 * a:.3g} / {1e3 * b:.3g}" for size, (a, b) in times.items() if int(size) in SHOWN))
         for m, times in by_model.items()

@@ -26,7 +26,7 @@ from deeprecsys.search.history import batch_sizes
 from deeprecsys.search.rank import TOLERANCE, Ranking
 from deeprecsys.simulate.published import GTX_1080_TI, device_profile
 
-MACHINE, CORES, PROCESSES, QUERIES = "amd-avx2-2c", 2, 2, 20_000
+MACHINE, CORES, PROCESSES, QUERIES = "amd-25-1-avx2", 2, 2, 20_000
 DEVICE_QUERIES = 2
 """Queries of the greatest size that a merged batch has room for."""
 BEYOND: dict[str, Callable[[int, int, int], dr.Policy]] = {"merged": dr.Offload, "earliest": dr.Earliest}
@@ -129,7 +129,7 @@ def tables(result: Result) -> Tables:
         f"optimum in {len(near)} and otherwise level with it (to {200 * TOLERANCE:g} %) in {len(level)}; the least capacity "
         f"that it reaches is {f.share(min(c['share'] for c in met))} of the optimum's. The {result['device']} is emulated, "
         f"and all of this simulated: {result['cores']} cores, {result['queries']:,} queries, batch times of "
-        f"`profiles/{MACHINE}-*.json`. `python -m benchmarks.search.offload_simulated` makes this table."
+        f"`profiles/{MACHINE}/`. `python -m benchmarks.search.offload_simulated` makes this table."
     )
     return {"offload-virtual": f"{markdown(header, map(row, cases))}\n\n{said}"}
 

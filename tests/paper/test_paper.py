@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import Future
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from deeprecsys.paper import sensitivity
+from deeprecsys.paper import directions, sensitivity, uncertainty
 from deeprecsys.paper.networks import bert_base, lstm, resnet50
 from deeprecsys.paper.parallel import FigureRunner, parallel
 from deeprecsys.paper.platforms import SKYLAKE
@@ -104,6 +106,7 @@ def test_all_of_it_quickly(study: Study, tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("deeprecsys.paper.study.Study", shared)
     monkeypatch.setattr(sensitivity, "QUICK", ("as it is",))
+    monkeypatch.setattr(uncertainty, "QUICK_DRAWS", 1)
     monkeypatch.setattr(sensitivity, "VARIANTS", {"as it is": lambda: study})
     assert call("paper", "--quick", "--out", str(tmp_path), "--json", str(tmp_path / "all.json")) == 0
     document = json.loads((tmp_path / "all.json").read_text())
@@ -113,11 +116,30 @@ def test_all_of_it_quickly(study: Study, tmp_path: Path, monkeypatch: pytest.Mon
         assert all(c["paper"] and c["ours"] and c["verdict"] for c in f["claims"])
         assert (tmp_path / f"figure{f['figure']:02d}.json").exists()
     varied = document["sensitivity"]["as it is"]
-    assert {p: v["cpu_gpu"] >= v["cpu"] >= 1 for p, v in varied.items()} == dict.fromkeys(study.specs, True)
+    assert {p: varied[p]["cpu_gpu"] >= varied[p]["cpu"] >= 1 for p in study.specs} == dict.fromkeys(
+        study.specs, True
+    )
+    (drawn,) = document["draws"]
+    assert set(drawn["verdicts"]) == {c["what"] for n in (12, 14, 10) for c in directions_of(document, n)}
     page = (tmp_path / "index.html").read_text()
     assert page.count("<svg") == len(list(tmp_path.glob("*.png"))) >= len(FIGURES)
     assert not re.search(r'(src|href)="https?:', page)
     assert "modelled" in page
+
+
+def directions_of(document: dict[str, Any], figure: int) -> list[dict[str, Any]]:
+    claims = next(f for f in document["figures"] if f["figure"] == figure)["claims"]
+    return [claims[i] for i in directions.OF[figure]]
+
+
+def test_a_draw_only_lengthens_parts_and_is_the_same_every_time() -> None:
+    errors = asdict(uncertainty.part_errors())
+    assert min(errors.values()) > 1, "data sheets were never too slow"
+    for platform, anchor in uncertainty.anchors(3).items():
+        drawn = asdict(anchor.factors)
+        assert all(1 <= drawn[part] <= by for part, by in errors.items())
+        assert asdict(uncertainty.anchors(3)[platform].factors) == drawn
+        assert asdict(uncertainty.anchors(4)[platform].factors) != drawn
 
 
 def test_workers_find_what_the_study_finds(study: Study) -> None:

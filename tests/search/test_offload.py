@@ -44,7 +44,7 @@ class Path1080:
 
     def __init__(self, name: str, cores: int) -> None:
         self.cores = cores
-        cpu = LatencyProfile.from_json(json.loads((PROFILES / f"amd-avx2-2c-{name}.json").read_text()))
+        cpu = LatencyProfile.from_json(json.loads((PROFILES / "amd-25-1-avx2" / f"{name}.json").read_text()))
         self.services = {CPU: Tabulated(cpu), GPU: Tabulated(device_profile(cpu, GTX_1080_TI))}
         self.target = Target(latency_s=model(name).medium_target_ms / 1e3)
         rng = np.random.default_rng(7)

@@ -24,7 +24,7 @@ from deeprecsys.report import format as f
     "--quick", is_flag=True, help="Shorter paths, fewer batch sizes and machines: under two minutes."
 )
 @click.option("--profiles", type=click.Path(path_type=Path), default=Path("profiles"), show_default=True,
-              metavar="DIR", help="Measured profiles, *-MODEL.json, of the machine that is shown beside "
+              metavar="DIR", help="Measured profiles, KIND/MODEL.json, of the machine that is shown beside "
                                   "the modelled ones, and scaled to a server.")  # fmt: skip
 @opt.output
 def paper(figures: tuple[str, ...], quick: bool, profiles: Path, json: str | None, out: Path | None) -> None:
@@ -59,8 +59,8 @@ def paper(figures: tuple[str, ...], quick: bool, profiles: Path, json: str | Non
             "seconds": seconds,
         }
         if not figures:
-            varied = members.vary(quick, lambda share, what: report((steps - 2 + share) / steps, what))
-            drawn = members.draw(quick, lambda share, what: report((steps - 1 + share) / steps, f"draw {what}"))
+            varied = members.vary(quick, _telling(report, steps - 2, steps, "sensitivity"))
+            drawn = members.draw(quick, _telling(report, steps - 1, steps, "draw"))
             after = [*uncertainty.tables(drawn), *sensitivity.tables(varied), *after]
             document["sensitivity"] = sensitivity.document(varied)
             document["draws"] = uncertainty.document(drawn)

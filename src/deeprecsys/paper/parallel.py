@@ -17,7 +17,8 @@ from deeprecsys.paper.recipes import ASKS, RECIPES
 from deeprecsys.paper.result import Result
 from deeprecsys.paper.study import Memo, Study
 
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 FigureProgress = Callable[[float, str], None]
 """Called with the share of a step that is done, in [0, 1], and what is being done."""
 

@@ -48,19 +48,26 @@ def tables(found: Mapping[str, Varied]) -> tuple[TextTable, TextTable, TextTable
     paper = ("the paper", *(f"{RATIOS[m][MEDIUM][0]:g}" for m in MODELS))
     models = [(n, *(f"{v.ratios['Skylake'][m][0]:.2f}" for m in MODELS)) for n, v in found.items()]
     first = next(iter(found.values()))
-    changes = []
+    changes, word = [], directions.WORDS
     for what, usual in first.verdicts.items():
-        others = [f"{n}: {directions.WORDS[v.verdicts[what]]}" for n, v in found.items() if v.verdicts[what] is not usual]
-        changes.append((what, directions.WORDS[usual], "; ".join(others) or "nothing that was varied"))
+        verdicts = {n: v.verdicts[what] for n, v in found.items()}
+        others = "; ".join(f"{n}: {word[v]}" for n, v in verdicts.items() if v is not usual)
+        changes.append((what, word[usual], others or "nothing that was varied"))
+    by_model = "CPU over static by model, Skylake, medium target"
     return (
-        TextTable(header, rows, title="Throughput over static, medium target, geometric means, one part varied"),
-        TextTable(("varied", *(SHORT[m] for m in MODELS)), (paper, *models), title="CPU over static by model, Skylake, medium target"),
-        TextTable(("direction", "as it is", "what changes it"), tuple(changes), title="What would decide a direction"),
-    )  # fmt: skip
+        TextTable(header, rows, title="Throughput over static, medium target, geometric means"),
+        TextTable(("varied", *(SHORT[m] for m in MODELS)), (paper, *models), title=by_model),
+        TextTable(
+            ("direction", "as it is", "what changes it"), tuple(changes), title="What decides a direction"
+        ),
+    )
 
 
 def document(found: Mapping[str, Varied]) -> dict[str, Any]:
     return {
-        n: {p: dict(zip(("cpu", "cpu_gpu"), mean(v.ratios[p]), strict=True)) for p in SPECS} | {"by_model": asdict(v)}
+        n: {
+            **{p: dict(zip(("cpu", "cpu_gpu"), mean(v.ratios[p]), strict=True)) for p in SPECS},
+            "by_model": asdict(v),
+        }
         for n, v in found.items()
     }

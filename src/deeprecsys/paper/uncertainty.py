@@ -1,8 +1,8 @@
 """How far off the modelled servers may be, and what the ratios over static become within that.
 
-Data sheets were held against one machine whose batches were measured: there each part of a batch took longer than they
-say, by a factor of its own. The paper's servers may be off by anything from nothing to that factor: so each
-draw lengthens every part of every server by a power of it, evenly distributed from 0 to 1.
+Data sheets were held against one machine whose batches were measured: there each part of a batch took longer
+than they say, by a factor of its own. The paper's servers may be off by anything from nothing to that factor:
+so each draw lengthens every part of every server by a power of it, evenly distributed from 0 to 1.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Drawn:
 
 
 def part_errors() -> BatchParts:
-    """How many times longer each part took than data sheets say, on the machine that they were held against."""
+    """How many times longer each part took than data sheets say, on the machine they were held against."""
     said, was = limits_of(EPYC_7003, eager().limits), epyc_7003_limits()
     return BatchParts(
         products=was.product_s(PRODUCT_ROWS) / said.product_s(PRODUCT_ROWS),
@@ -92,8 +92,9 @@ def tables(drawn: list[Drawn]) -> tuple[TextTable, TextTable]:
         (what, *(str(sum(d.verdicts[what] is v for d in drawn)) for v in directions.WORDS))
         for what in drawn[0].verdicts
     ]
+    title = f"CPU over static: 90 % of {of} draws; where the paper's bar lies"
     return (
-        TextTable(header, tuple(rows), title=f"CPU over static: 5th to 95th of 100 draws would lie so, by {of}; the paper's bar"),
+        TextTable(header, tuple(rows), title=title),
         TextTable(("direction", *directions.WORDS.values()), tuple(seen), title=f"Directions in {of} draws"),
     )  # fmt: skip
 

@@ -38,7 +38,9 @@ def _parts(**factors: float) -> Callable[[], Study]:
 def _artefact(anchor: Callable[[], Anchor], **constants: Any) -> Study:
     """The artefact's configurations."""
     specs = {n: s.but(**constants) for n, s in SPECS.items()}
-    return Study(quick=True, specs=specs, anchor=lambda platform: anchor(), model_of=lambda m: f"{m}-artefact")
+    return Study(
+        quick=True, specs=specs, anchor=lambda platform: anchor(), model_of=lambda m: f"{m}-artefact"
+    )
 
 
 VARIANTS: Mapping[str, Callable[[], Study]] = {

@@ -115,7 +115,7 @@ def today_row(study: Study, model: str) -> tuple[str, str]:
 
 def measured(study: Study, model: str) -> LatencyProfile | None:
     """The measured profile of a model; None where there is none."""
-    files = sorted(study.profiles.glob(f"*c-{model}.json")) if study.profiles else []
+    files = sorted(study.profiles.glob(f"*/{model}.json")) if study.profiles else []
     return read_profile("--profiles", files[0]) if files else None
 
 

@@ -34,7 +34,9 @@ MORE = "without transfer there is more throughput"
 def inside(study: Study) -> int:
     """For how many models some queries go to the accelerator and others do not, by more than a tie."""
     best = {m: study.with_gpu(Case(m)) for m in MODELS}
-    return sum(b.qps > (1 + WITHIN) * study.tuned(Case(m)).qps and b.offload_above != 0 for m, b in best.items())
+    return sum(
+        b.qps > (1 + WITHIN) * study.tuned(Case(m)).qps and b.offload_above != 0 for m, b in best.items()
+    )
 
 
 def lower(study: Study) -> dict[str, tuple[int, int]]:
@@ -49,7 +51,9 @@ def lower(study: Study) -> dict[str, tuple[int, int]]:
 def more(study: Study) -> dict[str, int]:
     """Reading → for how many models there is more throughput without transfer."""
     return {
-        n: sum(s.with_gpu(Case(m, transfer=False)).qps > (1 + WITHIN) * s.with_gpu(Case(m)).qps for m in MODELS)
+        n: sum(
+            s.with_gpu(Case(m, transfer=False)).qps > (1 + WITHIN) * s.with_gpu(Case(m)).qps for m in MODELS
+        )
         for n, s in readings(study).items()
     }
 

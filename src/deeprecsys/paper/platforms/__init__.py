@@ -9,5 +9,7 @@ from deeprecsys.paper.platforms.power import GTX_NODE, NodePower
 from deeprecsys.paper.platforms.scaled import EPYC_64, scaled
 from deeprecsys.paper.platforms.work import Work, work_of
 
-__all__ = ["BROADWELL", "EPYC_64", "EPYC_7003", "GTX_NODE", "SKYLAKE", "Anchor", "CpuSpec", "NodePower", "Work",
-           "batch_time", "caffe2", "eager", "gtx_1080_ti", "gtx_roofline", "modelled", "scaled", "work_of"]  # fmt: skip
+__all__ = [
+    "BROADWELL", "EPYC_64", "EPYC_7003", "GTX_NODE", "SKYLAKE", "Anchor", "CpuSpec", "NodePower", "Work",
+    "batch_time", "caffe2", "eager", "gtx_1080_ti", "gtx_roofline", "modelled", "scaled", "work_of",
+]  # fmt: skip

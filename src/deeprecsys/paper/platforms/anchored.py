@@ -1,4 +1,4 @@
-"""Platforms anchored in a measurement: a measured batch, part by part, each scaled by a ratio of the hardware.
+"""Platforms anchored in measurement: a measured batch, part by part, each scaled by a ratio of the hardware.
 
 The parts of a batch: matrix products, by their rows; rows of embedding tables; all other operators; and
 launches: what is left of the batch's time, which is the framework's own.
@@ -86,7 +86,9 @@ class Anchor:
 
     def batches(self, model: str) -> tuple[AnchorBatch, ...]:
         if model not in self.models:
-            raise InputError(f"anchor: expected parts of {model}, got those of {', '.join(sorted(self.models))}")
+            raise InputError(
+                f"anchor: expected parts of {model}, got those of {', '.join(sorted(self.models))}"
+            )
         return self.models[model]
 
     def parts(self, work: Work, items: int, limits: CoreLimits, zipf: float = ZIPF) -> BatchParts:
@@ -129,16 +131,15 @@ class Anchor:
         streamed = products * moved.weights_s / all_s
         fixed = products - streamed + rows - waits + other + launches
         longer = stretch(spec, busy, moved.missed, fixed, waits + streamed)
-        return Parts(
-            products + (longer - 1) * streamed, other, rows + (longer - 1) * waits, launches, longer
-        )
+        return Parts(products + (longer - 1) * streamed, other, rows + (longer - 1) * waits, launches, longer)
 
-    def profile(self, spec: CpuSpec, work: Work, *, cores: int | None = None, spread: float = 0.0) -> LatencyProfile:
+    def profile(
+        self, spec: CpuSpec, work: Work, *, cores: int | None = None, spread: float = 0.0
+    ) -> LatencyProfile:
         """The profile of a model on such a machine, as `cpu.modelled` has it."""
         sizes = [b.items for b in self.batches(work.name)]
-        return modelled(
-            spec, work, cores=cores, spread=spread, time=self.time, batches=sizes, method=f"parts of {self.name}"
-        )  # fmt: skip
+        method = f"parts of {self.name}"
+        return modelled(spec, work, cores=cores, spread=spread, time=self.time, batches=sizes, method=method)
 
     def but(self, **factors: float) -> Anchor:
         """This anchor with parts of other length: "products", "rows", "other", "launches" → factor."""
@@ -156,15 +157,16 @@ class Anchor:
             got = shown(data.get("format")) if isinstance(data, dict) else shown(data)
             raise InputError(f"anchor {where}: expected parts of batches (format {FORMAT}), got {got}")
         try:
-            models = {
-                name: tuple(
-                    AnchorBatch(b["items"], b["seconds"], tuple(OperatorPart(**p) for p in b["operators"])) for b in batches
-                )
-                for name, batches in data["models"].items()
-            }
+            models = {name: tuple(map(_batch, batches)) for name, batches in data["models"].items()}
         except (KeyError, TypeError, AttributeError) as e:
-            raise InputError(f"anchor {where}, models: expected items, seconds and operators of batches, got {e!r}") from e
+            expected = "expected items, seconds and operators of batches"
+            raise InputError(f"anchor {where}, models: {expected}, got {e!r}") from e
         return cls(str(data.get("name", where)), CoreLimits.from_json(where, data.get("limits")), models)
+
+
+def _batch(data: Any) -> AnchorBatch:
+    operators = tuple(OperatorPart(**p) for p in data["operators"])
+    return AnchorBatch(data["items"], data["seconds"], operators)
 
 
 def hot(work: Work, limits: CoreLimits, zipf: float = ZIPF) -> float:
@@ -172,4 +174,6 @@ def hot(work: Work, limits: CoreLimits, zipf: float = ZIPF) -> float:
     total = sum(g.rows for g in work.gathers)
     cache = limits.cache_bytes["l3"]
     room = max(cache - work.weight_bytes, cache / 2) / max(len(work.gathers), 1)
-    return sum(g.rows * hot_share(room / g.row_bytes, g.table_rows, zipf) for g in work.gathers) / max(total, 1)
+    return sum(g.rows * hot_share(room / g.row_bytes, g.table_rows, zipf) for g in work.gathers) / max(
+        total, 1
+    )

@@ -41,8 +41,8 @@ def eager() -> Anchor:
 
 @cache
 def epyc_7003_limits() -> CoreLimits:
-    """Measured limits of one core of a machine whose data sheets are `known.EPYC_7003`; profiles of all eight models were
-    measured on it."""
+    """Measured limits of one core of a machine that `known.EPYC_7003` describes; profiles of all eight models
+    were measured on it."""
     return CoreLimits.from_json("EPYC 7003", read_json("limits", CHECKED_FILE, "limits of a core, as JSON"))
 
 
@@ -75,6 +75,5 @@ def _batch(work: Work, limits: CoreLimits, items: int, seconds: float) -> Anchor
     left = max(0.0, seconds - launches)
     looked_up = sum(g.rows * g.row_bytes for g in work.gathers) / 128 * items
     rows = min(left, 1e-9 * looked_up * limits.row_s(hot(work, limits)))
-    return AnchorBatch(
-        items, seconds, (OperatorPart("rows", 0, len(work.gathers), rows), OperatorPart("product", items, 1, left - rows))
-    )  # fmt: skip
+    parts = OperatorPart("rows", 0, len(work.gathers), rows), OperatorPart("product", items, 1, left - rows)
+    return AnchorBatch(items, seconds, parts)

@@ -143,8 +143,8 @@ def traffic(spec: CpuSpec, work: Work, items: int, busy: int = 1) -> Traffic:
 
 
 def stretch(spec: CpuSpec, busy: int, missed: float, fixed_s: float, waits_s: float) -> float:
-    """How much longer misses take than on an idle machine: the demand of all busy cores, if they took no longer,
-    against the bandwidth of the sockets.
+    """How much longer misses take than on an idle machine: the demand of all busy cores, if they took no
+    longer, against the bandwidth of the sockets.
 
     Args:
         missed: bytes from memory, of a batch.

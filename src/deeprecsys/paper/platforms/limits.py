@@ -1,4 +1,4 @@
-"""What one core of a machine can do, by kind of work: measured, or found from data sheets by ratios to a measured one."""
+"""What one core can do, by kind of work: measured, or by ratios of data sheets to a measured machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ import numpy as np
 from deeprecsys.core.errors import InputError, shown
 from deeprecsys.paper.platforms.cpu import CpuSpec
 
-TERMS = ("ghz", "l2_bytes_per_cycle", "l3_bytes_per_cycle", "l3_ns", "memory_ns", "lines_in_flight", "instructions")
+TERMS = (
+    "ghz",
+    "l2_bytes_per_cycle",
+    "l3_bytes_per_cycle",
+    "l3_ns",
+    "memory_ns",
+    "lines_in_flight",
+    "instructions",
+)
 """Figures of the hardware alone, which data sheets have too; `instructions` per cycle is over Skylake's."""
 
 
@@ -53,31 +61,38 @@ class CoreLimits:
             got = sorted(data) if isinstance(data, dict) else shown(data)
             raise InputError(f"limits of {where}: expected {', '.join(names)}, got {got}")
         rates = {int(rows): float(rate) for rows, rate in data["product_gflops"].items()}
-        return cls(rates, *(data[n] for n in names[1:]), hardware=data.get("hardware", {}))
+        rest = {n: data[n] for n in names[1:]}
+        return cls(product_gflops=rates, hardware=data.get("hardware", {}), **rest)
 
 
 def limits_of(spec: CpuSpec, anchor: CoreLimits) -> CoreLimits:
     """The limits of a machine that is known from data sheets, by its ratios to a measured one.
 
-    What a product needs beyond its arithmetic (weights that stream from a cache, packing) follows the caches' speed;
-    a row at random follows latency over misses in flight; a launch follows clock and instructions per cycle.
+    What a product needs beyond its arithmetic (weights that stream from a cache, packing) follows the speed
+    of caches; a row at random, latency over misses in flight; a launch, clock and instructions per cycle.
 
     Raises:
         InputError: the anchor's hardware was not measured.
     """
     if missing := [t for t in TERMS if t not in anchor.hardware]:
-        raise InputError(f"limits of the anchor: expected hardware terms {', '.join(TERMS)}, without {', '.join(missing)}")
+        raise InputError(
+            f"limits of the anchor: expected hardware terms {', '.join(TERMS)}, without {', '.join(missing)}"
+        )
     had = anchor.hardware
     cycle = spec.ghz / had["ghz"]
     stream = {
         "l2": cycle * spec.l2_bytes_per_cycle / had["l2_bytes_per_cycle"],
         "l3": cycle * spec.l3_bytes_per_cycle / had["l3_bytes_per_cycle"],
     }
-    latency = {where: getattr(spec, f"{where}_ns") / spec.fill_buffers / (had[f"{where}_ns"] / had["lines_in_flight"])
-               for where in ("l3", "memory")}  # fmt: skip
+    latency = {}
+    for where, ns in (("l3", spec.l3_ns), ("memory", spec.memory_ns)):
+        latency[where] = ns / spec.fill_buffers / (had[f"{where}_ns"] / had["lines_in_flight"])
     least = min(1.0 / rate for rate in anchor.product_gflops.values())
     peak = 1e-9 * spec.peak_flops * spec.efficiency
-    rates = {n: 1.0 / (1.0 / peak + (1.0 / rate - least) / stream["l3"]) for n, rate in anchor.product_gflops.items()}
+    rates = {
+        n: 1.0 / (1.0 / peak + (1.0 / rate - least) / stream["l3"])
+        for n, rate in anchor.product_gflops.items()
+    }
     return CoreLimits(
         product_gflops=rates,
         stream_gb_per_s={
