@@ -28,12 +28,12 @@ def headline(results: Mapping[int, Result], drawn: Sequence[Drawn]) -> TextTable
                 paper = f"{MEAN_RATIO[lv][i]:g}"
                 rows.append((f"{what} over static, {lv} target", paper, ours, _interval(drawn, lv, i)))
         for lv in LEVELS:
-            one, node = (mean(data[k][PLATFORM][lv])[1] for k in ("per_watt", "per_watt_over_node"))
-            paper, ours = f"{MEAN_RATIO_PER_WATT[lv][1]:g}", f"{one:.2f}; {node:.2f} over the node"
+            one_core, node = (mean(data[k][PLATFORM][lv])[1] for k in ("per_watt", "per_watt_over_node"))
+            paper, ours = f"{MEAN_RATIO_PER_WATT[lv][1]:g}", f"{one_core:.2f}; {node:.2f} over the node"
             rows.append((f"CPU+GPU per watt over static, {lv} target", paper, ours, ""))
     if 13 in results:
-        for claim, (what, paper) in zip(results[13].claims, PRODUCTION.items(), strict=False):
-            rows.append((f"the fleet's day, {what}, static over tuned", f"{paper:g}", claim.ours, ""))
+        for claim, (what, published) in zip(results[13].claims, PRODUCTION.items(), strict=False):
+            rows.append((f"the fleet's day, {what}, static over tuned", f"{published:g}", claim.ours, ""))
     return TextTable(("", "paper", "ours", "90 % of draws"), tuple(rows), title="Headline numbers")
 
 
