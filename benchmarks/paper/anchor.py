@@ -33,7 +33,7 @@ ZEN_5_INSTRUCTIONS = 1.07 * 1.19 * 1.13 * 1.16
 """Zen 2 over Skylake (AnandTech's review of the Ryzen 3000, SPECint2017 by clock); Zen 3, 4, 5 each over the one before
 (AMD, at their launches)."""
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
-SECONDS = 0.2
+SECONDS = 0.5
 """Of each batch size, at least."""
 LEAST = 6
 """Rounds of each batch size."""
