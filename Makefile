@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml requirements.txt
 	touch $@
 
 demo: install ## the main job, for dlrm-rmc1 and p95 <= 100 ms: a prediction at once, then measured on this machine
-	$(BIN)/deeprecsys simulate --profile profiles/amd-avx2-2c-dlrm-rmc1.json --sla-ms 100
+	$(BIN)/deeprecsys simulate --profile profiles/amd-25-1-avx2/dlrm-rmc1.json --sla-ms 100
 	$(BIN)/deeprecsys tune dlrm-rmc1 --sla-ms 100 --rows-scale 0.5 --out runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 lint: install ## style, and which package may import which

@@ -8,9 +8,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from deeprecsys.version import VERSION
+
 UNAVAILABLE = "unavailable"
 _FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_int8")
-_PACKAGES = ("deeprecsys", "numba", "numpy", "torch")
+_PACKAGES = ("numba", "numpy", "torch")
 
 
 def machine_record() -> dict[str, Any]:
@@ -26,7 +28,7 @@ def machine_record() -> dict[str, Any]:
         "shmem_huge": _chosen(Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {"deeprecsys": VERSION} | {name: _version(name) for name in _PACKAGES},
         "power": UNAVAILABLE if not Path("/sys/class/powercap/intel-rapl:0/energy_uj").exists() else "rapl",
     }
 
