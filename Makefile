@@ -64,6 +64,13 @@ docs: install ## the site, in build/site: links checked, nothing fetched
 bench: install ## every benchmark, one after the other; hours on two cores
 	$(BIN)/python -m benchmarks
 
+# The libraries are installed without what they ask for: what of it they import is named here.
+compat: install ## models of deepctr-torch and torch-rechub, exported and served, in an environment of its own
+	$(PYTHON) -m venv build/compat
+	build/compat/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt requests scikit-learn pandas
+	build/compat/bin/python -m pip install --quiet --disable-pip-version-check --no-deps deepctr-torch==0.3.0 torch-rechub==0.9.0
+	PYTHONPATH=src:. build/compat/bin/python -m benchmarks.files.compat
+
 gpu: ## tests and measurements that need a GPU; run it again until it says that all is measured
 	PYTHONPATH=src:. $(GPU_PYTHON) -m pytest -q -m gpu -W default -p no:cacheprovider tests/engine/cuda
 	PYTHONPATH=src:. $(GPU_PYTHON) -m benchmarks.gpu.cuda_engine --seconds $(GPU_SECONDS) || [ $$? -eq 3 ]

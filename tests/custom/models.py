@@ -132,5 +132,9 @@ class WithArguments(Plain):
         self.width = width
 
 
-def instance():
-    return Plain()
+class Other:
+    pass
+
+
+def number():
+    return 1

@@ -148,8 +148,9 @@ def test_a_listwise_model_is_found_out_and_its_queries_never_meet(name: str, eng
     [
         ("tests.custom.nowhere:Plain", "expected an importable module, got ModuleNotFoundError"),
         (f"{MODELS}:Plane", "expected a class 'Plane'"),
-        (f"{MODELS}:NoOwnModel", "deeprecsys.zoo.custom.OwnModel, got the class NoOwnModel"),
-        (f"{MODELS}:instance", "got a function"),
+        (f"{MODELS}:NoOwnModel", "a class without arguments, got TypeError"),
+        (f"{MODELS}:Other", "OwnModel, or a function that makes one, got the class Other"),
+        (f"{MODELS}:number", "or a function that makes one, got a int"),
         (f"{MODELS}:WithArguments", "expected a class without arguments, got TypeError"),
         (f"{MODELS}:NoSchema", "expected an attribute `schema`"),
         (f"{MODELS}:NoModule", "dense_stage: expected a module, got a builtin"),

@@ -45,6 +45,7 @@ class HostOptions(TypedDict, total=False):
     """The model, its workers and the seed; all defaults are those of `Experiment.resolve`."""
 
     weights: str | Path | None
+    example: str | Path | None
     rows_scale: float
     workers: int | None
     isa: str
@@ -133,6 +134,7 @@ class Experiment:
         model: str,
         *,
         weights: str | Path | None = None,
+        example: str | Path | None = None,
         rows_scale: float = 1.0,
         engine: str = FASTEST,
         precision: str = "fp32",
@@ -160,7 +162,7 @@ class Experiment:
         Raises:
             InputError: an option's value is not valid.
         """
-        name = with_weights(model, Path(weights) if weights else None)
+        name = with_weights(model, weights or None, example or None)
         chosen = named_model(name).scaled(positive("--rows-scale", rows_scale))
         EngineSpec.parse(engine).require(precision)
         environment(isa)

@@ -1,6 +1,8 @@
 """The public names: what `import deeprecsys` offers, each loaded at its first use."""
 
 from deeprecsys.api.experiment import Experiment as Experiment
+from deeprecsys.api.explain import ModelExplanation as ModelExplanation
+from deeprecsys.api.explain import explain_model as explain_model
 from deeprecsys.api.profiles import load_profile as load_profile
 from deeprecsys.api.profiles import profile as profile
 from deeprecsys.api.progress import Interrupted as Interrupted

@@ -176,7 +176,7 @@ def serve(
     check_scores(gpu)
     if offload_above is not None and gpu is None:
         raise InputError(f"--offload-above: expected --gpu with it, got {offload_above} without")
-    names = named(given, options.pop("weights", None))
+    names = named(given, options.pop("weights", None), options.pop("example", None))
     asked = client_names(names, name)
     profiles = profiles_in((profile,) if isinstance(profile, GivenProfile) else profile, names, gpu)
     experiments = [_experiment(name, profiles.get((name, CPU)), engine, options) for name in names]
@@ -315,16 +315,18 @@ def token_of(file: str | Path) -> str:
     return token
 
 
-def named(models: tuple[str, ...], weights: str | Path | None) -> tuple[str, ...]:
-    """The models with their weights.
+def named(
+    models: tuple[str, ...], weights: str | Path | None, example: str | Path | None = None
+) -> tuple[str, ...]:
+    """The models with their weights and example inputs.
 
     Raises:
         InputError: it is not clear whose the weights are.
     """
-    if weights and len(models) > 1:
+    if (weights or example) and len(models) > 1:
         got = f"{len(models)} models"
         raise InputError(f"--weights: expected one MODEL, or MODEL@FILE for each, got {got}")
-    return tuple(with_weights(name, Path(weights) if weights else None) for name in models)
+    return tuple(with_weights(name, weights or None, example or None) for name in models)
 
 
 LONGEST_NAME = 200

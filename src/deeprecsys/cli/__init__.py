@@ -8,6 +8,7 @@ import click
 
 from deeprecsys.cli import errors
 from deeprecsys.cli.bench import bench_command, capacity_command
+from deeprecsys.cli.explain import explain_command
 from deeprecsys.cli.load import load_command
 from deeprecsys.cli.models import models
 from deeprecsys.cli.paper import paper
@@ -59,6 +60,7 @@ def cli() -> None:
 
 for _command in (
     models,
+    explain_command,
     profile_command,
     bench_command,
     capacity_command,

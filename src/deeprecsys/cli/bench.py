@@ -21,6 +21,7 @@ from deeprecsys.report.timeline import trace_events
 @click.argument("model", metavar="[MODEL]", required=False)
 @opt.from_run
 @opt.weights
+@opt.example
 @opt.rows_scale
 @opt.rate
 @opt.length

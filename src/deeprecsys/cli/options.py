@@ -36,11 +36,13 @@ def option(name: str, metavar: str | None, text: str, **more: Any) -> Option:
     return click.option(*name.split(), metavar=metavar, help=text, show_default="default" in more, **more)
 
 
-weights = option("--weights", "FILE", "Weights of a model of your own (a class): .safetensors, or .pt with "
-                 "tensors alone.", type=FILE)  # fmt: skip
+weights = option("--weights", "FILE", "Weights of a class or module of your own: .safetensors, or .pt "
+                 "with tensors alone.", type=FILE)  # fmt: skip
+example = option("--example", "FILE", "Inputs from which a PyTorch module of your own is exported: .pt "
+                 "with tensors alone, .safetensors or .npz.", type=FILE)  # fmt: skip
 rows_scale = option("--rows-scale", "X", "Factor on the rows of every embedding table.", type=float,
                     default=1.0)  # fmt: skip
-model = group(click.argument("model", metavar="MODEL"), weights, rows_scale)
+model = group(click.argument("model", metavar="MODEL"), weights, example, rows_scale)
 from_run = option("--from from_run", "RUN", "Take model, engine, policy, target and load from a run of "
                   "`tune`: its directory or its JSON. Options given beside it win.", type=FILE)  # fmt: skip
 

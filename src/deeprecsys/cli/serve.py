@@ -19,6 +19,7 @@ _COUNT, _PORT = click.IntRange(1), click.IntRange(0, 65535)
 @click.argument("model", metavar="[MODEL]...", nargs=-1)
 @opt.from_run
 @opt.weights
+@opt.example
 @opt.option(
     "--name",
     "NAME",

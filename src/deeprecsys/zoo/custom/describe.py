@@ -19,12 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from deeprecsys.core.errors import InputError
 from deeprecsys.plugins import RAISED, reason
 from deeprecsys.zoo.custom import archive, weights
-from deeprecsys.zoo.custom.graph import lift
+from deeprecsys.zoo.custom.graph import Lifted, lift
 from deeprecsys.zoo.custom.merging import merged
 from deeprecsys.zoo.custom.model import CustomSpec, FileKind, Own, OwnModel, parse
-from deeprecsys.zoo.custom.normal import normalised, read_onnx
+from deeprecsys.zoo.custom.module import Module, written
+from deeprecsys.zoo.custom.normal import read_onnx
 from deeprecsys.zoo.custom.prepare import child
-from deeprecsys.zoo.custom.stage import GraphStage, OwnDense, class_stage, own_class, random_rows
+from deeprecsys.zoo.custom.stage import GraphStage, OwnDense, class_stage, own_model_of, random_rows
 from deeprecsys.zoo.custom.user_side import split_products
 from deeprecsys.zoo.onnx_session import with_weights
 from deeprecsys.zoo.schema import SCORES, SLICE_OF_ITEM, Per, Schema
@@ -55,16 +56,21 @@ def describe(name: str) -> Own:
         InputError: it cannot be loaded, or not be served.
     """
     spec = parse(name)
-    if spec.kind is FileKind.CLASS:
-        return _class(spec)
+    made = own_model_of(spec) if spec.kind is FileKind.CLASS else None
+    if isinstance(made, OwnModel):
+        return _class(spec, made)
     try:
-        lifted = _lifted(read_onnx(spec.where) if spec.kind is FileKind.ONNX else _exported(spec))
+        kind, module = (FileKind.MODULE, Module.of(spec)) if made is not None else (spec.kind, None)
+        lifted = _lifted(spec, module)
         schema = lifted.schema
+        if module and not module.scores_as(lifted):
+            raise InputError("the exported program scores otherwise than the module: a size that Python "
+                             "reads, by len(x) for example, is a constant of it")  # fmt: skip
         splits = _splittable(schema, GraphStage(lifted.graph))
         graph = _with_user_apart(schema, lifted.graph)
         return Own(
             name=name,
-            kind=spec.kind,
+            kind=kind,
             full=schema,
             dense_parameters=lifted.parameters,
             costs={Per.ITEM: lifted.flops, Per.QUERY: 0},
@@ -78,8 +84,7 @@ def describe(name: str) -> Own:
         raise InputError(f"model {name}: {str(e).removeprefix(f'model {name}: ')}") from e
 
 
-def _class(spec: CustomSpec) -> Own:
-    made = own_class(spec)
+def _class(spec: CustomSpec, made: OwnModel) -> Own:
     module, keys = class_stage(spec, made), _keys(spec, made)
     if spec.weights:
         _load(spec, made, module, keys)
@@ -121,27 +126,24 @@ def _load(spec: CustomSpec, made: OwnModel, module: nn.Module, keys: dict[str, s
     weights.refuse_rest(found, used | set(keys.values()), where)
 
 
-def _lifted(graph: Any) -> Any:
+def _lifted(spec: CustomSpec, module: Module | None) -> Lifted:
+    """A file's graph, or that of a user's module, taken apart."""
+    if spec.kind is FileKind.ONNX:
+        return _apart(read_onnx(spec.where), None, {})
+    if module:
+        return _apart(written(module.program), module.weights, module.most)
+    program = archive.load(spec.where)
+    weights.check_finite(program.state_dict, program.graph_signature.parameters, "weights")
+    return _apart(written(program), program.state_dict, {})
+
+
+def _apart(graph: Any, tensors: Mapping[str, Tensor] | None, most: Mapping[str, int]) -> Lifted:
     try:
-        return lift(graph)
+        return lift(graph, tensors, most)
     except InputError:
         raise
     except Exception as e:  # onnx_ir reads constants when they are asked for: a damaged one raises only then
         raise InputError(f"expected a whole graph, got {reason(e)}") from e
-
-
-def _exported(spec: CustomSpec) -> Any:
-    """A `torch.export` archive as ONNX: its embedding tables are found as those of an ONNX file are."""
-    program = archive.load(spec.where)
-    weights.check_finite(program.state_dict, program.graph_signature.parameters, "weights")
-    try:
-        made = torch.onnx.export(program, dynamo=True, verbose=False)
-        assert made is not None
-        for value, name in zip(made.model.graph.outputs, program.graph_signature.user_outputs, strict=True):
-            value.name = name  # the exporter's own otherwise
-        return normalised(made.model)
-    except Exception as e:
-        raise InputError(f"expected a program that torch.onnx can write, got {reason(e)}") from e
 
 
 @torch.inference_mode()

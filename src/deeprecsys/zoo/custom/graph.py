@@ -9,6 +9,7 @@ stays in the graph, of which each worker has a copy. What clients send and get s
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count, pairwise
 
@@ -71,26 +72,36 @@ class Lifted:
     notes: tuple[str, ...]
 
 
-def lift(model: ir.Model) -> Lifted:
+def lift(
+    model: ir.Model, tensors: Mapping[str, torch.Tensor] | None = None, most: Mapping[str, int] | None = None
+) -> Lifted:
     """Take a model apart, `normalised`; it is changed.
+
+    Args:
+        tensors: the weights by key, where the tables are to come from; None takes them from the graph.
+        most: by input, how many ids an example of it has, where nothing else tells.
 
     Raises:
         InputError: an input or output of another kind than those that can be served.
     """
-    lifter, names = _Lifter(model), [str(v.name) for v in model.graph.outputs]
+    lifter, names = _Lifter(model, tensors, most or {}), [str(v.name) for v in model.graph.outputs]
     inputs = [made for value in lifter.given for made in lifter.input(value)]
     if not any(t.per is Per.ITEM for t in lifter.tensors):
         raise InputError("inputs: expected one whose first dimension is symbolic, the items; got none")
     lifter.finish()
     schema = Schema(tuple(lifter.tables.values()), tuple(inputs))
-    return _serialised(model, schema, lifter.tensors, names, lifter.notes)
+    return _serialised(model, schema, lifter, names)
 
 
 class _Lifter:
     """The graph while it is taken apart."""
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(
+        self, model: ir.Model, weights: Mapping[str, torch.Tensor] | None, most: Mapping[str, int]
+    ) -> None:
         self.model, self.graph = model, model.graph
+        self.keys: dict[str, str] = {}
+        self._weights, self._most = weights, most
         initialisers = set(self.graph.initializers)
         self.given = [v for v in self.graph.inputs if v.name not in initialisers]
         self.tables: dict[str, Table] = {}
@@ -130,7 +141,7 @@ class _Lifter:
             if ids:
                 self._note_others(name, found, lookups)
             if value.dtype in (*IDS, ir.DataType.BOOL):
-                bounds = {c: bounds.get(c, _ANY_ID) for c in columns}
+                bounds = {c: bounds.get(c, self._most.get(name, _ANY_ID)) for c in columns}
             numbers = numbers or self._fresh(name)
             self._keep(value, sizes[0], row, numbers)
             made.append(DenseInput(numbers, len(columns), per, tuple(sorted(bounds.items()))))
@@ -172,7 +183,21 @@ class _Lifter:
             and len(table.shape or ()) in (1, 2)
             and node.attributes.get_int("axis", 0) == 0
             and all(0 <= s < int(table.shape[0]) for s in reader.shifts)  # type: ignore[index, arg-type]
+            and self._has_key(table)
         )
+
+    def _has_key(self, table: ir.Value) -> bool:
+        """Whether a table is one of the weights, also under another name; exporters rename what they fold."""
+        name = str(table.name)
+        if name not in self.keys:
+            if self._weights is None or name in self._weights:
+                self.keys[name] = name
+            elif table.const_value is not None:
+                values = torch.from_numpy(table.const_value.numpy())
+                alike = (k for k, t in self._weights.items() if t.shape == values.shape)
+                if key := next((k for k in alike if torch.equal(self._weights[k], values)), None):
+                    self.keys[name] = key
+        return name in self.keys
 
     def _lift(
         self, ids: Reader, first: int | ir.SymbolicDim, per: Per, name: str
@@ -302,13 +327,11 @@ def _pooled(rows: ir.Value) -> ir.Node | None:
     return node if axes in ([1], [-2]) else None
 
 
-def _serialised(
-    model: ir.Model, schema: Schema, tensors: list[TensorSpec], names: list[str], notes: list[str]
-) -> Lifted:
+def _serialised(model: ir.Model, schema: Schema, lifter: _Lifter, names: list[str]) -> Lifted:
     """The graph with its scores named and shaped, and what it costs.
 
     Args:
-        tensors, names: clients' inputs, and their names for the outputs.
+        names: clients' names for the outputs.
     """
     ir.external_data.load_to_model(model)
     graph = model.graph
@@ -324,9 +347,9 @@ def _serialised(
             schema.tables,
             schema.inputs,
             sum(t.width for t in outputs),
-            Signature(tuple(tensors), tuple(outputs)),
+            Signature(tuple(lifter.tensors), tuple(outputs)),
         ),
-        {t.name: t.name for t in schema.tables},
+        {t.name: lifter.keys[t.name] for t in schema.tables},
         as_bytes(model),
         sum(_size(v) for v in weights),
         sum(
@@ -334,7 +357,7 @@ def _serialised(
             for v in weights
             if any(n.op_type in ("Gemm", "MatMul") and i < 2 for n, i in v.uses())
         ),
-        (*notes, *left_out),
+        (*lifter.notes, *left_out),
     )
 
 

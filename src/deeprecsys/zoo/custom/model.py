@@ -38,9 +38,10 @@ FORMS = "package.module:Class, FILE.py:Class, FILE.onnx or FILE.pt2"
 
 
 class FileKind(StrEnum):
-    """What holds the model."""
+    """What holds the model: a class of `OwnModel`, a PyTorch module or a function that makes one, a file."""
 
     CLASS = "class"
+    MODULE = "module"
     ONNX = "onnx"
     EXPORTED = "pt2"
 
@@ -54,8 +55,9 @@ class CustomSpec:
 
     Attributes:
         where: a file, or of a class the module or file that defines it.
-        attribute: the class; "" of a file.
+        attribute: the class or function; "" of a file.
         weights: the file of a class's weights; "" for none.
+        example: the file of a module's example inputs; "" for none.
     """
 
     text: str
@@ -63,6 +65,7 @@ class CustomSpec:
     where: str
     attribute: str = ""
     weights: str = ""
+    example: str = ""
 
 
 def is_own(name: str) -> bool:
@@ -70,17 +73,19 @@ def is_own(name: str) -> bool:
     return ":" in name or "/" in name or re.search(r"\.(onnx|pt2|py)(@|$)", name) is not None
 
 
-def with_weights(name: str, weights: str | Path | None) -> str:
-    """A model's name with the file of its weights, as one name: `NAME@FILE`.
+def with_weights(name: str, weights: str | Path | None, example: str | Path | None = None) -> str:
+    """A model's name with the files of its weights and example inputs, as one: `NAME@FILE@example=FILE`.
 
     Raises:
-        InputError: a model that takes no weights.
+        InputError: a model that takes none.
     """
-    if weights is None:
-        return name
-    if not is_own(name):
-        raise InputError(f"--weights: expected a model of your own ({FORMS}), got {name!r}")
-    return parse(f"{name}@{weights}").text
+    for option, given, between in (("--weights", weights, "@"), ("--example", example, _EXAMPLE)):
+        if given is None:
+            continue
+        if not is_own(name):
+            raise InputError(f"{option}: expected a model of your own ({FORMS}), got {name!r}")
+        name = parse(f"{name}{between}{given}").text
+    return name
 
 
 def short_name(name: str) -> str:
@@ -115,9 +120,10 @@ def _identity(spec: CustomSpec) -> tuple[object, ...]:
             return path
         return found.st_dev, found.st_ino
 
-    return spec.kind, file(spec.where), spec.attribute, file(spec.weights)
+    return spec.kind, file(spec.where), spec.attribute, file(spec.weights), file(spec.example)
 
 
+_EXAMPLE = "@example="
 _CLASS = re.compile(r":(?P<attribute>[^\W\d]\w*)(?=@|$)")
 
 
@@ -129,6 +135,12 @@ def parse(text: str) -> CustomSpec:
     Raises:
         InputError: none of the forms, or a file that is not there.
     """
+    whole, between, example = text.rpartition(_EXAMPLE)
+    if between and not Path(text).is_file():
+        spec = parse(whole)
+        if spec.kind is not FileKind.CLASS:
+            raise InputError(f"--example: expected none with {whole}, which states its inputs, got {example}")
+        return replace(spec, text=text, example=_file("--example", example))
     suffix = Path(text).suffix
     if suffix in _FILES and Path(text).is_file():
         return CustomSpec(text, _FILES[suffix], text)

@@ -95,11 +95,11 @@ SEED = 0
 """Seed of a dense stage's weights where no file gives them."""
 
 
-def own_class(spec: CustomSpec) -> OwnModel:
-    """The user's class, instantiated.
+def own_model_of(spec: CustomSpec) -> OwnModel | nn.Module:
+    """The user's class, instantiated, or what a function makes; drawn weights are those of `SEED`.
 
     Raises:
-        InputError: its module cannot be imported, or it is no `OwnModel` with a schema.
+        InputError: its module cannot be imported, or it is neither an `OwnModel` with a schema nor a module.
     """
     try:
         module = import_module(spec.where)
@@ -108,15 +108,20 @@ def own_class(spec: CustomSpec) -> OwnModel:
     found = getattr(module, spec.attribute, None)
     if found is None:
         raise InputError(f"model {spec.text}: expected a class {spec.attribute!r} in {spec.where}, got none")
-    if not (isinstance(found, type) and issubclass(found, OwnModel)):
+    expected = "a class of torch.nn.Module or deeprecsys.zoo.custom.OwnModel, or a function that makes one"
+    if not callable(found) or (isinstance(found, type) and not issubclass(found, OwnModel | nn.Module)):
         kind = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
-        raise InputError(
-            f"model {spec.text}: expected a subclass of deeprecsys.zoo.custom.OwnModel, got {kind}"
-        )
-    try:
-        made = found()
-    except RAISED as e:
-        raise InputError(f"model {spec.text}: expected a class without arguments, got {reason(e)}") from e
+        raise InputError(f"model {spec.text}: expected {expected}, got {kind}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        try:
+            made = found()
+        except RAISED as e:
+            raise InputError(f"model {spec.text}: expected a class without arguments, got {reason(e)}") from e
+    if isinstance(made, nn.Module):
+        return made.eval().requires_grad_(False)
+    if not isinstance(made, OwnModel):
+        raise InputError(f"model {spec.text}: expected {expected}, got a {type(made).__name__}")
     if not isinstance(getattr(made, "schema", None), Schema):
         raise InputError(f"model {spec.text}: expected an attribute `schema` of type Schema, got none")
     return made
@@ -159,7 +164,8 @@ def custom_stage(own: Own, dense: TensorFile | None = None) -> nn.Module:
     inner: nn.Module = GraphStage(own.graph)
     if own.kind is FileKind.CLASS:
         spec = parse(own.name)
-        made = own_class(spec)
+        made = own_model_of(spec)
+        assert isinstance(made, OwnModel)
         inner = class_stage(spec, made)
         if dense:
             weights.load_all(inner, dense, made.dense_prefix)

@@ -63,6 +63,33 @@ def read(path: str) -> Mapping[str, Tensor]:
     raise InputError(f"--weights {path}: expected one of .safetensors, {', '.join(_TORCH)}, got {suffix!r}")
 
 
+def read_example(path: str) -> Tensor | tuple[Any, ...] | dict[str, Any]:
+    """Example inputs: tensors in a tuple, a list or a dictionary, or one.
+
+    Raises:
+        InputError: another format, or a file with more in it than tensors.
+    """
+    expected = "expected .pt with tensors alone, .safetensors or .npz"
+    suffix = Path(path).suffix
+    try:
+        if suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        if suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        if suffix in _TORCH:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            if isinstance(found, Tensor | dict):
+                return found
+            if isinstance(found, tuple | list):
+                return tuple(found)
+    except Exception as e:
+        raise InputError(f"--example {path}: {expected}, got: {first_line(e)}") from e
+    raise InputError(f"--example {path}: {expected}, got {suffix!r}")
+
+
 def _refused(error: pickle.UnpicklingError) -> str:
     lines = [line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line]
     return lines[0] if lines else "something that would have to be unpickled"
@@ -188,6 +215,10 @@ def _source(spec: CustomSpec) -> Callable[[str, str, tuple[int, int]], NDArray[A
         return from_graph
     if spec.kind is FileKind.EXPORTED:
         tensors, where = archive.load(spec.where).state_dict, f"model {spec.text}"
+    elif not spec.weights:  # the user's module has its own
+        from deeprecsys.zoo.custom.module import user_module
+
+        tensors, where = user_module(spec).state_dict(), f"model {spec.text}"
     else:
         tensors, where = read(spec.weights), f"--weights {spec.weights}"
 
