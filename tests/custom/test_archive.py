@@ -393,7 +393,7 @@ def test_external_data_lies_in_the_models_folder(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     Path("m.onnx").write_bytes(model.SerializeToString())
 
-    from deeprecsys.zoo.custom.weights import fill
+    from deeprecsys.zoo.custom.fill import fill
 
     own = describe("m.onnx")
     fd = os.memfd_create("tables")

@@ -20,7 +20,7 @@ from deeprecsys.engine import Assembly, SliceView, build
 from deeprecsys.workload.features import FeatureLayout
 from deeprecsys.zoo.custom import Own, is_own, with_weights
 from deeprecsys.zoo.custom.describe import describe
-from deeprecsys.zoo.custom.weights import fill
+from deeprecsys.zoo.custom.fill import fill
 from deeprecsys.zoo.networks import dense_stage
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, SparseInput
 from tests.custom.models import Full

@@ -15,7 +15,10 @@ from deeprecsys.cli.output import emit
 @opt.example
 @opt.json_file
 def explain_command(model: str, weights: str | None, example: str | None, json: str | None) -> None:
-    """Say what was found in a MODEL of your own: its tables, what is per item and what per query, what is
-    computed once, what was not recognised and why, and the memory that it takes."""
+    """Say what was found in a model of your own.
+
+    Its tables, what is per item and what per query, what is computed once, what was not recognised and why,
+    and the memory that it takes.
+    """
     found = explain_model(model, weights=weights, example=example)
     emit(str(found), found.to_json(), json)

@@ -25,6 +25,10 @@ OTHER = "Other"
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "models": ("deeprecsys models", "deeprecsys models --json models.json"),
+    "explain-model": (
+        "deeprecsys explain-model ranker.onnx",
+        "deeprecsys explain-model ranker.py:Ranker --weights ranker.pt --example inputs.pt",
+    ),
     "profile": (
         "deeprecsys profile din --save din.json",
         "deeprecsys profile ranker.onnx --budget 60 --save ranker.json",

@@ -54,7 +54,7 @@ def fill(own: Own, fd: int, offsets: Mapping[str, int]) -> None:
     """
     tables = {t.name: (offsets[t.name], t.rows, t.dim, own.keys[t.name]) for t in own.schema.tables}
     trusted = own.kind is FileKind.MODULE and not parse(own.name).weights  # the module makes its weights
-    _child("weights", own.name, str(fd), json.dumps(tables), pass_fds=(fd,), trusted=trusted)
+    _child("fill", own.name, str(fd), json.dumps(tables), pass_fds=(fd,), trusted=trusted)
 
 
 def _child(module: str, *args: str, pass_fds: tuple[int, ...] = (), trusted: bool = False) -> bytes:
