@@ -138,3 +138,30 @@ class Other:
 
 def number():
     return 1
+
+
+class OfLengths(OwnModel):
+    """Jagged inputs of each kind: averaged once per query, weighted sums and sequences per item."""
+
+    schema = Schema(
+        tables=(Table("user", 40, 8), Table("goods", 50, 8)),
+        inputs=(
+            DenseInput("dense", 3),
+            SparseInput("history", "user", lookups=9, pooling=Pooling.MEAN, per=Per.QUERY, expected=4),
+            SparseInput("tags", "goods", lookups=12, expected=2.5, weighted=True),
+            SparseInput("clicks", "goods", lookups=5, pooling=Pooling.SEQUENCE, expected=2),
+        ),
+    )
+
+    def dense_stage(self) -> nn.Module:
+        return OfLengthsDense()
+
+
+class OfLengthsDense(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(3 + 8 + 8 + 8, 1)
+
+    def forward(self, dense, history, tags, clicks):
+        last = clicks.sum(dim=1)
+        return self.out(torch.cat([dense, history.expand(dense.shape[0], -1), tags, last], dim=1))

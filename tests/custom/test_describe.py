@@ -21,6 +21,7 @@ from deeprecsys.workload.features import FeatureLayout
 from deeprecsys.zoo.custom import Own, is_own, with_weights
 from deeprecsys.zoo.custom.describe import describe
 from deeprecsys.zoo.custom.fill import fill
+from deeprecsys.zoo.jagged import Ids
 from deeprecsys.zoo.networks import dense_stage
 from deeprecsys.zoo.schema import DenseInput, Per, Pooling, SparseInput
 from tests.custom.models import Full
@@ -377,3 +378,46 @@ def test_nothing_pickled_in_an_archive_is_loaded(full: Full, tmp_path: Path) -> 
             bad.writestr(name, data)
     with pytest.raises(InputError, match=r"expected plain tensors, got 'goods\.weight' pickled"):
         describe(str(tmp_path / "bad.pt2"))
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_a_class_with_rows_of_different_lengths_scores_them_pooled(engine: str) -> None:
+    own = once(f"{MODELS}:OfLengths")
+    assert Own.unpack(own.pack()).full == own.full
+    layout = FeatureLayout.plan(own.schema, MAX_ITEMS, llc_bytes=1 << 12)
+    buffer = bytearray(layout.size)
+    layout.fill(buffer, seed=2)
+    rng = np.random.default_rng(3)
+    tables = {t.name: rng.standard_normal((t.rows, t.dim)).astype(np.float32) for t in own.schema.tables}
+    about = Assembly(own, tables, layout.views(buffer))
+    runs, dense = build(engine, about), dense_stage(own)
+    for cuts in ([(5, 0, 1)], [(6, 3, MAX_ITEMS)], [(5, 0, 30), (8, 0, 1), (9, 7, 50)]):
+        outs = [np.full((stop - start, 1), np.nan, np.float32) for _, start, stop in cuts]
+        slices = zip(cuts, outs, strict=True)
+        runs.score([SliceView(layout.rows_at(q), start, stop, o) for (q, start, stop), o in slices])
+        for (q, start, stop), got in zip(cuts, outs, strict=True):
+            want = dense(pooled(about, layout.rows_at(q), start, stop), None)
+            np.testing.assert_allclose(got, want.detach().numpy(), atol=1e-5)
+
+
+def pooled(about: Assembly, first: dict[str, int], start: int, stop: int) -> dict[str, torch.Tensor]:
+    """What the dense stage reads of some items, one bag after the other."""
+    found = {}
+    for i in about.model.schema.inputs:
+        rows, at = about.inputs[i.name], first[i.name]
+        some = range(at + start, at + stop) if i.per is Per.ITEM else range(at, at + 1)
+        if not isinstance(rows, Ids):
+            found[i.name] = torch.from_numpy(rows[some.start : some.stop].copy())
+            continue
+        assert isinstance(i, SparseInput)
+        bags = []
+        for bag in (rows.rows(r, r + 1) for r in some):
+            vectors = about.tables[i.table][bag.values]
+            vectors = vectors if bag.weights is None else vectors * bag.weights[:, None]
+            if i.pooling is Pooling.SEQUENCE:
+                bags.append(np.concatenate([vectors, np.zeros((i.lookups - len(vectors), 8), np.float32)]))
+            else:
+                by = max(len(vectors), 1) if i.pooling is Pooling.MEAN else 1
+                bags.append(vectors.sum(axis=0) / by)
+        found[i.name] = torch.from_numpy(np.stack(bags).astype(np.float32))
+    return found

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.errors import NodeError
 from deeprecsys.core.policy import CPU
-from deeprecsys.node.runtime.mailbox import SliceAddress
+from deeprecsys.node.runtime.mailbox import MAX_SLICES, SliceAddress
 from deeprecsys.node.runtime.workers import Down, Replied, Workers
 from deeprecsys.node.trial import no_collection
 from deeprecsys.workload.work import PoolWork
 
 PATIENCE_S = 60.0
 """The longest time that a batch may take."""
-SHARE_CHOICES, SHARE_BATCHES, SHARE_REPEATS = 256, 4, 5
-"""Places of the pool among which batches are chosen whose times tell what look-ups take; how many with the
-fewest and the most; how often each is timed."""
+SHARE_CHOICES, SHARE_REPEATS = 4096, 15
+"""Rows of the pool among which those with few and with many ids are chosen, whose times tell what look-ups
+take; how often each batch is timed."""
 
 
 def measure_batches(
@@ -96,32 +96,33 @@ def measure_batches(
 def lookup_share(workers: Workers, work: PoolWork, items: int, seed: int) -> float:
     """The share of the time that an average item adds to a batch which its look-ups take, in [0, 1].
 
-    Two slopes of one plane: times of batches with few and many items, each with few and many look-ups, taken
-    where the pool has such. Of each batch the least of `SHARE_REPEATS` times counts.
-
-    Args:
-        items: of the larger batches.
+    The ratio of two slopes. That of look-ups: of batches of as many slices of one item each, which have few
+    or many ids. That of items: of a batch of `items` and one of a quarter. Batches take turns, and of each
+    the least time counts.
     """
-    handles = np.random.default_rng((seed, items)).integers(0, 1 << 63, SHARE_CHOICES).tolist()
-    before = work.lookups
-    chosen: list[tuple[int, int, int]] = []  # handle, items, look-ups
-    for count in (max(1, items // 4), items):
-        found = [(int(before[(f := work.first(h)) + count] - before[f]), h) for h in handles]
-        found.sort()
-        chosen += [(h, count, n) for n, h in found[:SHARE_BATCHES] + found[-SHARE_BATCHES:]]
-    least = [inf] * len(chosen)
+    rows = np.random.default_rng((seed, items)).integers(0, work.span, SHARE_CHOICES).tolist()
+    rows.sort(key=lambda row: work.ids(row, 1))
+    few, many = rows[:MAX_SLICES], rows[-MAX_SLICES:]
+    counts, first = (max(1, items // 4), items), rows[len(rows) // 2]
+    batches = [
+        *([SliceAddress(slot, row, 0, 1) for slot, row in enumerate(some)] for some in (few, many)),
+        *([SliceAddress(0, first, 0, count)] for count in counts),
+    ]
+    least = [inf] * len(batches)
     with no_collection(clean=False):
         for _ in range(SHARE_REPEATS):
-            for k, (handle, count, _) in enumerate(chosen):
+            for k, parts in enumerate(batches):
                 began = time.monotonic()
-                workers.post(CPU, 0, (SliceAddress(0, handle, 0, count),))
-                while not any(True for _ in _replies(workers, PATIENCE_S, f"a batch of {count}")):
-                    _check_patience(began + PATIENCE_S, f"a batch of {count}")
+                workers.post(CPU, 0, parts)
+                while not any(True for _ in _replies(workers, PATIENCE_S, "a batch")):
+                    _check_patience(began + PATIENCE_S, "a batch")
                 least[k] = min(least[k], time.monotonic() - began)
-    plane = np.array([(1.0, count, lookups) for _, count, lookups in chosen])
-    _, item_s, lookup_s = np.linalg.lstsq(plane, np.array(least), rcond=None)[0]
-    lookups_s = max(float(lookup_s) * work.item.expected, 0.0)
-    return lookups_s / (lookups_s + max(float(item_s), 0.0)) if lookups_s else 0.0
+    ids = sum(work.ids(row, 1) for row in many) - sum(work.ids(row, 1) for row in few)
+    lookup_s = max((least[1] - least[0]) / max(ids, 1), 0.0)
+    more = max(counts[1] - counts[0], 1)
+    surplus = (work.ids(first, counts[1]) - work.ids(first, counts[0])) / more - work.item.expected
+    item_s = (least[3] - least[2]) / more - lookup_s * surplus
+    return min(lookup_s * work.item.expected / item_s, 1.0) if item_s > 0 else 0.0
 
 
 def score_queries(

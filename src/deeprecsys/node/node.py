@@ -44,7 +44,7 @@ from deeprecsys.workload.work import PoolWork
 from deeprecsys.zoo.schema import Per, Schema
 
 DEFAULT_LLC = 32 << 20
-SHARE_ITEMS = 256
+SHARE_ITEMS = 1024
 """Items of the batches by whose times the share of look-ups is measured."""
 
 

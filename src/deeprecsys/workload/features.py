@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.work import ItemWork
-from deeprecsys.workload.lengths import ALIKE, HEAVY
+from deeprecsys.workload.lengths import HEAVY, Lengths
 from deeprecsys.workload.lengths import parse as parse_lengths
 from deeprecsys.workload.locality import Locality, Scatter, parse
 from deeprecsys.workload.stream import RandomStream, generator
@@ -55,7 +56,7 @@ class PoolArray:
         span: first rows lie in 0 … span - 1.
         ids: columns of a dense input that hold ids (`DenseInput.ids`).
         fields: of a sparse input's look-ups (`SparseInput.fields`).
-        jagged: the input, where its rows have different numbers of ids; `columns` are its `capacity` then.
+        jagged: the input, where its rows have different numbers of ids; `columns` are their mean then.
     """
 
     name: str
@@ -143,14 +144,17 @@ class FeatureLayout:
         Raises:
             InputError: the least pool exceeds `max_bytes`, or the locality is unknown.
         """
-        law = parse(locality)
+        law, lengths = parse(locality), parse_lengths(lookups)
         fewest, most = 2 * max_items, (max_bytes - len(schema.inputs) * ALIGN)
         dense_row = sum(i.bytes for i in schema.dense)
         dense_rows = 4 * max_items if 4 * max_items * dense_row <= max_bytes // 4 else fewest
         # Spans differ from input to input, so an array has up to len(inputs) more rows than asked.
         slack = len(schema.inputs)
         most -= (dense_rows + slack) * dense_row
-        sparse_row = sum(round(SLACK * i.bytes) if i.jagged else i.bytes for i in schema.sparse)
+        sparse_row = sum(
+            round(SLACK * (8 + 8 * lengths.mean(i.mean_lookups, i.lookups))) if i.jagged else i.bytes
+            for i in schema.sparse
+        )
         limit = most // sparse_row - slack if sparse_row else fewest
         if limit < fewest or most < 0:
             least = (fewest + slack) * (dense_row + sparse_row) + slack * ALIGN
@@ -160,9 +164,9 @@ class FeatureLayout:
             )
         goal = min(LLC_FACTOR * llc_bytes, int(WHOLE * schema.table_bytes))
         rows = _fewest_rows(schema, law, int(MARGIN * goal), fewest, limit)
-        arrays, size = _place(schema, max_items, rows, dense_rows)
+        arrays, size = _place(schema, max_items, rows, dense_rows, lengths)
         expected = int(_expected_bytes(schema, law, rows))
-        return cls(arrays, max_items, size, law.spec, goal, expected, parse_lengths(lookups).spec)
+        return cls(arrays, max_items, size, law.spec, goal, expected, lengths.spec)
 
     def views(self, buffer: Any) -> dict[str, InputRows]:
         """The arrays in `buffer`, by input name: float32 [rows, width], int32 [rows, lookups], or `Ids`."""
@@ -172,22 +176,24 @@ class FeatureLayout:
         """[rows] ids of each row of the jagged inputs, by name: what `fill` writes for the same seed.
 
         Raises:
-            InputError: the law's mean is far above an input's own, for which the pool has room.
+            InputError: chance gave a small pool far more ids than its law has on average.
         """
         law, jagged = parse_lengths(self.lookups), [a for a in self.arrays if a.jagged]
         rows = max((a.rows for a in jagged), default=0)
         draw = partial(generator, seed, RandomStream.POOL, 2)
-        item, query = draw(0).standard_normal(rows), draw(1).standard_normal(-(-rows // ALIKE))
+        item, query = draw(0).standard_normal(rows), draw(1).standard_normal(-(-rows // self.max_items))
         found = {}
         for a in jagged:
             assert a.jagged is not None
             own = draw(2, _key(a.name)).standard_normal(a.rows)
             mean = a.jagged.mean_lookups
-            found[a.name] = lengths = law.of(own, item[: a.rows], query, mean, a.jagged.lookups)
+            found[a.name] = lengths = law.of(
+                own, item[: a.rows], query, self.max_items, mean, a.jagged.lookups
+            )
             if int(lengths.sum()) > a.most_ids:
                 raise InputError(
-                    f"lookups {law.spec[:80]}: expected a mean of at most {SLACK * mean:g} ids for input "
-                    f"{a.name!r}, whose own is {mean:g}, got {lengths.mean():g}"
+                    f"lookups {law.spec[:80]}: expected a mean of at most {SLACK * a.columns:g} ids in "
+                    f"{a.rows} rows of input {a.name!r}, got {lengths.mean():g}"
                 )
         return found
 
@@ -329,7 +335,7 @@ def _fewest_rows(schema: Schema, law: Locality, goal: int, fewest: int, limit: i
 
 
 def _place(
-    schema: Schema, max_items: int, sparse_rows: int, dense_rows: int
+    schema: Schema, max_items: int, sparse_rows: int, dense_rows: int, law: Lengths
 ) -> tuple[tuple[PoolArray, ...], int]:
     """The arrays one after another, each on a boundary of 64 bytes, and the size of the whole."""
 
@@ -342,7 +348,7 @@ def _place(
         span = rows - max_items + 1 if i.per is Per.ITEM else rows
         if isinstance(i, SparseInput):
             jagged = i if i.jagged else None
-            columns = i.capacity if jagged else i.lookups
+            columns = max(1, ceil(law.mean(i.mean_lookups, i.lookups))) if jagged else i.lookups
             table_rows = schema.table(i.table).rows
             return PoolArray(
                 i.name, offset, rows, columns, i.table, table_rows, span, fields=i.fields, jagged=jagged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,8 +15,7 @@ from deeprecsys.workload.spec import Named, number, split, within
 
 HEAVY = "lognormal"
 """The lengths by default: with a mean of 16 one row in a hundred has more than 99 ids."""
-ALIKE = 256
-"""Neighbouring rows of a feature pool that a common part of their lengths is drawn for."""
+_NORMAL = np.array([NormalDist().inv_cdf((k + 0.5) / 1000) for k in range(1000)])
 _STEPS = 100  # of the quantiles that are kept of a file
 _MOST_LENGTHS = 1 << 20
 
@@ -97,11 +97,17 @@ class Lengths:
         alike = f"@{self.item:g},{self.query:g}" if self.item or self.query else ""
         return self.law.spec + alike
 
+    def mean(self, expected: float, most: int) -> float:
+        """The mean length of an input."""
+        lengths = self.law.drawn(_NORMAL, expected, most)
+        return float(np.clip(np.rint(lengths), 0, most).mean())
+
     def of(
         self,
         own: NDArray[np.float64],
         item: NDArray[np.float64],
         query: NDArray[np.float64],
+        alike: int,
         expected: float,
         most: int,
     ) -> NDArray[np.int32]:
@@ -109,9 +115,9 @@ class Lengths:
 
         Args:
             own, item: [n] standard normal numbers of the input's rows, and of those of all inputs together.
-            query: [n / ALIKE, rounded up] of runs of rows.
+            query: [n / alike, rounded up] of runs of `alike` rows.
         """
-        common = np.repeat(query, ALIKE)[: len(own)]
+        common = np.repeat(query, alike)[: len(own)]
         left = max(1.0 - self.item - self.query, 0.0)
         z = np.sqrt(left) * own + np.sqrt(self.item) * item + np.sqrt(self.query) * common
         return np.clip(np.rint(self.law.drawn(z, expected, most)), 0, most).astype(np.int32)

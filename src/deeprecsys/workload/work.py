@@ -36,6 +36,10 @@ class PoolWork:
         """[rows + 1] the work before each row."""
         return [float(w) for w in self.item.before(self.lookups)]
 
+    def ids(self, first: int, items: int) -> int:
+        """Ids of the items from a row on."""
+        return int(self.lookups[first + items] - self.lookups[first])
+
     def first(self, handle: int) -> int:
         """The first row of a query."""
         return handle % self.span

@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+VALUES, LENGTHS, WEIGHTS = ".values", ".lengths", ".weights"
+"""Of the tensors that a jagged input is sent as, after its name."""
+PAD = -1
+"""In a jagged input that comes padded: no id."""
+
 
 @dataclass(frozen=True, eq=False)
 class Ids:

@@ -15,7 +15,9 @@ from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.core.runlog import RunLog, Status, warmup_s
 from deeprecsys.core.target import Target
 from deeprecsys.serve.load.client import ConnectionPool, Response
+from deeprecsys.workload.lengths import HEAVY, parse
 from deeprecsys.workload.stream import RandomStream, Stream, generator
+from deeprecsys.zoo.jagged import LENGTHS, PAD, VALUES
 from deeprecsys.zoo.schema import DenseInput, Per, Schema, TensorSpec
 
 LEAD_S = 0.05
@@ -54,11 +56,13 @@ class Requests:
         self._parameters: dict[str, Any] = {"binary_data_output": True}
         if timeout_s:
             self._parameters["timeout"] = int(1e6 * timeout_s)
+        self._jagged = {t.name: i for i in schema.jagged for t in (schema.source(i.name)[0],)}
         self._tensors = [(t, self._drawn(t, rng)) for t in schema.signature.inputs]
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The rows of each of the schema's inputs, by name: [rows, width]."""
+        """The rows of each of the schema's inputs, by name: [rows, width]; of a jagged one -1 where there is
+        no id."""
         given = {
             feed.input: drawn.reshape(self._rows, -1)[:, feed.columns or slice(None)]
             for t, drawn in self._tensors
@@ -77,11 +81,16 @@ class Requests:
             rows = 1 if t.per is Per.QUERY else size
             first = handle % self._kinds % (self._rows - rows + 1)
             part = drawn[first : first + rows]
-            parameters = {"binary_data_size": part.nbytes}
-            inputs.append(
-                {"name": t.name, "shape": part.shape, "datatype": t.datatype, "parameters": parameters}
-            )
-            data.append(part.tobytes())
+            sent = {t.name: part}
+            if t.name in self._jagged:
+                kept = part != PAD
+                sent = {t.name + VALUES: part[kept], t.name + LENGTHS: kept.sum(axis=1, dtype=part.dtype)}
+            for name, array in sent.items():
+                parameters = {"binary_data_size": array.nbytes}
+                inputs.append(
+                    {"name": name, "shape": array.shape, "datatype": t.datatype, "parameters": parameters}
+                )
+                data.append(array.tobytes())
         head = json.dumps({"inputs": inputs, "parameters": self._parameters}).encode()
         return b"".join((head, *data)), len(head)
 
@@ -102,6 +111,10 @@ class Requests:
         for rows in sorted(set(bounds.values())):
             columns = [c for c, bound in bounds.items() if bound == rows]
             drawn[:, columns] = rng.integers(0, rows, (self._rows, len(columns)), np.int32)
+        if jagged := self._jagged.get(t.name):
+            z = rng.standard_normal(self._rows)
+            lengths = np.rint(parse(HEAVY).law.drawn(z, jagged.mean_lookups, jagged.lookups))
+            drawn[np.arange(jagged.lookups) >= lengths[:, None]] = PAD
         return drawn.reshape(self._rows, *t.row)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from deeprecsys.node.service.backend import READY, UNAVAILABLE, HeldVersion, ServedModel
-from deeprecsys.serve.protocol.inputs import LENGTHS, VALUES, WEIGHTS
 from deeprecsys.serve.protocol.request import DEFAULT_PRIORITY, PRIORITIES
 from deeprecsys.version import VERSION
+from deeprecsys.zoo.jagged import LENGTHS, VALUES, WEIGHTS
 from deeprecsys.zoo.schema import DenseInput, Per, Schema, TensorSpec
 
 SERVER = "deeprecsys"

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.serve.protocol.errors import RequestError, shown
 from deeprecsys.serve.protocol.request import Request, Tensor, parse_head
+from deeprecsys.zoo.jagged import LENGTHS, PAD, VALUES, WEIGHTS
 from deeprecsys.zoo.schema import Block, Input, Per, Schema, SparseInput, TensorSpec
 
 IDS: Mapping[str, np.dtype[Any]] = {"INT32": np.dtype("<i4"), "INT64": np.dtype("<i8")}
@@ -30,9 +31,6 @@ REALS: Mapping[str, np.dtype[Any]] = {
 }
 FLAGS: Mapping[str, np.dtype[Any]] = {"BOOL": np.dtype("?")}
 Binary = bytes | bytearray | memoryview
-VALUES, LENGTHS, WEIGHTS = ".values", ".lengths", ".weights"
-PAD = -1
-"""In a jagged input that comes padded: no id."""
 HEADS_KEPT, LONGEST_HEAD_BYTES = 1024, 1 << 15
 """How many heads a `HeaderCache` keeps, and of which length at most."""
 LARGE_BYTES = 1 << 17

@@ -16,7 +16,6 @@ from deeprecsys.serve.protocol.errors import RequestError, shown
 from deeprecsys.serve.protocol.inputs import (
     FLAGS,
     IDS,
-    PAD,
     REALS,
     Binary,
     InputSpec,
@@ -24,7 +23,7 @@ from deeprecsys.serve.protocol.inputs import (
     ValidatedRequest,
 )
 from deeprecsys.serve.protocol.request import Request, Tensor
-from deeprecsys.zoo.jagged import Ids, InputRows
+from deeprecsys.zoo.jagged import PAD, Ids, InputRows
 from deeprecsys.zoo.schema import MOST_ROW, TensorSpec
 
 _FEW = 4096  # beyond, BLAS may begin threads
