@@ -7,6 +7,7 @@ seat that is not given back. Prints how many answers had which status.
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -14,20 +15,32 @@ from hypothesis import strategies as st
 
 from benchmarks.harness import Benchmark, Result, Run, Tables
 from benchmarks.lib.live_server import Row, verdicts
+from deeprecsys.serve.extra import Admin
 from tests.files.fuzz import left
 from tests.serve.asgi import Direct
 from tests.serve.fuzz import (
     DirectRpc,
+    admin_requests,
     check_http,
     check_jagged,
     grpc_requests,
     http_requests,
     jagged_faults,
 )
+from tests.serve.loader import Loader
+from tests.serve.loader import http as served
 from tests.serve.stand_in import StandIn
 
 BODIES = 50_000
 JAGGED = 20_000
+ROWS = 10_000
+KINDS = {
+    "jagged": (
+        "with lengths that do not fit, each told field, expected and got",
+        JAGGED,
+    ),
+    "admin": ("loads, and new rows of tables", ROWS),
+}
 
 
 def run(run: Run) -> Result:
@@ -62,10 +75,19 @@ def run(run: Run) -> Result:
         sent["jagged"] += 1
         seen["jagged"][check_jagged(http, rpc, fault, form)] += 1
 
+    admin, seen["admin"] = served(Loader.ready_to_load(), Admin(Path(__file__).parent)), Counter()
+
+    @settings(many, max_examples=200 if run.quick else run.options.rows)
+    @given(request=admin_requests, pieces=st.integers(1, 3))
+    def changing_weights(request: Any, pieces: int) -> None:
+        sent["admin"] += 1
+        seen["admin"][str(check_http(admin, request, pieces))] += 1
+
     before = left()
     over_http()
     over_grpc()
     faulty_lengths()
+    changing_weights()
     after = left()
     for face, counts in seen.items():
         print(f"{face}: {counts.total()} bodies,", ", ".join(f"{k} {n}" for k, n in counts.most_common()))
@@ -83,12 +105,8 @@ def rows(r: Result) -> list[Row]:
     bad = sum(n for k, n in seen["http"].items() if k.startswith("5") and k != "503")
     return [
         Row("bodies, HTTP and gRPC", f"{sent.total():,}", f"≥ {BODIES:,}", sent.total() >= BODIES),
-        *(
-            [Row("of them with lengths that do not fit, each told field, expected and got", f"{sent['jagged']:,}",
-                 f"≥ {JAGGED:,}", sent["jagged"] >= JAGGED)]
-            if sent["jagged"]
-            else []
-        ),
+        *(Row(f"of them {what}", f"{sent[kind]:,}", f"≥ {least:,}", sent[kind] >= least)
+          for kind, (what, least) in KINDS.items() if kind in sent),
         Row("answered in time with scores, a refusal or what was wrong, every seat given back", f"{total:,}", "all",
             total == sent.total()),
         Row("answers 5xx but 503", f"{bad}", "0", bad == 0),
@@ -115,6 +133,7 @@ BENCHMARK = Benchmark(
     tables,
     options={
         "--bodies": {"type": int, "default": BODIES, "help": "how many of any kind, half over each face"},
+        "--rows": {"type": int, "default": ROWS, "help": "how many that change weights"},
         "--jagged": {"type": int, "default": JAGGED, "help": "how many with lengths that do not fit"},
     },
 )

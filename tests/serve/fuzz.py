@@ -20,7 +20,7 @@ from tests.serve.asgi import Direct
 from tests.serve.bodies import TYPES, arrays, binary_body, json_body
 from tests.serve.stand_in import JAGGED, MAX_ITEMS, SCHEMAS, StandIn
 
-ALLOWED = {200, 400, 404, 405, 413, 415, 503}
+ALLOWED = {200, 400, 404, 405, 409, 413, 415, 503}
 STATUSES = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
@@ -200,12 +200,68 @@ def check_jagged(http: Direct, rpc: DirectRpc, fault: JaggedFault, form: str) ->
     return status
 
 
+ROW_NAMES = ["ads.ids", "ads.values", "users.ids", "users.values", "ads", "none.ids", ".ids", "ids"]
+
+
+@st.composite
+def row_requests(draw: st.DrawFn) -> tuple[str, bytes, dict[str, str]]:
+    """New rows of a table, with one or two things changed: verb's path, body, headers."""
+    rows = draw(st.integers(0, 5))
+    ids = np.array(draw(st.lists(st.integers(-1, 1001), min_size=rows, max_size=rows)), "i8")
+    width = draw(st.sampled_from([4, 4, 4, 3]))
+    new = np.array(draw(st.lists(st.floats(width=32), min_size=rows * width, max_size=rows * width)), "f4")
+    if draw(st.booleans()):
+        ids, new = ids % 1000, np.nan_to_num(new, posinf=1.0, neginf=1.0)
+    given = {
+        "ads.ids": ids.astype(draw(st.sampled_from(["i4", "i8"]))),
+        "ads.values": new.reshape(rows, width),
+    }
+    head, raw = binary_body(given) if draw(st.booleans()) else (json_body(given), b"")
+    doc = json.loads(head.replace(b"NaN", b"1").replace(b"-Infinity", b"1").replace(b"Infinity", b"1e999"))
+    for _ in range(draw(st.integers(0, 2))):
+        tensor = draw(st.sampled_from(doc["inputs"]))
+        key = draw(st.sampled_from(["name", "datatype", "shape", "data", "parameters"]))
+        change = {
+            "name": st.sampled_from(ROW_NAMES), "datatype": st.sampled_from(DATATYPES), "shape": shapes,
+            "data": st.one_of(st.lists(numbers, max_size=12), values), "parameters": parameters,
+        }  # fmt: skip
+        tensor[key] = draw(change[key])
+    if draw(st.integers(0, 9)) == 0:
+        doc = draw(st.one_of(documents, st.fixed_dictionaries({"parameters": verb_values})))
+    head = json.dumps(doc).encode()
+    body = bytearray(head + raw)
+    for _ in range(draw(st.integers(0, 2))):
+        body[draw(st.integers(0, len(body) - 1))] = draw(st.integers(0, 255))
+    length = draw(st.sampled_from([len(head)] * 6 + [0, len(head) - 1, 10**9]))
+    headers = {"inference-header-content-length": str(length)} if raw or draw(st.booleans()) else {}
+    return "repository/models/flat/rows", bytes(body), headers
+
+
+verb_values = st.dictionaries(
+    st.sampled_from(["version", "weights", "keep", "keep_tables", "config", "file", "file:1/x", "x"]),
+    st.one_of(
+        scalars, st.sampled_from(["2", "../x", "/etc/passwd", "flat/2/weights.safetensors", "[" * 99, "{}"])
+    ),
+    max_size=3,
+)
+verb_requests = st.tuples(
+    st.sampled_from(["load", "load", "unload"]).map(lambda verb: f"repository/models/flat/{verb}"),
+    st.one_of(
+        st.fixed_dictionaries({"parameters": verb_values}).map(lambda d: json.dumps(d).encode()),
+        st.binary(max_size=60),
+    ),
+    st.just({}),
+)
+admin_requests = st.one_of(row_requests(), row_requests(), row_requests(), verb_requests)
+
+
 def check_http(http: Direct, request: tuple[str, bytes, dict[str, str]], pieces: int) -> int:
-    """Send one; returns its status. Raises AssertionError if the answer is not one that may be given."""
+    """Send one, to a model or a path; its status. AssertionError: the answer is not one that may be given."""
     model, body, headers = request
+    path = model if "/" in model else f"models/{model}/infer"
     step = max(1, -(-len(body) // pieces))
     chunks = [body[i : i + step] for i in range(0, len(body), step)]
-    call = http.call("POST", f"/v2/models/{model}/infer", chunks, headers)
+    call = http.call("POST", f"/v2/{path}", chunks, headers)
     status, back, answer = asyncio.run(asyncio.wait_for(call, HANG_S))
     assert status in ALLOWED or (status == 500 and OVERFLOW.encode() in answer), (status, answer)
     if status != 200:

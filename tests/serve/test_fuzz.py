@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from deeprecsys.serve.extra import Admin
 from tests.serve.asgi import Direct
 from tests.serve.fuzz import (
     DirectRpc,
+    admin_requests,
     check_http,
     check_jagged,
     grpc_requests,
     http_requests,
     jagged_faults,
 )
+from tests.serve.loader import Loader, http
 from tests.serve.stand_in import StandIn
 
+ADMIN = http(Loader.ready_to_load(), Admin(Path(__file__).parent))
 HTTP, RPC = Direct(StandIn.of()), DirectRpc(StandIn.of())
 FEW = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -26,6 +31,12 @@ FEW = settings(max_examples=250, deadline=None, suppress_health_check=list(Healt
 @given(request=http_requests, pieces=st.integers(1, 3))
 def test_whatever_comes_over_http_gets_an_answer(request: Any, pieces: int) -> None:
     check_http(HTTP, request, pieces)
+
+
+@FEW
+@given(request=admin_requests, pieces=st.integers(1, 3))
+def test_whatever_comes_to_change_weights_gets_an_answer(request: Any, pieces: int) -> None:
+    check_http(ADMIN, request, pieces)
 
 
 @FEW

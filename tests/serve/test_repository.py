@@ -4,65 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from deeprecsys.api.load import load
 from deeprecsys.api.serve import administered
 from deeprecsys.core.errors import InputError, NodeError
-from deeprecsys.node.service.backend import READY, HeldVersion, RefusedError
+from deeprecsys.node.service.backend import RefusedError
 from deeprecsys.serve.extra import Admin
 from deeprecsys.serve.metrics.counters import Counters
 from deeprecsys.serve.metrics.dashboard import live_document
 from deeprecsys.serve.metrics.prometheus import exposition
 from deeprecsys.serve.protocol.errors import ConflictError, RequestError
 from deeprecsys.serve.repository import Repository
-from tests.serve.asgi import Direct
-from tests.serve.stand_in import StandIn
+from tests.serve.loader import Loader, http
 from tests.serve.weight_files import write
-
-
-class Loader(StandIn):
-    """Takes what it is told to, once `go` is set."""
-
-    go: asyncio.Event | None = None
-    error: Exception | None = None
-
-    async def swap(self, model: str, version: str, weights: Any, *, keep: bool = False) -> None:
-        if self.go:
-            await self.go.wait()
-        if self.error:
-            raise self.error
-        self._serve(model, version, keep)
-
-    async def serve_held(self, model: str, version: str, *, keep: bool = False) -> None:
-        self._serve(model, version, keep)
-
-    async def unload(self, model: str, version: str = "") -> None:
-        held = tuple(v for v in self.models[model].held if version and v.version != version)
-        self.models[model] = replace(self.models[model], held=held)
-
-    async def write_rows(self, model: str, rows: Mapping[str, Any]) -> int:
-        return sum(len(r.ids) for r in rows.values())
-
-    def _serve(self, model: str, version: str, keep: bool) -> None:
-        before = self.models[model]
-        held = before.held if keep else ()
-        held = (*(v for v in held if v.version != version), HeldVersion(version, READY))
-        self.models[model] = replace(before, version=version, held=held)
 
 
 @pytest.fixture
 def loader() -> Loader:
-    made = Loader.of()
-    for name, m in made.models.items():
-        made.models[name] = replace(m, held=(HeldVersion("1", READY),), config={"model": "ncf"})
-    return made
+    return Loader.ready_to_load()
 
 
 @pytest.fixture
@@ -71,13 +37,6 @@ def folder(tmp_path: Path) -> Path:
         rows = {"ads": torch.zeros(1000, 4), "d": torch.zeros(1)}
         write(tmp_path / "flat" / version / "weights.safetensors", rows)
     return tmp_path
-
-
-def http(loader: Loader, admin: Admin | None) -> Direct:
-    direct = Direct(loader)
-    if admin:
-        direct.frontend._repository = Repository(loader, direct.watch, admin)
-    return direct
 
 
 @pytest.mark.parametrize("verb", ["load", "unload", "rows"])
@@ -139,10 +98,10 @@ def test_the_newest_version_is_by_number_and_a_refusal_stands_in_the_index(
     assert load(version="2", keep=True) == (200, {"version": "2"})
     assert load(version="10", weights="flat/2/weights.safetensors")[0] == 409, "held, of other weights"
     loader.error = InputError("weights of flat: no good")
-    write(folder / "flat" / "11" / "weights.safetensors", {"ads": torch.zeros(1000, 4)})
+    write(folder / "flat" / "11" / "weights.safetensors", {"ads": torch.zeros(1000, 4), "d": torch.zeros(1)})
     assert load() == (400, {"error": "weights of flat: no good"})
-    index = direct.post("/v2/repository/index", b"")[1]
-    assert [(m["version"], m["state"]) for m in index if m["name"] == "flat"] == [
+    index = [m for m in direct.post("/v2/repository/index", b"")[1] if m["name"] == "flat"]
+    assert [(m["version"], m["state"]) for m in index] == [
         ("10", "READY"), ("2", "READY"), ("11", "UNAVAILABLE"),
     ]  # fmt: skip
     assert index[-1]["reason"] == "weights of flat: no good"
@@ -199,7 +158,7 @@ def test_a_watched_directory_is_followed_upwards_and_a_refused_file_is_tried_onc
         await until("refused", 1)
         await asyncio.sleep(0.05)
         assert counters.of("flat").loads["refused"] == 1
-        write(bad, {"ads": torch.zeros(1000, 4)})
+        write(bad, {"ads": torch.zeros(1000, 4), "d": torch.zeros(1)})
         await until("loaded", 2)
         assert loader.models["flat"].version == "11"
         watching.cancel()
@@ -261,3 +220,17 @@ def test_refusals_of_the_service_are_the_clients_to_repeat(loader: Loader, folde
             await Repository(loader, Counters(), Admin(folder)).load("flat", {"version": "3"})
 
     asyncio.run(scenario())
+
+
+def test_the_command_says_what_is_wrong_with_a_servers_address(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        port = deaf.getsockname()[1]
+    for url, kind, why in (
+        ("ftp://x", InputError, "--url: expected http://HOST:PORT, got ftp://x"),
+        ("http://x:port", InputError, "--url: expected http://HOST:PORT"),
+        (f"http://127.0.0.1:{port}", NodeError, "expected an answer of a server, got: Connection refused"),
+    ):
+        with pytest.raises(kind, match=why):
+            load("wnd", url=url)
+    with pytest.raises(InputError, match="expected a file with a token"):
+        load("wnd", url="localhost:8000", token=tmp_path / "none")

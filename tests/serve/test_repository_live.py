@@ -198,9 +198,11 @@ def test_loads_that_must_fail_say_why_under_load_and_leave_nothing(
     nan = {**good, "table_1": good["table_1"].clone()}
     nan["table_1"][1, 1:3] = np.nan
     nan_dense = {**good, "top.0.weight": good["top.0.weight"] * np.nan}
+    tables = {k: v for k, v in good.items() if k.startswith("table_")}
+    more = {**good, "other": good["table_0"].clone()}
     for name, found in (
         ("shape", shape), ("missing", missing), ("no_dense", no_dense), ("nan", nan),
-        ("nan_dense", nan_dense), ("more", {**good, "other": good["table_0"].clone()}), ("cut", good),
+        ("nan_dense", nan_dense), ("tables", tables), ("more", more), ("cut", good),
     ):  # fmt: skip
         write(folder / f"{name}.safetensors", found)
     os.truncate(folder / "cut.safetensors", 100_000)
@@ -220,6 +222,7 @@ def test_loads_that_must_fail_say_why_under_load_and_leave_nothing(
             ("no_dense", r"dense stage: expected a key 'top.0.weight', got"),
             ("nan", r"table 'table_1': expected finite numbers, got 2 that are infinite or NaN"),
             ("nan_dense", r"'top.0.weight': expected finite numbers, got"),
+            ("tables", r"expected weights of the dense stage too, got tables alone"),
             ("more", r"expected no keys but those of tables and dense stage, got also other"),
             ("cut", r"in a file of 100000, which was cut short"),
             ("inner", r"in a file of 100000, which was cut short"),
@@ -234,6 +237,9 @@ def test_loads_that_must_fail_say_why_under_load_and_leave_nothing(
             assert re.search(why, said), (name, said)
             assert "\n" not in said
         assert "not held" in refused(live, weights="nan.safetensors", version=serves)
+        live.service._weight_swap.draining = True
+        assert refused(live, version="2") == "the server is stopping"
+        live.service._weight_swap.draining = False
         monkeypatch.setattr(runtime_tables, "available_bytes", lambda: 1000)
         assert "do not fit" in refused(live, weights=f"{NAME}/2/weights.safetensors", version="9")
         monkeypatch.undo()

@@ -16,16 +16,16 @@ from tests.serve.harness import SMALL
 NAME = "dlrm-rmc1"
 
 
-def tensors(seed: int) -> dict[str, Any]:
-    """All weights of the small model: tables that are not those of a seed, and a dense stage that is."""
-    built, rng = model(NAME).scaled(SMALL.rows_scale), np.random.default_rng(seed)
+def tensors(seed: int, name: str = NAME, rows_scale: float = SMALL.rows_scale) -> dict[str, Any]:
+    """All weights of a model: tables that are not those of a seed, and a dense stage that is."""
+    built, rng = model(name).scaled(rows_scale), np.random.default_rng(seed)
     tables = {t.name: torch.from_numpy(rng.random((t.rows, t.dim), np.float32)) for t in built.schema.tables}
-    return tables | dense(seed)
+    return tables | dense(seed, name)
 
 
-def dense(seed: int) -> dict[str, Any]:
-    """The dense stage of the small model."""
-    return dict(weighted(model(NAME).scaled(SMALL.rows_scale), seed).state_dict())
+def dense(seed: int, name: str = NAME) -> dict[str, Any]:
+    """A model's dense stage."""
+    return dict(weighted(model(name), seed).state_dict())
 
 
 def write(path: Path, found: dict[str, Any]) -> Path:

@@ -40,6 +40,7 @@ from deeprecsys.serve.protocol.errors import (
     shown,
 )
 from deeprecsys.zoo import model as zoo_model
+from deeprecsys.zoo.custom.model import FileKind, Own
 from deeprecsys.zoo.tensor_file import TensorFile, table_keys
 
 log = logging.getLogger("deeprecsys.serve")
@@ -124,9 +125,9 @@ class Repository:
             RequestError: it cannot be loaded, and why; what served before serves on. RefusedError: as workers
                 could not start with it, or the server stops.
         """
+        self._known(model)
         began_s, version = time.monotonic(), ""
         try:
-            self._known(model)
             given = _parameters(parameters)
             version = given.get("version", "")
             wanted = await asyncio.to_thread(self._wanted, model, given)
@@ -261,12 +262,15 @@ class Repository:
                 got = shown(wanted.version)
                 raise ConflictError(f"version: expected one that is not held, got {got}, of other weights")
             served = self._loader.models[model]
-            keys = getattr(
-                zoo_model(str(served.config["model"])), "keys", {}
-            )  # of a user's own, some tables have
+            known = zoo_model(str(served.config["model"]))
             tensors = TensorFile(file.fd, f"weights {wanted.path}")
+            keys = known.keys if isinstance(known, Own) else {}
             tables = table_keys([t.name for t in served.schema.tables], tensors.tensors, keys)
             weights = weights_of(tensors, tables, wanted.keep_tables)
+            if not weights.dense and not (isinstance(known, Own) and known.kind is not FileKind.CLASS):
+                raise RequestError(
+                    f"{tensors.where}: expected weights of the dense stage too, got tables alone"
+                )
             await self._loader.swap(model, wanted.version, weights, keep=wanted.keep)
             self._sources[key] = file.identity
         held_now = {(model, v) for v in _held(self._loader.models[model])}

@@ -44,6 +44,8 @@ async def check_version(s: HostedModel, new: ModelVersion, score: Score, workers
     """
     size = s.policy.batch_size or MOST_ITEMS
     items = min(size, s.config.max_items, MOST_ITEMS)
+    while items > 1 and not _fits(s, items):
+        items //= 2
     inputs = random_inputs(s.arena.schema, items)
     fastest = {}
     for version in [v for v in (s.current, new) if v.ready or v is new]:
@@ -85,6 +87,12 @@ async def _check_independence(
         raise InputError(
             f"{where}: expected scores that do not depend on a query's other items, got some that do"
         )
+
+
+def _fits(s: HostedModel, items: int) -> bool:
+    """Whether the model's memory has room for a query of as many items, with the most ids in jagged rows."""
+    jagged = {i.name: items * i.lookups for i in s.arena.schema.jagged if i.per is Per.ITEM}
+    return s.rows_of(items, jagged) <= len(s.arena.scores)
 
 
 def random_inputs(schema: Schema, items: int) -> dict[str, NDArray[Any]]:

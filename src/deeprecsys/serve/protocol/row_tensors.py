@@ -62,7 +62,8 @@ def _array(tensor: Tensor, data: memoryview) -> NDArray[Any]:
     try:
         if tensor.datatype in IDS and not all(type(v) is int for v in tensor.data):
             raise ValueError
-        found = np.array(tensor.data, kind)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused later
+            found = np.array(tensor.data, kind)
         if found.size != count:
             raise ValueError
     except (ValueError, TypeError, OverflowError):
