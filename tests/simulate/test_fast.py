@@ -190,10 +190,11 @@ def test_equal_to_the_reference_on_a_long_heavy_trial(policy: Any) -> None:
         "workers": {CPU: 16, GPU: 2},
         "seed": 3,
     }
-    same(simulate_fast(**trial), simulate(**trial))
+    expected = simulate(**trial)
+    same(simulate_fast(**trial), expected)
     tabulated = trial | {"service": Tabulated(profile)}
-    same(simulate(**tabulated), simulate(**trial))
-    same(simulate_fast(**tabulated), simulate(**trial))
+    same(simulate(**tabulated), expected)
+    same(simulate_fast(**tabulated), expected)
 
 
 def test_time_that_does_not_move_is_followed_in_the_order_of_events() -> None:
