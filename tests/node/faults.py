@@ -8,13 +8,13 @@ import time
 from collections.abc import Sequence
 
 from deeprecsys.engine import SliceView
-from deeprecsys.engine.eager import EagerEngine
+from tests.node.plain import PlainEngine
 
 DEADLY_SIZE = 13
 
 
-class DeadlyEngine(EagerEngine):
-    """Eager, but a slice of exactly `DEADLY_SIZE` items kills the worker."""
+class DeadlyEngine(PlainEngine):
+    """Plain, but a slice of exactly `DEADLY_SIZE` items kills the worker."""
 
     def score(self, slices: Sequence[SliceView]) -> None:
         if any(s.stop - s.start == DEADLY_SIZE for s in slices):
@@ -22,8 +22,8 @@ class DeadlyEngine(EagerEngine):
         super().score(slices)
 
 
-class LonelyEngine(EagerEngine):
-    """Eager, but a batch of several slices kills the worker."""
+class LonelyEngine(PlainEngine):
+    """Plain, but a batch of several slices kills the worker."""
 
     def score(self, slices: Sequence[SliceView]) -> None:
         if len(slices) > 1:
@@ -31,8 +31,8 @@ class LonelyEngine(EagerEngine):
         super().score(slices)
 
 
-class SlowEngine(EagerEngine):
-    """Eager, and a batch takes 0.2 s more."""
+class SlowEngine(PlainEngine):
+    """Plain, and a batch takes 0.2 s more."""
 
     def score(self, slices: Sequence[SliceView]) -> None:
         time.sleep(0.2)

@@ -34,7 +34,6 @@ from deeprecsys.core.policy import (
 from deeprecsys.core.runlog import Status, summarise
 from deeprecsys.core.target import Target
 from deeprecsys.engine import Assembly, SliceView
-from deeprecsys.engine.eager import EagerEngine
 from deeprecsys.memory import available_bytes
 from deeprecsys.node.driver import Recording
 from deeprecsys.node.node import Node, NodeConfig
@@ -42,10 +41,11 @@ from deeprecsys.node.runtime.mailbox import MAX_SLICES
 from deeprecsys.workload.stream import Stream
 from tests.core.policies import BY_NAME, OFFLOADING
 from tests.node.faults import DEADLY_SIZE
+from tests.node.plain import PLAIN, PlainEngine
 
 pytestmark = pytest.mark.live
 
-SMALL = NodeConfig("dlrm-rmc1", 1e-3, "eager", workers=2, max_query=100, locality="uniform")
+SMALL = NodeConfig("dlrm-rmc1", 1e-3, PLAIN, workers=2, max_query=100, locality="uniform")
 
 
 def stream(sizes: list[int], gap_s: float = 0.002, seed: int = 0) -> Stream:
@@ -89,7 +89,7 @@ def reference(node: Node, queries: Stream) -> list[np.ndarray]:
     """Each query's scores, whole, by an engine in this very process."""
     memory, layout = node.memory, node.memory.layout
     rows_at = rows_of(node)
-    engine = EagerEngine(Assembly(layout.built(), memory.tables, memory.inputs, node.config.seed))
+    engine = PlainEngine(Assembly(layout.built(), memory.tables, memory.inputs, node.config.seed))
     out = []
     for size, handle in zip(queries.size.tolist(), queries.features.tolist(), strict=True):
         y = np.empty((size, memory.schema.outputs), np.float32)

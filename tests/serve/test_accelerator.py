@@ -31,7 +31,9 @@ NAME = "dlrm-rmc1"
 
 
 def accelerated(**changes) -> ModelConfig:
-    return changed(**{"gpu": ON_CPU, "policy": DeepRecSched(64, ABOVE), "max_items": 1000, **changes})
+    return changed(
+        **{"engine": "eager", "gpu": ON_CPU, "policy": DeepRecSched(64, ABOVE), "max_items": 1000, **changes}
+    )
 
 
 @pytest.mark.live

@@ -227,7 +227,7 @@ def test_priority_goes_first_among_what_waits() -> None:
 @pytest.mark.live
 def test_an_id_outside_its_table_fails_its_query_alone_and_says_where() -> None:
     async def scenario() -> None:
-        async with service(changed(policy=Coalescing(64, 16))) as s:
+        async with service(changed(engine="eager", policy=Coalescing(64, 16))) as s:
             schema = s.models["dlrm-rmc1"].schema
             queries = [features(schema, 20, i) for i in range(30)]
             name = schema.sparse[2].name

@@ -108,7 +108,7 @@ def test_weights_that_are_not_finite_leave_the_old_ones_in_service() -> None:
         next(iter(arrays.values()))[1, 1:3] = np.nan
 
     async def scenario() -> None:
-        async with service(changed(engine="eager"), workers=1) as s:
+        async with service(changed(), workers=1) as s:
             query = features(s.models["dlrm-rmc1"].schema, 8, 1)
             first, fds = await ask(s, "dlrm-rmc1", query), len(os.listdir("/proc/self/fd"))
             wrong = (
@@ -126,7 +126,7 @@ def test_weights_that_are_not_finite_leave_the_old_ones_in_service() -> None:
 
 def test_weights_that_no_worker_can_hold_leave_the_old_ones_in_service() -> None:
     async def scenario() -> None:
-        async with service(changed(engine="eager"), workers=1) as s:
+        async with service(changed(), workers=1) as s:
             query = features(s.models["dlrm-rmc1"].schema, 8, 1)
             first = await ask(s, "dlrm-rmc1", query)
             with pytest.raises(NodeError, match=r"version 2: .*version 1 stays"):
