@@ -41,17 +41,20 @@ type: install ## mypy, strict
 
 test: install ## lint, types and all tests
 	@$(MAKE) --no-print-directory -j4 lint type quick live
-	$(BIN)/pytest -m alone
+	$(BIN)/pytest -m alone $(call marked,alone)
 
 # A file's tests share what it starts. Those that start nodes mostly wait: three files run at a time, and what
 # they leave of the cores goes to the other tests. One that fails is run again by itself, and must pass.
+# Only their own files are collected, which for all takes each process ten seconds; the longest begin.
+LONGEST := tests/docs tests/cli/test_documents.py tests/benchmarks
+marked = $$(grep -rlE 'pytest\.mark\.($(1))\b' tests --include='test_*.py')
 BESIDE := --dist loadfile --no-loadscope-reorder -o cache_dir=.pytest_cache/
 
 quick: install
 	nice -n 10 $(BIN)/pytest -m "not live" -n 2 $(BESIDE)quick || $(BIN)/pytest --last-failed -m "not live" -o cache_dir=.pytest_cache/quick
 
 live: install
-	$(BIN)/pytest -m "live and not alone" -n 3 $(BESIDE)live || $(BIN)/pytest --last-failed -m "live and not alone" -o cache_dir=.pytest_cache/live
+	$(BIN)/pytest -m "live and not alone" -n 3 $(BESIDE)live $(LONGEST) $(call marked,live) || $(BIN)/pytest --last-failed -m "live and not alone" -o cache_dir=.pytest_cache/live
 
 fast: install ## tests of decisions, simulation, models and the network face: no node, under a minute
 	$(BIN)/pytest -m "not live" -n 2 $(addprefix tests/,core bounds workload zoo simulate serve)
