@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -60,6 +61,30 @@ def test_killed_workers_lose_no_query_and_are_replaced(spares: int) -> None:
             await until(s, lambda: s._workers.spares == spares and s.workers["cpu"] == 2)
             assert set(s._workers.pids) != before
             assert s.ready
+            nothing_left(s)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("spares", [0, 1])
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_reply_and_deaths_that_are_read_at_once_lose_no_query(busy: bool, spares: int) -> None:
+    """Of two workers that die at once each is believed to run when the other's death is read."""
+
+    async def scenario() -> None:
+        async with service(changed(engine="wait:30"), spares=spares) as s:
+            await until(s, lambda: s._workers.spares == spares)
+            queries = [asyncio.create_task(ask_any(s, items=4)) for _ in range(6 if busy else 1)]
+            await asyncio.sleep(0.015)
+            if busy:
+                time.sleep(0.05)  # replies that nobody reads
+            for pid in s._workers.pids:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+            await asyncio.gather(*queries)
+            assert s._workers.deaths == 2
+            await until(s, lambda: s._workers.spares == spares and s.workers["cpu"] == 2)
+            await ask_any(s)
             nothing_left(s)
 
     run(scenario())

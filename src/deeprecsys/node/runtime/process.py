@@ -110,7 +110,7 @@ class WorkerProcess:
     @property
     def begun(self) -> bool:
         """Whether it has begun what it was sent."""
-        return self.box.begun == self.sent
+        return bool(self.sent) and self.box.begun == self.sent
 
     def pin(self, cores: Sequence[int]) -> None:
         """Pin all its threads to cores."""

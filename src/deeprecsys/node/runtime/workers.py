@@ -214,9 +214,13 @@ class Workers:
 
     # Batches.
     def post(self, device: str, worker: int, parts: Sequence[SliceAddress], version: int = 0) -> None:
-        """Hand a batch to the process at a post, which has none."""
+        """Hand a batch to the process at a post, which has none.
+
+        Where the process has died and that news is not read yet, the batch is lost by it.
+        """
         process = self._posts[device, worker].process
-        assert process is not None, "a batch for a post without a process"
+        if process is None:
+            return
         if process.dropping:
             process.delayed = parts, version
         else:
@@ -248,7 +252,7 @@ class Workers:
         if ready and ready[-1] != self._reply_event:
             for pidfd, _ in self._deaths.poll(0):
                 news += self._reap(pidfd)
-        return news if self._settled else news + self.reconcile()
+        return news if self._settled else news + self.reconcile(news)
 
     def _replied(self, process: WorkerProcess, news: list[News]) -> None:
         del self._working[process.slot.index]
@@ -280,7 +284,7 @@ class Workers:
         down = Down(device, worker, why, process.begun, killed=True)
         self._end(process)
         self.deaths += 1
-        return [down, *self.reconcile()]
+        return [down, *self.reconcile([down])]
 
     def start(self, progress: Callable[[str, float], None] | None = None) -> None:
         """Start all workers and wait until they are ready; for a node that is `strict`."""
@@ -415,11 +419,19 @@ class Workers:
             self._drop_next(process)
 
     # Reconciliation: what is, against what should be.
-    def reconcile(self) -> list[News]:
-        """Fill posts, renew them, and start or end processes until there are as many as there should be."""
+    def reconcile(self, unread: Sequence[News] = ()) -> list[News]:
+        """Fill posts, renew them, and start or end processes until there are as many as there should be.
+
+        Args:
+            unread: news; posts of which it says that they are down may still be handed batches, and are
+                filled by a later call.
+        """
         news: list[News] = []
+        down = [(n.device, n.worker) for n in unread if isinstance(n, Down)]
         for device in self._devices.values():
             for post in device.posts:
+                if (post.device, post.worker) in down:
+                    continue
                 if post.process is None and (found := self._process_for(post)):
                     self._take(post, found)
                     news.append(Up(post.device, post.worker))
@@ -430,8 +442,10 @@ class Workers:
                     self._take(post, found)
             self._right_number(device)
         processes = self._processes.values()
-        self._settled = all(p.ready and not self._outdated(p) for p in processes) and all(
-            d.problem or len(self._of(d)) == len(d.posts) + d.spares for d in self._devices.values()
+        self._settled = (
+            not down
+            and all(p.ready and not self._outdated(p) for p in processes)
+            and all(d.problem or len(self._of(d)) == len(d.posts) + d.spares for d in self._devices.values())
         )
         return news
 

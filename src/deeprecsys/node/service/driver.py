@@ -11,7 +11,7 @@ from deeprecsys.core.dispatcher import Dispatcher
 from deeprecsys.core.events import Cancel, Event, Tick
 from deeprecsys.core.policy import CPU
 from deeprecsys.node.driver import Driver
-from deeprecsys.node.runtime.workers import News, Workers
+from deeprecsys.node.runtime.workers import Down, News, Workers
 from deeprecsys.node.service.backend import Reason
 from deeprecsys.node.service.open_queries import OpenQueries
 
@@ -118,6 +118,8 @@ class EventLoopDriver:
             now = time.monotonic()
             self._driver.receive(one, now)
             self._set_timer(now)
+        if any(isinstance(one, Down) for one in news):  # a spare may take the post now
+            self._receive(self._workers.reconcile())
 
     def _refuse_all(self, why: str) -> None:
         """No worker is left to score what is open."""
