@@ -207,6 +207,23 @@ def test_a_connection_is_not_closed_on_a_request_that_was_not_read_yet(
         assert closed(late)
 
 
+def test_half_a_request_does_not_hold_up_the_servers_end(
+    impatient: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LINGER_S", 0.2)
+    shutdown = connection.Connection.shutdown
+
+    def late_shutdown(c: connection.Connection) -> None:
+        half.sendall(LIVE[:30])
+        time.sleep(0.1)
+        shutdown(c)
+
+    monkeypatch.setattr(connection.Connection, "shutdown", late_shutdown)
+    with closing(asked_once(impatient)) as half:
+        impatient.end()
+        assert not impatient.thread.is_alive()
+
+
 def test_no_connection_gives_way_whose_request_was_not_read_yet(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

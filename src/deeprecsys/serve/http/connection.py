@@ -184,7 +184,8 @@ class Connection(HttpToolsProtocol):
             return
         if self._meter.in_head and not self._meter.head_bytes and not self._rest and not self._unread:
             return self.transport.close()
-        self._half_closed, self._deadline_s = True, self.loop.time() + LINGER_S
+        self._half_closed, self._deadline_s = True, inf
+        self.loop.call_later(LINGER_S, self.transport.abort)
         self.pipeline.clear()
         self._rest = b""
         self.transport.write_eof()
@@ -325,10 +326,9 @@ class Connection(HttpToolsProtocol):
         """Close the connection if its client is late."""
         if self.transport.is_closing():
             return
-        late = now_s > self._deadline_s
-        if now_s > self._write_deadline_s or (late and self._half_closed):
+        if now_s > self._write_deadline_s:
             self.transport.abort()
-        elif late and self.idle:
+        elif now_s > self._deadline_s and self.idle:
             if self._meter.in_head and self._meter.head_bytes:
                 self._refuse(408, f"headers: expected all of them within {HEAD_S:g} s")
             elif not self._meter.in_head or not self._unread:
@@ -341,6 +341,7 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         if self.idle and not self.ending and self._unread:
             self._last = True
+            self.loop.call_later(LINGER_S, super().shutdown)  # if it is no whole request
         else:
             super().shutdown()
 
