@@ -26,9 +26,9 @@ from tests.simulate.compiled import simulate_fast
 P95 = 0.95
 
 
-def profile_of(times_s: ArrayLike) -> Tabulated:
+def profile_of(times_s: ArrayLike, **stage: float) -> Tabulated:
     times = np.asarray(times_s, dtype=np.float64).tolist()
-    return Tabulated(LatencyProfile("x", tuple(Point(1, b, (s,)) for b, s in enumerate(times, 1))))
+    return Tabulated(LatencyProfile("x", tuple(Point(1, b, (s,)) for b, s in enumerate(times, 1)), **stage))
 
 
 class Case(NamedTuple):
@@ -140,17 +140,21 @@ class AnyPolicy(NamedTuple):
     target: Target
     arrival_s: NDArray[np.float64]
     size: NDArray[np.int64]
+    stage: dict[str, float]
 
     def bounds(self) -> dict[BoundKind, Bound]:
         """With mixed batches only where the policy mixes: without, the bounds are tighter."""
         mixes = self.policy.merges_queries
         times = self.times_s if mixes else self.times_s[:LARGEST]
-        return bounds_of(times, self.cores, self.target, self.arrival_s, self.size, coalescing=mixes)
+        return bounds_of(
+            times, self.cores, self.target, self.arrival_s, self.size, coalescing=mixes, **self.stage
+        )
 
     def log(self, rate_qps: float) -> RunLog:
         arrival_s = self.arrival_s * (self.rate_qps / rate_qps)
         limits = Limits(slices=SLICES)
-        return run(self.policy, arrival_s, self.size, profile_of(self.times_s), self.cores, limits=limits)
+        service = profile_of(self.times_s, **self.stage)
+        return run(self.policy, arrival_s, self.size, service, self.cores, limits=limits)
 
     def meets(self, log: RunLog) -> bool:
         assert (log.status == Status.SERVED).all()
@@ -174,7 +178,11 @@ def any_policies(draw: st.DrawFn, name: str) -> AnyPolicy:
     target_s = float(times[:LARGEST].max() * draw(st.floats(0.3, 4)))
     target = Target(latency_s=1e-3 * target_s, quantile=draw(st.sampled_from([0.5, 0.95])))
     arrival_s = np.cumsum(rng.exponential(1e-3, n))
-    return AnyPolicy(draw(ON_CPU[name]), 1e-3 * times, draw(st.integers(1, 8)), target, arrival_s, size)
+    policy, stage = draw(ON_CPU[name]), {}
+    if policy.user_first:
+        user_s = 1e-3 * float(times[0]) * draw(st.floats(0.05, 1.2))
+        stage = {"stage_s": user_s * draw(st.floats(0.5, 2)), "staged_s": user_s}
+    return AnyPolicy(policy, 1e-3 * times, draw(st.integers(1, 8)), target, arrival_s, size, stage)
 
 
 @pytest.mark.parametrize("name", ON_CPU)
@@ -201,7 +209,7 @@ def test_a_policy_that_mixes_exceeds_the_bounds_of_those_that_do_not() -> None:
     """Or there would be no need for two kinds of bounds."""
     times = 1e-3 * (5.0 + 0.02 * np.arange(1, LONGEST + 1))
     arrival_s = np.cumsum(np.random.default_rng(1).exponential(1e-3, 300))
-    case = AnyPolicy(Coalescing(120, 1), times, 1, Target(latency_s=0.03), arrival_s, np.ones(300, int))
+    case = AnyPolicy(Coalescing(120, 1), times, 1, Target(latency_s=0.03), arrival_s, np.ones(300, int), {})
     alone = bounds_of(times, 1, case.target, arrival_s, case.size)
     rate = 1.5 * alone[BoundKind.O_DROP].rate_qps
     assert case.meets(case.log(rate))

@@ -16,7 +16,7 @@ from deeprecsys.bounds.path import bounds_of
 from deeprecsys.core.target import Target
 from deeprecsys.report.rundir import read_run
 from tests.cli.conftest import Answered, Refused, call
-from tests.core.policies import OFFLOADING
+from tests.core.policies import OFFLOADING, STAGED
 from tests.search.queues import theory_qps, wait_tail
 
 SERVICE_S = 0.010
@@ -82,6 +82,9 @@ def test_without_a_rate_the_capacity_is_theorys(
 def test_every_policy_runs_and_says_what_it_is(affine: list[str], answered: Answered, name: str) -> None:
     gpu = ["--gpu", f"emulated:{affine[2]}"] if name in OFFLOADING else []
     load = ["--rate", "300", "--queries", "3000", "--sla-ms", "60", "--workers", "4"]
+    if name in STAGED:
+        doc = json.loads(Path(affine[2]).read_text()) | {"stage_s": 1e-3, "staged_s": 9e-4}
+        Path(affine[2]).write_text(json.dumps(doc))
     doc = answered(*affine, *gpu, "--policy", name, *load)
     assert doc["policy"] == name
     assert doc["served"] == 1.0

@@ -14,6 +14,7 @@ from deeprecsys.core.policy import (
     Static,
     TFServing,
     Triton,
+    UserFirst,
 )
 
 SIZES = st.integers(1, 40)
@@ -30,6 +31,8 @@ OFFLOADING = {
     "earliest": st.builds(Earliest, SIZES, st.integers(0, 60), st.integers(1, 200)),
 }
 """Policies that need an accelerator, whatever their knobs."""
+STAGED = {"user-first": st.builds(UserFirst, SIZES)}
+"""Policies that need a model with a user stage."""
 BY_NAME = {
     "static": st.builds(Static, SIZES),
     "deeprecsched": st.builds(DeepRecSched, SIZES, st.none() | st.integers(0, 60)),
@@ -41,5 +44,6 @@ BY_NAME = {
     "bentoml": st.builds(BentoML, SIZES),
     "clipper": st.builds(Clipper, st.floats(1e-3, 0.1), st.integers(1, 20)),
     **OFFLOADING,
+    **STAGED,
 }
 POLICIES = st.one_of(*BY_NAME.values())

@@ -30,6 +30,7 @@ from deeprecsys.core.policy import (
     Static,
     TFServing,
     Triton,
+    UserFirst,
 )
 from deeprecsys.core.runlog import Status, summarise
 from deeprecsys.core.target import Target
@@ -39,7 +40,7 @@ from deeprecsys.node.driver import Recording
 from deeprecsys.node.node import Node, NodeConfig
 from deeprecsys.node.runtime.mailbox import MAX_SLICES
 from deeprecsys.workload.stream import Stream
-from tests.core.policies import BY_NAME, OFFLOADING
+from tests.core.policies import BY_NAME, OFFLOADING, STAGED
 from tests.node.faults import DEADLY_SIZE
 from tests.node.plain import PLAIN, PlainEngine
 
@@ -182,7 +183,30 @@ def test_every_policy_serves_all_and_its_events_replayed_give_the_same_commands(
 
 
 def test_every_kind_of_policy_runs_live() -> None:
-    assert {p.describe()["policy"] for p in POLICIES} == set(BY_NAME) - set(OFFLOADING)
+    assert {p.describe()["policy"] for p in POLICIES} == set(BY_NAME) - set(OFFLOADING) - set(STAGED)
+
+
+def test_a_user_stage_runs_once_and_first_and_the_scores_are_those_of_whole_queries() -> None:
+    recording, collect = Recording(), Collect()
+    queries = stream(np.random.default_rng(2).integers(1, 101, 60).tolist(), gap_s=2e-3)
+    with Node(replace(SMALL, model="wnd", engine="compiled")) as n:
+        log = n.run(UserFirst(20), queries, hooks=collect, recording=recording)
+        expected = n.score(queries)
+    assert summarise(log).served == 1.0
+    for k, wanted in enumerate(expected):
+        np.testing.assert_allclose(collect.scores_by_query[k], wanted, atol=1e-5)
+    parts = [batch.slices[0] for batch, *_ in recording.numbered]
+    stages = [s.query.id for s in parts if s.start == s.stop]
+    assert sorted(stages) == [k for k, size in enumerate(queries.size) if size > 20]
+    assert all(s.staged == (s.query.size > 20) for s in parts if s.items)
+    fresh = Dispatcher(UserFirst(20), {"cpu": 2}, Limits(slices=MAX_SLICES))
+    for (now, event), commands in zip(recording.events, recording.commands, strict=True):
+        assert fresh.handle(event, now) == commands
+
+
+def test_user_stages_are_refused_where_there_are_none(node: Node) -> None:
+    with pytest.raises(InputError, match="policy user-first: expected a model with a user stage"):
+        node.run(UserFirst(20), stream([30]))
 
 
 def test_a_killed_worker_has_the_slices_of_its_batch_run_again_alone() -> None:

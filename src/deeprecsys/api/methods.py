@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from deeprecsys.api.policies import class_of
 from deeprecsys.api.trials import within_budget_s
-from deeprecsys.api.virtual import NodeModel, path_queries
+from deeprecsys.api.virtual import NodeModel, path_queries, possible
 from deeprecsys.core.errors import positive
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.target import Target
@@ -70,7 +70,7 @@ class Searching:
             ranking,
             target,
             static=node.policies.static,
-            search=node.policies.search(kinds),
+            search=node.policies.search(possible(kinds, node.profile)),
             settings=TuneSettings.by_model(target, budget_s) if budget_s else TuneSettings.by_model(target),
             seed=node.workload.seed,
             eager=self.usual,

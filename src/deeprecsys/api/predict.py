@@ -145,10 +145,12 @@ def bounds_document(
         return {}
     own = min(policy.batch_size or MOST_ITEMS, MOST_BOUNDED)
     longest = max(largest, min(max(own, *(p.batch for p in profile.points)), MOST_ITEMS))
+    stage = {"stage_s": profile.stage_s, "staged_s": profile.staged_s} if policy.user_first else {}
     found = {
         mixes: bounds_of(
             batch_times(profile, longest if mixes else largest, workers),
             workers, target, stream.arrival_s, stream.size, rate_qps=stream.rate_qps, coalescing=mixes,
+            **({} if mixes else stage),
         )
         for mixes in (False, True)
     }  # fmt: skip

@@ -35,6 +35,8 @@ from deeprecsys.zoo.custom import Own
 
 log = logging.getLogger("deeprecsys.api")
 
+STAGED_ITEMS, STAGE_ROUNDS, STAGE_REPEATS = 64, 5, 20
+"""Items of the batch by which a user stage's saving is measured, rounds, and batches of each kind in one."""
 SAMPLE = 4000
 """Query sizes that stand for their distribution in an expectation."""
 TRIAL_S, TRIAL_LOAD, TRIALS = 3.0, 0.6, 3
@@ -160,7 +162,22 @@ def measure_profile(
     if node.work:
         detail = {**measured.detail, "lookups": experiment.workload.lookups}
         measured = replace(measured, lookup_share=node.lookup_share, detail=detail)
-    return measured if alone else calibrated(node, experiment, measured, plan.budget_s)
+    if alone:
+        return measured
+    if node.user_stage:
+        measured = with_stage(node, measured)
+    return calibrated(node, experiment, measured, plan.budget_s)
+
+
+def with_stage(node: Node, measured: LatencyProfile) -> LatencyProfile:
+    """The profile with the times of a user stage, and of what batches then save, all workers busy."""
+    stage, whole, rest = ([] for _ in range(3))  # type: tuple[list[float], list[float], list[float]]
+    items = min(STAGED_ITEMS, node.config.max_query)
+    for _ in range(STAGE_ROUNDS):
+        for found, batch, staged in ((stage, 0, False), (whole, items, False), (rest, items, True)):
+            found.append(float(np.median(node.measure(batch, node.workers, STAGE_REPEATS, staged=staged))))
+    saved_s = float(np.median(whole) - np.median(rest))
+    return replace(measured, stage_s=float(np.median(stage)), staged_s=max(saved_s, 0.0))
 
 
 def calibrated(

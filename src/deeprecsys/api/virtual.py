@@ -71,6 +71,11 @@ class Ranked(NamedTuple):
         return self.search.best.qps if self.search.best else 0.0
 
 
+def possible(kinds: Sequence[type[Policy]], profile: LatencyProfile) -> list[type[Policy]]:
+    """The policies that a profile's model allows: user stages where it has one."""
+    return [kind for kind in kinds if profile.stage_s or not kind.user_first]
+
+
 @dataclass(frozen=True)
 class Policies:
     """The policies and knobs that a search may try, on a node.
@@ -125,7 +130,7 @@ class Policies:
             first: compared with them; by default the static baseline.
         """
         ranking = Ranking(path, self.target, self.saturation_qps(profile))
-        search = self.search(kinds or policies_to_search())
+        search = self.search(possible(kinds or policies_to_search(), profile))
         return Ranked(search, rank(ranking, search, first or self.static), ranking)
 
 

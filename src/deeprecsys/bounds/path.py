@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from deeprecsys.bounds.bounds import Bound, BoundKind, capacity, planning_estimate
 from deeprecsys.bounds.work import coalesced_work, least_span, least_work, mean_work, pmf_of
 from deeprecsys.core.errors import InputError
+from deeprecsys.core.profile import after_stage
 from deeprecsys.core.target import Target, percentile
 
 TOLERANCE = 1e-4
@@ -147,6 +148,8 @@ def bounds_of(
     *,
     coalescing: bool = False,
     rate_qps: float | None = None,
+    stage_s: float = 0.0,
+    staged_s: float = 0.0,
 ) -> dict[BoundKind, Bound]:
     """Capacity, O_fcfs, O_drop and the planning estimate of one sample path on `cores` cores.
 
@@ -156,6 +159,7 @@ def bounds_of(
         arrival_s, size: the sample path; a capacity takes its sizes for their distribution.
         coalescing: bounds for policies that may put slices of several queries into one batch.
         rate_qps: the rate that the arrivals are at; by default their number over the time of the last.
+        stage_s, staged_s: of a profile, for policies that may run a query's user stage first.
 
     Capacity allows the share of queries that may be late to be run without regard to the target.
     """
@@ -165,8 +169,14 @@ def bounds_of(
         work, late = (coalesced_work(s, len(pmf), limit) for limit in (target.latency_s, np.inf))
     else:
         work, late = (least_work(s, limit) for limit in (target.latency_s, np.inf))
+    span = least_span(s, cores)
+    if stage_s:
+        rest = np.array([after_stage(t, staged_s) for t in s.tolist()])
+        work = np.minimum(work, stage_s + least_work(rest, target.latency_s))
+        late = np.minimum(late, stage_s + least_work(rest))
+        span = np.minimum(span, stage_s + least_span(rest, cores))
     mean_s = mean_work(work, pmf, late, target.miss_rate)
-    path = Path.of(arrival_s, size, work, least_span(s, cores), rate_qps)
+    path = Path.of(arrival_s, size, work, span, rate_qps)
     found = {
         BoundKind.CAPACITY: capacity(mean_s, cores),
         BoundKind.O_FCFS: o_fcfs(path, cores, target),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from deeprecsys.zoo.jagged import Ids
 from deeprecsys.zoo.model import splittable
 from deeprecsys.zoo.networks import weighted
 from deeprecsys.zoo.rows import format_of
-from deeprecsys.zoo.schema import Per
+from deeprecsys.zoo.schema import Per, Schema
 
 ROUTE = "onnxruntime"
 """The faster of the routes for nearly every model and batch (docs/design/0008-dense-stage.md)."""
@@ -64,6 +65,10 @@ class CompiledEngine:
         Raises:
             IndexError: an id is outside its table, or a slice outside its input's rows.
         """
+        if any(s.user is not None for s in slices):
+            slices = self._staged(slices)
+            if not slices:
+                return
         items, slice_of_item = slices[0].stop - slices[0].start, None
         single = len(slices) == 1 and slices[0].out.flags.c_contiguous
         if len(slices) > 1:
@@ -82,6 +87,27 @@ class CompiledEngine:
         at = 0
         for s in slices:
             s.out[...] = scores[at : (at := at + s.stop - s.start)]
+
+    def _staged(self, slices: Sequence[SliceView]) -> list[SliceView]:
+        """Run the slices that write or read what a user stage gives; the others are left."""
+        left = []
+        for s in slices:
+            items = s.stop - s.start
+            if s.user is None:
+                left.append(s)
+                continue
+            if items > self._items:
+                self._grow(items, 1)
+            if faults := self._gather_part[Per.ITEM if items else Per.QUERY].gather([s]):
+                raise IndexError(str(faults[0]))
+            if not items:
+                self._stage.run_user(s.user)
+            elif s.out.flags.c_contiguous:
+                self._stage.run_items(items, s.user, s.out, self._overrides(s))
+            else:
+                self._stage.run_items(items, s.user, self._scores[:items], self._overrides(s))
+                s.out[...] = self._scores[:items]
+        return left
 
     def sparse(self, slices: Sequence[SliceView]) -> None:
         """The first half of scoring one slice: gather its rows into the dense stage's buffers."""
@@ -112,7 +138,16 @@ class CompiledEngine:
         self._scores = aligned((self._items, a.model.schema.outputs))
         self._gather_all = Gather(a.model.schema, a.tables, a.inputs, outputs)
         self._gather_one = self._gather_all
+        elsewhere = {name for _, name, _ in self._direct}
+        copied = {name: view for name, view in outputs.items() if name not in elsewhere}
         if self._direct:
-            elsewhere = {name for _, name, _ in self._direct}
-            copied = {name: view for name, view in outputs.items() if name not in elsewhere}
             self._gather_one = Gather(a.model.schema, a.tables, a.inputs, copied)
+        if a.model.user_stage:
+            self._gather_part = {
+                per: Gather(_only(a.model.schema, per), a.tables, a.inputs, copied) for per in Per
+            }
+
+
+def _only(schema: Schema, per: Per) -> Schema:
+    """The inputs that belong to an item, or to a query."""
+    return replace(schema, inputs=tuple(i for i in schema.inputs if i.per is per), given=None)

@@ -53,6 +53,9 @@ class SliceView(NamedTuple):
     stop: int
     out: NDArray[Any]
     """Where the scores go: float32 [stop - start, outputs]."""
+    user: NDArray[Any] | None = None
+    """What the user stage gives, float32 [1, `Model.user_stage`]: a slice without items writes it, one of
+    items reads it in place of its per-query inputs. None: the slice computes all by itself."""
 
 
 class Engine(Protocol):

@@ -80,6 +80,11 @@ class EngineSpec:
         return _COMPUTES_IN.get(self.name, PRECISIONS)
 
     @property
+    def user_stage(self) -> bool:
+        """It can run a query's user stage by itself (`SliceView.user`)."""
+        return self.name == "compiled" and self.args in ("", "onnxruntime")
+
+    @property
     def emulated(self) -> bool:
         """It replays batch times of a profile, the argument, and scores nothing."""
         return self.name == "emulated"

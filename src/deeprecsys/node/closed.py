@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deeprecsys.core.errors import NodeError
 from deeprecsys.core.policy import CPU
-from deeprecsys.node.runtime.mailbox import MAX_SLICES, SliceAddress
+from deeprecsys.node.runtime.mailbox import COMPUTES, MAX_SLICES, READS, RUNS, SliceAddress
 from deeprecsys.node.runtime.workers import Down, Replied, Workers
 from deeprecsys.node.trial import no_collection
 from deeprecsys.workload.work import PoolWork
@@ -33,6 +33,7 @@ def measure_batches(
     device: str = CPU,
     max_query: int | None = None,
     work: PoolWork | None = None,
+    staged: bool = False,
 ) -> NDArray[np.float64]:
     """Times of at least `repeats` batches of `batch` items, with `busy` workers of a device kept busy.
 
@@ -42,8 +43,9 @@ def measure_batches(
     With `rest_s` above 0, worker 0 rests before each of its batches for an exponential time of that mean, and
     only its batches are timed: what a batch takes after idleness, while the others are busy.
 
-    A batch of more than `max_query` items is of several queries, on slots that are not shared. With `work`,
-    `batch` are units of it, and a query has as many items as that takes.
+    A batch of more than `max_query` items is of several queries, on slots that are not shared; one of none is
+    a user stage. With `staged`, what such a stage gave is read. With `work`, `batch` are units of it, and a
+    query has as many items as that takes.
 
     Raises:
         NodeError: a worker died, or a batch failed or took too long.
@@ -54,15 +56,16 @@ def measure_batches(
     fresh = set(range(busy))
     resting_until: float | None = None
     clock = time.monotonic
-    most = most_items = max_query or batch
-    sizes = [min(most, batch - at) for at in range(0, batch, most)]
+    most = most_items = max_query or max(batch, 1)
+    sizes = [min(most, batch - at) for at in range(0, max(batch, 1), most)]
+    stage = READS if staged else RUNS if not batch else COMPUTES
 
     def post(worker: int) -> None:
         parts = []
         for k, n in enumerate(sizes):
             handle = int(rng.integers(0, 1 << 63))
-            items = n if work is None else work.items(handle, most_items, n)
-            parts.append(SliceAddress(worker + k * busy, handle, 0, items))
+            items = n if work is None or not n else work.items(handle, most_items, n)
+            parts.append(SliceAddress(worker + k * busy, handle, 0, items, stage))
         posted[worker] = clock()
         workers.post(device, worker, parts)
 

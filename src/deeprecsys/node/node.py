@@ -33,7 +33,7 @@ from deeprecsys.node.runtime.cores import (
     usable_cores,
     worker_nice,
 )
-from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory, VersionSpec
+from deeprecsys.node.runtime.layout import FeaturePool, ModelLayout, ModelMemory, VersionSpec, check_stage
 from deeprecsys.node.runtime.mailbox import MAX_SLICES
 from deeprecsys.node.runtime.tables import check_copies
 from deeprecsys.node.runtime.workers import Workers
@@ -214,6 +214,7 @@ class Node:
             )
         if self.work is not None:
             stream = stream.at_share(self.lookup_share)
+        check_stage(policy, self.memory.layout.built(), self.config.engine)
         limits = self.config.limits or Limits(
             queries=self._features.max_open - len(self.pool),
             bytes_per_item=self.memory.schema.feature_bytes(Per.ITEM),
@@ -247,17 +248,32 @@ class Node:
         return count / log.duration_s
 
     def measure(
-        self, batch: int, busy: int, repeats: int, rest_s: float = 0.0, *, device: str = CPU
+        self,
+        batch: int,
+        busy: int,
+        repeats: int,
+        rest_s: float = 0.0,
+        *,
+        device: str = CPU,
+        staged: bool = False,
     ) -> NDArray[np.float64]:
         """Seconds from dispatch to completion of batches of `batch` items while `busy` workers are busy.
 
-        With `rest_s`, on a worker that rests that long on average before each of its batches.
+        With `rest_s`, on a worker that rests that long on average before each of its batches. 0 items are a
+        user stage, and with `staged` one has run.
         """
+        seed, largest = self.config.seed, self.config.max_query
         with realtime(), awake():
+            work = self.work.at_share(self.lookup_share) if self.work else None
             return measure_batches(
-                self.pool, batch, busy, repeats, self.config.seed, rest_s, device, self.config.max_query,
-                self.work.at_share(self.lookup_share) if self.work else None,
-            )  # fmt: skip
+                self.pool, batch, busy, repeats, seed, rest_s, device, largest, work, staged
+            )
+
+    @property
+    def user_stage(self) -> bool:
+        """Whether model and engine have a user stage."""
+        able = EngineSpec.parse(self.config.engine).user_stage
+        return able and self.memory.layout.built().user_stage > 0
 
     def score(self, stream: Stream) -> list[NDArray[np.float32]]:
         """The scores of a stream's queries, [size, outputs] each; when they arrive does not matter."""

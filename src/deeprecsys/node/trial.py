@@ -20,7 +20,7 @@ from deeprecsys.core.query import Batch, Query, Slice
 from deeprecsys.core.runlog import RunLog, Status, stalled_s
 from deeprecsys.core.work import item_at
 from deeprecsys.node.driver import Driver, Recording
-from deeprecsys.node.runtime.mailbox import SliceAddress
+from deeprecsys.node.runtime.mailbox import SliceAddress, stage_of
 from deeprecsys.node.runtime.workers import Workers
 from deeprecsys.workload.stream import Stream
 from deeprecsys.workload.work import PoolWork
@@ -238,14 +238,17 @@ class LiveTrial:
                 start[i] = now_s
         if self._work is not None:
             return [self._address(s, self._work) for s in batch.slices]
-        return [SliceAddress(slot[s.query.id], s.query.features, s.start, s.stop) for s in batch.slices]
+        return [
+            SliceAddress(slot[s.query.id], s.query.features, s.start, s.stop, stage_of(s))
+            for s in batch.slices
+        ]
 
     def _address(self, s: Slice, work: PoolWork) -> SliceAddress:
         """Where a slice lies whose bounds are units of work."""
         query, first = s.query, work.first(s.query.features)
         items = self._items[query.id]
         start, stop = (item_at(work.before, first, items, at, query.size) for at in (s.start, s.stop))
-        return SliceAddress(self._slot[query.id], query.features, start, stop)
+        return SliceAddress(self._slot[query.id], query.features, start, stop, stage_of(s))
 
     def ran(self, batch: Batch, posted_s: float, started_s: float, ended_s: float, now_s: float) -> None:
         self._used[batch.device].add(batch, ended_s - started_s, now_s - posted_s)

@@ -36,6 +36,10 @@ class Model(Protocol):
     def dense_parameters(self) -> int:
         """Weights and biases of the dense stage, without the embedding tables."""
 
+    @property
+    def user_stage(self) -> int:
+        """Numbers that the user stage passes to a query's slices; 0 where there is none."""
+
     def flops(self, per: Per) -> int:
         """2 x multiply-adds of dense, attention and recurrent layers, per item or once per slice.
 
@@ -101,6 +105,11 @@ class PaperModel(ABC):
     @abstractmethod
     def layers(self) -> list[DenseLayer]:
         """All dense, attention and recurrent layers of the dense stage, in order."""
+
+    @property
+    def user_stage(self) -> int:
+        """See `Model.user_stage`."""
+        return 0
 
     def flops(self, per: Per) -> int:
         """See `Model.flops`."""

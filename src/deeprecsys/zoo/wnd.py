@@ -65,6 +65,11 @@ class Wnd(FieldModel):
     def item_features(self) -> tuple[str, ...]:
         return tuple(f"item_{i}" for i in range(self.item_fields))
 
+    @property
+    def user_stage(self) -> int:
+        """The user's share of the first layer, and of the wide part."""
+        return self.deep[0] + (self.crosses > 0) if self.user_per is Per.QUERY else 0
+
     @cached_property
     def schema(self) -> Schema:
         tables = [Table(f, self.rows, self.dim) for f in self.user_features + self.item_features]
@@ -121,6 +126,11 @@ class MtWnd(FieldModel):
     @property
     def item_features(self) -> tuple[str, ...]:
         return ("item_id", *(f"item_{i}" for i in range(1, self.item_fields)))
+
+    @property
+    def user_stage(self) -> int:
+        """The user's share of each tower's first layer."""
+        return self.tasks * self.tower[0]
 
     @cached_property
     def schema(self) -> Schema:

@@ -17,10 +17,11 @@ from deeprecsys.core.policy.offload import Offload
 from deeprecsys.core.policy.static import Static
 from deeprecsys.core.policy.tf_serving import TFServing
 from deeprecsys.core.policy.triton import Triton
+from deeprecsys.core.policy.user_first import UserFirst
 
 BUILT_IN: tuple[type[Policy], ...] = (
     DeepRecSched, Static, Adaptive, Coalescing, Deadline, Triton, TFServing, BentoML, Offload, Earliest,
-    Clipper,
+    Clipper, UserFirst,
 )  # fmt: skip
 POLICIES: dict[str, type[Policy]] = {kind.name: kind for kind in BUILT_IN}
 """Name -> class."""

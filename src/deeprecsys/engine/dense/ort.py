@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.engine.dense.graphs import GraphSet, block_items, merges
-from deeprecsys.engine.dense.stage import Arrays, BufferRows, DenseStage, Floats, SliceOfItem
+from deeprecsys.engine.dense.graphs import GraphSet, block_items, halves_of, merges
+from deeprecsys.engine.dense.stage import NOTHING, Arrays, BufferRows, DenseStage, Floats, SliceOfItem
+from deeprecsys.zoo.graph_halves import USER
 from deeprecsys.zoo.model import Model
 from deeprecsys.zoo.onnx_session import session
 from deeprecsys.zoo.schema import SCORES, SLICE_OF_ITEM
@@ -33,9 +34,31 @@ class OrtStage(DenseStage):
         super().__init__(model, slice_by_slice=not merges(model, network), block=block_items(network))
         self._sessions = GraphSet(model, network, lambda graph: session(graph, threads))
         self._bindings = Bindings()
+        self._halves: tuple[Any, Any] | None = None
+        if model.user_stage and (found := halves_of(model, network)):
+            assert found.width == model.user_stage
+            self._halves = session(found.user, threads), session(found.items, threads)
 
     def _moved(self) -> None:
         self._bindings = Bindings()
+
+    def run_user(self, user: Floats) -> None:
+        self._half(0, BufferRows(0, 0, 0, 1), USER, user, NOTHING)
+
+    def run_items(self, items: int, user: Floats, out: Floats, overrides: Arrays = NOTHING) -> None:
+        self._half(1, BufferRows(0, items, 0, 0), SCORES, out, {USER: user, **overrides})
+
+    def _half(self, half: int, at: BufferRows, result: str, out: Floats, others: Arrays) -> None:
+        assert self._halves is not None, "a model with a user stage"
+        session, key = self._halves[half], (half, at.items, tuple(others))
+        binding = self._bindings.get(key)
+        if binding is None:
+            taken = {i.name for i in session.get_inputs()} - set(others)
+            rows = {name: array for name, array in self.rows(at).items() if name in taken}
+            binding = self._bindings.add(key, session, rows)
+        for name, array in {**others, result: out}.items():
+            bind(binding, name, array, result)
+        session.run_with_iobinding(binding)
 
     def _run(self, at: BufferRows, slice_of_item: SliceOfItem, out: Floats, overrides: Arrays) -> None:
         session = self._sessions.choose(at.items, slice_of_item is not None)
@@ -79,9 +102,9 @@ def run(session: Any, binding: Any, slice_of_item: SliceOfItem, out: Floats | No
     session.run_with_iobinding(binding)
 
 
-def bind(binding: Any, name: str, array: NDArray[Any]) -> None:
+def bind(binding: Any, name: str, array: NDArray[Any], result: str = SCORES) -> None:
     """Let an input be read, or the result be written, where an array lies."""
-    to = binding.bind_output if name == SCORES else binding.bind_input
+    to = binding.bind_output if name == result else binding.bind_input
     to(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 

@@ -105,6 +105,21 @@ class DenseStage(ABC):
         else:
             self._run(BufferRows(0, items, 0, slices), slice_of_item, out, overrides)
 
+    def run_user(self, user: Floats) -> None:
+        """Run the user stage of the buffers' first slice.
+
+        Args:
+            user: float32 [1, `Model.user_stage`], C-contiguous, where the result goes.
+
+        Raises:
+            InputError: the route has no user stage.
+        """
+        raise InputError(f"dense stage: expected a route with a user stage, got {type(self).__name__}")
+
+    def run_items(self, items: int, user: Floats, out: Floats, overrides: Arrays = NOTHING) -> None:
+        """Score the first `items` rows of one slice whose user stage gave `user`; as `run` otherwise."""
+        raise InputError(f"dense stage: expected a route with a user stage, got {type(self).__name__}")
+
     def _blocks(self, at: BufferRows, out: Floats, overrides: Arrays) -> None:
         """Run one slice's items block by block."""
         if at.items <= self._block:

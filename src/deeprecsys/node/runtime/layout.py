@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprecsys.core.errors import InputError
-from deeprecsys.engine import Assembly, SliceView
-from deeprecsys.node.runtime.mailbox import SliceAddress
+from deeprecsys.core.policy import Policy
+from deeprecsys.engine import Assembly, EngineSpec, SliceView
+from deeprecsys.node.runtime.mailbox import COMPUTES, SliceAddress
 from deeprecsys.node.runtime.segment import Segment, round_up
 from deeprecsys.node.runtime.tables import ALIGN, Progress, Weights, load_tables, table_arrays, table_offsets
 from deeprecsys.workload.features import FeatureLayout
@@ -81,12 +82,17 @@ class FeaturePool:
         """The score rows by slot: [max_open, max_query, outputs]."""
         return scores.reshape(self.max_open, self.max_query, -1)
 
-    def viewer(self, schema: Schema, scores: NDArray[Any]) -> Viewer:
+    @property
+    def most_open(self) -> int:
+        return self.max_open
+
+    def viewer(self, schema: Schema, scores: NDArray[Any], users: NDArray[Any]) -> Viewer:
         by_slot, rows_at = self.slots(scores), self.features(schema).rows_at
 
         def view(part: SliceAddress) -> SliceView:
-            slot, features, start, stop = part
-            return SliceView(rows_at(features), start, stop, by_slot[slot, start:stop])
+            slot, features, start, stop, stage = part
+            user = None if stage == COMPUTES else users[slot : slot + 1]
+            return SliceView(rows_at(features), start, stop, by_slot[slot, start:stop], user)
 
         return view
 
@@ -183,13 +189,18 @@ class QueryArena:
             for i in schema.inputs
         }
 
-    def viewer(self, schema: Schema, scores: NDArray[Any]) -> Viewer:
+    @property
+    def most_open(self) -> int:
+        return self.slots
+
+    def viewer(self, schema: Schema, scores: NDArray[Any], users: NDArray[Any]) -> Viewer:
         per_item = [(i.name, i.per is Per.ITEM, 1 + is_jagged(i)) for i in schema.inputs]
 
         def view(part: SliceAddress) -> SliceView:
-            slot, row, start, stop = part
+            slot, row, start, stop, stage = part
             first = {name: row if item else each * slot for name, item, each in per_item}
-            return SliceView(first, start, stop, scores[row + start : row + stop])
+            user = None if stage == COMPUTES else users[slot : slot + 1]
+            return SliceView(first, start, stop, scores[row + start : row + stop], user)
 
         return view
 
@@ -222,10 +233,11 @@ class ModelLayout:
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each segment. A user's own model has one more, with the description of its artefact."""
-        schema, own = self.schema(), model(self.model)
-        described = {"model": len(own.pack())} if isinstance(own, Own) else {}
+        built, own = self.built(), model(self.model)
+        schema, described = built.schema, {"model": len(own.pack())} if isinstance(own, Own) else {}
         return {
             **described,
+            **({"users": 4 * built.user_stage * self.inputs.most_open} if built.user_stage else {}),
             "tables": table_offsets(schema, self.precision)[""],
             "inputs": self.inputs.bytes(schema),
             "scores": self.inputs.score_rows * schema.outputs * 4,
@@ -242,6 +254,7 @@ class ModelMemory:
     Attributes:
         tables: by name; empty where the segments hold none.
         inputs: by name, all rows of each; scores: float32 [rows, outputs].
+        users: float32 [queries, `Model.user_stage`], what user stages gave.
     """
 
     def __init__(self, layout: ModelLayout, segments: Mapping[str, Segment]) -> None:
@@ -254,6 +267,10 @@ class ModelMemory:
         self.inputs: dict[str, InputRows] = layout.inputs.arrays(self.schema, segments["inputs"])
         shape = (layout.inputs.score_rows, self.schema.outputs)
         self.scores: NDArray[Any] = segments["scores"].array(np.float32, shape)
+        kept = (layout.inputs.most_open, layout.built().user_stage)
+        self.users: NDArray[Any] = (
+            segments["users"].array(np.float32, kept) if kept[1] else np.empty(kept, np.float32)
+        )
 
     @classmethod
     def create(cls, layout: ModelLayout) -> Self:
@@ -289,7 +306,7 @@ class ModelMemory:
         return self.layout.inputs.features(self.schema)
 
     def viewer(self) -> Viewer:
-        return self.layout.inputs.viewer(self.schema, self.scores)
+        return self.layout.inputs.viewer(self.schema, self.scores, self.users)
 
     @property
     def fds(self) -> dict[str, int]:
@@ -318,6 +335,16 @@ def new_segments(layout: ModelLayout) -> dict[str, Segment]:
     return segments
 
 
+def check_stage(policy: Policy, model: Model, engine: str) -> None:
+    """Raise InputError if a policy runs user stages, and the model or the engine has none."""
+    if not policy.user_first or (model.user_stage and EngineSpec.parse(engine).user_stage):
+        return
+    raise InputError(
+        f"policy {policy.name}: expected a model with a user stage and engine compiled, "
+        f"got engine {engine} and a model {'with' if model.user_stage else 'without'} one"
+    )
+
+
 @dataclass(frozen=True)
 class VersionSpec:
     """One version of one model, as a worker needs it; crosses as JSON.
@@ -343,7 +370,9 @@ class VersionSpec:
     def attach(
         self, threads: int, mapped: dict[int, Segment], reading: AbstractContextManager[Any]
     ) -> tuple[Assembly, Viewer]:
-        """What a worker's engine is built from, and what finds a slice's rows. Only scores can be written.
+        """What a worker's engine is built from, and what finds a slice's rows.
+
+        Only scores, and what user stages give, can be written.
 
         Args:
             mapped: this process's maps by descriptor; what is missing is added.
@@ -353,7 +382,7 @@ class VersionSpec:
             register(os.pread(described, os.fstat(described).st_size, 0))
         for name, size in self.layout.sizes().items():
             fd = self.fds[name]
-            mapped[fd] = mapped.get(fd) or Segment(fd, size, name == "scores")
+            mapped[fd] = mapped.get(fd) or Segment(fd, size, name in ("scores", "users"))
         memory = ModelMemory(
             self.layout, {name: mapped[fd] for name, fd in self.fds.items() if name != DENSE}
         )

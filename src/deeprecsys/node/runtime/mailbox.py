@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from deeprecsys.core.query import Slice
+
 MAX_SLICES = 256
 MAX_ERROR_BYTES = 480
 
@@ -21,7 +23,7 @@ _READING = 4  # worker: it reads table rows
 _DONE, _STARTED, _ENDED, _ERRORS = 8, 9, 10, 11  # reply: sequence done, worker's clock in ns, error count
 STATE, PID = 12, 13  # worker: 0 starting, 1 ready, 2 could not start
 _SLICES = 16
-_SLICE_WORDS = 4  # score slot, features handle, first item, last item + 1
+_SLICE_WORDS = 5  # score slot, features handle, first item, last item + 1, what it does of the user stage
 _TEXT = _SLICES + MAX_SLICES * _SLICE_WORDS
 _TEXT_WORDS = 64
 _ERROR_AT = _TEXT + _TEXT_WORDS
@@ -43,6 +45,10 @@ def writing_word(words: memoryview, boxes: int) -> memoryview:
     return words[boxes * WORDS : boxes * WORDS + 1]
 
 
+COMPUTES, READS, RUNS = 0, 1, 2
+"""A slice computes its query's side by itself, reads what the user stage gave, or is that stage."""
+
+
 class SliceAddress(NamedTuple):
     """One slice as a worker sees it: where its query lies, and which of the query's items it holds."""
 
@@ -50,6 +56,13 @@ class SliceAddress(NamedTuple):
     features: int
     start: int
     stop: int
+    stage: int = COMPUTES
+    """What it does about its query's user stage."""
+
+
+def stage_of(part: Slice) -> int:
+    """What a slice does about its query's user stage."""
+    return RUNS if part.start == part.stop else READS if part.staged else COMPUTES
 
 
 class Reply(NamedTuple):
@@ -83,11 +96,12 @@ class Mailbox:
         """Write a request. Handles are unsigned 64-bit, words are signed: the bits are kept."""
         w = self._words
         at = _SLICES
-        for slot, features, start, stop in parts:
+        for slot, features, start, stop, stage in parts:
             w[at] = slot
             w[at + 1] = features if features < 1 << 63 else features - (1 << 64)
             w[at + 2] = start
             w[at + 3] = stop
+            w[at + 4] = stage
             at += _SLICE_WORDS
         w[_COUNT] = len(parts)
         w[_VERSION] = version
@@ -129,7 +143,7 @@ class Mailbox:
         ends = _SLICES + w[_COUNT] * _SLICE_WORDS
         mask = (1 << 64) - 1
         parts = [
-            SliceAddress(w[i], w[i + 1] & mask, w[i + 2], w[i + 3])
+            SliceAddress(w[i], w[i + 1] & mask, w[i + 2], w[i + 3], w[i + 4])
             for i in range(_SLICES, ends, _SLICE_WORDS)
         ]
         return w[_SEQ], parts

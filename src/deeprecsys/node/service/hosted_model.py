@@ -24,7 +24,7 @@ from deeprecsys.core.query import Query
 from deeprecsys.core.target import Target
 from deeprecsys.core.work import ItemWork, units
 from deeprecsys.engine import EngineSpec
-from deeprecsys.node.runtime.layout import DENSE, ModelLayout, QueryArena, VersionSpec
+from deeprecsys.node.runtime.layout import DENSE, ModelLayout, QueryArena, VersionSpec, check_stage
 from deeprecsys.node.runtime.segment import Segment
 from deeprecsys.node.runtime.tables import Progress, Weights, check_copies
 from deeprecsys.node.service.arena import Arena
@@ -95,7 +95,9 @@ class ModelConfig:
         self.check_devices(self.policy)
 
     def check_devices(self, policy: Policy) -> None:
-        """Raise InputError if a policy offloads and the model has no accelerator."""
+        """Raise InputError if a policy offloads and the model has no accelerator, or runs user stages and
+        there are none."""
+        check_stage(policy, model(self.known_as), self.engine)
         if GPU in policy.devices and not self.gpu:
             raise InputError(
                 f"{self.name}: gpu: expected an engine, as policy {policy.name} offloads, got none"

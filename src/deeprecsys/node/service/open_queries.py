@@ -9,7 +9,7 @@ from math import isnan
 
 from deeprecsys.core.query import Batch, Query
 from deeprecsys.core.work import item_at
-from deeprecsys.node.runtime.mailbox import SliceAddress
+from deeprecsys.node.runtime.mailbox import SliceAddress, stage_of
 from deeprecsys.node.service.backend import (
     BatchRecord,
     OperatingPoint,
@@ -70,7 +70,7 @@ class OpenQueries:
             start, stop = s.start, s.stop
             if place.work is not None:
                 start, stop = (item_at(place.work, 0, place.items, at, s.query.size) for at in (start, stop))
-            found.append(SliceAddress(place.slot, place.row, start, stop))
+            found.append(SliceAddress(place.slot, place.row, start, stop, stage_of(s)))
             place.parts += 1
             if isnan(place.start_s):
                 place.start_s = now_s

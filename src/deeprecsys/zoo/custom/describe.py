@@ -20,15 +20,13 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.plugins import RAISED, reason
 from deeprecsys.zoo.custom import archive, weights
 from deeprecsys.zoo.custom.graph import Lifted, lift
-from deeprecsys.zoo.custom.merging import merged
 from deeprecsys.zoo.custom.model import CustomSpec, FileKind, Own, OwnModel, parse
 from deeprecsys.zoo.custom.module import Module, written
 from deeprecsys.zoo.custom.normal import read_onnx
 from deeprecsys.zoo.custom.prepare import child
+from deeprecsys.zoo.custom.rewritten import SCALES, TOLERANCE, close, rewritten
 from deeprecsys.zoo.custom.stage import GraphStage, OwnDense, class_stage, own_model_of, random_rows
-from deeprecsys.zoo.custom.user_side import split_products
-from deeprecsys.zoo.onnx_session import with_weights
-from deeprecsys.zoo.schema import SCORES, SLICE_OF_ITEM, Per, Schema
+from deeprecsys.zoo.schema import SCORES, Per, Schema
 from deeprecsys.zoo.tensor_file import table_keys
 
 Rows = Mapping[str, NDArray[Any]]
@@ -42,11 +40,6 @@ ID_COLUMNS = (
 )
 _OUT_OF_BOUNDS = re.compile("index|indices|out of (bounds|range)", re.IGNORECASE)
 _CUTS = (0, 1, 6, ITEMS)
-_SCALES = (1.0, 0.05)
-"""Sizes of the values that are tried: of normalised inputs, and of freshly trained embeddings."""
-_TOLERANCE = 1e-4
-"""Of scores: more than the order of a sum changes at fp32, less than items change each other's in a listwise
-model."""
 
 
 def describe(name: str) -> Own:
@@ -67,7 +60,6 @@ def describe(name: str) -> Own:
             raise InputError("the exported program scores otherwise than the module: a size that Python "
                              "reads, by len(x) for example, is a constant of it")  # fmt: skip
         splits = _splittable(schema, GraphStage(lifted.graph))
-        graph = _with_user_apart(schema, lifted.graph)
         return Own(
             name=name,
             kind=kind,
@@ -76,8 +68,7 @@ def describe(name: str) -> Own:
             costs={Per.ITEM: lifted.flops, Per.QUERY: 0},
             splittable=splits,
             keys=lifted.keys,
-            graph=graph,
-            merged=_of_several(schema, graph) if splits else b"",
+            **rewritten(schema, lifted.graph, splits)._asdict(),
             notes=lifted.notes,
         )
     except InputError as e:
@@ -95,8 +86,6 @@ def _class(spec: CustomSpec, made: OwnModel) -> Own:
     except InputError as e:
         raise InputError(f"model {spec.text}: {e}") from e
     graph, error = _written(schema, module)
-    if graph:
-        graph = _with_user_apart(schema, graph)
     return Own(
         name=spec.text,
         kind=spec.kind,
@@ -105,9 +94,8 @@ def _class(spec: CustomSpec, made: OwnModel) -> Own:
         costs=_flops(schema, module),
         splittable=splits,
         keys=keys,
-        graph=graph,
         graph_error=error,
-        merged=_of_several(schema, graph) if graph and splits else b"",
+        **rewritten(schema, graph, splits)._asdict(),
     )
 
 
@@ -232,49 +220,9 @@ def _same(schema: Schema, module: nn.Module, graph: bytes) -> bool:
     written, stage = GraphStage(graph), OwnDense(module, schema)
     for items in (1, 3, 12):
         rows = _tensors(random_rows(schema, items))
-        if not _close(written(**rows), stage(rows, None)):
+        if not close(written(**rows), stage(rows, None)):
             return False
     return True
-
-
-def _close(found: Tensor, wanted: Tensor) -> bool:
-    limit = _TOLERANCE * max(1.0, float(wanted.abs().max()))
-    return found.shape == wanted.shape and torch.allclose(found, wanted, rtol=0, atol=limit, equal_nan=True)
-
-
-def _with_user_apart(schema: Schema, graph: bytes) -> bytes:
-    """The graph with what is computed of the query alone taken out of layers over both; as it is if it then
-    scored otherwise."""
-    users = {i.name for i in schema.inputs if i.per is Per.QUERY}
-    if not users:
-        return graph
-    cut = split_products(graph, users)
-    return cut if _same(schema, GraphStage(graph), cut) else graph
-
-
-@torch.inference_mode()
-def _of_several(schema: Schema, graph: bytes) -> bytes:
-    """The graph for items of several queries, if it scores each as alone; no bytes otherwise, or if items
-    need no query."""
-    if all(i.per is Per.ITEM for i in schema.inputs):
-        return b""
-    found = merged(graph, schema)
-    if found is None:
-        return b""
-    alone, together = OwnDense(GraphStage(graph), schema), GraphStage(with_weights(found, graph))
-    for sizes in ((1,), (5, 1, 7), (1, 1, 1, 1)):
-        for scale in _SCALES:
-            rows = [_tensors(random_rows(schema, n, scale, seed)) for seed, n in enumerate(sizes)]
-            wanted = torch.cat([alone(r, None) for r in rows])
-            joined = {name: torch.cat([r[name] for r in rows]) for name in rows[0]}
-            index = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-            try:
-                scores = together(**joined, **{SLICE_OF_ITEM: index})
-            except Exception:  # ONNX Runtime's own, of shapes that do not fit
-                return b""
-            if not _close(scores, wanted):
-                return b""
-    return found
 
 
 @torch.inference_mode()
@@ -286,13 +234,13 @@ def _splittable(schema: Schema, module: nn.Module) -> bool:
     """
     stage = OwnDense(module, schema)
     _scores(schema, stage, random_rows(schema, MANY), slice(None), MANY)
-    return all(_independent(schema, stage, scale) for scale in _SCALES)
+    return all(_independent(schema, stage, scale) for scale in SCALES)
 
 
 def _independent(schema: Schema, stage: OwnDense, scale: float) -> bool:
     rows = random_rows(schema, ITEMS, scale)
     whole = _scores(schema, stage, rows, slice(None), ITEMS)
-    limit = _TOLERANCE * max(1.0, float(np.nanmax(np.abs(whole), initial=0.0)))
+    limit = TOLERANCE * max(1.0, float(np.nanmax(np.abs(whole), initial=0.0)))
 
     def unchanged(items: slice | NDArray[np.int64], count: int) -> bool:
         found = _scores(schema, stage, rows, items, count)

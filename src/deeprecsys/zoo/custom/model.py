@@ -215,6 +215,7 @@ class Own:
         merged: the same for items of several queries: a row per query of each input that is per query, and
             `slice_of_item` [n] int64. Its weights are those of `graph` (`onnx_session.with_weights`). Empty
             where the graph could not be rewritten, or need not be.
+        user_stage: see `zoo.model.Model`.
         notes: what was not recognised, and why.
     """
 
@@ -228,6 +229,7 @@ class Own:
     graph: bytes = b""
     graph_error: str = ""
     merged: bytes = b""
+    user_stage: int = 0
     notes: tuple[str, ...] = ()
     rows_scale: float = 1.0
 

@@ -86,6 +86,10 @@ class GraphStage(nn.Module):
     def session(self) -> Any:
         return onnx_session(self.graph, torch.get_num_threads())
 
+    def of(self, x: Mapping[str, Tensor]) -> Tensor:
+        """The result for those of the tensors that are the graph's inputs."""
+        return self(**{i.name: x[i.name] for i in self.session.get_inputs()})  # type: ignore[no-any-return]
+
     def forward(self, **x: Tensor) -> Tensor:
         found = self.session.run(None, {name: rows.contiguous().numpy() for name, rows in x.items()})
         return torch.from_numpy(found[0])

@@ -13,14 +13,16 @@ from deeprecsys.engine.dense.graphs.feedforward import dlrm, mtwnd, mtwnd_artefa
 from deeprecsys.engine.dense.graphs.interest import dien, dien_artefact, din, din_artefact
 from deeprecsys.engine.dense.layout import Layout
 from deeprecsys.zoo.custom import Own
+from deeprecsys.zoo.graph_halves import Halves, halves
 from deeprecsys.zoo.model import Model
 from deeprecsys.zoo.networks.dlrm import DlrmDense
 from deeprecsys.zoo.networks.interest import DienArtefactDense, DienDense, DinArtefactDense, DinDense
 from deeprecsys.zoo.networks.ncf import NcfArtefactDense, NcfDense
 from deeprecsys.zoo.networks.wnd import MtWndArtefactDense, MtWndDense, WndDense
 from deeprecsys.zoo.onnx_session import with_weights
+from deeprecsys.zoo.schema import Per
 
-__all__ = ["GraphSet", "block_items", "merges", "onnx_model"]
+__all__ = ["GraphSet", "block_items", "halves_of", "merges", "onnx_model"]
 
 Loaded = TypeVar("Loaded")
 
@@ -75,6 +77,12 @@ def onnx_model(model: Model, network: nn.Module, *, merged: bool = False, few: b
         return with_weights(model.merged, model.graph) if merged else model.graph
     graph = Graph(Layout.of(model), merged, few)
     return graph.model(_WRITERS[type(network)](graph, network), model.schema.outputs)
+
+
+def halves_of(model: Model, network: nn.Module) -> Halves | None:
+    """The graph for one slice, cut where everything upstream is per query."""
+    users = {b.name for b in Layout.of(model).buffers if b.per is Per.QUERY}
+    return halves(onnx_model(model, network), users)
 
 
 class GraphSet(Generic[Loaded]):
