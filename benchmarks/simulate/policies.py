@@ -61,14 +61,14 @@ class Case:
 class Path:
     """The case's queries, scaled to any rate, and what each policy makes of them."""
 
-    def __init__(self, case: Case, about_qps: float) -> None:
+    def __init__(self, case: Case, about_qps: float, profile: dr.LatencyProfile | None = None) -> None:
         self.target, self.about_qps, self.sims = case.target, about_qps, 0
         span_s = case.queries / about_qps
         marks = {"day": span_s / 2, "burst": span_s / 20, "part": span_s / 4}
         arrivals, sizes = LOADS.get(case.load, ("poisson", "production"))
         workload = dr.Workload.parse(arrivals.format(**marks), sizes.format(**marks), seed=7)
         self.stream = workload.stream(about_qps, queries=case.queries)
-        self._service = Tabulated(steady_profile(case.model))
+        self._service = Tabulated(profile or steady_profile(case.model))
 
     def latency_s(self, policy: dr.Policy, rate_qps: float) -> tuple[np.ndarray[Any, Any], bool]:
         arrival_s = self.stream.arrival_s * (self.about_qps / rate_qps)
