@@ -43,9 +43,12 @@ def test_the_commands_run_and_find_what_theory_says(tmp_path: Path) -> None:
     assert found["capacity_qps"] == pytest.approx(100 * theory_qps(4, Target(latency_s=8.0)), rel=0.01)
 
 
+TIMES = {"host_s": 1e-4, "stage_s": 1e-3, "staged_s": 9e-4, "lookup_share": 0.2}
+
+
 def test_the_tables_name_every_key() -> None:
     points = [{"batch": 1, "seconds": [0.9, 1.0, 1.5]}, {"batch": 1, "seconds": 2.0, "after_idle": True}]
-    profile = LatencyProfile.from_json({"model": "x", "points": points, "host_s": 1e-4, "ranks": [0.5]})
+    profile = LatencyProfile.from_json({"model": "x", "points": points, "ranks": [0.5]} | TIMES)
     written = profile.to_json()
     cells = " ".join(re.findall(r"^\| (`[^|]*)\|", TEXT, re.MULTILINE))
     assert set(re.findall(r"`(\w+)`", cells)) == {*written, *written["points"][1]}
