@@ -16,7 +16,7 @@ from deeprecsys.engine import SliceView, build
 from deeprecsys.zoo.custom import Own, own_model, with_weights
 from deeprecsys.zoo.custom.describe import describe
 from deeprecsys.zoo.custom.weights import read_example
-from deeprecsys.zoo.schema import Per, SparseInput
+from deeprecsys.zoo.schema import Per, Pooling, SparseInput
 from tests.custom import modules
 from tests.custom.test_describe import assembly
 
@@ -82,6 +82,29 @@ def test_a_module_with_weights_and_an_example_in_files(tmp_path: Path) -> None:
     assert own.notes == ()
     for items in (1, 7, 90):
         held_to(own, module, module.example_inputs(), items)
+
+
+def test_bags_in_every_mode_are_found_in_what_exporters_make_of_them(tmp_path: Path) -> None:
+    module, example = modules.Bags(), {"ids": IDS, "x": torch.linspace(-1, 1, 5)[:, None]}
+    own = describe(saved(module, example, tmp_path))
+    assert {i.table.split(".")[0]: i.pooling for i in own.schema.sparse} == {
+        "summed": Pooling.SUM, "mean": Pooling.MEAN, "largest": Pooling.SEQUENCE, "padded": Pooling.SEQUENCE,
+    }  # fmt: skip
+    assert own.notes == ()
+    for items in (1, 40):
+        held_to(own, module, example, items)
+    old = modules.Unpadded().eval()
+    with torch.no_grad():
+        made = {
+            "input_names": ["ids"],
+            "dynamic_axes": {"ids": {0: "n"}},
+            "dynamo": False,
+            "opset_version": 17,
+        }
+        torch.onnx.export(old, (IDS,), tmp_path / "old.onnx", **made)
+    found = describe(str(tmp_path / "old.onnx"))
+    assert [i.table.split(".")[0] for i in found.schema.inputs] == ["summed", "mean", "largest"]
+    held_to(found, old, {"ids": IDS}, 7)
 
 
 @pytest.mark.parametrize(("name", "splits"), [("Sequence", True), ("Listwise", False)])

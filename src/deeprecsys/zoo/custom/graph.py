@@ -18,6 +18,7 @@ import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from deeprecsys.core.errors import InputError
+from deeprecsys.zoo.custom.bags import write_bags
 from deeprecsys.zoo.custom.columns import IDS, Reader, Row, find_ids, readers
 from deeprecsys.zoo.custom.normal import values_of
 from deeprecsys.zoo.custom.outputs import append, as_bytes, constant, join_outputs, pad_single
@@ -84,6 +85,7 @@ def lift(
     Raises:
         InputError: an input or output of another kind than those that can be served.
     """
+    write_bags(model)
     lifter, names = _Lifter(model, tensors, most or {}), [str(v.name) for v in model.graph.outputs]
     inputs = [made for value in lifter.given for made in lifter.input(value)]
     if not any(t.per is Per.ITEM for t in lifter.tensors):

@@ -19,7 +19,7 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.plugins import RAISED, import_module, reason
 from deeprecsys.zoo.custom import weights
 from deeprecsys.zoo.custom.model import CustomSpec
-from deeprecsys.zoo.custom.normal import normalised
+from deeprecsys.zoo.custom.normal import normalised, values_of
 from deeprecsys.zoo.custom.stage import GraphStage, own_model_of
 from deeprecsys.zoo.schema import Pooling, Schema, SparseInput
 
@@ -56,9 +56,13 @@ def written(program: torch.export.ExportedProgram) -> Any:
     try:
         made = torch.onnx.export(program, dynamo=True, verbose=False)
         assert made is not None
-        for value, name in zip(made.model.graph.outputs, program.graph_signature.user_outputs, strict=True):
+        graph, names = made.model.graph, program.graph_signature.user_outputs
+        for value in values_of(graph):
+            if value.name in names and value.producer() is not None:
+                value.name = f"{value.name}/within"
+        for value, name in zip(graph.outputs, names, strict=True):
             value.name = name  # the exporter's own otherwise
-        return normalised(made.model)
+        return normalised(made.model.clone())  # without what its passes left behind
     except Exception as e:
         raise InputError(f"expected a program that torch.onnx can write, got {reason(e)}") from e
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import (
-    IdentityEliminationPass,
     InlinePass,
     LiftConstantsToInitializersPass,
     RemoveInitializersFromInputsPass,
@@ -44,14 +43,17 @@ def normalised(model: ir.Model) -> ir.Model:
     for each in (
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         RemoveInitializersFromInputsPass(),
-        IdentityEliminationPass(),
     ):
         each(model)
     model.graph.opset_imports.setdefault("", _OPSET)
     for graph in (model.graph, *model.graph.subgraphs()):
         _widen(graph)
     for node in list(model.graph):
-        if node.op_type == "ZipMap":
+        tied = node.inputs[0] if node.op_type == "Identity" else None
+        if tied is not None and tied.is_initializer() and not node.outputs[0].is_graph_output():
+            node.outputs[0].replace_all_uses_with(tied)
+            model.graph.remove(node, safe=True)
+        elif node.op_type == "ZipMap":
             _drop_zip(node)
         elif node.op_type == "GatherND":
             _plain_gather(model.graph, node)
