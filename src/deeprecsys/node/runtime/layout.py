@@ -147,12 +147,12 @@ class QueryArena:
         """Rows that a query takes.
 
         Args:
-            ids: how many it has in each jagged per-item input, by name.
+            ids: how many it has in each jagged per-item input, by name; empty where there are none.
         """
-        if not any(i.per is Per.ITEM for i in schema.jagged):
+        if not ids:
             return items
         capacity = {i.name: i.capacity for i in schema.jagged}
-        return max(items + 1, *(-(-count // capacity[name]) for name, count in ids.items()), 0)
+        return max(items + 1, *(-(-count // capacity[name]) for name, count in ids.items()))
 
     def _places(self, schema: Schema) -> dict[str, tuple[int, tuple[int, ...], type[np.generic]]]:
         """Byte offset, shape and dtype of each array; the size of all under the name ""."""
