@@ -41,7 +41,7 @@ from deeprecsys.node.service.backend import Backend, BatchRecord, OperatingPoint
 from deeprecsys.node.service.hosted_model import ModelConfig
 from deeprecsys.node.service.service import Service, ServiceConfig
 from deeprecsys.paper.published import MODELS
-from deeprecsys.serve.extra import without_fork_handlers
+from deeprecsys.serve.addresses import without_fork_handlers
 from deeprecsys.serve.load.client import ConnectionPool
 from deeprecsys.serve.load.offer import Requests
 from deeprecsys.workload.stream import Workload

@@ -36,7 +36,7 @@ def test_its_names_load_no_engine_no_compiler_no_command_line_and_no_plots() -> 
 
 def test_functions_keep_the_names_that_two_packages_have() -> None:
     code = (
-        "import deeprecsys.simulate.fast, deeprecsys.serve.extra, deeprecsys as dr\n"
+        "import deeprecsys.simulate.fast, deeprecsys.serve.addresses, deeprecsys as dr\n"
         "assert callable(dr.simulate)\n"
         "import deeprecsys.simulate.driver\n"
         "assert callable(dr.simulate)\n"

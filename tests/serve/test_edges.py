@@ -13,8 +13,9 @@ import sys
 import pytest
 
 import deeprecsys as dr
+from deeprecsys import extras
 from deeprecsys.core.errors import InputError
-from deeprecsys.serve import extra
+from deeprecsys.serve import addresses
 from deeprecsys.serve.app import serve_forever
 from deeprecsys.serve.load.offer import address
 from deeprecsys.serve.metrics.histogram import FINE_RATIO, FINE_S, Histogram, quantile
@@ -40,17 +41,17 @@ def test_logs_are_json() -> None:
 
 
 def test_a_missing_extra_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    extra.require_extra()
-    monkeypatch.setattr(extra, "MODULES", ("grpc", "no_such_module"))
+    extras.require("serve", "the network face")
+    monkeypatch.setitem(extras.EXTRAS, "serve", ("grpc", "no_such_module"))
     with pytest.raises(InputError, match=r"needs no_such_module: install .* 'deeprecsys-serve\[serve\]'"):
-        extra.require_extra()
+        extras.require("serve", "the network face")
 
 
 def test_the_command_line_loads_without_the_extra() -> None:
     code = (
         "import sys\n"
-        f"for m in {extra.MODULES!r}: sys.modules[m] = None\n"
-        "import deeprecsys.cli, deeprecsys.node.service.backend, deeprecsys.serve.extra"
+        f"for m in {extras.EXTRAS['serve']!r}: sys.modules[m] = None\n"
+        "import deeprecsys.cli, deeprecsys.node.service.backend, deeprecsys.serve.addresses"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
@@ -90,19 +91,19 @@ def test_ports_are_checked_before_anything_takes_time(running: Running) -> None:
     http, grpc = (int(a.split(":")[1]) for a in (running.http, running.grpc))
     for ports, option in (((http, 0), "--http-port"), ((0, grpc), "--grpc-port")):
         with pytest.raises(InputError, match=f"{option}: expected an address to listen on, got 127.0.0.1:"):
-            extra.check_addresses("127.0.0.1", *ports)
+            addresses.check_addresses("127.0.0.1", *ports)
     with pytest.raises(InputError, match="--grpc-port: expected another than --http-port, got 8000"):
-        extra.check_addresses("127.0.0.1", 8000, 8000)
+        addresses.check_addresses("127.0.0.1", 8000, 8000)
     with pytest.raises(InputError, match=r"expected an address to listen on, got \[::2\]:0"):
-        extra.check_addresses("::2", 0, 0)
-    extra.check_addresses("127.0.0.1", 0, 0)
+        addresses.check_addresses("::2", 0, 0)
+    addresses.check_addresses("127.0.0.1", 0, 0)
     with pytest.raises(InputError, match="--http-port: expected"):
         dr.serve("wnd", http_port=http)
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
 def test_all_addresses_of_both_kinds() -> None:
-    with extra.listen("::", 0) as listening:
+    with addresses.listen("::", 0) as listening:
         port = listening.getsockname()[1]
         for host in ("127.0.0.1", "::1"):
             with socket.create_connection((host, port), timeout=10):
@@ -110,9 +111,8 @@ def test_all_addresses_of_both_kinds() -> None:
 
 
 def test_addresses_as_urls_have_them() -> None:
-    assert extra.authority("::1", 80) == "[::1]:80"
-    assert extra.authority("h", 80) == "h:80"
+    assert addresses.authority("::1", 80) == "[::1]:80"
+    assert addresses.authority("h", 80) == "h:80"
     assert address("http://[::1]:8000") == ("::1", 8000)
-    assert [extra.loopback(h) for h in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::", "192.0.2.1")] == [
-        True, True, True, False, False, False,
-    ]  # fmt: skip
+    hosts = ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::", "192.0.2.1")
+    assert [addresses.loopback(h) for h in hosts] == [True, True, True, False, False, False]

@@ -21,7 +21,7 @@ import tritonclient.grpc as over_grpc
 
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.engine import Assembly, SliceView, build
-from deeprecsys.serve.extra import listen
+from deeprecsys.serve.addresses import listen
 from deeprecsys.zoo import model
 from deeprecsys.zoo.tables import fill
 from tests.serve.harness import features

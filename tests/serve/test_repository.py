@@ -16,7 +16,7 @@ from deeprecsys.api.load import load
 from deeprecsys.api.serve import administered
 from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.node.service.backend import RefusedError
-from deeprecsys.serve.extra import Admin
+from deeprecsys.serve.addresses import Admin
 from deeprecsys.serve.metrics.counters import Counters
 from deeprecsys.serve.metrics.dashboard import live_document
 from deeprecsys.serve.metrics.prometheus import exposition

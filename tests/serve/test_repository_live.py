@@ -28,8 +28,8 @@ from deeprecsys.api.load import load
 from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.node.runtime import tables as runtime_tables
 from deeprecsys.node.service.service import Service
+from deeprecsys.serve.addresses import Admin
 from deeprecsys.serve.app import serve_forever
-from deeprecsys.serve.extra import Admin
 from deeprecsys.serve.load.client import ConnectionPool, Response
 from deeprecsys.serve.repository import Repository
 from tests.serve.bodies import binary_body

@@ -14,6 +14,7 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Policy
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.core.runlog import RunLog
+from deeprecsys.extras import require
 from deeprecsys.machine.record import machine_record
 from deeprecsys.report.documents import (
     AnyReport,
@@ -78,6 +79,7 @@ class Recorded:
 
     def plots(self) -> dict[str, Figure]:
         """All plots that this run has what is needed for, by name; the most telling one first."""
+        require("engine", "a plot")
         from deeprecsys.report.illustrate import illustrations
         from deeprecsys.report.view import view
 

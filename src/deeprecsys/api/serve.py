@@ -36,18 +36,18 @@ from deeprecsys.core.errors import InputError, at_least, at_most, not_negative, 
 from deeprecsys.core.policy import CPU, GPU, Policy, Static
 from deeprecsys.core.profile import LatencyProfile
 from deeprecsys.engine import FASTEST
+from deeprecsys.extras import require
 from deeprecsys.files import read_text
 from deeprecsys.memory import available_bytes
 from deeprecsys.node.node import default_workers, pinning
 from deeprecsys.node.runtime.cores import awake, interleave_memory, numa_nodes, realtime
 from deeprecsys.node.service.hosted_model import ModelConfig, check_scores
 from deeprecsys.node.service.service import Service, ServiceConfig
-from deeprecsys.serve.extra import (
+from deeprecsys.serve.addresses import (
     Admin,
     authority,
     check_addresses,
     loopback,
-    require_extra,
     without_fork_handlers,
 )
 from deeprecsys.workload.trace import LARGEST
@@ -148,7 +148,7 @@ def serve(
         InputError: an option's value is not valid, or the extra `serve` is not installed.
         NodeError: a worker cannot start.
     """
-    require_extra()
+    require("serve", "the network face")
     without_fork_handlers()
     at_most(MOST_DRAIN_S, "--drain", positive("--drain", drain), "a day")
     if not 0 <= margin < 100:

@@ -39,7 +39,6 @@ from deeprecsys.search.confirm import Confirmed, Limit, in_blocks
 from deeprecsys.search.margin import Margin, checked_margin
 from deeprecsys.search.rank import saturation_qps
 from deeprecsys.search.result import CapacityResult, Settings
-from deeprecsys.serve.extra import require_extra
 from deeprecsys.workload.stream import Stream
 from deeprecsys.zoo import model as named_model
 from deeprecsys.zoo.custom import short_name
@@ -158,11 +157,10 @@ def _bench_url(
     """One trial on a server that runs elsewhere.
 
     Raises:
-        InputError: the extra is not installed, it is no URL, or no such model is served there.
+        InputError: it is no URL, or no such model is served there.
         NodeError: nothing answers there.
     """
-    require_extra()
-    from deeprecsys.serve.load.offer import load  # it needs the extra
+    from deeprecsys.serve.load.offer import load  # it loads a parser of HTTP
 
     node = experiment.node
     schema = named_model(node.model).scaled(node.rows_scale).schema

@@ -14,6 +14,7 @@ from deeprecsys.cli import options as opt
 from deeprecsys.cli.help import command
 from deeprecsys.cli.output import emit
 from deeprecsys.core.errors import InputError
+from deeprecsys.extras import require
 from deeprecsys.files import check_folder
 from deeprecsys.report import format as f
 
@@ -34,6 +35,7 @@ def paper(figures: tuple[str, ...], quick: bool, profiles: Path, json: str | Non
     accelerator are modelled from published constants; the operator breakdown is measured here. Data
     files, plots and a page go to --out DIR, by default ./paper.
     """
+    require("engine", "`paper`")
     from deeprecsys.paper import constants, recipes, sensitivity, uncertainty
     from deeprecsys.paper.page import page
     from deeprecsys.paper.parallel import parallel

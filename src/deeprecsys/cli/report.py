@@ -9,6 +9,7 @@ import click
 from deeprecsys.cli import options as opt
 from deeprecsys.cli.help import command
 from deeprecsys.core.errors import InputError
+from deeprecsys.extras import require
 from deeprecsys.files import first_line
 from deeprecsys.report.rundir import read_run
 
@@ -23,6 +24,7 @@ from deeprecsys.report.rundir import read_run
 )
 def report(directories: tuple[Path, ...], out: Path | None) -> None:
     """Render run directories again: report.html, report.txt and plots; several are compared."""
+    require("engine", "`report`")
     runs = [read_run(d) for d in directories]
     for run in runs:
         for problem in run.problems:

@@ -25,6 +25,7 @@ from typing import Any, TextIO
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.runlog import RunLog
+from deeprecsys.extras import require
 from deeprecsys.files import first_line, read_bytes
 from deeprecsys.report.document import Document
 from deeprecsys.report.json_values import dumps, restored
@@ -61,6 +62,7 @@ class RunWriter:
     """
 
     def __init__(self, path: Path, config: dict[str, Any], machine: dict[str, Any]) -> None:
+        require("engine", "a run directory")
         self.path = Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)

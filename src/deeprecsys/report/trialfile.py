@@ -8,11 +8,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from deeprecsys.core.runlog import RunLog
 from deeprecsys.report.document import Document
@@ -21,6 +19,10 @@ from deeprecsys.report.json_values import dumps, restored
 from deeprecsys.report.slices import TYPES as SLICE_TYPES
 from deeprecsys.report.slices import Slices, columns_of
 from deeprecsys.workload.stream import most_queries
+
+if TYPE_CHECKING:  # of the extra `engine`; it takes a moment to load
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 KEY = b"deeprecsys"
 QUERY_TYPES = columns_of(RunLog)
@@ -65,15 +67,15 @@ class DamagedError(ValueError):
 def write_queries(path: Path, log: RunLog, about: dict[str, Any]) -> None:
     """Write a run log; the file appears whole or not at all."""
     scalars = {name: getattr(log, name) for name in _SCALARS}
-    columns = {name: pa.array(np.asarray(getattr(log, name), t)) for name, t in QUERY_TYPES.items()}
+    columns: dict[str, np.ndarray[Any, Any]] = {
+        name: np.asarray(getattr(log, name), t) for name, t in QUERY_TYPES.items()
+    }
     _write(path, columns, {**scalars, "extra": log.observed(), "about": about})
 
 
 def write_slices(path: Path, slices: Slices) -> None:
     """Write the slices of a trial."""
-    columns = {name: pa.array(getattr(slices, name)) for name in SLICE_TYPES}
-    columns["device"] = pa.array(slices.device.tolist(), pa.string()).dictionary_encode()
-    _write(path, columns, {})
+    _write(path, {name: np.asarray(getattr(slices, name)) for name in SLICE_TYPES}, {})
 
 
 def read_queries(path: Path) -> tuple[RunLog, dict[str, Any]]:
@@ -114,8 +116,15 @@ def read_slices(path: Path, queries: int) -> Slices:
     return slices
 
 
-def _write(path: Path, columns: dict[str, Any], meta: dict[str, Any]) -> None:
-    table = pa.table(columns).replace_schema_metadata({KEY: dumps(meta).encode()})
+def _write(path: Path, columns: dict[str, np.ndarray[Any, Any]], meta: dict[str, Any]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrays = {name: pa.array(values) for name, values in columns.items()}
+    for name, values in columns.items():
+        if values.dtype.kind == "U":
+            arrays[name] = pa.array(values.tolist(), pa.string()).dictionary_encode()
+    table = pa.table(arrays).replace_schema_metadata({KEY: dumps(meta).encode()})
     partial = path.with_name(f".{path.name}.partial")
     pq.write_table(table, partial, compression="zstd")
     os.replace(partial, path)
@@ -123,6 +132,9 @@ def _write(path: Path, columns: dict[str, Any], meta: dict[str, Any]) -> None:
 
 def _read(path: Path, types: Mapping[str, type]) -> tuple[pa.Table, dict[str, Any]]:
     """The columns of these types that a file has, and its metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     texts = [name for name, kind in types.items() if kind is np.str_]
     try:
         # Not memory-mapped: a file cut short while it is read must not end the process.
@@ -149,6 +161,8 @@ def _check_size(metadata: pq.FileMetaData, schema: pa.Schema, types: Mapping[str
 
 def _flat(kind: pa.DataType) -> bool:
     """Whether a value of a type takes a few bytes; texts are kept once."""
+    import pyarrow as pa
+
     return bool(pa.types.is_primitive(kind) or pa.types.is_dictionary(kind))
 
 

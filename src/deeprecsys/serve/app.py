@@ -12,7 +12,7 @@ import grpc
 
 from deeprecsys.core.errors import InputError
 from deeprecsys.node.service.backend import Backend
-from deeprecsys.serve.extra import authority, listen, loopback
+from deeprecsys.serve.addresses import authority, listen, loopback
 from deeprecsys.serve.frontend import Frontend
 from deeprecsys.serve.grpc import grpc_server
 from deeprecsys.serve.http.app import HttpApp

@@ -19,8 +19,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import numpy as np
 
 from deeprecsys.node.service.backend import Backend
+from deeprecsys.serve.addresses import listen
 from deeprecsys.serve.app import plain_asgi
-from deeprecsys.serve.extra import listen
 from deeprecsys.serve.frontend import Frontend
 from deeprecsys.serve.http.app import HttpApp
 from deeprecsys.serve.http.connection import http_server

@@ -29,7 +29,7 @@ from deeprecsys.files import OpenFile, open_within
 from deeprecsys.node.runtime.tables import Weights
 from deeprecsys.node.service.backend import READY, Reason, RefusedError, ServedModel
 from deeprecsys.node.service.row_updates import NewRows
-from deeprecsys.serve.extra import Admin
+from deeprecsys.serve.addresses import Admin
 from deeprecsys.serve.metrics.counters import Counters, LoadRecord
 from deeprecsys.serve.protocol.errors import (
     ConflictError,

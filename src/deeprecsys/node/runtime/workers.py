@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from deeprecsys.core.errors import InputError, NodeError
 from deeprecsys.core.policy import CPU
+from deeprecsys.extras import require
 from deeprecsys.node.runtime import mailbox
 from deeprecsys.node.runtime.layout import VersionSpec
 from deeprecsys.node.runtime.mailbox import WORDS, Mailbox, Reply, SliceAddress
@@ -129,6 +130,7 @@ class Workers:
         environment: Mapping[str, str] | None = None,
         strict: bool = False,
     ) -> None:
+        require("engine", "a node")
         self._versions, self._threads, self._strict = versions, threads, strict
         self._environment = environment or {}
         # One slot more than there are posts, to renew processes one by one.

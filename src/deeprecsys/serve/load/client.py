@@ -9,7 +9,7 @@ from typing import cast
 
 import httptools
 
-from deeprecsys.serve.extra import authority
+from deeprecsys.serve.addresses import authority
 
 
 @dataclass(slots=True)

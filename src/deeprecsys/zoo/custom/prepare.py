@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping
 
 from deeprecsys.core.errors import InputError
+from deeprecsys.extras import require
 from deeprecsys.plugins import reason
 from deeprecsys.zoo.custom import sandbox
 from deeprecsys.zoo.custom.model import FileKind, Own, parse
@@ -32,6 +33,7 @@ def own_model(name: str) -> Own:
     """
     if name not in _known:
         spec = parse(name)
+        require("engine", "a model of your own")
         _known[name] = Own.unpack(_child("describe", spec.text, trusted=spec.kind is FileKind.CLASS))
     return _known[name]
 

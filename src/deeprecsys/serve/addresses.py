@@ -1,27 +1,14 @@
-"""Checks before a server is built: the extra `serve`, and addresses. Importing this needs no extra."""
+"""Checks of addresses before a server is built. Importing this needs no extra."""
 
 from __future__ import annotations
 
 import os
 import socket
 from dataclasses import dataclass
-from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 
 from deeprecsys.core.errors import InputError
-
-MODULES = ("grpc", "httptools", "orjson", "prometheus_client", "tritonclient", "uvicorn", "uvloop")
-
-
-def require_extra() -> None:
-    """Raise InputError, with what to do, unless the extra `serve` is installed."""
-    missing = [name for name in MODULES if find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"the network face needs {', '.join(missing)}: "
-            "install them with pip install 'deeprecsys-serve[serve]'"
-        )
 
 
 def without_fork_handlers() -> None:
