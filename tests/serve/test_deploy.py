@@ -13,11 +13,43 @@ import pytest
 import yaml
 
 from benchmarks.serve.envoy import configuration, executable
+from deeprecsys.api.serve import DRAIN_S
 from deeprecsys.cli import cli
 from tests.serve.asgi import Direct
 from tests.serve.stand_in import StandIn
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+
+
+def test_panels_add_pods_up() -> None:
+    """Gauges have a value for each pod: a panel that shows them as they are has a line for each."""
+    panels = json.loads((DEPLOY / "grafana.json").read_text())["panels"]
+    over = "sum|max|min|avg|histogram_quantile"
+    alone = [
+        t["expr"] for p in panels for t in p["targets"] if not re.match(over, t["expr"])
+    ]
+    assert alone == []
+
+
+def test_the_pod_gives_up_what_it_does_not_need() -> None:
+    deployment = next(doc for doc in manifests() if doc["kind"] == "Deployment")
+    spec = deployment["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    context = container["securityContext"]
+    assert (context["runAsNonRoot"], context["allowPrivilegeEscalation"]) == (True, False)
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    (_, pause) = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert spec["terminationGracePeriodSeconds"] >= int(pause) + DRAIN_S
+    assert {m["name"] for m in container["volumeMounts"]} <= {v["name"] for v in spec["volumes"]}
+
+
+def test_the_image_copies_what_is_sent_to_the_builder() -> None:
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    lines = re.findall(r"^COPY (?!--from)(.+) \S+$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    copied = {name for line in lines for name in line.split()}
+    assert copied == sent
+    assert all((ROOT / name).exists() for name in copied)
 
 
 def test_the_dashboard_asks_for_metrics_that_exist() -> None:
@@ -27,6 +59,7 @@ def test_the_dashboard_asks_for_metrics_that_exist() -> None:
     panels = json.loads((DEPLOY / "grafana.json").read_text())["panels"]
     asked = {n for p in panels for t in p["targets"] for n in re.findall(r"deeprecsys_\w+", t["expr"])}
     assert {re.sub(r"_(bucket|sum|count)$", "", n) for n in asked} <= made
+    assert all(p["description"] for p in panels)
     assert {"deeprecsys_queue_seconds_sum", "deeprecsys_merge_seconds_sum"} <= asked
 
 
