@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from math import nan
 from typing import Any
 
 import click
@@ -50,11 +51,15 @@ class Metrics(Generated):
     """Every metric of `/metrics`: name, type, labels and meaning."""
 
     def lines(self) -> Iterator[str]:
+        from deeprecsys.node.service.backend import QueryOutcome, QueryRecord
         from deeprecsys.serve.metrics.counters import Counters
         from deeprecsys.serve.metrics.prometheus import exposition
         from tests.serve.stand_in import StandIn
 
-        _, text = exposition(StandIn.of(), Counters())
+        counters = Counters()  # a query that was refused, so that each family has a sample with its labels
+        refused = QueryOutcome.SHED
+        counters.query_ended(QueryRecord(-1, "mixed", 0, 0.0, nan, 0.0, 0.0, 0, refused, "overload"))
+        _, text = exposition(StandIn.of(), counters)
         yield "| metric | type | labels | meaning |"
         yield "|---|---|---|---|"
         for family in text_fd_to_metric_families(iter(text.decode().splitlines())):
@@ -99,8 +104,19 @@ class Api(Generated):
                     yield from (f".. auto{kind}:: deeprecsys.{name}", "")
 
 
+def accessible(_app: Sphinx, _page: str, _template: str, context: dict[str, Any], _tree: object) -> None:
+    """Give headings of the navigation their level, and let a keyboard scroll wide blocks of code."""
+    for part, old, new in (
+        ("furo_navigation_tree", 'role="heading"', 'role="heading" aria-level="2"'),
+        ("body", "<pre>", '<pre tabindex="0">'),
+    ):
+        if part in context:
+            context[part] = context[part].replace(old, new)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("commands", Commands)
     app.add_directive("metrics", Metrics)
     app.add_directive("api", Api)
+    app.connect("html-page-context", accessible, priority=900)  # after the theme
     return {"parallel_read_safe": True}

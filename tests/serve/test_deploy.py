@@ -26,9 +26,7 @@ def test_panels_add_pods_up() -> None:
     """Gauges have a value for each pod: a panel that shows them as they are has a line for each."""
     panels = json.loads((DEPLOY / "grafana.json").read_text())["panels"]
     over = "sum|max|min|avg|histogram_quantile"
-    alone = [
-        t["expr"] for p in panels for t in p["targets"] if not re.match(over, t["expr"])
-    ]
+    alone = [t["expr"] for p in panels for t in p["targets"] if not re.match(over, t["expr"])]
     assert alone == []
 
 
