@@ -20,6 +20,7 @@ myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence"]
 suppress_warnings = ["myst.header"]  # an included piece may begin below the first level
 
+smartquotes = False  # "--out" is an option
 highlight_language = "sh"  # of blocks that name none: commands
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the signature has them

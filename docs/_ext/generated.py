@@ -36,15 +36,23 @@ class Generated(SphinxDirective):
 
 
 class Commands(Generated):
-    """Every command of the command line, with its options as its help shows them."""
+    """Every command of the command line: what its help says, with a table for each group of options."""
 
     def lines(self) -> Iterator[str]:
         from deeprecsys.cli import cli
+        from deeprecsys.cli.help import EXAMPLES, Command
 
         for name, command in cli.commands.items():
-            ctx = click.Context(command, info_name=f"deeprecsys {name}", max_content_width=100)
-            help_text = command.get_help(ctx)
-            yield from (f"## {name}", "", "```text", *help_text.splitlines(), "```", "")
+            assert isinstance(command, Command)
+            ctx = click.Context(command, info_name=f"deeprecsys {name}")
+            yield from (f"## {name}", "", inspect.cleandoc(command.help or ""), "")
+            yield from ("```sh", *EXAMPLES[name], "```", "")
+            for heading, records in command.grouped(ctx).items():
+                yield from ("", f"| {heading} | meaning |", "|---|---|")
+                for written, text in records:
+                    cells = (f"`{written}`", " ".join(text.split()).replace("<", "\\<"))
+                    yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+            yield ""
 
 
 class Metrics(Generated):

@@ -71,16 +71,19 @@ class Command(click.Command):
         """The first sentence of the help, whole."""
         return " ".join((self.help or "").partition("\n\n")[0].split()).removesuffix(".")
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def grouped(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """How each option is written, and its text, by heading; headings without options are left out."""
         by_heading: dict[str, list[tuple[str, str]]] = {heading: [] for heading in (*GROUPS, OTHER)}
         heading_of = {name: heading for heading, names in GROUPS.items() for name in names}
         for parameter in self.get_params(ctx):
             if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
                 by_heading[heading_of.get(parameter.name or "", OTHER)].append(record)
-        for heading, records in by_heading.items():
-            if records:
-                with formatter.section(heading):
-                    formatter.write_dl(records)
+        return {heading: records for heading, records in by_heading.items() if records}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for heading, records in self.grouped(ctx).items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if examples := EXAMPLES.get(self.name or ""):
