@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.harness import ROOT, Benchmark, Result, Run, Tables, markdown, measured_on
 
-PROFILE = ROOT / "profiles" / "amd-avx2-2c-wnd.json"
+PROFILE = ROOT / "profiles" / "amd-25-1-avx2" / "wnd.json"
 CORE = (
     ("models",),
     ("simulate", "--profile", str(PROFILE), "--sla-ms", "25", "--rate", "50", "--queries", "2000"),

@@ -40,7 +40,7 @@ def test_messages_and_documents_name_the_distribution_that_is_ours() -> None:
     assert not wrong, f"install `{project['name']}[…]`, not `deeprecsys[…]`: {wrong}"
 
 
-PROFILE = str(ROOT / "profiles" / "amd-avx2-2c-wnd.json")
+PROFILE = str(ROOT / "profiles" / "amd-25-1-avx2" / "wnd.json")
 
 
 @pytest.mark.parametrize(
