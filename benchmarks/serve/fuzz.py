@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from benchmarks.harness import Benchmark, Result, Run, Tables
 from benchmarks.lib.live_server import Row, verdicts
-from deeprecsys.serve.extra import Admin
+from deeprecsys.serve.addresses import Admin
 from tests.files.fuzz import left
 from tests.serve.asgi import Direct
 from tests.serve.fuzz import (

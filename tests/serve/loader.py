@@ -9,7 +9,7 @@ from typing import Any
 
 from deeprecsys.node.service.backend import READY, HeldVersion
 from deeprecsys.node.service.row_updates import check_rows
-from deeprecsys.serve.extra import Admin
+from deeprecsys.serve.addresses import Admin
 from deeprecsys.serve.repository import Repository
 from tests.serve.asgi import Direct
 from tests.serve.stand_in import StandIn

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deeprecsys.serve.extra import Admin
+from deeprecsys.serve.addresses import Admin
 from tests.serve.asgi import Direct
 from tests.serve.fuzz import (
     DirectRpc,
