@@ -6,10 +6,11 @@ import click
 
 from deeprecsys.api.explain import explain_model
 from deeprecsys.cli import options as opt
+from deeprecsys.cli.help import command
 from deeprecsys.cli.output import emit
 
 
-@click.command("explain-model")
+@command("explain-model")
 @click.argument("model", metavar="MODEL")
 @opt.weights
 @opt.example
