@@ -57,7 +57,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "deeprecsys serve ranker.onnx --sla-ms 50 --host 0.0.0.0",
         "deeprecsys serve model.py:Ranker --weights ranker.safetensors --admin weights",
     ),
-    "explain-model": ("deeprecsys explain-model ranker.onnx",),
     "load": ("deeprecsys load Ranker --version 8", "deeprecsys load Ranker --version 7 --keep"),
     "paper": ("deeprecsys paper --quick", "deeprecsys paper 11 13 --out figures"),
     "report": ("deeprecsys report runs/wnd", "deeprecsys report runs/monday runs/tuesday --out weeks"),
