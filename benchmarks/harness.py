@@ -102,12 +102,14 @@ class Run:
         quick: only see that it works.
         result: saved before, or by this run so far.
         measured: whether this run has a result.
+        failed: parts that ended with an error; `--more` tries them again.
     """
 
     name: str
     options: argparse.Namespace
     result: Result = field(default_factory=dict)
     measured: bool = False
+    failed: list[str] = field(default_factory=list)
 
     @property
     def quick(self) -> bool:
@@ -118,7 +120,26 @@ class Run:
         self.result, self.measured = stated(result), True
         if not self.quick:
             RESULTS.mkdir(exist_ok=True)
-            (RESULTS / f"{self.name}.json").write_text(json.dumps(plain(self.result), indent=1) + "\n")
+            path = RESULTS / f"{self.name}.json"
+            half = path.with_suffix(".tmp")  # an interrupt leaves the former result
+            half.write_text(json.dumps(plain(self.result), indent=1) + "\n")
+            half.replace(path)
+
+    def tried(self, name: str, measure: Callable[..., Any], *args: Any) -> Any:
+        """What a part of the run found; None where it failed: then the run goes on with the others.
+
+        A quick run ends with the error instead.
+        """
+        try:
+            return measure(*args)
+        except UnavailableError:
+            raise
+        except (Exception, SystemExit) as e:
+            if self.quick:
+                raise
+            self.failed.append(name)
+            print(f"{name}: failed: {e!r}", flush=True)
+            return None
 
     def each(
         self,
@@ -140,26 +161,38 @@ class Run:
         """
         models: Result = {} if self.quick else self.result.get("models", {})
         asked = [k for k in keys if not self.options.models or k[0] in self.options.models]
-        began, left = time.monotonic(), []
+        began, left, todo = time.monotonic(), [], []
         for *path, last in asked[:1] if self.quick else asked:
             entry = models
             for k in path:
                 entry = entry.setdefault(k, {})
-            if self.options.more and last in entry:
-                continue
+            if not (self.options.more and last in entry):
+                todo.append((" ".join((*path, last)), (*path, last), entry))
+        for n, (name, key, entry) in enumerate(todo):
             if time.monotonic() - began > seconds:
-                left.append(" ".join((*path, last)))
+                left.append(name)
                 continue
             start = time.monotonic()
-            found = measure(*path, last)
+            found = self.tried(name, measure, *key)
             if found is not None:
-                entry[last] = found
+                entry[key[-1]] = found
                 self.save({**about, "models": models})
-                print(
-                    " ".join((*path, last)), figures(found), f"({time.monotonic() - start:.0f} s)", flush=True
-                )
+                now = time.monotonic()
+                more_s = (now - began) / (n + 1) * (len(todo) - n - 1)
+                took = f"({now - start:.0f} s; {n + 1} of {len(todo)}, about {duration(more_s)} left)"
+                print(name, figures(found), took, flush=True)
         if left:
             print("left for --more:", ", ".join(left))
+
+
+def now() -> str:
+    """The time of day, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def duration(seconds: float) -> str:
+    """How long, in words, for a line of progress."""
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def figures(found: Any) -> str:
@@ -179,6 +212,7 @@ class Benchmark:
         models: that may be named on the command line; all by default.
         options: further ones, as `add_argument` takes them, by name.
         finish: what is written besides, of the saved result.
+        resumes: a run without models that goes on with `--more`, too.
     """
 
     file: str
@@ -188,6 +222,7 @@ class Benchmark:
     models: Sequence[str] = ()
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     finish: Callable[[Result], None] | None = None
+    resumes: bool = False
 
     @property
     def name(self) -> str:
@@ -208,6 +243,10 @@ class Benchmark:
                 sys.exit(SKIPPED)
             if found is not None:
                 run.save(found)
+        if run.failed:
+            print(f"failed, and left for --more: {', '.join(run.failed)}")
+        if run.failed and not run.measured:
+            sys.exit(1)
         if not (run.measured or run.options.tables):
             return
         if self.tables:
@@ -216,6 +255,8 @@ class Benchmark:
             print("\n\n".join(made.values()))
         if self.finish and not run.quick:
             self.finish(run.result)
+        if run.failed:
+            sys.exit(1)
 
     def _options(self, argv: Sequence[str] | None) -> argparse.Namespace:
         module = Path(self.file).relative_to(ROOT).with_suffix("").parts
@@ -225,6 +266,7 @@ class Benchmark:
         )  # fmt: skip
         if self.models:
             parser.add_argument("models", nargs="*", metavar="MODEL", help="by default all")
+        if self.models or self.resumes:
             parser.add_argument("--more", action="store_true", help="only what is not measured yet")
         parser.add_argument("--quick", action="store_true", help="see that it works; writes nothing")
         for name, how in self.options.items():

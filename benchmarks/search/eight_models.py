@@ -13,7 +13,7 @@ from statistics import geometric_mean
 from typing import Any
 
 import deeprecsys as dr
-from benchmarks.harness import Benchmark, Result, Run, Tables, markdown, measured_on
+from benchmarks.harness import Benchmark, Result, Run, Tables, load, markdown, measured_on
 from benchmarks.lib.experiments import MODELS, experiment, tune_settings
 from benchmarks.lib.searches import SWEEP_SEED, Sweep, duel, searched
 from deeprecsys.api.profiles import measure_profile, quick_hint_qps, sample_sizes
@@ -137,10 +137,9 @@ def tables(result: Result) -> Tables:
         f"{measured_on(m['machine'])}, engine {m['engine']} {m['precision']}, sizes `production`, Poisson arrivals; "
         "every offered query served. `python -m benchmarks.search.eight_models` makes this table."
     )
-    return {
-        "models": f"{markdown(header, rows)}\n\n{where}",
-        "climb": markdown(climb_header, climb) if climb else "Not measured yet.",
-    }
+    found = {"climb": markdown(climb_header, climb) if climb else "Not measured yet."}
+    # The main table is that of `holds`, once there is one.
+    return found if load("search_holds") else {**found, "models": f"{markdown(header, rows)}\n\n{where}"}
 
 
 def ratio_cell(r: dict[str, Any]) -> str:

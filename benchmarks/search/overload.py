@@ -3,7 +3,7 @@
 Short and long runs are made in turn, `--rounds` times, under the default policy, which answers in order of arrival,
 under `deadline`, which lets late queries wait, and by a server over HTTP, which refuses what would be late.
 Capacity is that of the default policy, by a search of its own before them. The HTTP client shares the machine's cores:
-a run in which it was late is void, and counted. Keep the machine idle.
+a run in which it was late is void, and counted. Saved after each run: `--more` goes on. Keep the machine idle.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 
 import deeprecsys as dr
-from benchmarks.harness import Benchmark, Result, Run, Tables, markdown, measured_on
+from benchmarks.harness import Benchmark, Result, Run, Tables, duration, markdown, measured_on, now
 from deeprecsys.report import format as f
 
 EXCESS, LENGTHS_S = 3.0, (10.0, 60.0)
 JOB = {"rows_scale": 0.5, "sla_ms": 25.0}
 QUICK = {"rows_scale": 0.001, "sla_ms": 50.0, "engine": "wait:2", "workers": 1, "sizes": "fixed:20"}
-POLICIES = ("deeprecsched", "deadline")
+POLICIES, SERVER = ("deeprecsched", "deadline"), "server"
+START_S = 12.0
+"""About what starting a node takes."""
 FIGURES = ("goodput_qps", "throughput_qps")
 
 
@@ -29,64 +31,68 @@ def agreement(short: list[float], long: list[float]) -> float:
     return abs(a / b - 1) if b else float(a > 0)
 
 
-def measured(
-    model: str,
-    job: dict[str, Any],
-    profile: dr.ProfileRun,
-    rate: float,
-    lengths: tuple[float, float],
-    rounds: int,
-) -> list[Result]:
-    """Every case's figures in short and long runs, in turn. The servers start with a profile's batch times."""
-    rows: list[Result] = [
-        {"case": p, "voids": 0, **{x: {s: [] for s in lengths} for x in FIGURES}}
-        for p in (*POLICIES, "server")
-    ]
-    for seed in range(rounds):
-        for seconds in lengths:
-            for row in rows[: len(POLICIES)]:
-                _keep(row, seconds, dr.bench(model, rate=rate, duration=seconds, policy=row["case"], seed=seed,
-                                             abandon=False, progress=False, **job))  # fmt: skip
-            with dr.ServerProcess(
-                model, batch_size=256, retune=False, spares=0, profile=profile, **job
-            ) as server:
-                own = {k: job[k] for k in ("sla_ms", "sizes") if k in job}
-                _keep(rows[-1], seconds, dr.bench(model, rate=rate, duration=seconds, url=server.url, seed=seed,
-                                                  progress=False, **own))  # fmt: skip
-    for row in rows:
-        for x in FIGURES:
-            values = row.pop(x)
-            row[x] = {f"{s:g} s": values[s] for s in lengths}
-            row[f"{x}_differs"] = agreement(*(values[s] for s in lengths))
-    return rows
+def one(
+    model: str, job: dict[str, Any], profile: dr.LatencyProfile, rate: float, case: str, seconds: float, seed: int
+) -> Result:
+    """One run of a case. Servers start with a profile's batch times."""
+    about: dict[str, Any] = {"rate": rate, "duration": seconds, "seed": seed, "progress": False}
+    if case in POLICIES:
+        found = dr.bench(model, policy=case, abandon=False, **about, **job)
+    else:
+        with dr.ServerProcess(model, batch_size=256, retune=False, spares=0, profile=profile, **job) as server:
+            own = {k: job[k] for k in ("sla_ms", "sizes") if k in job}
+            found = dr.bench(model, url=server.url, **about, **own)
+    return {"case": case, "seconds": seconds, "seed": seed, "void": bool(found.void), "at": now(),
+            **{x: getattr(found, x) for x in FIGURES}}  # fmt: skip
 
 
-def _keep(row: Result, seconds: float, found: dr.BenchRun) -> None:
-    row["voids"] += bool(found.void)
-    for x in FIGURES:
-        row[x][seconds].append(getattr(found, x))
-
-
-def run(run: Run) -> Result:
+def run(run: Run) -> None:
     model, job = ("ncf", QUICK) if run.quick else (run.options.model, JOB)
     lengths, rounds = ((0.5, 1.0), 1) if run.quick else (LENGTHS_S, run.options.rounds)
-    node = {k: v for k, v in job.items() if k != "sla_ms"}
-    profile = dr.profile(model, budget=0.5 if run.quick else 20.0, progress=False, **node)
-    found = dr.capacity(model, budget=1.0 if run.quick else None, progress=False, **job)
-    capacity_qps = found.qps or 0.0
-    rows = measured(model, job, profile, EXCESS * capacity_qps, lengths, rounds)
-    return {"model": model, "capacity_qps": capacity_qps, "excess": EXCESS, "rounds": rounds, "rows": rows}
+    goes_on = run.options.more and not run.quick and run.result.get("model") == model
+    result = dict(run.result) if goes_on else {"model": model, "excess": EXCESS, "runs": []}
+    if "capacity_qps" not in result:
+        found = dr.capacity(model, budget=1.0 if run.quick else None, progress=False, **job)
+        run.save(result := {**result, "capacity_qps": found.qps})
+    if "profile" not in result:
+        node = {k: v for k, v in job.items() if k != "sla_ms"}
+        measured = dr.profile(model, budget=0.5 if run.quick else 20.0, progress=False, **node)
+        run.save(result := {**result, "profile": measured.latency_profile.to_json()})
+    profile = dr.LatencyProfile.from_json(result["profile"])
+    rate = EXCESS * result["capacity_qps"]
+    parts = [(c, s, seed) for seed in range(rounds) for s in lengths for c in (*POLICIES, SERVER)]
+    done = {(r["case"], r["seconds"], r["seed"]) for r in result["runs"]}
+    parts = [p for p in parts if p not in done]
+    for n, (case, seconds, seed) in enumerate(parts):
+        ran = run.tried(f"{case} {seconds:g} s", one, model, job, profile, rate, case, seconds, seed)
+        if ran is not None:
+            result["runs"].append(ran)
+            run.save(result)
+            left_s = sum(s + START_S for _, s, _ in parts[n + 1 :])
+            print(f"{case} {seconds:g} s: goodput {f.figure(ran['goodput_qps'])}; {n + 1} of {len(parts)}, "
+                  f"about {duration(left_s)} left", flush=True)  # fmt: skip
 
 
 def tables(result: Result) -> Tables:
+    lengths = sorted({r["seconds"] for r in result["runs"]})
     rows = []
-    for r in result["rows"]:
-        cells = [", ".join(map(f.figure, values)) for x in FIGURES for values in r[x].values()]
-        rows.append((r["case"], *cells[:2], f.share(r["goodput_qps_differs"]), *cells[2:],
-                     f.share(r["throughput_qps_differs"]), f.count(r["voids"])))  # fmt: skip
-    lengths = list(result["rows"][0]["goodput_qps"])
-    head = [f"{name} in {s}, QPS" for name in ("goodput", "throughput") for s in lengths]
-    header = ("case", *head[:2], "differs", *head[2:], "differs", "void runs")
+    for case in (*POLICIES, SERVER):
+        cells = []
+        for x in FIGURES:
+            values = [
+                [r[x] for r in result["runs"] if (r["case"], r["seconds"]) == (case, s)] for s in lengths
+            ]
+            known = len(lengths) == 2 and all(v and None not in v for v in values)
+            cells += [", ".join(map(f.figure, v)) for v in values]
+            cells.append(f.share(agreement(*values)) if known else f.NONE)
+        voids = sum(r["void"] for r in result["runs"] if r["case"] == case)
+        rows.append((case, *cells, f.count(voids)))
+    head = [
+        h
+        for name in ("goodput", "throughput")
+        for h in (*(f"{name} in {s:g} s, QPS" for s in lengths), "differs")
+    ]
+    header = ("case", *head, "void runs")
     said = f"{result['model']} at {result['excess']:g} times {f.figure(result['capacity_qps'])} queries/s"
     return {"overload": f"{markdown(header, rows)}\n\n{said}. {measured_on(result['machine'])}. "
                         "`python -m benchmarks.search.overload` makes this table."}  # fmt: skip
@@ -98,6 +104,7 @@ BENCHMARK = Benchmark(
         "--model": {"default": "wnd", "help": "of the zoo"},
         "--rounds": {"type": int, "default": 3, "help": "short and long runs of each case"},
     },
+    resumes=True,
 )  # fmt: skip
 
 if __name__ == "__main__":
