@@ -166,7 +166,7 @@ def three_points(result: Result) -> str:
               "engine ×", "scheduling ×", "tuned: policy, batch, engine", "runs at QPS", "p95, p99 ms")  # fmt: skip
     said = (
         "Limits, with 95 % intervals, are the rates that met the target then, without a margin; the three points took turns, and "
-        "both gains are ratios of limits. The tuned point runs below its limit by the margin: that rate was held uninterrupted. "
+        "both gains are ratios of limits. None is above the bound of its policy. The tuned point runs below its limit by the margin: that rate was held uninterrupted. "
         "The usual batch is the largest query over the number of cores."
     )
     return f"{markdown(header, rows)}\n\n{said}"

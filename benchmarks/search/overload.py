@@ -32,14 +32,22 @@ def agreement(short: list[float], long: list[float]) -> float:
 
 
 def one(
-    model: str, job: dict[str, Any], profile: dr.LatencyProfile, rate: float, case: str, seconds: float, seed: int
+    model: str,
+    job: dict[str, Any],
+    profile: dr.LatencyProfile,
+    rate: float,
+    case: str,
+    seconds: float,
+    seed: int,
 ) -> Result:
     """One run of a case. Servers start with a profile's batch times."""
     about: dict[str, Any] = {"rate": rate, "duration": seconds, "seed": seed, "progress": False}
     if case in POLICIES:
         found = dr.bench(model, policy=case, abandon=False, **about, **job)
     else:
-        with dr.ServerProcess(model, batch_size=256, retune=False, spares=0, profile=profile, **job) as server:
+        with dr.ServerProcess(
+            model, batch_size=256, retune=False, spares=0, profile=profile, **job
+        ) as server:
             own = {k: job[k] for k in ("sla_ms", "sizes") if k in job}
             found = dr.bench(model, url=server.url, **about, **own)
     return {"case": case, "seconds": seconds, "seed": seed, "void": bool(found.void), "at": now(),

@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.harness import ROOT, Benchmark, Result, Run, Tables
 from benchmarks.lib.live_server import Row, cores_of_layout, server, verdicts
+from deeprecsys.report import format as f
 
 OWN = "own"
 TARGETS_MS = {"wnd": 25.0, "dlrm-rmc1": 100.0, OWN: 50.0}
@@ -83,13 +84,14 @@ def rows(name: str, r: dict[str, Any]) -> list[Row]:
     face = re.search(r"limited by the ([a-z ]+);.* takes ([0-9.e-]+ ms)", r["said"])
     limit = f"limited by the {face[1]}; face {face[2]} per query" if face else "the face was not measured"
     load = f"{r['announced_qps']:,.0f} queries/s for {r['seconds']:g} s"
-    late = f"{r['p95_ms']:.1f} ms"
+    p95 = r["p95_ms"]  # None where more than 5 % had no answer
+    late = "none" if p95 is None else f"{p95:.1f} ms"
     return [
         Row(f"{name}: announced, and offered", f"{load} ({limit})"),
-        Row(f"{name}: p95", late, f"≤ {r['target_ms']:g} ms", r["p95_ms"] <= r["target_ms"]),
+        Row(f"{name}: p95", late, f"≤ {r['target_ms']:g} ms", p95 is not None and p95 <= r["target_ms"]),
         Row(f"{name}: refused or failed of {r['offered']:,}", f"{r['offered'] - r['completed']:,}", "0",
             r["offered"] == r["completed"]),
-        Row(f"{name}: the client's own lateness at p99", f"{r['lateness_p99_ms']:.2f} ms", "valid", not r["void"]),
+        Row(f"{name}: the client's own lateness at p99", f"{f.figure(r['lateness_p99_ms'])} ms", "valid", not r["void"]),
     ]  # fmt: skip
 
 

@@ -51,6 +51,14 @@ def test_what_is_given_beside_it_wins() -> None:
     assert (smaller.name, smaller.batch_size) == (TUNED["policy"], 5)
 
 
+def test_its_drift_is_the_margin_that_serve_keeps(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    result.write_text(json.dumps({**RESULT, "drift_percent": 7.5}))
+    assert TunedRun(result).drift == pytest.approx(0.075)
+    result.write_text(json.dumps({**RESULT, "drift_percent": None}))
+    assert TunedRun(result).drift is None
+
+
 def test_the_accelerator_is_taken_too() -> None:
     found = TunedRun(RELEASE / "tune_gpu").options({}, ("gpu", "gpus"))
     assert found == {"gpu": "emulated:gtx-1080-ti", "gpus": 1}

@@ -115,7 +115,8 @@ def test_a_policy_that_is_given_is_pinned(faces, tmp_path, capsys) -> None:
     )  # fmt: skip
     said = capsys.readouterr().out
     assert "(given on the command line); load it can carry: " in said
-    assert "queries/s, simulated, also if batches take 10 % longer; limited by the workers" in said
+    usual = "the usual margin, as no run measured this machine's drift"
+    assert f"queries/s, simulated, also if batches take 10 % longer ({usual}); limited by the workers" in said
     assert "the network face takes 0.4 ms per query of " in said
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deeprecsys.api.engines import choices
-from deeprecsys.api.serve import client_names, named, profiles_in
+from deeprecsys.api.served_models import client_names, named, profiles_in
 from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import CPU
 from deeprecsys.core.profile import LatencyProfile, Point

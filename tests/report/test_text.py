@@ -16,6 +16,7 @@ from deeprecsys.report.documents import (
     SimulateReport,
     TuneReport,
 )
+from deeprecsys.report.sustained import simulator_words
 from deeprecsys.report.tables import TextTable
 from deeprecsys.report.warnings import void, warnings
 
@@ -68,6 +69,13 @@ def test_tune_says_four_things_first() -> None:
         text.next_command(TuneReport.from_json(SUSTAINED), "runs/a")
         == "deeprecsys serve dlrm-rmc1 --from runs/a"
     )
+
+
+def test_a_simulated_curve_says_how_far_the_simulator_was_from_the_run() -> None:
+    known = {"simulator_error": -0.23, "paced_simulator_error": 0.021}
+    said = simulator_words(TuneReport.from_json({**SUSTAINED, **known}))
+    assert "simulator's p95 is -23.0 % off, +2.1 % at that run's mean speed;" in said
+    assert simulator_words(TuneReport.from_json(SUSTAINED)) == ""
 
 
 def test_an_end_of_a_limit_that_is_open_or_cut_off_says_why() -> None:

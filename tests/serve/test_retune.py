@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deeprecsys.api.announced import load
 from deeprecsys.api.policies import from_description
 from deeprecsys.api.retuning.decision import (
     BestPolicy,
@@ -28,9 +29,10 @@ from deeprecsys.api.retuning.resimulate import Question, Resimulator, best_polic
 from deeprecsys.api.retuning.retuner import Retuner
 from deeprecsys.core.allowance import NOTHING, Allowance
 from deeprecsys.core.errors import InputError
-from deeprecsys.core.policy import Adaptive, Coalescing, Deadline, DeepRecSched, Static
+from deeprecsys.core.policy import Adaptive, Coalescing, Deadline, DeepRecSched, Policy, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
+from deeprecsys.node.service.backend import OperatingPoint
 from tests.core.policies import POLICIES
 from tests.serve.harness import Heard, ask_any, changed, run, service
 
@@ -233,6 +235,29 @@ def test_a_service_with_an_accelerator_moves_its_threshold():
                 await retuner._simulation.close()
 
     run(scenario())
+
+
+@pytest.mark.parametrize("policy", [Deadline(100, 0.06), Static(500)])
+def test_what_a_pinned_policy_carries_is_simulated_too(policy: Policy) -> None:
+    sizes, target = [10, 50, 300], Target(latency_s=0.06)
+    asked = Question(PROFILE, sizes, 2, target, 1000, policy, 40_000, search=False)
+    found = best_policy(asked)
+    assert found.policy == policy
+    assert found.present_qps == found.capacity_qps > 0
+    slower = best_policy(replace(asked, allowance=Allowance(0.2)))
+    assert slower.present_qps < found.present_qps
+
+
+def test_an_announced_load_says_whose_margin_it_has() -> None:
+    def said(qps: float | None) -> str:
+        about = {"policy": "static", "batch_size": 500, "offload_above": None, "since_s": 0.0, "why": ""}
+        return load(OperatingPoint(**about, capacity_qps=qps, allowance=Allowance(0.07)), "as asked")
+
+    assert said(120.0).startswith(
+        "120 queries/s, simulated, also if batches take 7 % longer (as asked); limited by the workers"
+    )
+    assert said(0.0).startswith("none that meets the target, simulated, also if batches take 7 % longer")
+    assert said(None) == "unknown: its policy could not be simulated"
 
 
 def test_sizes_of_a_mix_are_numbers_of_items():

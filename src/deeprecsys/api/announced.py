@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from deeprecsys.api.retuning.resimulate import Question, Resimulator
 from deeprecsys.core.allowance import Allowance
+from deeprecsys.core.errors import NodeError
 from deeprecsys.core.policy import CPU, GPU
 from deeprecsys.node.runtime.cores import usable_cores
 from deeprecsys.node.service.backend import OperatingPoint
@@ -47,12 +48,13 @@ async def measured_loads(
             face_s = await face_seconds(service, name, sizes[name], CONNECTIONS * workers, seconds)
             served.forget_load()  # what follows from it is to follow from the clients' queries alone
         allowance = replace(config.allowance, face_s=face_s or 0.0, shared=shared)
-        qps = None
-        if served.policy.searched:  # of the others, a path takes seconds
-            asked = question(replace(config, allowance=allowance), sizes[name], workers, node.gpus)
+        asked = question(replace(config, allowance=allowance), sizes[name], workers, node.gpus)
+        try:
             found = await simulation.best(replace(asked, present=served.policy, search=False))
-            qps = found.present_qps or None
-        service.estimate(name, qps, allowance)
+        except NodeError:  # a policy of the user's own that does not run in virtual time
+            service.estimate(name, None, allowance)
+        else:
+            service.estimate(name, found.present_qps, allowance)
 
 
 def workers_of(counts: Mapping[str, int]) -> str:
@@ -63,25 +65,27 @@ def workers_of(counts: Mapping[str, int]) -> str:
     return found
 
 
-def line(served: HostedModel, workers: int, gpus: int) -> str:
-    """The operating point in one line."""
+def line(served: HostedModel, workers: int, gpus: int, margin: str) -> str:
+    """The operating point in one line; `margin` says whose its margin is."""
     config, target = served.config, served.config.target
     node = workers_of({CPU: workers} | ({GPU: gpus} if config.gpu else {}))
     engine = f"{config.engine} and {config.gpu}" if config.gpu else config.engine
     return (
         f"{config.name}: p{100 * target.quantile:g} within {1e3 * target.latency_s:g} ms "
         f"on {node}, {engine} {config.precision}: "
-        f"{knobs(served.policy.describe())} ({served.point.why}); load it can carry: {load(served.point)}"
+        f"{knobs(served.policy.describe())} ({served.point.why}); "
+        f"load it can carry: {load(served.point, margin)}"
     )
 
 
-def load(point: OperatingPoint) -> str:
+def load(point: OperatingPoint, margin: str) -> str:
     """A load in words, with what it allows for."""
+    if point.capacity_qps is None:
+        return "unknown: its policy could not be simulated"
+    longer = f"also if batches take {100 * point.allowance.margin:.3g} % longer ({margin})"
     if not point.capacity_qps:
-        return "unknown"
-    allowed = (
-        f"also if batches take {100 * point.allowance.margin:.3g} % longer; limited by the {point.limit}"
-    )
+        return f"none that meets the target, simulated, {longer}"
+    allowed = f"{longer}; limited by the {point.limit}"
     return f"{point.capacity_qps:.4g} queries/s, simulated, {allowed}; {face(point.allowance)}"
 
 

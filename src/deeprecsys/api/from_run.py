@@ -71,6 +71,11 @@ class TunedRun:
         return self._point.qps
 
     @property
+    def drift(self) -> float | None:
+        """The machine's drift while it was tuned, as a share; None where that is not known."""
+        return None if self._run.drift_percent is None else self._run.drift_percent / 100
+
+    @property
     def profile(self) -> LatencyProfile:
         """The batch times of the node."""
         if self._run.profile is None:

@@ -12,37 +12,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Unpack, cast
 
-from deeprecsys.api.announced import line, measured_loads, question, workers_of
-from deeprecsys.api.experiment import Experiment, ServeOptions, check_processes, shows_options
+from deeprecsys.api.announced import line, measured_loads, workers_of
+from deeprecsys.api.experiment import ServeOptions, check_processes, shows_options
 from deeprecsys.api.from_run import GivenRun, TunedRun
-from deeprecsys.api.policies import policy_of
-from deeprecsys.api.profiles import (
-    LISTWISE,
-    GivenProfile,
-    given_profile,
-    measure_gpu,
-    measure_profile,
-    measured_elsewhere,
-    name_of,
-    sample_sizes,
-    start,
-)
+from deeprecsys.api.profiles import GivenProfile, sample_sizes
 from deeprecsys.api.progress import ProgressOption, stage
-from deeprecsys.api.retuning.decision import BestPolicy, RetuneSettings
-from deeprecsys.api.retuning.resimulate import Question, Resimulator
+from deeprecsys.api.retuning.decision import RetuneSettings
+from deeprecsys.api.retuning.resimulate import Resimulator
 from deeprecsys.api.retuning.retuner import Retuner
-from deeprecsys.core.allowance import MARGIN, Allowance
-from deeprecsys.core.errors import InputError, at_least, at_most, not_negative, positive, shown
-from deeprecsys.core.policy import CPU, GPU, Policy, Static
-from deeprecsys.core.profile import LatencyProfile
-from deeprecsys.engine import FASTEST
+from deeprecsys.api.served_models import (
+    batch_times,
+    check_sizes,
+    client_names,
+    configured,
+    experiment_of,
+    named,
+    profiles_in,
+)
+from deeprecsys.core.allowance import MARGIN
+from deeprecsys.core.errors import InputError, at_most, not_negative, positive
+from deeprecsys.core.policy import CPU, GPU, Policy
 from deeprecsys.extras import require
 from deeprecsys.files import read_text
-from deeprecsys.memory import available_bytes
 from deeprecsys.node.node import default_workers, pinning
 from deeprecsys.node.runtime.cores import awake, interleave_memory, numa_nodes, realtime
-from deeprecsys.node.service.hosted_model import ModelConfig, check_scores
+from deeprecsys.node.service.hosted_model import check_scores
 from deeprecsys.node.service.service import Service, ServiceConfig
+from deeprecsys.search.margin import allowance_for, checked_margin
 from deeprecsys.serve.addresses import (
     Admin,
     authority,
@@ -50,19 +46,13 @@ from deeprecsys.serve.addresses import (
     loopback,
     without_fork_handlers,
 )
-from deeprecsys.workload.trace import LARGEST
-from deeprecsys.zoo.custom import same_model, short_name, with_weights
 
 log = logging.getLogger("deeprecsys.serve")
-notices = logging.getLogger("deeprecsys.api")
 
 PORTS = (8000, 8001)
 """The ports of HTTP and of gRPC that clients of the protocol expect."""
-PROFILE_S, GPU_PROFILE_S = 10.0, 5.0
 FACE_TEST_S, MOST_FACE_TEST_S = 1.5, 600.0
 DRAIN_S, MOST_DRAIN_S = 30.0, 86_400.0
-MOST_OPEN = 1 << 16
-"""The most open queries of a model: many times what connections can carry."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +94,7 @@ def serve(
     admin_token: str | Path | None = None,
     watch: str | Path | None = None,
     drain: float = DRAIN_S,
-    margin: float = 100 * MARGIN,
+    margin: float | None = None,
     face_test: float = FACE_TEST_S,
     announce: Callable[[str], None] = lambda line: None,
     ready: Callable[[Listening], None] = lambda listening: None,
@@ -138,7 +128,8 @@ def serve(
             reaches `host`.
         watch: a directory laid out as MODEL/VERSION/weights.safetensors, whose new versions are loaded.
         drain: seconds to answer open queries in, after the signal.
-        margin: by how many percent batches may take longer while the announced load still meets the target.
+        margin: by how many percent batches may take longer while the announced load still meets the target;
+            by default the machine's drift that the run measured (3 to 25 %), 10 % without one.
         face_test: seconds of load through the loopback socket before it serves, for each model, by which the
             network face's cost is counted in the announced load; 0 leaves it out.
         announce: called with each model's operating point and announced load, as text.
@@ -151,8 +142,7 @@ def serve(
     require("serve", "the network face")
     without_fork_handlers()
     at_most(MOST_DRAIN_S, "--drain", positive("--drain", drain), "a day")
-    if not 0 <= margin < 100:
-        raise InputError(f"--margin: expected a percentage from 0 to below 100, got {margin:g}")
+    allowed, whose = checked_margin(margin), "as asked"
     at_most(MOST_FACE_TEST_S, "--face-test", not_negative("--face-test", face_test), "ten minutes")
     check_processes("--spares", spares)
     check_addresses(host, http_port, grpc_port)
@@ -166,12 +156,16 @@ def serve(
         profile = tuned.profile if measured and not profile else profile
         given = (tuned.model(given[0] if given else None),)
         why = f"tuned, {tuned.name}" if policy is None else ""
+        if allowed is None and tuned.drift is not None:
+            allowed, whose = 100 * allowance_for(tuned.drift), f"the drift that {tuned.name} measured"
         policy, batch_size, offload_above = tuned.knobs(policy, batch_size, offload_above)
         merged = tuned.options({**options, "engine": engine}, (*ServeOptions.__annotations__, "engine"))
         engine, options = merged.pop("engine", None), cast(ServeOptions, merged)
+    if allowed is None:
+        allowed, whose = 100 * MARGIN, "the usual margin, as no run measured this machine's drift"
     if not given:
         raise InputError("MODEL: expected a model, or --from RUN, got neither")
-    _check_sizes(len(given), max_items, max_queue, max_queue_mb)
+    check_sizes(len(given), max_items, max_queue, max_queue_mb)
     gpu = options.get("gpu")
     check_scores(gpu)
     if offload_above is not None and gpu is None:
@@ -179,7 +173,7 @@ def serve(
     names = named(given, options.pop("weights", None), options.pop("example", None))
     asked = client_names(names, name)
     profiles = profiles_in((profile,) if isinstance(profile, GivenProfile) else profile, names, gpu)
-    experiments = [_experiment(name, profiles.get((name, CPU)), engine, options) for name in names]
+    experiments = [experiment_of(name, profiles.get((name, CPU)), engine, options) for name in names]
     first = experiments[0].node
     workers = first.workers or default_workers(first)
     import uvloop  # it comes with the extra
@@ -202,7 +196,7 @@ def serve(
                 await measured_loads(started, sizes, simulation, face_test)
             await simulation.close()
             for served in started.hosted:
-                announce(line(served, workers, first.gpus))
+                announce(line(served, workers, first.gpus, whose))
             await serve_forever(
                 started, host=host, http_port=http_port, grpc_port=grpc_port, stop=stop,
                 ready=lambda http, grpc: listening(started, http, grpc),
@@ -217,10 +211,10 @@ def serve(
             configs, sizes = [], {}
             for experiment, full, short in zip(experiments, names, asked, strict=True):
                 known = profiles.get((full, CPU)), profiles.get((full, GPU))
-                times = _measured(experiment, *known, progress)
+                times = batch_times(experiment, *known, progress)
                 config = configured(
                     experiment, *times, workers, (policy, batch_size, offload_above), max_items, short,
-                    margin / 100, lambda q: runner.run(simulation.best(q)),
+                    allowed / 100, lambda q: runner.run(simulation.best(q)),
                 )  # fmt: skip
                 config = replace(config, why=why or config.why, max_queries=max_queue)
                 config = replace(config, most_bytes=max_queue_mb << 20, shed_late=shed_late)
@@ -313,152 +307,3 @@ def token_of(file: str | Path) -> str:
     if len(token) < LEAST_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
         raise InputError(f"{field}: expected at least {LEAST_TOKEN} printable characters without a space")
     return token
-
-
-def named(
-    models: tuple[str, ...], weights: str | Path | None, example: str | Path | None = None
-) -> tuple[str, ...]:
-    """The models with their weights and example inputs.
-
-    Raises:
-        InputError: it is not clear whose the weights are.
-    """
-    if (weights or example) and len(models) > 1:
-        got = f"{len(models)} models"
-        raise InputError(f"--weights: expected one MODEL, or MODEL@FILE for each, got {got}")
-    return tuple(with_weights(name, weights or None, example or None) for name in models)
-
-
-LONGEST_NAME = 200
-_NO_NAMES = (".", "..", "stats")
-"""Names that `models/NAME` cannot have: clients resolve the first two, `models/stats` is another path."""
-
-
-def client_names(models: Sequence[str], given: str | Sequence[str]) -> tuple[str, ...]:
-    """What clients call each model: as given, or its short name.
-
-    Raises:
-        InputError: not one for each model, one that a path cannot carry, or two that are equal.
-    """
-    names = (given,) if isinstance(given, str) else tuple(given)
-    if names and len(names) != len(models):
-        raise InputError(
-            f"--name: expected {len(models)}, one for each MODEL in their order, got {len(names)}"
-        )
-    for name in names:
-        if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable() or "/" in name or name in _NO_NAMES:
-            raise InputError(
-                f"--name: expected 1 to {LONGEST_NAME} printable characters without a slash, "
-                f"none of {', '.join(_NO_NAMES)}, got {shown(name)}"
-            )
-    asked = names or tuple(short_name(model) for model in models)
-    if len(set(asked)) < len(asked):
-        field = "--name" if names else "MODEL"
-        raise InputError(f"{field}: expected each once, got {', '.join(asked)}")
-    return asked
-
-
-def _check_sizes(models: int, max_items: int | None, max_queue: int, max_queue_mb: int) -> None:
-    """Raise InputError for queries, or a memory for them, that are too large or too small for any model."""
-    if max_items is not None:
-        at_most(LARGEST, "--max-items", at_least(1, "--max-items", max_items), "as of other sizes")
-    at_most(MOST_OPEN, "--max-queue", max_queue, "more than connections carry")
-    left_mb = available_bytes() >> 20
-    each = f"{left_mb} MB of free memory, for each of {models} models" if models > 1 else "free memory"
-    at_most(left_mb // models, "--max-queue-mb", max_queue_mb, each)
-
-
-def profiles_in(
-    given: Sequence[GivenProfile], names: Sequence[str], gpu: str | None
-) -> dict[tuple[str, str], LatencyProfile]:
-    """The given profiles by model and device; one whose engine is `gpu` is of the accelerator."""
-    found: dict[tuple[str, str], LatencyProfile] = {}
-    for one in given:
-        profile, name = given_profile(one), name_of(one)
-        model = next((n for n in names if same_model(n, profile.model)), None)
-        if model is None:
-            raise InputError(
-                f"--profile {name}: expected a profile of {', '.join(names)}, got one of {profile.model}"
-            )
-        key = model, GPU if gpu and profile.engine == gpu else CPU
-        if key in found:
-            raise InputError(f"--profile {name}: expected one of each model, got a second of {model}")
-        if measured_elsewhere(profile):
-            notices.warning("%s was measured on another machine", name)
-        found[key] = profile
-    return found
-
-
-def _experiment(
-    name: str, profile: LatencyProfile | None, engine: str | None, options: ServeOptions
-) -> Experiment:
-    """What is to be served of one model; a profile states with which engine its times were measured."""
-    timed = profile.engine if profile and profile.engine != "unknown" else None
-    engine = engine or timed or FASTEST
-    if timed and engine != timed:
-        raise InputError(f"--engine: expected {timed}, of the profile of {name}, got {engine}")
-    experiment = Experiment.resolve(name, engine=engine, **options)
-    if profile:
-        of, node = f"of the profile of {name}", experiment.node
-        if profile.threads != node.threads:
-            raise InputError(f"--threads: expected {profile.threads}, {of}, got {node.threads}")
-        if profile.precision != node.precision:
-            raise InputError(f"--precision: expected {profile.precision}, {of}, got {node.precision}")
-    return experiment
-
-
-def _measured(
-    experiment: Experiment,
-    cpu: LatencyProfile | None,
-    gpu: LatencyProfile | None,
-    progress: ProgressOption,
-) -> tuple[LatencyProfile, LatencyProfile | None]:
-    """The batch times of each device; what is not known is measured, on one started node."""
-    if cpu and (gpu or not experiment.node.gpu):
-        return cpu, gpu
-    with start(experiment, progress) as node:
-        if experiment.node.gpu:
-            gpu = gpu or measure_gpu(node, experiment, GPU_PROFILE_S)
-        return cpu or measure_profile(node, experiment, PROFILE_S, progress=progress), gpu
-
-
-def configured(
-    experiment: Experiment,
-    profile: LatencyProfile,
-    gpu_profile: LatencyProfile | None,
-    workers: int,
-    given: tuple[str | Policy | None, int | None, int | None],
-    max_items: int | None,
-    name: str,
-    margin: float,
-    best: Callable[[Question], BestPolicy],
-) -> ModelConfig:
-    """A model's configuration: its policy as given, or the best in virtual time.
-
-    Args:
-        given: the policy, its batch size and its threshold; None where they are to be tuned.
-        name: what clients ask for.
-        margin: share by which batches may take longer.
-        best: finds the best policy.
-    """
-    node = experiment.node
-    largest = max_items or experiment.workload.sizes.cap
-    pinned = any(g is not None for g in given)
-    why, policy = "given on the command line", cast(Policy, Static.baseline(largest, 1))
-    if pinned:
-        policy = policy_of(
-            given[0] or "deeprecsched", *given[1:], largest=largest, workers=workers,
-            target=experiment.target, splits=experiment.splits,
-        )  # fmt: skip
-    elif not experiment.splits:
-        why = LISTWISE
-    config = ModelConfig(
-        name, experiment.target, policy, profile, node.rows_scale, node.seed, node.engine,
-        node.precision, max_items=largest, why=why, pinned=pinned, split=experiment.splits, model=node.model,
-        gpu=node.gpu, gpu_profile=gpu_profile, allowance=Allowance(margin),
-    )  # fmt: skip
-    if pinned or not experiment.splits:
-        return config
-    asked = question(config, sample_sizes(experiment).tolist(), workers, node.gpus)
-    why = f"tuned in virtual time for {experiment.workload.sizes.describe()['name']} sizes"
-    return replace(config, policy=best(replace(asked, present=None)).policy, why=why)

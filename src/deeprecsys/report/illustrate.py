@@ -12,7 +12,7 @@ from deeprecsys.report.plots.latency import Curve, latency_tail
 from deeprecsys.report.plots.look import Illustration, stamp
 from deeprecsys.report.plots.near import near_the_limit
 from deeprecsys.report.plots.trial import time_line, where_time_goes
-from deeprecsys.report.sustained import margin_words
+from deeprecsys.report.sustained import margin_words, simulator_words
 from deeprecsys.report.tables import points, policy
 from deeprecsys.report.view import RunView
 
@@ -52,7 +52,7 @@ def illustrations(view: RunView) -> Iterator[Illustration]:
             "near-the-limit",
             "Latency near the limit, in virtual time",
             "The curve is simulated and set to today's limit; the mark is what ran live. "
-            f"{margin_words(view.report).capitalize()}.",
+            f"{margin_words(view.report).capitalize()}.{simulator_words(view.report)}",
             stamp(near_the_limit(view.report, view.live, view.target), f"curve {SIMULATED}, point {LIVE}"),
         )
     if view.probes:

@@ -39,6 +39,16 @@ def margin_words(report: docs.NearDocument) -> str:
     return f"{words}; batches may take {report.margin_percent:.3g} % longer ({whose})"
 
 
+def simulator_words(report: docs.NearDocument) -> str:
+    """How far the simulator was from the run that was held; empty where that is not known."""
+    if not isinstance(report, docs.TuneReport) or report.simulator_error is None:
+        return ""
+    words = f" In the run itself the simulator's p95 is {f.signed_share(report.simulator_error)} off"
+    if report.paced_simulator_error is not None:
+        words += f", {f.signed_share(report.paced_simulator_error)} at that run's mean speed"
+    return f"{words}; near the limit a speed that changes for seconds makes longer lines than simulated."
+
+
 def drift(report: docs.NearDocument) -> str:
     """The drift seen meanwhile, in words."""
     return "unknown size" if report.drift_percent is None else f"{report.drift_percent:.3g} %, 3 % at least"

@@ -60,11 +60,16 @@ class Margin:
         """The margin that was asked for, or the machine's drift, from `LEAST` to `MOST`."""
         if percent is not None:
             return cls(percent / 100, drift.share, True)
-        return cls(min(max(drift.share or 0.0, LEAST), MOST), drift.share)
+        return cls(allowance_for(drift.share or 0.0), drift.share)
 
     def to_json(self) -> dict[str, Any]:
         drift = None if self.drift is None else 100 * self.drift
         return {"margin_percent": 100 * self.share, "margin_chosen": self.chosen, "drift_percent": drift}
+
+
+def allowance_for(drift: float) -> float:
+    """The slowdown to allow for where a machine drifted by a share: that, from `LEAST` to `MOST`."""
+    return min(max(drift, LEAST), MOST)
 
 
 def checked_margin(percent: float | None) -> float | None:

@@ -96,14 +96,16 @@ class Question:
 
 def best_policy(q: Question) -> BestPolicy:
     """The policy with the highest capacity for a mix, by simulation of one path with Poisson arrivals."""
-    from deeprecsys.api.virtual import Accelerators, Policies, pools
+    from deeprecsys.api.virtual import Accelerators, Policies, path_queries, pools
     from deeprecsys.search.history import Evaluation
     from deeprecsys.search.rank import Ranking
     from deeprecsys.simulate.trial import SamplePath
 
     rng = np.random.default_rng(0)
-    sizes = rng.choice(np.asarray(q.sizes, np.int32), q.queries)
-    unit_s = np.cumsum(rng.exponential(size=q.queries))
+    alone = None if q.search else q.present
+    queries = min(q.queries, path_queries([type(alone)])) if alone else q.queries
+    sizes = rng.choice(np.asarray(q.sizes, np.int32), queries)
+    unit_s = np.cumsum(rng.exponential(size=queries))
     allowed, target = q.allowance, q.allowance.target(q.target)
     profile, mix = allowed.profile(q.profile), np.asarray(q.sizes, np.int32)
     node = pools(profile, q.workers, Accelerators(allowed.profile(q.gpu), q.gpus) if q.gpu else None)
@@ -113,10 +115,10 @@ def best_policy(q: Question) -> BestPolicy:
     def carried(found: Evaluation) -> float:
         return min(found.qps, allowed.most_qps)
 
-    if q.present and not q.search:
-        hint = policies.saturation_qps(profile, q.present.batch_size or q.largest)
-        qps = carried(Evaluation(q.present, Ranking(path, target, hint).score(q.present)))
-        return BestPolicy(q.present, qps, qps)
+    if alone:
+        hint = policies.saturation_qps(profile, alone.batch_size or q.largest)
+        qps = carried(Evaluation(alone, Ranking(path, target, hint).score(alone)))
+        return BestPolicy(alone, qps, qps)
     found = policies.ranked(path, profile, first=q.present)
     if not found.search.best:
         return BestPolicy(found.first.policy, 0.0, 0.0)
