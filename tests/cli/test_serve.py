@@ -55,7 +55,8 @@ def faces(monkeypatch: pytest.MonkeyPatch, logs: None) -> list[object]:
         finally:
             backend.release(seat)
 
-    async def face(backend, *, host, http_port, grpc_port, stop, ready):
+    async def face(backend, *, host, http_port, grpc_port, stop, ready, repository):
+        assert repository is None, "no directory of weights is given"
         ready(1234, 5678)
         seen.append((host, http_port, grpc_port, list(backend.models), backend.ready))
         for name in backend.models:
