@@ -74,7 +74,7 @@ def imports_of(file: Path) -> set[str]:
     return found
 
 
-COMMAND_LINE = ("tests/cli", "tests/docs", "tests/files", "tests/fixtures")
+COMMAND_LINE = ("tests/cli", "tests/docs", "tests/files", "tests/fixtures", "tests/serve/test_deploy.py")
 """Tests of what the command line takes, prints and writes."""
 
 

@@ -54,6 +54,8 @@ class Slower:
     workers: int = 1
     trials: int = 0
     measured: int = 0
+    work: None = None
+    user_stage: bool = False
 
     def service(self) -> ServiceTimes | LatencyProfile:
         """What its batches take."""

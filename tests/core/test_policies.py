@@ -38,6 +38,9 @@ def service(items: int, busy: int, u: float) -> float:
     return 0.125 + items / 1024
 
 
+service.stage_s = service.staged_s = 1 / 16
+
+
 def batches(policy, arrivals, sizes, workers=1, service=service):
     """(time, worker, (query, start, stop)...) of every batch in order of start, and the log."""
     found = []

@@ -52,6 +52,7 @@ WHOLE = "--workers 1 --sizes fixed:20 --engine wait:1,0.05"
 SHORT = "--budget 0.5"
 """Of a search: trials last some targets all the same, so the target is short too."""
 SOON = f"{SHORT} --sla-ms 50"
+TARGET = (("--target", "--sla-ms"), ("medium", "50"))
 EXPORTS = (("/tmp/ranker", "{exported}"),)
 SERVER = (("localhost:8000", "{server}"), ("/tmp/ranker/ranker.onnx", "ncf"), ("models/ranker", "models/ncf"))
 """The server has built-in models in place of the exported one."""
@@ -61,6 +62,7 @@ RULES = (
     Rule("^deeprecsys serve ", instead=EXPORTS, how=How.SERVE),
     Rule("^deeprecsys quality ", f"{FEW} --queries 5"),
     Rule("^deeprecsys paper ", "5 --profiles none"),
+    Rule("^deeprecsys report runs/ranker", "--out {out}", (("runs/ranker", "runs/rmc2"),)),
     Rule("^deeprecsys report ", "--out {out}"),
     Rule("^deeprecsys simulate .*constant.json"),
     Rule("^deeprecsys simulate .*profiles/", "--queries 1000 --rate 50"),
@@ -77,7 +79,9 @@ RULES = (
         f"{WHOLE} {SOON} --profile {{profile}}",
         (*EXPORTS, ("runs/", "{out}/")),
     ),
-    Rule("^deeprecsys tune .*--gpu", f"{WAIT} {SOON}"),
+    Rule(
+        "^deeprecsys tune .*--target .*--gpu", f"{WAIT} {SHORT}", (("--target", "--sla-ms"), ("medium", "50"))
+    ),
     Rule("^deeprecsys tune .*--precision", f"{FEW} {SOON} --engine compiled"),
     Rule("^deeprecsys tune .*--profile", f"{FEW} {SOON}"),
     Rule("^deeprecsys tune ", f"{FEW} {SOON} --profile {{profile}}", (("runs/", "{out}/"),)),

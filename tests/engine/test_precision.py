@@ -14,6 +14,7 @@ from deeprecsys.engine import Assembly, Engine, EngineSpec, SliceView, build
 from deeprecsys.engine.dense import installed, lowest
 from deeprecsys.workload.features import FeatureLayout
 from deeprecsys.zoo import MODELS, model
+from deeprecsys.zoo.jagged import Ids
 from deeprecsys.zoo.networks import weighted
 from deeprecsys.zoo.networks.sparse import SparseStage
 from deeprecsys.zoo.rows import RowFormat, convert
@@ -71,9 +72,11 @@ def in_double(about: Assembly, layout: FeatureLayout, items: int) -> np.ndarray:
     schema, first = about.model.schema, layout.rows_at(11)
     tables = {t.name: torch.from_numpy(restore(t, about.tables[t.name])).double() for t in schema.tables}
 
-    def rows(name: str, per: Per) -> torch.Tensor:
-        count = items if per is Per.ITEM else 1
-        return torch.from_numpy(about.inputs[name][first[name] : first[name] + count].copy())
+    def rows(name: str, per: Per) -> torch.Tensor | Ids:
+        count, found = items if per is Per.ITEM else 1, about.inputs[name]
+        if isinstance(found, Ids):
+            return found.rows(first[name], first[name] + count)
+        return torch.from_numpy(found[first[name] : first[name] + count].copy())
 
     network = weighted(about.model, about.seed)
     x = SparseStage(schema, tables)({i.name: rows(i.name, i.per) for i in schema.sparse})

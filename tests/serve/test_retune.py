@@ -32,7 +32,7 @@ from deeprecsys.core.errors import InputError
 from deeprecsys.core.policy import Adaptive, Coalescing, Deadline, DeepRecSched, Policy, Static
 from deeprecsys.core.profile import LatencyProfile, Point
 from deeprecsys.core.target import Target
-from deeprecsys.node.service.backend import OperatingPoint
+from deeprecsys.node.service.backend import OperatingPoint, RefusedError
 from tests.core.policies import POLICIES
 from tests.serve.harness import Heard, ask_any, changed, run, service
 
@@ -195,7 +195,9 @@ def test_a_service_changes_its_policy_by_what_it_sees_and_says_why():
             try:
                 open_queries = [asyncio.create_task(ask_any(s, items=4)) for _ in range(20)]
                 await retuner.look(served)
-                await asyncio.gather(*open_queries)
+                answers = await asyncio.gather(*open_queries, return_exceptions=True)
+                # The simulation takes cores: one that waited too long for the target may be refused.
+                assert {type(a) for a in answers} <= {np.ndarray, RefusedError}
                 ((name, point),) = heard.points
                 assert (name, point.policy) == ("dlrm-rmc1", "coalescing")
                 assert s.point("dlrm-rmc1") == point

@@ -74,7 +74,8 @@ def test_config(client: Any) -> None:
 def test_index(client: Any) -> None:
     doc: Any = as_dict(client, "get_model_repository_index")
     models = doc["models"] if client.kind is over_grpc else doc
-    assert [(m["name"], m["state"]) for m in models] == [("mixed", "READY"), ("flat", "READY")]
+    ready = [(name, "READY") for name in ("mixed", "flat", "jagged")]
+    assert [(m["name"], m["state"]) for m in models] == ready
 
 
 @pytest.mark.parametrize("binary", [True, False])

@@ -51,7 +51,8 @@ class Instance:
             n = size if i.per is Per.ITEM else 1
             if i in self.schema.sparse:
                 rows = self.schema.table(i.table).rows
-                x[i.name] = torch.from_numpy(rng.integers(rows, size=(n, i.lookups), dtype=np.int32))
+                lookups = int(i.expected or i.lookups)
+                x[i.name] = torch.from_numpy(rng.integers(rows, size=(n, lookups), dtype=np.int32))
             else:
                 x[i.name] = torch.from_numpy(rng.standard_normal((n, i.width), dtype=np.float32))
         return x

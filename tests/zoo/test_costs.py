@@ -88,6 +88,7 @@ def test_bytes_are_those_of_the_ids(name):
     assert gathered_bytes(m.schema, x, Per.QUERY) == m.schema.gathered_bytes(Per.QUERY)
     for per, rows in ((Per.ITEM, 7), (Per.QUERY, 1)):
         nbytes = sum(x[i.name].numel() * 4 for i in m.schema.inputs if i.per is per)
+        nbytes += sum(rows * 8 for i in m.schema.sparse if i.per is per and i.expected)  # where ids begin
         assert nbytes == rows * m.schema.feature_bytes(per)
 
 
