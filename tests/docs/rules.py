@@ -106,7 +106,7 @@ PYTHON: dict[str, tuple[tuple[str, str], ...]] = {
 """By document, what is replaced in its Python to shorten it. Its snippets run in order, as one program."""
 
 PRINTED = re.compile(r"<!-- printed-[\w-]+ -->\n```text\n.*?^```\n<!-- /printed", re.MULTILINE | re.DOTALL)
-"""What commands printed: `benchmarks/first_hour.py` writes these blocks, of language `text`."""
+"""What commands printed in one real run: these blocks are of language `text`."""
 
 SOURCES = {"java": ("Score.java", ("java",)), "go": ("score.go", ("go", "run"))}
 """By language of a block, the file that it becomes and what runs it, where that is installed."""
