@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv, stdtrit
 
 BLOCKS = 10
 """A trial is cut into this many blocks of consecutive queries (batch means)."""
@@ -64,6 +63,8 @@ def miss_bounds(miss_rate: float, worth: float, confidence: float) -> tuple[floa
 
     Clopper and Pearson's, which never covers less than it says, for a count that need not be whole.
     """
+    from scipy.special import betaincinv  # a tenth of what a command takes to start
+
     tail = (1 - confidence) / 2
     late, good = miss_rate * worth, (1 - miss_rate) * worth
     low = float(betaincinv(late, good + 1, tail)) if late > 0 else 0.0
@@ -73,6 +74,8 @@ def miss_bounds(miss_rate: float, worth: float, confidence: float) -> tuple[floa
 
 def student(confidence: float, degrees: float) -> float:
     """Two-sided quantile of Student's t."""
+    from scipy.special import stdtrit  # a tenth of what a command takes to start
+
     return float(stdtrit(max(degrees, 1.0), 0.5 + confidence / 2))
 
 
