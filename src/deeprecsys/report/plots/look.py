@@ -31,7 +31,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 WIDTH_IN = 4.2  # a phone shows it at about 85 %
 FONT_PT = 8.5
-STAMP_WIDTH = 72
+STAMP_WIDTH = 64
 """Characters of a line above a plot."""
 
 INK, MUTED, GRID, PAPER = "#1c2126", "#5a646e", "#dfe3e7", "#fdfefe"
