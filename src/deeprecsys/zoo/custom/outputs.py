@@ -31,7 +31,7 @@ def join_outputs(model: ir.Model, schema: Schema, names: list[str]) -> tuple[lis
     Raises:
         InputError: the graph does not run, or gives nothing for each item.
     """
-    few, more = (_run(model, schema, items) for items in _ITEMS)
+    few, more = (run_random(model, schema, items) for items in _ITEMS)
     graph, kept, notes, values = model.graph, [], [], []
     for value, name, a, b in zip(list(graph.outputs), names, few, more, strict=True):
         row = _row(a, b)
@@ -95,7 +95,8 @@ def pad_single(graph: ir.Graph, items: list[ir.Value]) -> None:
     graph.sort()
 
 
-def _run(model: ir.Model, schema: Schema, items: int) -> list[Any]:
+def run_random(model: ir.Model, schema: Schema, items: int) -> list[Any]:
+    """A graph's outputs for random rows; InputError, with the reason, if it does not run."""
     try:
         return list(session(as_bytes(model)).run(None, random_rows(schema, items)))
     except InputError:
