@@ -18,7 +18,7 @@ from deeprecsys.cli.help import command
 @opt.option(
     "--version",
     "NAME",
-    "Of the weights; enough for one that is held, or lies there as MODEL/NAME/weights.safetensors.  "
+    "Version. Alone it names one that the server holds, or MODEL/NAME/weights.safetensors in its directory.  "
     "[default: the newest there]",
 )
 @opt.option("--keep-tables", None, "The file has the dense stage alone; the tables stay.", is_flag=True)

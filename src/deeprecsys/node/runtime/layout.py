@@ -37,7 +37,7 @@ STEP = 16
 """Runs of an arena's rows begin and end at multiples of this: no two queries share a cache line of scores."""
 
 OFFSETS, WEIGHTS = ".offsets", ".weights"
-"""Of a jagged input's arrays, after its name."""
+"""Suffixes of a jagged input's arrays: NAME.offsets and NAME.weights."""
 
 Viewer = Callable[[SliceAddress], SliceView]
 """Turns the address of a slice, as it stands in a mailbox, into the engine's view of it."""
